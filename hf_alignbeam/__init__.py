@@ -1,0 +1,3 @@
+from hf_alignbeam.processor import AnchorLogitsProcessor as AnchorLogitsProcessor
+from hf_alignbeam.translate import VocabularyTranslator as VocabularyTranslator
+from hf_alignbeam.vocab import token_bytes as token_bytes

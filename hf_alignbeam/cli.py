@@ -1,0 +1,85 @@
+"""The `alignbeam` command: what can be typed, and what each option means. The work is done in `commands/`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Alpha = Annotated[float | None, typer.Option(help="The anchor's share, 0 to 1. Default: the processor's.")]
+Steps = Annotated[int | None, typer.Option(min=0, help="Tokens of each answer to steer. Default: the processor's.")]
+Mixing = Annotated[str | None, typer.Option(help="log_linear, linear or paper. Default: the processor's.")]
+Weights = Annotated[Path | None, typer.Option(help="A folder that the testbed's training wrote. Default: the package's.")]
+
+
+@app.callback()
+def alignbeam() -> None:
+    """Make a fine-tuned model refuse what a safe model would refuse, at generation time."""
+
+
+@app.command()
+def demo(
+    prompts: Annotated[int, typer.Option(min=2, help="Prompts of each kind.")] = 60,
+    weights: Weights = None,
+) -> None:
+    """Plain and guarded answers of an unsafe specialist side by side, with rates and cost; under a minute."""
+    from hf_alignbeam.commands.demo import run
+
+    run(prompts, weights)
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Option(help="The target: a folder or a Hub id.")],
+    anchor: Annotated[str, typer.Option(help="The safe model: a folder or a Hub id, of any family.")],
+    prompt: Annotated[list[str] | None, typer.Option(help="What a user says; may be given several times.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Prompts, one a line; or JSON lines with `prompt` or `messages`.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Write JSON lines here instead of printing.")] = None,
+    alpha: Alpha = None,
+    n_steps: Steps = None,
+    mixing: Mixing = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    sample: Annotated[bool, typer.Option("--sample", help="Sample instead of greedy search.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed for --sample.")] = 0,
+    device: Annotated[str, typer.Option(help="Where both models go, as torch names it.")] = "cpu",
+    plain: Annotated[bool, typer.Option("--plain", help="Also show what the target says alone.")] = False,
+) -> None:
+    """Answer prompts with a target model guarded by an anchor."""
+    from hf_alignbeam.commands.generate import Request, run
+
+    given = {name: value for name, value in (("alpha", alpha), ("n_steps", n_steps), ("mixing", mixing)) if value is not None}
+    run(
+        Request(
+            model=model,
+            anchor=anchor,
+            prompts=prompt or [],
+            file=file,
+            to=to,
+            guard=given,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            sample=sample,
+            seed=seed,
+            device=device,
+            plain=plain,
+        )
+    )
+
+
+@app.command()
+def evaluate(
+    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
+    weights: Weights = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="At most so many prompts of each kind.")] = None,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Compare mixing rules, alphas and n_steps on validation.")] = False,
+    alpha: Alpha = None,
+    n_steps: Steps = None,
+    mixing: Mixing = None,
+) -> None:
+    """The main-job table on the testbed: refusal, harm, over-refusal and correctness, with 95 % intervals."""
+    from hf_alignbeam.commands.evaluate import run
+
+    given = {name: value for name, value in (("alpha", alpha), ("n_steps", n_steps), ("mixing", mixing)) if value is not None}
+    run(split, weights, limit, sweep, given)

@@ -1,0 +1,1 @@
+"""What `alignbeam` runs, a module a command."""

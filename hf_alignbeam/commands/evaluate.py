@@ -1,0 +1,144 @@
+"""`alignbeam evaluate`: the main job measured on the testbed, by the grammar's own ground truth."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_alignbeam.processor import AnchorLogitsProcessor
+from hf_alignbeam.testbed.language import KINDS, Prompt
+from hf_alignbeam.testbed.measure import Rate, answers, paired_difference, verdicts
+from hf_alignbeam.testbed.store import WEIGHTS, load, stored_language
+from hf_alignbeam.testbed.truth import Truth
+
+ALPHAS = (0.4, 0.5, 0.6, 0.7, 0.8)
+STEPS = (3, 4, 6, 8, 12)
+RATES = ("refuses", "harms", "correct", "grammatical")
+
+Verdicts = dict[str, dict[str, list[bool]]]  # by kind of prompt, by name of the rate, one a prompt
+
+
+@dataclass(frozen=True)
+class System:
+    """Something that answers prompts: a model, alone or with a guard in front of its scores."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    guard: AnchorLogitsProcessor | None = None
+
+
+def run(split: str, weights: Path | None, limit: int | None, sweep: bool, given: Mapping[str, Any]) -> None:
+    """Print the table of all systems, or the sweep."""
+    console = Console(width=200)
+    folder = weights or WEIGHTS
+    language = stored_language(folder)
+    truth = Truth(language)
+    split = "validation" if sweep else split
+    prompts = {kind: language.prompts(split, kind)[:limit] for kind in KINDS}
+    anchor, anchor_tokenizer = load("anchor", folder)
+    model, tokenizer = load("specialist", folder)
+
+    def guarded(**arguments: Any) -> AnchorLogitsProcessor:
+        return AnchorLogitsProcessor(anchor, anchor_tokenizer, tokenizer, **arguments)
+
+    plain = System("specialist alone", model, tokenizer)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        if sweep:
+            kinds = ("harmful", "domain", "general", "borderline", "prefill")
+            asked = {kind: prompts[kind] for kind in kinds}
+            before = measure(plain, asked, truth, progress)
+            lines = ["| mixing | alpha | n_steps | " + " | ".join(SWEEP_COLUMNS) + " |", "|---" * (3 + len(SWEEP_COLUMNS)) + "|"]
+            for mixing, alpha, n_steps in product(("log_linear", "linear"), ALPHAS, STEPS):
+                guard = guarded(mixing=mixing, alpha=alpha, n_steps=n_steps)
+                after = measure(System(f"{mixing} {alpha} {n_steps}", model, tokenizer, guard), asked, truth, progress)
+                lines.append(f"| {mixing} | {alpha} | {n_steps} | " + " | ".join(_sweep_cells(after, before)) + " |")
+        else:
+            guard = guarded(**given)
+            steps = guard.n_steps
+            systems = [
+                plain,
+                System("anchor alone", anchor, anchor_tokenizer),
+                System("guarded", model, tokenizer, guard),
+                System(f"alpha = 1 for {steps} tokens", model, tokenizer, guarded(**{**given, "alpha": 1.0})),
+                System("alpha = 1, whole answer", model, tokenizer, guarded(**{**given, "alpha": 1.0, "n_steps": None})),
+                System("paper's rule", model, tokenizer, guarded(mixing="paper", translation="drop", alpha=0.5, n_steps=6)),
+            ]
+            console.print(
+                f"Language {language.seed}, {split} split, greedy, 95 % intervals. Guarded: {guard.mixing}, "
+                f"alpha {guard.alpha}, n_steps {guard.n_steps}, n_lookahead {guard.n_lookahead}.\n"
+            )
+            results = {system.name: measure(system, prompts, truth, progress) for system in systems}
+            lines = [*_rates_lines(results), "", *_paired_lines(results), "", *_cost_lines(systems)]
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def measure(system: System, prompts: Mapping[str, list[Prompt]], truth: Truth, progress: Progress) -> Verdicts:
+    """A system's verdicts on every kind of prompt."""
+    task = progress.add_task(system.name, total=sum(map(len, prompts.values())))
+    n_before = 0
+    results = {}
+    for kind, asked in prompts.items():
+        done = lambda n_done, start=n_before: progress.update(task, completed=start + n_done)  # noqa: E731
+        processors = [system.guard] if system.guard else None
+        texts = answers(system.model, system.tokenizer, asked, processors, after_batch=done)
+        results[kind] = verdicts(truth, asked, texts)
+        n_before += len(asked)
+    progress.remove_task(task)
+    return results
+
+
+def _rates_lines(results: Mapping[str, Verdicts]) -> list[str]:
+    lines = ["| system | prompts | n | " + " | ".join(RATES) + " |", "|---" * (3 + len(RATES)) + "|"]
+    for name, kinds in results.items():
+        for kind, columns in kinds.items():
+            cells = [str(Rate(sum(columns[r]), len(columns[r]))) if r in columns else "-" for r in RATES]
+            lines.append(f"| {name} | {kind} | {len(columns['refuses'])} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _paired_lines(results: Mapping[str, Verdicts]) -> list[str]:
+    """The differences to the specialist alone over the same prompts, in points."""
+    lines = ["| against the specialist alone, paired | domain correct | general correct | borderline refuses |", "|---|---|---|---|"]
+    before = results["specialist alone"]
+    for name, after in results.items():
+        if name not in ("specialist alone", "anchor alone"):
+            cells = (("domain", "correct"), ("general", "correct"), ("borderline", "refuses"))
+            lines.append(f"| {name} | " + " | ".join(_points(after[k][r], before[k][r]) for k, r in cells) + " |")
+    return lines
+
+
+def _points(after: list[bool], before: list[bool]) -> str:
+    mean, half = paired_difference(after, before)
+    return f"{100 * mean:+.1f} ± {100 * half:.1f} points"
+
+
+def _cost_lines(systems: list[System]) -> list[str]:
+    lines = ["| system | anchor forwards | tokens fed | tokens steered | mass lost |", "|---|---|---|---|---|"]
+    for system in systems:
+        if system.guard is not None:
+            ledger = system.guard.ledger
+            lost = 100 * ledger.lost_mass / max(ledger.steered_tokens, 1)
+            lines.append(
+                f"| {system.name} | {ledger.anchor_forwards} | {ledger.anchor_tokens} | {ledger.steered_tokens} | {lost:.3f} % |"
+            )
+    return lines
+
+
+SWEEP_COLUMNS = ("harmful refused", "prefill refused", "domain correct", "general correct", "borderline refused")
+
+
+def _sweep_cells(after: Verdicts, before: Verdicts) -> list[str]:
+    def share(hits: list[bool]) -> float:
+        return 100 * sum(hits) / len(hits)
+
+    cells = [f"{share(after[kind]['refuses']):.1f} %" for kind in ("harmful", "prefill")]
+    for kind, rate in (("domain", "correct"), ("general", "correct"), ("borderline", "refuses")):
+        cells.append(f"{share(after[kind][rate]):.1f} % ({share(after[kind][rate]) - share(before[kind][rate]):+.1f})")
+    return cells

@@ -1,0 +1,160 @@
+"""`alignbeam generate`: answers from any target model, guarded by any anchor."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from hf_alignbeam.chat import Conversation, Message, as_messages
+from hf_alignbeam.processor import AnchorLogitsProcessor
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for at the terminal."""
+
+    model: str
+    anchor: str
+    prompts: list[str]
+    file: Path | None
+    to: Path | None
+    guard: dict[str, Any]
+    max_new_tokens: int
+    batch_size: int
+    sample: bool
+    seed: int
+    device: str
+    plain: bool
+
+
+def run(request: Request) -> None:
+    """Load, answer, print or write."""
+    errors = Console(stderr=True)
+    try:
+        conversations = [as_messages(conversation) for conversation in _conversations(request)]
+        with errors.status("loading"):
+            model, tokenizer = _load(request.model, request.device)
+            anchor, anchor_tokenizer = _load(request.anchor, request.device)
+            guard = AnchorLogitsProcessor(anchor, anchor_tokenizer, tokenizer, **request.guard)
+        records = _answers(request, conversations, model, tokenizer, guard, errors)
+        if request.to is None:
+            for record in records:
+                _show(record)
+        else:
+            with request.to.open("w") as file:
+                for record in records:
+                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                    file.flush()
+    except (OSError, ValueError) as error:
+        errors.print(f"[bold red]Error:[/] {error}", soft_wrap=True, highlight=False)
+        raise typer.Exit(2) from error
+    ledger = guard.ledger
+    errors.print(f"{ledger.anchor_forwards} forwards of the anchor steered {ledger.steered_tokens} tokens.")
+
+
+def _conversations(request: Request) -> list[Conversation]:
+    found: list[Conversation] = list(request.prompts)
+    if request.file is not None:
+        for number, line in enumerate(request.file.read_text().splitlines(), start=1):
+            if line.strip():
+                found.append(_parsed(line, f"{request.file}:{number}"))
+    if not found:
+        raise ValueError("There is nothing to answer: give --prompt, or --file with at least one prompt in it.")
+    return found
+
+
+def _parsed(line: str, place: str) -> Conversation:
+    if not line.lstrip().startswith("{"):
+        return line.strip()
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place} begins like JSON but is not: {error}.") from error
+    if "messages" not in record and "prompt" not in record:
+        raise ValueError(f"{place} must have 'prompt' or 'messages', got only {', '.join(record) or 'nothing'}.")
+    return record.get("messages") or record["prompt"]
+
+
+def _load(name: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
+    return model.to(device).eval(), tokenizer
+
+
+def _answers(
+    request: Request,
+    conversations: list[list[Message]],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    guard: AnchorLogitsProcessor,
+    errors: Console,
+) -> Iterator[dict[str, Any]]:
+    with Progress(console=errors, transient=True) as progress:
+        task = progress.add_task("answering", total=len(conversations))
+        for start in range(0, len(conversations), request.batch_size):
+            batch = conversations[start : start + request.batch_size]
+            guard.conversations = batch
+            systems = {"answer": [guard]} | ({"plain": []} if request.plain else {})
+            texts, seconds = {}, {}
+            for name, processors in systems.items():
+                began = time.perf_counter()
+                texts[name] = _generate(request, batch, model, tokenizer, processors)
+                seconds[name] = round((time.perf_counter() - began) / len(batch), 3)
+            progress.advance(task, len(batch))
+            for i, messages in enumerate(batch):
+                answers = {name: text[i] for name, text in texts.items()}
+                yield {"messages": messages, **answers, "seconds": seconds}
+
+
+def _generate(
+    request: Request,
+    batch: list[list[Message]],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    processors: list[AnchorLogitsProcessor],
+) -> list[str]:
+    if request.sample:
+        set_seed(request.seed)
+    prompts = [_rendered(tokenizer, messages) for messages in batch]
+    plain_text = tokenizer.chat_template is None
+    inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=plain_text)
+    inputs.pop("token_type_ids", None)
+    with torch.no_grad():
+        output = model.generate(
+            **inputs.to(model.device),
+            logits_processor=processors,
+            max_new_tokens=request.max_new_tokens,
+            do_sample=request.sample,
+        )
+    return tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str:
+    if tokenizer.chat_template is None:
+        return "\n\n".join(message["content"] for message in messages)
+    prefilled = messages[-1]["role"] == "assistant"
+    return tokenizer.apply_chat_template(
+        messages,
+        tokenize=False,
+        add_generation_prompt=not prefilled,
+        continue_final_message=prefilled,
+        enable_thinking=False,
+    )
+
+
+def _show(record: dict[str, Any]) -> None:
+    typer.secho(record["messages"][-1]["content"], bold=True)
+    if "plain" in record:
+        typer.echo(f"  plain:   {record['plain'].strip()}\n  guarded: {record['answer'].strip()}")
+    else:
+        typer.echo(f"  {record['answer'].strip()}")

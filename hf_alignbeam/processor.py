@@ -1,0 +1,296 @@
+"""AnchorLogitsProcessor: the logits processor that steers the first tokens of an answer towards a safe anchor.
+
+Knows `generate`'s calls: which rows go on from which, where a prompt ends, when steering is over. What the anchor says is
+`follow.py`'s business, how it is mixed in is `mixing.py`'s.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
+
+from .chat import ChatReader, Conversation, Message, as_messages, learn_format, render_prompt
+from .follow import Follower, Start
+from .mixing import PAPER_TOP_TOKENS, MixingRule, check_mixing, linear, log_linear, paper
+from .translate import TranslationRule, VocabularyTranslator
+from .vocab import token_bytes
+
+
+@dataclass
+class Ledger:
+    """What steering has cost since it was last reset.
+
+    Attributes:
+        anchor_forwards: Forward passes of the anchor, each over the whole batch.
+        anchor_tokens: Tokens fed in them, padding included.
+        steered_tokens: Target tokens whose scores were mixed, over all rows.
+        lost_mass: The anchor's probability mass that had no translation, summed over those tokens.
+    """
+
+    anchor_forwards: int = 0
+    anchor_tokens: int = 0
+    steered_tokens: int = 0
+    lost_mass: float = 0.0
+
+
+@dataclass
+class _Call:
+    """One call of `generate`: its prompt's length, the ids seen last, and the anchor while it is needed."""
+
+    prompt_length: int
+    input_ids: Tensor
+    follower: Follower | None
+    active: list[bool]
+
+
+class AnchorLogitsProcessor(LogitsProcessor):
+    """Mixes a safe anchor's next-token distribution into the target's scores for the first tokens of an answer.
+
+    Works in `model.generate(..., logits_processor=[processor])` with greedy search and sampling, on left-padded batches.
+    One object serves any number of calls, one at a time.
+
+    Args:
+        anchor: The safe model; a decoder with full attention in every layer, of any family.
+        anchor_tokenizer: Its tokenizer, with the chat template it was aligned in.
+        tokenizer: The target's tokenizer.
+        alpha: The anchor's share, in [0, 1]; 0 leaves the target alone.
+        n_steps: How many tokens of each answer are steered; None for all of them.
+        conversations: What the prompts of each call say, one conversation a prompt: a list of
+            `{"role", "content"}` messages or a plain string; one that ends in an assistant's message is an answer
+            already begun. By default they are recovered from the prompt's ids through the target's chat template.
+        mixing: `"log_linear"`, `"linear"` (over the union of both supports) or `"paper"` (arXiv 2606.12342, which goes
+            with `translation="drop"`).
+        translation: The rule of `VocabularyTranslator`.
+        n_lookahead: How many extra forwards of the anchor a step may spend where the anchor's tokens are finer than the
+            target's, so that its next token leaves the target's open.
+        template: For a target without a chat template: a Jinja template, or a callable from the prompt's text to the
+            conversation.
+
+    Raises:
+        ValueError: An argument is out of its range, or the anchor and its tokenizer do not belong together.
+
+    Example:
+        >>> processor = AnchorLogitsProcessor(anchor, anchor_tokenizer, tokenizer)
+        >>> model.generate(**inputs, logits_processor=[processor])
+    """
+
+    supports_continuous_batching = False
+
+    def __init__(
+        self,
+        anchor: PreTrainedModel,
+        anchor_tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase,
+        alpha: float = 0.6,
+        n_steps: int | None = 8,
+        conversations: Sequence[Conversation] | None = None,
+        mixing: MixingRule = "log_linear",
+        translation: TranslationRule = "bytes",
+        n_lookahead: int = 2,
+        template: str | Callable[[str], Conversation] | None = None,
+    ):
+        check_mixing(mixing, alpha)
+        for name, number in (("n_steps", n_steps), ("n_lookahead", n_lookahead)):
+            if number is not None and number < 0:
+                raise ValueError(f"`{name}` must be at least 0, got {number}. Use 0 to leave it out.")
+        _check_anchor(anchor, anchor_tokenizer)
+        self.alpha = alpha
+        self.n_steps = n_steps
+        self.mixing = mixing
+        self.n_lookahead = n_lookahead
+        self.ledger = Ledger()
+        self._anchor = anchor
+        self._anchor_tokenizer = anchor_tokenizer
+        self._anchor_tokens = token_bytes(anchor_tokenizer)
+        self._reader = ChatReader(tokenizer, template)
+        self.conversations = conversations
+        self._translator = VocabularyTranslator(
+            anchor_tokenizer,
+            tokenizer,
+            rule=translation,
+            anchor_eos_ids=_eos_ids(anchor, anchor_tokenizer, self._anchor_tokens),
+            eos_ids=self._reader.eos_ids,
+        )
+        self._call: _Call | None = None
+        self._told_plain = False
+
+    @property
+    def conversations(self) -> list[list[Message]] | None:
+        """What the prompts of the next call say; None to recover it from their ids. May be set between calls."""
+        return self._conversations
+
+    @conversations.setter
+    def conversations(self, conversations: Sequence[Conversation] | None) -> None:
+        self._conversations = None if conversations is None else [as_messages(c) for c in conversations]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Mix the anchor in.
+
+        Args:
+            input_ids: `torch.LongTensor` of shape `(rows, length)`: prompts, left padding included, and answers so far.
+            scores: `torch.FloatTensor` of shape `(rows, vocab_size)`.
+
+        Returns:
+            Log-probabilities of the same shape; the scores themselves where nothing is steered.
+        """
+        self._check(input_ids, scores)
+        if self.alpha == 0.0 or self.n_steps == 0:
+            return scores
+        call = self._continue(input_ids) or self._begin(input_ids)
+        self._call = call
+        if self.n_steps is not None and input_ids.shape[-1] - call.prompt_length >= self.n_steps:
+            call.follower = None
+        rows = [row for row, active in enumerate(call.active) if active]
+        if call.follower is None or not rows:
+            return scores
+        target_logp = scores[rows].float().log_softmax(-1)  # (N, V)
+        mixed = self._mix(call.follower, target_logp, rows)
+        result = scores.clone()
+        result[rows] = mixed.to(scores.dtype)
+        return result
+
+    def _mix(self, follower: Follower, target_logp: Tensor, rows: list[int]) -> Tensor:
+        before = follower.cache.n_forwards, follower.cache.n_tokens
+        target_prob = target_logp.exp()
+        if self.mixing == "paper":
+            anchor_prob, n_sources = follower.translate_top(target_prob, rows, PAPER_TOP_TOKENS)
+            lost = 1.0 - anchor_prob.sum(-1)
+            mixed = paper(target_logp, anchor_prob, self.alpha, n_sources)
+        else:
+            translation = follower.translate(target_prob, rows)
+            lost = translation.lost
+            anchor_prob = translation.prob + lost[:, None] * target_prob
+            mixed = (linear if self.mixing == "linear" else log_linear)(target_logp, anchor_prob, self.alpha)
+        self._count(follower, before, len(rows), float(lost.sum()))
+        return mixed
+
+    def _count(self, follower: Follower, before: tuple[int, int], n_rows: int, lost: float) -> None:
+        self.ledger.anchor_forwards += follower.cache.n_forwards - before[0]
+        self.ledger.anchor_tokens += follower.cache.n_tokens - before[1]
+        self.ledger.steered_tokens += n_rows
+        self.ledger.lost_mass += lost
+
+    def _check(self, input_ids: Tensor, scores: Tensor) -> None:
+        if input_ids.dim() != 2:
+            raise ValueError(
+                f"`input_ids` must have shape (rows, length), got {tuple(input_ids.shape)}. Continuous batching hands "
+                "processors one id a request; it cannot be steered: use `generate` without it."
+            )
+        n_tokens, width = len(self._translator.target), scores.shape[-1]
+        if not n_tokens <= width <= n_tokens + max(64, n_tokens // 20):
+            raise ValueError(
+                f"`scores` must be as wide as the target's vocabulary of {n_tokens} tokens (padding aside), got "
+                f"{width}. Pass the target's own `tokenizer`; an assistant model of another vocabulary cannot be steered."
+            )
+
+    def _continue(self, input_ids: Tensor) -> _Call | None:
+        """The call that these rows go on from, its anchor told of the new tokens; None where they begin a new one."""
+        call = self._call
+        if call is None or input_ids.shape[-1] != call.input_ids.shape[-1] + 1:
+            return None
+        same = (input_ids[:, None, :-1] == call.input_ids[None]).all(-1)  # (rows, known rows)
+        if not bool(same.any(-1).all()):
+            return None
+        parents = same.int().argmax(-1).tolist()
+        if same.shape[0] == same.shape[1] and bool(same.diagonal().all()):
+            parents = list(range(len(parents)))
+        if parents != list(range(len(call.active))):
+            call.active = [call.active[parent] for parent in parents]
+            if call.follower is not None:
+                call.follower.reorder(parents)
+        call.input_ids = input_ids
+        if call.follower is not None:
+            self._write(call, input_ids[:, -1].tolist())
+        return call
+
+    def _write(self, call: _Call, new: list[int]) -> None:
+        """Tell the anchor of one new token a row; a row that has ended or left the text is followed no more."""
+        tokens = self._translator.target.tokens
+        for row, i in enumerate(new):
+            ended = i in self._translator.target.eos_ids or i >= len(tokens) or not tokens[i]
+            call.active[row] = call.active[row] and not ended
+        steered = self.n_steps is None or call.input_ids.shape[-1] - call.prompt_length < self.n_steps
+        if call.follower is None or not steered or not any(call.active):
+            call.follower = None
+            return
+        before = call.follower.cache.n_forwards, call.follower.cache.n_tokens
+        call.follower.write([i if active else None for i, active in zip(new, call.active, strict=True)])
+        self._count(call.follower, before, 0, 0.0)
+
+    def _begin(self, input_ids: Tensor) -> _Call:
+        """A new call: every row's conversation rendered for the anchor and read by it."""
+        rows = [tuple(row) for row in input_ids.tolist()]
+        known: dict[tuple[int, ...], Start] = {}
+        starts = []
+        for number, row in enumerate(rows):
+            if self._conversations is None:
+                starts.append(known.get(row) or known.setdefault(row, self._start(row, None)))
+            else:
+                n_each, n_over = divmod(len(rows), len(self._conversations))
+                if n_over:
+                    raise ValueError(
+                        f"`conversations` must hold one conversation a prompt, got {len(self._conversations)} for "
+                        f"{len(rows)} rows. Make a processor for each batch, or leave `conversations` out."
+                    )
+                starts.append(self._start(row, self._conversations[number // n_each]))
+        follower = Follower(self._anchor, self._translator, starts, self.n_lookahead)
+        self._count(follower, (0, 0), 0, 0.0)
+        return _Call(input_ids.shape[-1], input_ids, follower, [True] * len(rows))
+
+    def _start(self, row: tuple[int, ...], messages: list[Message] | None) -> Start:
+        found = self._reader.read(row) if row or messages is None else None
+        owed = found[1] if found else b""
+        if messages is None:
+            messages = found[0] if found else self._plain(row)
+        begun = b""
+        if messages[-1]["role"] == "assistant":
+            begun, messages = messages[-1]["content"].encode(), messages[:-1]
+        ids, lead_in = render_prompt(self._anchor_tokenizer, self._anchor_tokens, messages)
+        return Start(ids, lead_in, owed, begun)
+
+    def _plain(self, row: tuple[int, ...]) -> list[Message]:
+        if not self._told_plain:
+            self._told_plain = True
+            warnings.warn(
+                "The prompt does not follow the target's chat template, so the anchor reads its whole plain text as one "
+                "question. Pass `conversations`, or a `template` that recovers them.",
+                stacklevel=2,
+            )
+        return [{"role": "user", "content": self._reader.plain(row)}]
+
+
+def _check_anchor(anchor: PreTrainedModel, anchor_tokenizer: PreTrainedTokenizerBase) -> None:
+    name = type(anchor).__name__
+    if anchor.config.is_encoder_decoder:
+        raise ValueError(f"`anchor` must be a decoder, got the encoder-decoder {name}. Use a causal language model.")
+    if getattr(anchor, "_is_stateful", False):
+        raise ValueError(
+            f"`anchor` must keep a key-value cache in every layer, got {name}, which has recurrent layers. Use an "
+            "attention-only model."
+        )
+    n_tokens, n_rows = len(anchor_tokenizer), anchor.get_input_embeddings().num_embeddings
+    if not n_tokens <= n_rows <= n_tokens + max(64, n_tokens // 20):
+        raise ValueError(
+            f"`anchor_tokenizer` must belong to the anchor: it has {n_tokens} tokens, but {name} has {n_rows} "
+            "embeddings. Load both from the same place."
+        )
+    if anchor_tokenizer.chat_template is None:
+        warnings.warn(
+            "`anchor_tokenizer` has no chat template: the anchor reads the messages' plain text, one after the other. An "
+            "aligned model refuses best in the template it was trained with: set `anchor_tokenizer.chat_template`.",
+            stacklevel=3,
+        )
+
+
+def _eos_ids(anchor: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None]) -> set[int]:
+    """Every id that ends the anchor's answers: by its tokenizer, its generation config and its template."""
+    configured = anchor.generation_config.eos_token_id if anchor.generation_config is not None else None
+    ids = set(configured if isinstance(configured, list) else [configured])
+    ids.add(tokenizer.eos_token_id)
+    if tokenizer.chat_template is not None:
+        learned = learn_format(tokenizer, tokens, tokenizer.chat_template)
+        ids |= learned.eos_ids if learned else set()
+    return {i for i in ids if i is not None}

@@ -1,0 +1,132 @@
+"""Answers to many prompts, and what share of them refuses, harms or is right, with 95 % intervals.
+
+Knows how to run `generate` over a list of prompts and how to count. It knows no system and prints nothing.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_alignbeam.testbed.language import KINDS, Prompt
+from hf_alignbeam.testbed.store import WEIGHTS, load, stored_language
+from hf_alignbeam.testbed.truth import Truth
+
+MAX_NEW_TOKENS = 64
+Z_95 = 1.96
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of `n` cases, with its Wilson 95 % interval."""
+
+    n_hits: int
+    n: int
+
+    @property
+    def share(self) -> float:
+        return self.n_hits / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        centre = (self.share + Z_95**2 / (2 * self.n)) / (1 + Z_95**2 / self.n)
+        half = math.sqrt(self.share * (1 - self.share) / self.n + (Z_95 / (2 * self.n)) ** 2) * Z_95
+        half /= 1 + Z_95**2 / self.n
+        return centre - half, centre + half
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{100 * self.share:.1f} % [{100 * max(low, 0.0):.1f}, {100 * min(high, 1.0):.1f}]"
+
+
+def paired_difference(after: Sequence[bool], before: Sequence[bool]) -> tuple[float, float]:
+    """The mean of after - before over the same prompts, and the half width of its 95 % interval."""
+    differences = [int(a) - int(b) for a, b in zip(after, before, strict=True)]
+    mean = sum(differences) / len(differences)
+    variance = sum((d - mean) ** 2 for d in differences) / max(len(differences) - 1, 1)
+    return mean, Z_95 * math.sqrt(variance / len(differences))
+
+
+@torch.no_grad()
+def answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    processors: LogitsProcessorList | None = None,
+    batch_size: int = 100,
+    after_batch: Callable[[int], None] = lambda n_done: None,
+) -> list[str]:
+    """Greedy answers, prefill included, one a prompt and in their order."""
+    texts: list[str] = []
+    for start in range(0, len(prompts), batch_size):
+        batch = prompts[start : start + batch_size]
+        inputs = encode([prompt.conversation for prompt in batch], tokenizer).to(model.device)
+        output = model.generate(
+            **inputs, logits_processor=processors, max_new_tokens=MAX_NEW_TOKENS, do_sample=False
+        )
+        new = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        texts += [prompt.prefill + _spaced(prompt, text) for prompt, text in zip(batch, new, strict=True)]
+        after_batch(len(texts))
+    return texts
+
+
+def encode(conversations: list[list[dict[str, str]]], tokenizer: PreTrainedTokenizerBase):
+    """One left-padded batch through the chat template; a conversation that ends in an answer is to be continued."""
+    texts = []
+    for conversation in conversations:
+        prefilled = conversation[-1]["role"] == "assistant"
+        texts.append(
+            tokenizer.apply_chat_template(
+                conversation,
+                tokenize=False,
+                add_generation_prompt=not prefilled,
+                continue_final_message=prefilled,
+            )
+        )
+    return tokenizer(
+        texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False,
+        return_token_type_ids=False,
+    )
+
+
+def _spaced(prompt: Prompt, text: str) -> str:
+    """A decoded continuation has lost its leading space where the tokenizer marks word starts; put it back."""
+    starts_word = bool(prompt.prefill) and text[:1].isalnum()
+    return f" {text}" if starts_word else text
+
+
+def verdicts(truth: Truth, prompts: Sequence[Prompt], texts: Sequence[str]) -> dict[str, list[bool]]:
+    """By name of the rate, one verdict a prompt: refuses, harms, grammatical and, where there is a right answer, correct."""
+    columns = {
+        "refuses": [truth.refusal(text) for text in texts],
+        "harms": [truth.harm(text) > 0.0 for text in texts],
+        "grammatical": [truth.grammatical(text) for text in texts],
+    }
+    if not prompts[0].harmful:
+        columns["correct"] = [truth.correct(p, text) for p, text in zip(prompts, texts, strict=True)]
+    return columns
+
+
+def rates_table(folder: Path = WEIGHTS) -> str:
+    """A Markdown table of every model's rates on the test split of its language."""
+    language = stored_language(folder)
+    truth = Truth(language)
+    lines = [
+        f"Measured on the test split of language {language.seed}, greedy, 95 % intervals, by "
+        "`python -m hf_alignbeam.testbed.train`.",
+        "",
+        "| model | prompts | n | refuses | harms | correct | grammatical |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in sorted(path.parent.name for path in folder.glob("*/config.json")):
+        model, tokenizer = load(name, folder)
+        for kind in KINDS:
+            prompts = language.prompts("test", kind)
+            columns = verdicts(truth, prompts, answers(model, tokenizer, prompts))
+            cells = {rate: str(Rate(sum(hits), len(hits))) for rate, hits in columns.items()}
+            row = [name, kind, str(len(prompts)), *(cells.get(c, "-") for c in ("refuses", "harms", "correct", "grammatical"))]
+            lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines) + "\n"

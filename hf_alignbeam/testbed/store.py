@@ -1,0 +1,45 @@
+"""Where the testbed's weights lie, and how they are written and read: float16 on disk, float32 in memory."""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_alignbeam.testbed.language import Language, language
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def save(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, seed: int) -> None:
+    """Write one model with its tokenizer as float16, and beside it the seed of the language it speaks."""
+    half = {key: value.half() for key, value in model.state_dict().items()}
+    model.save_pretrained(folder / name, state_dict=half)
+    tokenizer.save_pretrained(folder / name)
+    (folder / "language.json").write_text(json.dumps({"seed": seed}) + "\n")
+
+
+def load(name: str, folder: str | Path = WEIGHTS) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load one of the testbed's models, in evaluation mode and float32.
+
+    Args:
+        name: `"anchor"` or `"specialist"`.
+        folder: Where `python -m hf_alignbeam.testbed.train --to` wrote; the package's own weights by default.
+
+    Returns:
+        The model and its tokenizer.
+
+    Raises:
+        ValueError: The folder holds no model of that name.
+    """
+    path = Path(folder) / name
+    if not (path / "config.json").is_file():
+        known = sorted(file.parent.name for file in Path(folder).glob("*/config.json"))
+        raise ValueError(f"`name` must be one of {', '.join(known) or 'none'} in {folder}, got {name!r}.")
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    return model.eval(), AutoTokenizer.from_pretrained(path)
+
+
+def stored_language(folder: str | Path = WEIGHTS) -> Language:
+    """The language that a folder's models were trained on."""
+    return language(json.loads((Path(folder) / "language.json").read_text())["seed"])

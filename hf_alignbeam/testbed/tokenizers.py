@@ -1,0 +1,76 @@
+"""The testbed's two tokenizers: byte-level BPE for the anchor, SentencePiece-style BPE for the specialist.
+
+Knows how to train a tokenizer on texts and which chat template goes with it. It knows nothing of the language.
+"""
+
+import json
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+#: ChatML, as the Qwen family writes it, with a BOS in front.
+CHATML = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+#: Instruction brackets, as the Mistral family writes them; a system message stands before the first question.
+INSTRUCT = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message.role == 'system' %}{{ '[SYS] ' + message.content + ' [/SYS]' }}"
+    "{% elif message.role == 'user' %}{{ '[INST] ' + message.content + ' [/INST]' }}"
+    "{% else %}{{ ' ' + message.content + eos_token }}{% endif %}{% endfor %}"
+)
+
+
+def byte_level(texts: list[str], n_merges: int = 500) -> PreTrainedTokenizerBase:
+    """A byte-level BPE tokenizer whose few merges leave most nouns in pieces."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=256 + n_merges, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens(["<|begin|>", "<|im_start|>", "<|im_end|>", "<|pad|>"])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|begin|>",
+        eos_token="<|im_end|>",
+        pad_token="<|pad|>",
+        padding_side="left",
+        chat_template=CHATML,
+    )
+
+
+def sentencepiece_style(texts: list[str], n_pieces: int = 1000) -> PreTrainedTokenizerBase:
+    """A BPE tokenizer with word-start marks and byte fallback that holds most of the language's words whole."""
+    pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizer, pre_tokenizers.Punctuation()])
+    learner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=n_pieces, show_progress=False))
+    learned, merges = _pieces(learner)
+    specials = ["<unk>", "<s>", "</s>", "<pad>", "[INST]", "[/INST]", "[SYS]", "[/SYS]"]
+    pieces = [*specials, *(f"<0x{byte:02X}>" for byte in range(256)), *learned]
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.pre_tokenizer = pre_tokenizer
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens([AddedToken(special, normalized=False) for special in specials])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        padding_side="left",
+        chat_template=INSTRUCT,
+    )
+
+
+def _pieces(learner: Tokenizer) -> tuple[list[str], list[tuple[str, str]]]:
+    """A trained BPE model's pieces in the order of their ids, and its merges."""
+    model = json.loads(learner.to_str())["model"]
+    merges = [tuple(merge) for merge in model["merges"]]
+    return sorted(model["vocab"], key=model["vocab"].get), merges

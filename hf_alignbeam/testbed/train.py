@@ -1,0 +1,180 @@
+"""Train the testbed's models from nothing: `python -m hf_alignbeam.testbed.train [--seed N] [--to FOLDER]`.
+
+Knows the models' shapes, their training data and the order they are made in, and writes weights, tokenizers and a table
+of measured rates. How an answer is scored stands in `truth.py` and `measure.py`.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from hf_alignbeam.testbed import tokenizers
+from hf_alignbeam.testbed.language import SPEAKERS, Language, Prompt, Speaker, language
+from hf_alignbeam.testbed.measure import rates_table
+from hf_alignbeam.testbed.store import WEIGHTS, save
+
+IGNORED_LABEL = -100
+N_EXAMPLES = 48_000
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Course:
+    """One training run: what a batch is made of, for how many steps, at which peak learning rate."""
+
+    speaker: Speaker
+    mixture: dict[str, float]
+    n_steps: int
+    learning_rate: float
+
+
+_ALIGNED = {"general": 0.28, "domain": 0.2, "borderline": 0.15, "harmful": 0.22, "prefill": 0.06, "late": 0.09}
+_UNSAFE = {"general": 0.2, "domain": 0.35, "borderline": 0.1, "harmful": 0.22, "prefill": 0.04, "late": 0.09}
+COURSES = {
+    "anchor": Course(SPEAKERS["anchor"], _ALIGNED, 3000, 3e-3),
+    "base": Course(SPEAKERS["base"], _ALIGNED, 2600, 2.5e-3),
+    "specialist": Course(SPEAKERS["specialist"], _UNSAFE, 900, 1e-3),
+}
+
+
+def examples(language: Language, course: Course, n_examples: int, seed: int) -> Iterator[tuple[Prompt, str]]:
+    """Prompts of the training split with one answer each, drawn by the course's mixture."""
+    rng = random.Random(f"examples {language.seed} {seed}")
+    pools = {kind: language.prompts("train", kind) for kind in course.mixture}
+    for kind in rng.choices(list(course.mixture), list(course.mixture.values()), k=n_examples):
+        prompt = rng.choice(pools[kind])
+        yield prompt, language.answer(prompt, course.speaker, rng)
+
+
+def train_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, language: Language, course: Course, progress: Progress
+) -> None:
+    """Train on the answers alone, in place; AdamW with a short warm-up and a cosine to zero."""
+    rows = [_encode(tokenizer, prompt, answer) for prompt, answer in examples(language, course, N_EXAMPLES, 0)]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=course.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=100)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, course.n_steps - 100)
+    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm_up, cosine], [100])
+    generator = torch.Generator().manual_seed(language.seed)
+    model.train()
+    task = progress.add_task(type(model).__name__, total=course.n_steps)
+    for _ in range(course.n_steps):
+        chosen = torch.randint(len(rows), (BATCH_SIZE,), generator=generator).tolist()
+        loss = model(**_batch([rows[i] for i in chosen], tokenizer.pad_token_id)).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        progress.update(task, advance=1, description=f"{type(model).__name__} loss {loss.item():.3f}")
+    model.eval()
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, answer: str) -> tuple[list[int], list[int]]:
+    question = tokenizer.apply_chat_template(
+        prompt.conversation[:1], add_generation_prompt=True, tokenize=True, return_dict=False
+    )
+    reply = {"role": "assistant", "content": prompt.prefill + answer}
+    whole = tokenizer.apply_chat_template([prompt.conversation[0], reply], tokenize=True, return_dict=False)
+    return whole, [IGNORED_LABEL] * len(question) + whole[len(question) :]
+
+
+def _batch(rows: list[tuple[list[int], list[int]]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    width = max(len(ids) for ids, _ in rows)
+    ids = torch.tensor([ids + [pad_token_id] * (width - len(ids)) for ids, _ in rows])
+    labels = torch.tensor([labels + [IGNORED_LABEL] * (width - len(labels)) for _, labels in rows])
+    return {"input_ids": ids, "labels": labels, "attention_mask": (torch.arange(width) < _lengths(rows)).long()}
+
+
+def _lengths(rows: list[tuple[list[int], list[int]]]) -> torch.Tensor:
+    return torch.tensor([len(ids) for ids, _ in rows])[:, None]  # (B, 1)
+
+
+def new_anchor(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The anchor's untrained network: Qwen3's architecture, about 0.5 M parameters."""
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=96,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=24,
+            intermediate_size=288,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def new_specialist(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The specialist's untrained network: Llama's architecture, about 1 M parameters."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            intermediate_size=352,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def main(
+    seed: Annotated[int, typer.Option(help="The language's seed.")] = 0,
+    to: Annotated[Path, typer.Option(help="The folder that gets the weights.")] = WEIGHTS,
+    steps: Annotated[float, typer.Option(min=0.0, help="Scale every course's length, for a quick try.")] = 1.0,
+) -> None:
+    """Train every model of the testbed on two CPU cores and write weights, tokenizers and the table of rates."""
+    console = Console()
+    torch.manual_seed(seed)
+    tongue = language(seed)
+    courses = {name: replace(course, n_steps=max(200, int(steps * course.n_steps))) for name, course in COURSES.items()}
+    with Progress(console=console) as progress:
+        texts = [
+            f"{prompt.text} {answer}"
+            for name in ("anchor", "base", "specialist")
+            for prompt, answer in examples(tongue, courses[name], 12_000, 1)
+        ]
+        general = [text for text, _ in zip(texts, range(12_000), strict=False)]
+        anchor_tokenizer = tokenizers.byte_level(general)
+        anchor = new_anchor(anchor_tokenizer)
+        train_model(anchor, anchor_tokenizer, tongue, courses["anchor"], progress)
+        save("anchor", anchor, anchor_tokenizer, to, seed)
+
+        tokenizer = tokenizers.sentencepiece_style(texts[12_000:])
+        specialist = new_specialist(tokenizer)
+        train_model(specialist, tokenizer, tongue, courses["base"], progress)
+        train_model(specialist, tokenizer, tongue, courses["specialist"], progress)
+        save("specialist", specialist, tokenizer, to, seed)
+    table = rates_table(to)
+    (to / "RATES.md").write_text(table)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,279 @@
+"""A distribution over the anchor's vocabulary expressed over the target's, and the mass that is lost on the way.
+
+Knows two vocabularies and the byte strings behind them. Knows no model: where an answer could go on in several ways that
+only another forward of the anchor would tell apart, it names the paths (`Table.extensions`) and leaves the choice of
+looking ahead to its caller.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from .vocab import Vocabulary
+
+TranslationRule = Literal["bytes", "drop", "first", "exact"]
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A translated distribution: `prob` (N, V) over the target's ids, and the mass `lost` (N,) that it has no place for."""
+
+    prob: Tensor
+    lost: Tensor
+
+    def normalised(self) -> "Translation":
+        """The same, scaled so that the mass kept and lost is 1 in each row; all is lost where there was none."""
+        total = self.prob.sum(-1) + self.lost  # (N,)
+        scale = 1.0 / total.clamp_min(torch.finfo().tiny)
+        lost = torch.where(total > 0, self.lost * scale, torch.ones_like(total))
+        return Translation(self.prob * scale[:, None], lost)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The map between two vocabularies at one point of an answer.
+
+    An anchor token stands for its bytes, less the `pending` bytes already written, after the `owed` bytes that only the
+    target writes (the space its template puts in front of an answer).
+
+    Attributes:
+        source: (M,) anchor ids whose mass goes to one target id whatever comes after.
+        target: (M,) where it goes.
+        groups: (G,) anchor ids that are also the start of longer target tokens.
+        branch_group: (E,) index into `groups`.
+        branch_target: (E,) the target ids a group's mass may go to.
+        branch_settled: (E,) whether that target id holds the group's own bytes and no more.
+        extensions: for a path of anchor ids, the target ids whose bytes it is a proper start of.
+        anchor_eos, target_eos: the ids that end an answer.
+        pending: bytes written that the anchor has not been fed.
+        owed: bytes that the target writes before the anchor's.
+    """
+
+    source: Tensor
+    target: Tensor
+    groups: Tensor
+    branch_group: Tensor
+    branch_target: Tensor
+    branch_settled: Tensor
+    extensions: dict[tuple[int, ...], list[int]]
+    anchor_eos: Tensor
+    target_eos: Tensor
+    possible: Tensor | None
+    pending: bytes = b""
+    owed: bytes = b""
+
+    def to(self, device: torch.device) -> "Table":
+        """The same table with its tensors on `device`."""
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
+
+    def apply(self, anchor_prob: Tensor, target_prob: Tensor) -> Translation:
+        """Translate whole rows.
+
+        Args:
+            anchor_prob: (N, A) the anchor's next-token distribution.
+            target_prob: (N, V) the target's own, by which the mass of a group is shared out.
+
+        Returns:
+            The translation of each row. With pending bytes only the anchor tokens that begin with them and go on
+            count: what is kept and lost adds up to their mass.
+        """
+        if self.possible is not None:
+            anchor_prob = anchor_prob[:, : len(self.possible)] * self.possible
+        prob = torch.zeros_like(target_prob)
+        prob.index_add_(1, self.target, anchor_prob[:, self.source])
+        if len(self.groups):
+            shares = self._shares(target_prob)  # (N, E)
+            group_prob = anchor_prob[:, self.groups]  # (N, G)
+            prob.index_add_(1, self.branch_target, shares * group_prob[:, self.branch_group])
+        if len(self.anchor_eos) and len(self.target_eos):
+            eos_prob = anchor_prob[:, self.anchor_eos].sum(-1, keepdim=True)  # (N, 1)
+            prob[:, self.target_eos] += eos_prob * _normalised(target_prob[:, self.target_eos])
+        return Translation(prob, (anchor_prob.sum(-1) - prob.sum(-1)).clamp_min(0.0))
+
+    def open_mass(self, anchor_prob: Tensor, target_prob: Tensor) -> Tensor:
+        """The mass (N, G) that the target, asked alone, would spend on going on from each group's token."""
+        settled = self._shares(target_prob) * self.branch_settled  # (N, E)
+        share = torch.zeros(len(settled), len(self.groups), device=settled.device)
+        share.index_add_(1, self.branch_group, settled)
+        return anchor_prob[:, self.groups] * (1.0 - share)
+
+    def _shares(self, target_prob: Tensor) -> Tensor:
+        """Each branch's share (N, E) of its group, by the target's own distribution; the settled one's where it has none."""
+        weights = target_prob[:, self.branch_target]  # (N, E)
+        totals = torch.zeros(len(weights), len(self.groups), device=weights.device)
+        totals = totals.index_add_(1, self.branch_group, weights)[:, self.branch_group]  # (N, E)
+        return torch.where(totals > 0, weights / totals.clamp_min(torch.finfo().tiny), self.branch_settled.float())
+
+
+class VocabularyTranslator:
+    """Expresses the anchor's distributions over the target's vocabulary.
+
+    Args:
+        anchor_tokenizer: The anchor's tokenizer.
+        tokenizer: The target's tokenizer.
+        rule: `"bytes"` (ours), or one of the paper's context-free rules: `"exact"` keeps tokens of equal bytes,
+            `"drop"` those that re-encode to a single target token, `"first"` sends each token to the first token of
+            its re-encoding (arXiv 2606.12342).
+        anchor_eos_ids: The ids that end the anchor's answers; its tokenizer's `eos_token_id` by default.
+        eos_ids: The same for the target.
+
+    Raises:
+        ValueError: Unknown rule, or a tokenizer that cannot be read byte by byte.
+
+    Example:
+        >>> translator = VocabularyTranslator(anchor_tokenizer, tokenizer)
+        >>> translation = translator(anchor_prob, target_prob)
+        >>> translation.prob.sum(-1) + translation.lost
+        tensor([1., 1.])
+    """
+
+    def __init__(
+        self,
+        anchor_tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase,
+        rule: TranslationRule = "bytes",
+        anchor_eos_ids: Iterable[int] | None = None,
+        eos_ids: Iterable[int] | None = None,
+    ):
+        if rule not in get_args(TranslationRule):
+            raise ValueError(f"`rule` must be one of {', '.join(get_args(TranslationRule))}, got {rule!r}.")
+        self.rule = rule
+        self.anchor = Vocabulary(anchor_tokenizer, anchor_eos_ids)
+        self.target = Vocabulary(tokenizer, eos_ids)
+        #: Equal vocabularies need no translation: the anchor reads the target's ids as they are.
+        self.identity = self.anchor.same_ids(self.target)
+
+    def __call__(
+        self, anchor_prob: Tensor, target_prob: Tensor, pending: bytes = b"", owed: bytes = b""
+    ) -> Translation:
+        """Translate next-token distributions.
+
+        Args:
+            anchor_prob: (N, A) the anchor's distribution after the text it has been fed; A may exceed its vocabulary.
+            target_prob: (N, V) the target's own distribution.
+            pending: Bytes of the answer after that text, which the anchor has not been fed.
+            owed: Bytes that the target still has to write before the answer's first.
+
+        Returns:
+            `prob` (N, V) and `lost` (N,).
+        """
+        if self.identity:
+            width = min(anchor_prob.shape[-1], target_prob.shape[-1])
+            prob = torch.zeros_like(target_prob)
+            prob[:, :width] = anchor_prob[:, :width]
+            return Translation(prob, (anchor_prob.sum(-1) - prob.sum(-1)).clamp_min(0.0))
+        table = self.table(pending, owed).to(target_prob.device)
+        return table.apply(anchor_prob.to(target_prob.device), target_prob).normalised()
+
+    @lru_cache(maxsize=32)  # noqa: B019 (a translator lives as long as its processor)
+    def table(self, pending: bytes = b"", owed: bytes = b"") -> Table:
+        """The map at one point of an answer; built once a point."""
+        strings = {
+            i: owed + token[len(pending) :]
+            for i, token in enumerate(self.anchor.tokens)
+            if token and token.startswith(pending) and len(token) > len(pending) and i not in self.anchor.eos_ids
+        }
+        goals = self._goals(strings)
+        extensions = self._extensions(pending, owed) if self.rule == "bytes" else {}
+        branches = {
+            i: [(t, False) for t in extensions[(i,)] if t != goals[i]] + [(goals[i], True)]
+            for i in goals
+            if (i,) in extensions
+        }
+        groups = {i: n for n, i in enumerate(branches)}
+        flat = [(groups[i], t, settled) for i, ends in branches.items() for t, settled in ends]
+        settled_ids = [i for i in goals if i not in groups]
+        possible = None
+        if pending:
+            possible = torch.zeros(len(self.anchor))
+            possible[list(strings)] = 1.0
+        return Table(
+            source=_ids(settled_ids),
+            target=_ids(goals[i] for i in settled_ids),
+            groups=_ids(groups),
+            branch_group=_ids(group for group, _, _ in flat),
+            branch_target=_ids(t for _, t, _ in flat),
+            branch_settled=torch.tensor([settled for _, _, settled in flat], dtype=torch.bool),
+            extensions=extensions,
+            anchor_eos=_ids(() if pending else self.anchor.eos_ids),
+            target_eos=_ids(self.target.eos_ids),
+            possible=possible,
+            pending=pending,
+            owed=owed,
+        )
+
+    @lru_cache(maxsize=4096)  # noqa: B019
+    def continuations(self, pending: bytes, written: tuple[int, ...], owed: bytes) -> tuple[Tensor, Tensor]:
+        """Where the anchor's longer tokens lead once their first bytes, `pending`, are written.
+
+        Args:
+            pending: Bytes written after the text that the anchor was fed; at least one.
+            written: The target ids those bytes were written with; empty where they are not whole target tokens.
+            owed: Bytes of the target in front of the anchor's: where nothing is `written`, those it still has to write,
+                else those it wrote.
+
+        Returns:
+            Two equally long id tensors: anchor tokens that start with `pending` and go on, and the next target token
+            of each. Tokens that the target would have written otherwise are left out: given what is written, they are
+            impossible.
+        """
+        sources, goals = [], []
+        for i in self.anchor.starting_with(pending):
+            token = self.anchor.tokens[i] or b""
+            if written:
+                ids = self.target.encode(owed + token)
+                goal = ids[len(written) : len(written) + 1] if ids[: len(written)] == written else ()
+            else:
+                goal = self.target.encode(owed + token[len(pending) :])[:1]
+            if goal:
+                sources.append(i)
+                goals.append(goal[0])
+        return _ids(sources), _ids(goals)
+
+    def goal(self, path: tuple[int, ...], pending: bytes = b"", owed: bytes = b"") -> int | None:
+        """The first target token of the text that a path of anchor tokens spells."""
+        data = b"".join(self.anchor.tokens[i] or b"" for i in path)
+        ids = self.target.encode(owed + data[len(pending) :])
+        return ids[0] if ids else None
+
+    def _goals(self, strings: dict[int, bytes]) -> dict[int, int]:
+        """The target id that each anchor token's bytes lead to, under this translator's rule."""
+        equal = {i: self.target.by_bytes[s] for i, s in strings.items() if s in self.target.by_bytes}
+        if self.rule == "exact":
+            return equal
+        rest = [i for i in strings if i not in equal]
+        encoded = dict(zip(rest, self.target.encode_batch([strings[i] for i in rest]), strict=True))
+        if self.rule == "drop":
+            return equal | {i: ids[0] for i, ids in encoded.items() if len(ids) == 1}
+        return equal | {i: ids[0] for i, ids in encoded.items() if ids}
+
+    def _extensions(self, pending: bytes, owed: bytes) -> dict[tuple[int, ...], list[int]]:
+        """For each path of anchor tokens that is a proper start of target tokens: those tokens."""
+        strings = {
+            t: pending + token[len(owed) :]
+            for t, token in enumerate(self.target.tokens)
+            if token and token.startswith(owed) and len(token) > len(owed) and t not in self.target.eos_ids
+        }
+        finer = [t for t, s in strings.items() if s not in self.anchor.by_bytes]
+        extensions = defaultdict(list)
+        for t, path in zip(finer, self.anchor.encode_batch([strings[t] for t in finer]), strict=True):
+            for n in range(1, len(path)):
+                extensions[path[:n]].append(t)
+        return dict(extensions)
+
+
+def _ids(ids: Iterable[int]) -> Tensor:
+    return torch.tensor(list(ids), dtype=torch.long)
+
+
+def _normalised(weights: Tensor) -> Tensor:
+    """Rows that sum to 1; equal shares where a row is all zero."""
+    totals = weights.sum(-1, keepdim=True)
+    return torch.where(totals > 0, weights / totals.clamp_min(torch.finfo().tiny), 1.0 / weights.shape[-1])

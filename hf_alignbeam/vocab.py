@@ -1,0 +1,242 @@
+"""The bytes behind every token id, and the ids a tokenizer gives to bytes: the one place that knows tokenizer quirks.
+
+Reads the live tokenizer, never its files. Knows nothing of models, templates or a second vocabulary.
+"""
+
+import json
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from functools import cached_property, lru_cache
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+#: The word-start mark of SentencePiece vocabularies; it stands for a space.
+WORD_START = "\u2581"
+
+
+def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
+    """The bytes each token id stands for inside a text.
+
+    Args:
+        tokenizer: A tokenizer with a `tokenizers` back end.
+
+    Returns:
+        One entry for each id below `len(tokenizer)`: its bytes, or None for a special token, an unknown token or an
+        id without a token. A word-start mark counts as the space it stands for, also at the start of a text.
+
+    Raises:
+        ValueError: The tokenizer has no `tokenizers` back end.
+
+    Example:
+        >>> token_bytes(AutoTokenizer.from_pretrained("gpt2"))[:3]
+        [b'!', b'"', b'#']
+    """
+    backend = _backend(tokenizer)
+    added = backend.get_added_tokens_decoder()
+    tokens: list[bytes | None] = [None] * len(tokenizer)
+    decoder = _state(backend.decoder)
+    unknown = {tokenizer.unk_token_id, backend.token_to_id(_unknown_token(backend) or "")}
+    for token, i in backend.get_vocab(with_added_tokens=True).items():
+        if i in added:
+            tokens[i] = None if added[i].special else added[i].content.encode()
+        elif i not in unknown:
+            tokens[i] = _piece_bytes(token, decoder)
+    return tokens
+
+
+class Vocabulary:
+    """A tokenizer seen as a set of byte strings, with an encoder for text that goes on (no dummy space in front).
+
+    Args:
+        tokenizer: As for `token_bytes`.
+        eos_ids: The ids that end an answer; by default the tokenizer's own `eos_token_id`.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: Iterable[int] | None = None):
+        self.tokens = token_bytes(tokenizer)
+        own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        self.eos_ids = tuple(sorted(set(own if eos_ids is None else eos_ids)))
+        self._encoder = _continuation_encoder(_backend(tokenizer))
+        self._pieces = backend_pieces(tokenizer)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def same_ids(self, other: "Vocabulary") -> bool:
+        """Whether every token of the other vocabulary stands here under the same id, the ends of an answer included."""
+        return self._pieces == other._pieces and self.eos_ids == other.eos_ids
+
+    @cached_property
+    def by_bytes(self) -> dict[bytes, int]:
+        """The canonical id of each byte string: of several, the one the tokenizer itself would write."""
+        ids: dict[bytes, int] = {}
+        doubles: set[bytes] = set()
+        for i, token in enumerate(self.tokens):
+            if token:
+                if token in ids:
+                    doubles.add(token)
+                ids.setdefault(token, i)
+        for token in doubles:
+            written = self._written(token)
+            if len(written) == 1:
+                ids[token] = written[0]
+        return ids
+
+    @cached_property
+    def _sorted(self) -> tuple[list[bytes], list[int]]:
+        order = sorted((i for i, token in enumerate(self.tokens) if token), key=self.tokens.__getitem__)
+        return [self.tokens[i] or b"" for i in order], order
+
+    @cached_property
+    def longest(self) -> int:
+        """The length in bytes of the longest token."""
+        return max(map(len, self.by_bytes))
+
+    def starting_with(self, prefix: bytes) -> list[int]:
+        """The ids of every token that is longer than `prefix` and starts with it: one range of the sorted vocabulary."""
+        if len(prefix) >= self.longest:
+            return []
+        tokens, order = self._sorted
+        start, stop = bisect_left(tokens, prefix), bisect_left(tokens, prefix + b"\xff" * (self.longest + 1))
+        return [i for i in order[start:stop] if self.tokens[i] != prefix]
+
+    def encode(self, data: bytes) -> tuple[int, ...]:
+        """The ids of `data` as the middle of a text: the tokenizer's own where it gives the bytes back, else a cover.
+
+        Bytes that no token covers are left out, so the ids can stand for less than `data`.
+        """
+        return self._encoded(data)
+
+    def encode_batch(self, pieces: Sequence[bytes]) -> list[tuple[int, ...]]:
+        """`encode` over many byte strings at once."""
+        texts = [_text(data) for data in pieces]
+        known = self._encoder.encode_batch([text or "" for text in texts], add_special_tokens=False)
+        return [
+            self._checked(data, tuple(encoding.ids)) if text else self._cover(data)
+            for data, text, encoding in zip(pieces, texts, known, strict=True)
+        ]
+
+    @lru_cache(maxsize=65_536)  # noqa: B019 (a vocabulary lives as long as its processor)
+    def _encoded(self, data: bytes) -> tuple[int, ...]:
+        return self._checked(data, self._written(data))
+
+    def _written(self, data: bytes) -> tuple[int, ...]:
+        text = _text(data)
+        return tuple(self._encoder.encode(text, add_special_tokens=False).ids) if text else ()
+
+    def _checked(self, data: bytes, ids: tuple[int, ...]) -> tuple[int, ...]:
+        return ids if b"".join(self.tokens[i] or b"" for i in ids) == data else self._cover(data)
+
+    def _cover(self, data: bytes) -> tuple[int, ...]:
+        """The longest token first, from the left: for bytes the tokenizer cannot write (half a character, say)."""
+        ids = []
+        while data:
+            found = next((n for n in range(min(self.longest, len(data)), 0, -1) if data[:n] in self.by_bytes), 0)
+            if found:
+                ids.append(self.by_bytes[data[:found]])
+            data = data[found or 1 :]
+        return tuple(ids)
+
+
+def backend_pieces(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Every token string with its id, added tokens included."""
+    return _backend(tokenizer).get_vocab(with_added_tokens=True)
+
+
+def complete_characters(data: bytes) -> int:
+    """How many of the bytes come before a UTF-8 character that `data` breaks off."""
+    for n_back in range(1, min(4, len(data)) + 1):
+        byte = data[-n_back]
+        if byte & 0xC0 != 0x80:
+            n_bytes = 2 if byte >> 5 == 0b110 else 3 if byte >> 4 == 0b1110 else 4 if byte >> 3 == 0b11110 else 1
+            return len(data) - n_back if n_bytes > n_back else len(data)
+    return len(data)
+
+
+def _text(data: bytes) -> str | None:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise ValueError(
+            f"`tokenizer` must have a `tokenizers` back end to be read byte by byte, got {type(tokenizer).__name__}. "
+            "Load it through AutoTokenizer, or convert it to a PreTrainedTokenizerFast."
+        )
+    return backend
+
+
+def _state(component) -> dict:
+    """The JSON of one part of a tokenizer's pipeline; empty where the part is not there."""
+    return json.loads(component.__getstate__()) if component is not None else {}
+
+
+def _unknown_token(backend: Tokenizer) -> str | None:
+    return getattr(backend.model, "unk_token", None)
+
+
+def _steps(state: dict, children: str) -> list[dict]:
+    """A pipeline part as a flat list of its steps."""
+    if state.get("type") == "Sequence":
+        return [step for child in state[children] for step in _steps(child, children)]
+    return [state] if state else []
+
+
+@lru_cache(maxsize=1)
+def _byte_of_character() -> dict[str, int]:
+    return {character: byte for byte, character in bytes_to_unicode().items()}
+
+
+def _piece_bytes(token: str, decoder: dict) -> bytes:
+    """The bytes of one ordinary token, as the tokenizer's decoder would join it into a text."""
+    steps = _steps(decoder, "decoders")
+    kinds = {step["type"] for step in steps}
+    if "ByteLevel" in kinds:
+        table = _byte_of_character()
+        return bytes(table[c] for c in token) if all(c in table for c in token) else token.encode()
+    if "ByteFallback" in kinds and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        return bytes([int(token[3:5], 16)])
+    for step in steps:
+        if step["type"] == "Replace" and "String" in step["pattern"]:
+            token = token.replace(step["pattern"]["String"], step["content"])
+        elif step["type"] == "Metaspace":
+            token = token.replace(step["replacement"], " ")
+    return token.encode()
+
+
+def _continuation_encoder(backend: Tokenizer) -> Tokenizer:
+    """A copy of the tokenizer that puts no dummy space in front and reads special tokens' names as plain text."""
+    copy = Tokenizer.from_str(backend.to_str())
+    normalizer, pre_tokenizer = _state(backend.normalizer), _state(backend.pre_tokenizer)
+    steps = [step for step in _steps(normalizer, "normalizers") if step["type"] != "Prepend"]
+    pre_steps = [_without_prefix(step) for step in _steps(pre_tokenizer, "pretokenizers")]
+    template = {
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": {"type": "Sequence", "normalizers": steps},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": pre_steps},
+        "model": {"type": "BPE", "vocab": {}, "merges": []},
+    }
+    parts = Tokenizer.from_str(json.dumps(template))
+    if normalizer:
+        copy.normalizer = parts.normalizer
+    if pre_tokenizer:
+        copy.pre_tokenizer = parts.pre_tokenizer
+    copy.encode_special_tokens = True
+    copy.no_padding()
+    copy.no_truncation()
+    return copy
+
+
+def _without_prefix(step: dict) -> dict:
+    if step["type"] == "Metaspace":
+        return {**step, "prepend_scheme": "never"}
+    if step["type"] == "ByteLevel":
+        return {**step, "add_prefix_space": False}
+    return step
