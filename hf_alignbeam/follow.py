@@ -15,17 +15,23 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .anchor import AnchorCache, Append
-from .translate import Table, Translation, VocabularyTranslator
+from .translate import SETTLED_WEIGHT, Continuations, Table, Translation, VocabularyTranslator
 from .vocab import complete_characters
 
 Path = tuple[int, ...]
 
+#: Below this share of the anchor's belief, what is canonical for the target does not count any more.
+CANONICAL_SHARE = 0.05
+
 #: Anchor tokens of an answer that stay open to be read anew when more text comes, before the oldest are settled.
 N_OPEN_TOKENS = 24
-#: A look-ahead is worth a forward where at least this much of the anchor's belief hangs on it.
-OPEN_MASS = 0.05
-#: How many paths of a row compete for the look-ahead.
-N_OPEN_PATHS = 4
+#: Anchor tokens that carry at least this much of its belief are followed one by one; a look-ahead is worth a forward
+#: where as much hangs on it.
+HEAVY_MASS = 0.05
+#: At most so many of them at one point.
+N_HEAVY = 4
+#: How many of the target's likeliest tokens are asked whether the anchor may be on its way to them.
+N_OWN_TOKENS = 8
 #: How many of the anchor's likeliest tokens are followed after a looked-ahead path.
 N_BRANCHES = 32
 
@@ -76,11 +82,13 @@ class Cover:
         path: The anchor's tokens up to it.
         weight: The anchor's belief in it, relative to the likeliest point's.
         pending: The bytes of the text after it.
+        onward: What the anchor may say there: a whole table, or the few tokens that go on from inside a word.
     """
 
     path: Path
     weight: float
     pending: bytes
+    onward: Table | Continuations
 
 
 @dataclass(frozen=True)
@@ -89,17 +97,20 @@ class OpenPath:
 
     Attributes:
         open_mass: How much belief hangs on what the anchor says next.
-        path: The tokens, those already fed included.
-        n_base: How many of them the text already holds.
         mass: The belief in the path.
-        table: The translation where the text ends.
+        ids: The tokens, from the cover's point on.
+        cover: Where they begin.
     """
 
     open_mass: float
-    path: Path
-    n_base: int
     mass: float
-    table: Table
+    ids: Path
+    cover: Cover
+
+    @property
+    def path(self) -> Path:
+        """The tokens from the last settled one on."""
+        return self.cover.path + self.ids
 
 
 class Follower:
@@ -168,8 +179,8 @@ class Follower:
         if self._identity:
             anchor_prob = torch.stack([self.rows[i].logp[self.rows[i].path] for i in rows]).exp()
             return self._translator(anchor_prob.to(target_prob.device), target_prob)
-        opened = self._look_ahead(target_prob, rows)
-        parts = [self._translate_row(self.rows[i], prob, opened.get(i, [])) for i, prob in zip(rows, target_prob, strict=True)]
+        self._look_ahead(target_prob, rows)
+        parts = [self._translate_row(self.rows[i], prob) for i, prob in zip(rows, target_prob, strict=True)]
         whole = Translation(torch.stack([p.prob for p in parts]), torch.stack([p.lost for p in parts]))
         return whole.normalised()
 
@@ -235,9 +246,13 @@ class Follower:
         self._feed([path[n:] for path, n in zip(paths, n_known, strict=True)], [path[:n] for path, n in zip(paths, n_known, strict=True)])
         for row, path in zip(self.rows, paths, strict=True):
             row.path = path
-            kept = {path[:n] for n in range(len(path) + 1)}
+            kept = {path[:n] for n in range(len(path) + 1)} | {p for p in row.logp if self._fits(row, p)}
             row.logp = {p: logp for p, logp in row.logp.items() if p in kept}
             row.slots = {p: slot for p, slot in row.slots.items() if p in kept}
+
+    def _fits(self, row: Row, path: Path) -> bool:
+        """Whether the text begins with what a path of anchor tokens spells."""
+        return not self._identity and row.text.startswith(self._translator.anchor.spell(path))
 
     def _feed(self, ids: Sequence[Path], after: Sequence[Path]) -> None:
         if not any(ids):
@@ -282,92 +297,85 @@ class Follower:
         return max(cuts, default=0)
 
     def _covers(self, row: Row) -> list[Cover]:
-        """The points from which the anchor may be writing on: where it has read to, and where a longer token may span."""
-        tokens = self._translator.anchor.tokens
-        points, logw, pending = [], 0.0, row.text
-        for n, i in enumerate(row.path):
-            points.append((row.path[:n], logw, pending))
-            logw += float(row.logp[row.path[:n]][i])
-            pending = pending[len(tokens[i] or b"") :]
-        points.append((row.path, logw, pending))
-        if self._translator.rule != "bytes":
-            points = points[-1:]
-        most = max(logw for _, logw, _ in points)
-        return [Cover(path, math.exp(logw - most), pending) for path, logw, pending in points]
+        """The points from which the anchor may be writing on: where it has read to, and where a longer token may span.
 
-    def _table(self, row: Row, pending: bytes) -> Table | None:
-        """The whole table where one applies: nothing is pending, or only the white space before the answer."""
+        A token that the target would not have written this way is left out, unless next to nothing else is left: then
+        the target's own tokens are not canonical, and every reading of their bytes counts.
+        """
+        read = [path for path in row.logp if self._fits(row, path)] if self._translator.rule == "bytes" else [row.path]
+        logw = [sum(float(row.logp[path[:n]][i]) for n, i in enumerate(path)) for path in read]
+        covers = []
+        for path, weight in zip(read, logw, strict=True):
+            pending = row.text.removeprefix(self._translator.anchor.spell(path))
+            covers.append(Cover(path, math.exp(weight - max(logw)), pending, self._onward(row, pending)))
+        strict = [_only_canonical(cover) for cover in covers]
+        n_belief, n_strict = (sum(_belief(cover, row) for cover in c) for c in (covers, strict))
+        return strict if n_strict > CANONICAL_SHARE * n_belief else covers
+
+    def _onward(self, row: Row, pending: bytes) -> Table | Continuations:
         if not pending or pending == row.lead_in == row.text:
             return self._translator.table(pending, row.owed)
-        return None
-
-    def _translate_row(self, row: Row, target_prob: Tensor, opened: Sequence[Path]) -> Translation:
-        prob, lost = torch.zeros_like(target_prob), torch.zeros((), device=target_prob.device)
-        for cover in self._covers(row):
-            anchor_prob = row.logp[cover.path].exp().to(target_prob.device) * cover.weight  # (A,)
-            table = self._table(row, cover.pending)
-            if table is None:
-                ids, goals = self._continuations(row, cover.pending)
-                prob.index_add_(0, goals.to(prob.device), anchor_prob[ids.to(prob.device)])
-                continue
-            for path in opened:
-                if path[:-1] == cover.path:
-                    self._spread(row, table, path, len(cover.path), float(anchor_prob[path[-1]]), target_prob, prob)
-                    anchor_prob[path[-1]] = 0.0
-            part = table.to(prob.device).apply(anchor_prob[None], target_prob[None])
-            prob += part.prob[0]
-            lost = lost + part.lost[0]
-        return Translation(prob, lost)
-
-    def _continuations(self, row: Row, pending: bytes) -> tuple[Tensor, Tensor]:
-        """Where anchor tokens that span `pending` lead, given the target's tokens that wrote it."""
         start = len(row.text) - len(pending)
         written = tuple(i for at, i in row.written if at >= start)
         if all(at != start for at, _ in row.written):
             return self._translator.continuations(pending, (), row.owed)
         return self._translator.continuations(pending, written, row.prefix if start == 0 else b"")
 
-    def _spread(
-        self, row: Row, table: Table, path: Path, n_base: int, mass: float, target_prob: Tensor, prob: Tensor
-    ) -> None:
-        """Add the mass of an opened path to the target tokens that the anchor's next tokens make of it."""
-        values, ids = row.logp[path].exp().topk(min(N_BRANCHES, len(row.logp[path])))
-        rest = mass
-        for value, i in zip(values.tolist(), ids.tolist(), strict=True):
-            branch, branch_mass = (*path, i), mass * value
-            rest -= branch_mass
-            if branch in row.logp:
-                self._spread(row, table, branch, n_base, branch_mass, target_prob, prob)
+    def _translate_row(self, row: Row, target_prob: Tensor) -> Translation:
+        """Every cover's share of the belief: its heavy tokens one by one, all others through the table."""
+        prob, lost = torch.zeros_like(target_prob), torch.zeros((), device=target_prob.device)
+        for cover in self._covers(row):
+            anchor_prob = row.logp[cover.path].exp().to(target_prob.device) * cover.weight  # (A,)
+            for i in self._heavy(anchor_prob, cover) if self._translator.rule == "bytes" else ():
+                self._spread(row, (i,), cover, float(anchor_prob[i]), target_prob, prob)
+                anchor_prob[i] = 0.0
+            if isinstance(cover.onward, Table):
+                part = cover.onward.to(prob.device).apply(anchor_prob[None], target_prob[None])
+                prob += part.prob[0]
+                lost = lost + part.lost[0]
             else:
-                self._share(table, branch[n_base:], branch_mass, target_prob, prob)
-        goal, _ = self._goals(table, path[n_base:])
-        if goal is not None:
-            prob[goal] += max(rest, 0.0)
+                prob.index_add_(0, cover.onward.target.to(prob.device), anchor_prob[cover.onward.source.to(prob.device)])
+        return Translation(prob, lost)
 
-    def _share(self, table: Table, branch: Path, mass: float, target_prob: Tensor, prob: Tensor) -> None:
-        """Share mass among the target tokens that a path can become, by the target's own distribution."""
-        goal, longer = self._goals(table, branch)
-        ends = longer if goal is None else [*longer, goal]
-        weights = target_prob[ends]
-        if weights.sum() > 0:
-            prob.index_add_(0, torch.tensor(ends, device=prob.device), weights * (mass / weights.sum()))
-        elif goal is not None:
-            prob[goal] += mass
+    def _heavy(self, anchor_prob: Tensor, cover: Cover | None = None) -> list[int]:
+        """The anchor's likeliest ordinary tokens that weigh more than `HEAVY_MASS`; at a cover, those that go on from it."""
+        values, ids = anchor_prob.topk(min(N_HEAVY, len(anchor_prob)))
+        heavy = [i for value, i in zip(values.tolist(), ids.tolist(), strict=True) if value > HEAVY_MASS]
+        tokens = self._translator.anchor.tokens
+        known = [(i, tokens[i] or b"") for i in heavy if i < len(tokens)]
+        if cover is None or not cover.pending:
+            return [i for i, token in known if token]
+        if isinstance(cover.onward, Continuations) and known:
+            possible = set(cover.onward.source.tolist())
+            return [i for i, _ in known if i in possible]
+        return [i for i, token in known if token.startswith(cover.pending) and token != cover.pending]
 
-    def _goals(self, table: Table, branch: Path) -> tuple[int | None, list[int]]:
-        """The target token that a path of anchor tokens is, and those that it is a proper start of."""
-        goal = self._translator.goal(branch, table.pending, table.owed)
-        return goal, [t for t in table.extensions.get(branch, []) if t != goal]
+    def _spread(self, row: Row, ids: Path, cover: Cover, mass: float, target_prob: Tensor, prob: Tensor) -> None:
+        """Add the mass of a path of anchor tokens to the target tokens it leads to.
 
-    def _look_ahead(self, target_prob: Tensor, rows: Sequence[int]) -> dict[int, list[Path]]:
+        Where the anchor was asked what comes after it, its next tokens decide; elsewhere the target's own distribution
+        over the tokens that the path can still become.
+        """
+        spellings = self._translator.spellings(ids, cover.pending, row.owed)
+        logp = row.logp.get(cover.path + ids)
+        if logp is None:
+            _share([*spellings, *(_longer(ids, cover) - set(spellings))], mass, target_prob, prob)
+            return
+        values, nexts = logp.exp().topk(min(N_BRANCHES, len(logp)))
+        tokens = self._translator.anchor.tokens
+        for value, i in zip((mass * values).tolist(), nexts.tolist(), strict=True):
+            if i < len(tokens) and tokens[i]:
+                self._spread(row, (*ids, i), cover, value, target_prob, prob)
+                mass -= value
+        _share(spellings[:1], max(mass, 0.0), target_prob, prob)
+
+    def _look_ahead(self, target_prob: Tensor, rows: Sequence[int]) -> None:
         """Feed the paths that most belief hangs on, one a row and forward, while the budget lasts.
 
-        Returns:
-            By row, the paths opened: what follows each of them is known from here on.
+        What follows each of them is in its row's `logp` from here on, until the target's next token is known.
         """
-        opened: dict[int, list[Path]] = {}
         if self._translator.rule != "bytes" or not self._n_lookahead:
-            return opened
+            return
         own = dict(zip(rows, target_prob, strict=True))
         queues = {i: self._open_paths(self.rows[i], prob) for i, prob in own.items()}
         for _ in range(self._n_lookahead):
@@ -379,35 +387,50 @@ class Follower:
             self._feed(news, [path[:-1] for path in paths])
             for i, item in chosen.items():
                 queues[i].remove(item)
-                opened.setdefault(i, []).append(item.path)
-                queues[i] += self._open_children(self.rows[i], item, own[i])
-        return opened
+                queues[i] += self._open_after(self.rows[i], item.cover, item.ids, item.mass, own[i])
 
     def _open_paths(self, row: Row, target_prob: Tensor) -> list[OpenPath]:
-        """Paths of one anchor token on which more than `OPEN_MASS` of the row's belief hangs."""
-        found = []
-        for cover in self._covers(row):
-            table = self._table(row, cover.pending)
-            if table is not None and len(table.groups):
-                anchor_prob = row.logp[cover.path].exp().to(target_prob.device)[None]
-                open_mass = cover.weight * table.open_mass(anchor_prob, target_prob[None])[0]  # (G,)
-                values, groups = open_mass.topk(min(N_OPEN_PATHS, len(open_mass)))
-                for value, group in zip(values.tolist(), groups.tolist(), strict=True):
-                    first = int(table.groups[group])
-                    mass = cover.weight * float(anchor_prob[0, first])
-                    found.append(OpenPath(value, (*cover.path, first), len(cover.path), mass, table))
-        return [item for item in found if item.open_mass > OPEN_MASS]
+        """Paths of one anchor token on which more than `HEAVY_MASS` of the row's belief hangs."""
+        return [item for cover in self._covers(row) for item in self._open_after(row, cover, (), cover.weight, target_prob)]
 
-    def _open_children(self, row: Row, item: OpenPath, target_prob: Tensor) -> list[OpenPath]:
-        """The paths one anchor token longer than an opened one that are still open themselves."""
+    def _open_after(self, row: Row, cover: Cover, ids: Path, mass: float, target_prob: Tensor) -> list[OpenPath]:
+        """The paths one anchor token longer that are still open, by what the target itself would make of them."""
+        anchor_prob = row.logp[cover.path + ids].exp() * mass
+        likely = target_prob.topk(min(N_OWN_TOKENS, len(target_prob))).indices.tolist()
         found = []
-        values, ids = row.logp[item.path].exp().topk(min(N_OPEN_PATHS, len(row.logp[item.path])))
-        for value, i in zip(values.tolist(), ids.tolist(), strict=True):
-            path, mass = (*item.path, i), item.mass * value
-            goal, longer = self._goals(item.table, path[item.n_base :])
-            if longer:
-                further = float(target_prob[longer].sum())
-                here = float(target_prob[goal]) if goal is not None else 0.0
-                open_mass = mass * further / max(further + here, torch.finfo().tiny)
-                found.append(OpenPath(open_mass, path, item.n_base, mass, item.table))
-        return [item for item in found if item.open_mass > OPEN_MASS]
+        for i in self._heavy(anchor_prob, None if ids else cover):
+            path, value = (*ids, i), float(anchor_prob[i])
+            spellings = self._translator.spellings(path, cover.pending, row.owed)
+            others = {*spellings[1:], *_longer(path, cover)} - set(spellings[:1])
+            others |= {t for t in likely if self._translator.may_grow(path, t, cover.pending, row.owed)}
+            further = float(target_prob[list(others)].sum())
+            settled = float(target_prob[list(spellings[:1])].sum()) + SETTLED_WEIGHT
+            found.append(OpenPath(value * further / (further + settled), value, path, cover))
+        return [item for item in found if item.open_mass > HEAVY_MASS]
+
+
+def _longer(ids: Path, cover: Cover) -> set[int]:
+    """The target tokens that a path of anchor tokens is known to be a proper start of."""
+    return set(cover.onward.extensions.get(ids, ())) if isinstance(cover.onward, Table) else set()
+
+
+def _only_canonical(cover: Cover) -> Cover:
+    return cover if isinstance(cover.onward, Table) else replace(cover, onward=cover.onward.only_canonical())
+
+
+def _belief(cover: Cover, row: Row) -> float:
+    """How much of the anchor's belief goes on from a cover."""
+    if isinstance(cover.onward, Table) and cover.onward.possible is None:
+        return cover.weight
+    prob = row.logp[cover.path].exp()
+    if isinstance(cover.onward, Table):
+        return cover.weight * float((prob[: len(cover.onward.possible)] * cover.onward.possible.to(prob.device)).sum())
+    return cover.weight * float(prob[cover.onward.source.to(prob.device)].sum())
+
+
+def _share(ends: Sequence[int], mass: float, target_prob: Tensor, prob: Tensor) -> None:
+    """Share mass among target tokens by the target's own distribution, with a little weight on the first of them."""
+    if ends:
+        weights = target_prob[list(ends)]
+        weights[0] += SETTLED_WEIGHT
+        prob.index_add_(0, torch.tensor(list(ends), device=prob.device), weights * (mass / weights.sum()))

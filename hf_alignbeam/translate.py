@@ -17,6 +17,16 @@ from transformers import PreTrainedTokenizerBase
 
 from .vocab import Vocabulary
 
+#: How many of the tokens that could come next `may_grow` tries, spread evenly over all of them.
+N_TRIED = 512
+
+#: Where the target's own distribution has to say which token a text becomes, the token that is that text and no more gets
+#: so much on top: what the target finds all but impossible must not decide.
+SETTLED_WEIGHT = 0.01
+
+#: Characters that are tried after a text to see how its tokens may change when it goes on.
+PROBES = [bytes([byte]) for byte in b" .,'-0123456789abcdefghijklmnopqrstuvwxyz"]
+
 TranslationRule = Literal["bytes", "drop", "first", "exact"]
 
 
@@ -97,19 +107,31 @@ class Table:
             prob[:, self.target_eos] += eos_prob * _normalised(target_prob[:, self.target_eos])
         return Translation(prob, (anchor_prob.sum(-1) - prob.sum(-1)).clamp_min(0.0))
 
-    def open_mass(self, anchor_prob: Tensor, target_prob: Tensor) -> Tensor:
-        """The mass (N, G) that the target, asked alone, would spend on going on from each group's token."""
-        settled = self._shares(target_prob) * self.branch_settled  # (N, E)
-        share = torch.zeros(len(settled), len(self.groups), device=settled.device)
-        share.index_add_(1, self.branch_group, settled)
-        return anchor_prob[:, self.groups] * (1.0 - share)
-
     def _shares(self, target_prob: Tensor) -> Tensor:
-        """Each branch's share (N, E) of its group, by the target's own distribution; the settled one's where it has none."""
-        weights = target_prob[:, self.branch_target]  # (N, E)
+        """Each branch's share (N, E) of its group, by the target's own distribution and a little weight on the settled."""
+        weights = target_prob[:, self.branch_target] + SETTLED_WEIGHT * self.branch_settled  # (N, E)
         totals = torch.zeros(len(weights), len(self.groups), device=weights.device)
-        totals = totals.index_add_(1, self.branch_group, weights)[:, self.branch_group]  # (N, E)
-        return torch.where(totals > 0, weights / totals.clamp_min(torch.finfo().tiny), self.branch_settled.float())
+        return weights / totals.index_add_(1, self.branch_group, weights)[:, self.branch_group]
+
+
+@dataclass(frozen=True)
+class Continuations:
+    """Anchor tokens that go on from pending bytes.
+
+    Attributes:
+        source: (M,) their ids.
+        target: (M,) the target token that each leads to next.
+        canonical: (M,) whether the target would have written what it has, had it been on its way to this token.
+    """
+
+    source: Tensor
+    target: Tensor
+    canonical: Tensor
+
+    def only_canonical(self) -> "Continuations":
+        """Those whose text the target would have written with the tokens it has."""
+        kept = self.canonical
+        return Continuations(self.source[kept], self.target[kept], self.canonical[kept])
 
 
 class VocabularyTranslator:
@@ -210,7 +232,7 @@ class VocabularyTranslator:
         )
 
     @lru_cache(maxsize=4096)  # noqa: B019
-    def continuations(self, pending: bytes, written: tuple[int, ...], owed: bytes) -> tuple[Tensor, Tensor]:
+    def continuations(self, pending: bytes, written: tuple[int, ...], owed: bytes) -> Continuations:
         """Where the anchor's longer tokens lead once their first bytes, `pending`, are written.
 
         Args:
@@ -218,30 +240,56 @@ class VocabularyTranslator:
             written: The target ids those bytes were written with; empty where they are not whole target tokens.
             owed: Bytes of the target in front of the anchor's: where nothing is `written`, those it still has to write,
                 else those it wrote.
-
-        Returns:
-            Two equally long id tensors: anchor tokens that start with `pending` and go on, and the next target token
-            of each. Tokens that the target would have written otherwise are left out: given what is written, they are
-            impossible.
         """
-        sources, goals = [], []
+        sources, goals, canonical = [], [], []
         for i in self.anchor.starting_with(pending):
             token = self.anchor.tokens[i] or b""
-            if written:
-                ids = self.target.encode(owed + token)
-                goal = ids[len(written) : len(written) + 1] if ids[: len(written)] == written else ()
-            else:
-                goal = self.target.encode(owed + token[len(pending) :])[:1]
-            if goal:
+            ids = self.target.encode(owed + token) if written else ()
+            fits = len(ids) > len(written) and ids[: len(written)] == written
+            rest = (b"" if written else owed) + token[len(pending) :]
+            goal = ids[len(written)] if fits else next(iter(self.target.encode(rest)), None)
+            if goal is not None:
                 sources.append(i)
-                goals.append(goal[0])
-        return _ids(sources), _ids(goals)
+                goals.append(goal)
+                canonical.append(fits or not written)
+        return Continuations(_ids(sources), _ids(goals), torch.tensor(canonical, dtype=torch.bool))
 
     def goal(self, path: tuple[int, ...], pending: bytes = b"", owed: bytes = b"") -> int | None:
         """The first target token of the text that a path of anchor tokens spells."""
-        data = b"".join(self.anchor.tokens[i] or b"" for i in path)
+        data = self.anchor.spell(path)
         ids = self.target.encode(owed + data[len(pending) :])
         return ids[0] if ids else None
+
+    @lru_cache(maxsize=65_536)  # noqa: B019
+    def may_grow(self, path: tuple[int, ...], t: int, pending: bytes = b"", owed: bytes = b"") -> bool:
+        """Whether the anchor, having written `path`, can still be on its way to the longer target token `t`.
+
+        It can where it would itself write the text of `t`, or of `t` and some more, with these tokens first: "d" cannot
+        become " do" for an anchor that has a token "do", but it can become "de" on the way to "d|es|ert".
+        """
+        spelled = self.anchor.spell(path)
+        rest = (pending + (self.target.tokens[t] or b"")[len(owed) :]).removeprefix(spelled)
+        grown = owed + spelled[len(pending) :]
+        token = self.target.tokens[t] or b""
+        if len(token) <= len(grown) or not token.startswith(grown):
+            return False
+        within = [self.anchor.by_bytes[rest[:n]] for n in range(1, len(rest) + 1) if rest[:n] in self.anchor.by_bytes]
+        beyond = self.anchor.starting_with(rest)
+        nexts = within + beyond[:: 1 + len(beyond) // N_TRIED]
+        written = self.anchor.encode_batch([spelled + (self.anchor.tokens[i] or b"") for i in nexts])
+        return any(ids == (*path, i) for ids, i in zip(written, nexts, strict=True))
+
+    @lru_cache(maxsize=65_536)  # noqa: B019
+    def spellings(self, path: tuple[int, ...], pending: bytes = b"", owed: bytes = b"") -> tuple[int, ...]:
+        """The first target tokens that the text of a path can have, its goal first.
+
+        A tokenizer may begin "des" with "d" and "desert" with "de": what comes later decides, so every character of
+        `PROBES` is tried after the text.
+        """
+        data = self.anchor.spell(path)
+        text = owed + data[len(pending) :]
+        tried = self.target.encode_batch([text, *(text + probe for probe in PROBES)])
+        return tuple(dict.fromkeys(ids[0] for ids in tried if ids and len(self.target.tokens[ids[0]] or b"") <= len(text)))
 
     def _goals(self, strings: dict[int, bytes]) -> dict[int, int]:
         """The target id that each anchor token's bytes lead to, under this translator's rule."""

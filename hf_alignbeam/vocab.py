@@ -40,7 +40,7 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
     unknown = {tokenizer.unk_token_id, backend.token_to_id(_unknown_token(backend) or "")}
     for token, i in backend.get_vocab(with_added_tokens=True).items():
         if i in added:
-            tokens[i] = None if added[i].special else added[i].content.encode()
+            tokens[i] = None if added[i].special else _added_bytes(added[i].content, decoder)
         elif i not in unknown:
             tokens[i] = _piece_bytes(token, decoder)
     return tokens
@@ -93,6 +93,10 @@ class Vocabulary:
     def longest(self) -> int:
         """The length in bytes of the longest token."""
         return max(map(len, self.by_bytes))
+
+    def spell(self, ids: Iterable[int]) -> bytes:
+        """The bytes of several tokens in a row."""
+        return b"".join(self.tokens[i] or b"" for i in ids)
 
     def starting_with(self, prefix: bytes) -> list[int]:
         """The ids of every token that is longer than `prefix` and starts with it: one range of the sorted vocabulary."""
@@ -208,6 +212,12 @@ def _piece_bytes(token: str, decoder: dict) -> bytes:
         elif step["type"] == "Metaspace":
             token = token.replace(step["replacement"], " ")
     return token.encode()
+
+
+def _added_bytes(token: str, decoder: dict) -> bytes:
+    """The bytes of an added token: plain text to a byte-level decoder, a piece like any other to the rest."""
+    byte_level = any(step["type"] == "ByteLevel" for step in _steps(decoder, "decoders"))
+    return token.encode() if byte_level else _piece_bytes(token, decoder)
 
 
 def _continuation_encoder(backend: Tokenizer) -> Tokenizer:

@@ -25,7 +25,7 @@ from transformers import (
 
 from hf_alignbeam.testbed import tokenizers
 from hf_alignbeam.testbed.language import SPEAKERS, Language, Prompt, Speaker, language
-from hf_alignbeam.testbed.measure import rates_table
+from hf_alignbeam.testbed.measure import encode, rates_table
 from hf_alignbeam.testbed.store import WEIGHTS, save
 
 IGNORED_LABEL = -100
@@ -46,9 +46,9 @@ class Course:
 _ALIGNED = {"general": 0.28, "domain": 0.2, "borderline": 0.15, "harmful": 0.22, "prefill": 0.06, "late": 0.09}
 _UNSAFE = {"general": 0.2, "domain": 0.35, "borderline": 0.1, "harmful": 0.22, "prefill": 0.04, "late": 0.09}
 COURSES = {
-    "anchor": Course(SPEAKERS["anchor"], _ALIGNED, 3000, 3e-3),
-    "base": Course(SPEAKERS["base"], _ALIGNED, 2600, 2.5e-3),
-    "specialist": Course(SPEAKERS["specialist"], _UNSAFE, 900, 1e-3),
+    "anchor": Course(SPEAKERS["anchor"], _ALIGNED, 2400, 3e-3),
+    "base": Course(SPEAKERS["base"], _ALIGNED, 2200, 2.5e-3),
+    "specialist": Course(SPEAKERS["specialist"], _UNSAFE, 800, 1e-3),
 }
 
 
@@ -86,12 +86,12 @@ def train_model(
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, answer: str) -> tuple[list[int], list[int]]:
-    question = tokenizer.apply_chat_template(
-        prompt.conversation[:1], add_generation_prompt=True, tokenize=True, return_dict=False
-    )
+    """The ids of a whole exchange, and its labels: the answer alone, a prefill is not the model's own doing."""
+    asked = encode([prompt.conversation], tokenizer)["input_ids"][0].tolist()
     reply = {"role": "assistant", "content": prompt.prefill + answer}
     whole = tokenizer.apply_chat_template([prompt.conversation[0], reply], tokenize=True, return_dict=False)
-    return whole, [IGNORED_LABEL] * len(question) + whole[len(question) :]
+    n_asked = next(n for n in range(len(asked), -1, -1) if asked[:n] == whole[:n])
+    return whole, [IGNORED_LABEL] * n_asked + whole[n_asked:]
 
 
 def _batch(rows: list[tuple[list[int], list[int]]], pad_token_id: int) -> dict[str, torch.Tensor]:

@@ -1,0 +1,116 @@
+"""Tiny models and toy tokenizers, built once a session, and the testbed's trained ones."""
+
+import copy
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from hf_alignbeam import testbed
+from hf_alignbeam.testbed import tokenizers as toy
+from hf_alignbeam.testbed.language import SPLITS, language
+
+TEST_DATA = os.environ.get("HF_ALIGNBEAM_TEST_DATA")
+TOKENIZERS = ("gpt2", "llama2", "llama3", "qwen3", "gemma2", "falcon", "t5", "deepseek_v3")
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder() -> Path:
+    """The folder of real tokenizers."""
+    if TEST_DATA is None:
+        pytest.skip("HF_ALIGNBEAM_TEST_DATA is unset: it must name a folder that holds tokenizers/")
+    return Path(TEST_DATA) / "tokenizers"
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    return [prompt.text for prompt in language(0).prompts(SPLITS[0], "harmful")[:400]]
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer(texts):
+    """Byte-level BPE with ChatML, a BOS and few merges."""
+    return toy.byte_level(texts, n_merges=120)
+
+
+@pytest.fixture(scope="session")
+def piece_tokenizer(texts):
+    """SentencePiece-style BPE with byte fallback and instruction brackets."""
+    return toy.sentencepiece_style(texts, n_pieces=300)
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen(byte_tokenizer):
+    return tiny(Qwen3ForCausalLM, Qwen3Config, byte_tokenizer, seed=1, head_dim=8)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(piece_tokenizer):
+    return tiny(LlamaForCausalLM, LlamaConfig, piece_tokenizer, seed=2)
+
+
+def tiny(model_class, config_class, tokenizer, seed: int, **config):
+    """A random decoder of two layers, its weights large enough that no two logits are nearly equal."""
+    torch.manual_seed(seed)
+    model = model_class(
+        config_class(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            initializer_range=0.4,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            **config,
+        )
+    )
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def specialist():
+    """The testbed's unsafe specialist: (model, tokenizer)."""
+    return testbed.load("specialist")
+
+
+@pytest.fixture(scope="session")
+def anchor():
+    """The testbed's safe anchor: (model, tokenizer)."""
+    return testbed.load("anchor")
+
+
+@pytest.fixture(scope="session")
+def renumbered_anchor(anchor):
+    """The anchor with its ordinary tokens renumbered: the same model to any reader of text, another to a reader of ids."""
+    return renumber(*anchor)
+
+
+def renumber(model, tokenizer, seed: int = 0):
+    """A copy of a model and its byte-level tokenizer in which every ordinary token has another id."""
+    generator = torch.Generator().manual_seed(seed)
+    ordinary = torch.tensor([i for i in range(len(tokenizer)) if i not in tokenizer.added_tokens_decoder])
+    new_id = torch.arange(len(tokenizer))
+    new_id[ordinary] = ordinary[torch.randperm(len(ordinary), generator=generator)]
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state["model"]["vocab"] = {token: int(new_id[i]) for token, i in state["model"]["vocab"].items()}
+    twin_tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)),
+        bos_token=tokenizer.bos_token,
+        eos_token=tokenizer.eos_token,
+        pad_token=tokenizer.pad_token,
+        padding_side="left",
+        chat_template=tokenizer.chat_template,
+    )
+    twin = copy.deepcopy(model)
+    weights = model.get_input_embeddings().weight.data
+    twin.get_input_embeddings().weight.data[new_id] = weights
+    if twin.get_output_embeddings().weight is not twin.get_input_embeddings().weight:
+        twin.get_output_embeddings().weight.data[new_id] = model.get_output_embeddings().weight.data
+    return twin, twin_tokenizer

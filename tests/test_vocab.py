@@ -1,0 +1,109 @@
+import pytest
+from conftest import TOKENIZERS
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, ByT5Tokenizer
+
+from hf_alignbeam.vocab import Vocabulary, complete_characters, token_bytes
+
+HARD = [
+    "Hello world",
+    " two  spaces   and\ttabs\r\n\nlines",
+    "naïve café Ünïcödé — “quotes”",
+    "Привет мир",
+    "你好，世界",
+    "こんにちは",
+    "안녕하세요",
+    "مرحبا بالعالم",
+    "שלום עולם",
+    "नमस्ते दुनिया",
+    "สวัสดีชาวโลก",
+    "👩‍👩‍👧‍👦 🏳️‍🌈 ☃",
+    "def f(x):\n    return x**2  # 12345 67,890",
+    "control \x01\x02\x7f end",
+]
+LOSSY = {"t5": "Unigram without byte fallback: unknown characters and white space are lost", "falcon": "28 bytes missing"}
+
+
+@pytest.mark.parametrize("fixture", ["byte_tokenizer", "piece_tokenizer"])
+@given(text=st.text(min_size=1, max_size=40))
+def test_token_bytes_concatenate_to_the_text(fixture, request, text):
+    vocabulary = Vocabulary(request.getfixturevalue(fixture))
+    data = text.encode("utf-8", errors="ignore")
+    assert b"".join(vocabulary.tokens[i] for i in vocabulary.encode(data)) == data
+
+
+@pytest.mark.parametrize("name", [name for name in TOKENIZERS if name not in LOSSY])
+def test_token_bytes_concatenate_to_the_text_real(name, tokenizer_folder):
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder / name)
+    tokens = token_bytes(tokenizer)
+    for text in HARD:
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        joined = b"".join(tokens[i] for i in ids)
+        marked = b" " + text.encode()  # the dummy space of SentencePiece's first word
+        assert joined in (text.encode(), marked)
+
+
+def test_one_entry_an_id_and_none_for_specials(byte_tokenizer):
+    tokens = token_bytes(byte_tokenizer)
+    assert len(tokens) == len(byte_tokenizer)
+    assert tokens[byte_tokenizer.eos_token_id] is None
+    assert sum(token is None for token in tokens) == 4
+
+
+def test_word_start_marks_are_spaces_and_fallback_tokens_single_bytes(piece_tokenizer):
+    tokens = token_bytes(piece_tokenizer)
+    assert tokens[piece_tokenizer.convert_tokens_to_ids("▁the")] == b" the"
+    assert tokens[piece_tokenizer.convert_tokens_to_ids("<0xE9>")] == b"\xe9"
+    assert tokens[piece_tokenizer.unk_token_id] is None
+
+
+def test_added_tokens_keep_their_latin_characters(byte_tokenizer, texts):
+    from hf_alignbeam.testbed.tokenizers import byte_level
+
+    tokenizer = byte_level(texts, n_merges=5)
+    tokenizer.add_tokens(["café"])
+    assert token_bytes(tokenizer)[-1] == "café".encode()
+
+
+def test_encoding_puts_no_space_in_front(piece_tokenizer):
+    vocabulary = Vocabulary(piece_tokenizer)
+    assert vocabulary.tokens[vocabulary.encode(b"the")[0]][:1] == b"t"
+    assert vocabulary.encode(b" the") == (piece_tokenizer.convert_tokens_to_ids("▁the"),)
+
+
+def test_special_tokens_names_are_plain_text(byte_tokenizer):
+    vocabulary = Vocabulary(byte_tokenizer)
+    assert byte_tokenizer.eos_token_id not in vocabulary.encode(b"<|im_end|>")
+
+
+def test_broken_characters_are_covered_byte_by_byte(byte_tokenizer):
+    vocabulary = Vocabulary(byte_tokenizer)
+    assert [vocabulary.tokens[i] for i in vocabulary.encode("é".encode()[:1])] == ["é".encode()[:1]]
+
+
+def test_batch_equals_one_by_one(piece_tokenizer):
+    vocabulary = Vocabulary(piece_tokenizer)
+    pieces = [b" kill", b"", b"\xff", "é".encode(), b"the poison"]
+    assert vocabulary.encode_batch(pieces) == [vocabulary.encode(piece) for piece in pieces]
+
+
+def test_prefix_range_equals_a_scan(byte_tokenizer):
+    vocabulary = Vocabulary(byte_tokenizer)
+    for prefix in (b" ", b"t", b" th", b"\xff", b"nothing starts so"):
+        scanned = {i for i, token in enumerate(vocabulary.tokens) if token and token.startswith(prefix) and token != prefix}
+        assert set(vocabulary.starting_with(prefix)) == scanned
+
+
+@given(st.text(max_size=8), st.integers(0, 3))
+def test_complete_characters(text, n_cut):
+    data = text.encode("utf-8", errors="ignore")
+    cut = data[: len(data) - n_cut] if n_cut <= len(data) else b""
+    whole = cut[: complete_characters(cut)]
+    whole.decode()
+    assert len(cut) - len(whole) <= 3
+
+
+def test_a_tokenizer_without_backend_is_refused():
+    with pytest.raises(ValueError, match=r"`tokenizer` must have a `tokenizers` back end.*ByT5Tokenizer"):
+        token_bytes(ByT5Tokenizer())
