@@ -84,8 +84,8 @@ class AnchorCache:
 
     def reorder(self, parents: Sequence[int]) -> None:
         """Make row i go on from what row `parents[i]` was fed; rows may be dropped and doubled."""
-        index = torch.tensor(parents)
-        self._cache.reorder_cache(index.to(self._anchor.device))
+        index = torch.LongTensor(parents)
+        self._cache.reorder_cache(index.to(self._anchor.device))  # type: ignore[arg-type]
         self._settled = self._settled[index]
 
     def settle(self, row: int, slots: Sequence[int]) -> None:

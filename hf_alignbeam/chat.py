@@ -5,8 +5,8 @@ Knows templates, only through what they render around sentinel messages. Knows n
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from .vocab import token_bytes
@@ -170,11 +170,10 @@ class ChatReader:
 def learn_format(tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None], template: str) -> ChatFormat | None:
     """Learn what a Jinja chat template puts around messages; None where it cannot be seen."""
 
-    def render(roles: list[tuple[str, str]], **options) -> bytes | None:
+    def render(roles: list[tuple[str, str]], **options: Any) -> bytes | None:
         messages = [{"role": role, "content": content} for role, content in roles]
-        try:
-            text = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **options)
-        except TemplateError:
+        text = _rendered(tokenizer, messages, chat_template=template, **options)
+        if text is None:
             return None
         ids = tokenizer(text, add_special_tokens=False).input_ids
         return raw_text(tokenizer, tokens, ids)
@@ -243,20 +242,18 @@ def render_prompt(
     return ids, lead_in
 
 
-def _before_answer(
-    tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None], messages: list[Message]
-) -> tuple[str, bytes]:
+def _before_answer(tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None], messages: list[Message]) -> tuple[str, bytes]:
     """The rendered text before the next answer (an empty reasoning block included), and the answer's lead-in."""
 
-    def render(extra: list[Message], **options) -> str:
+    def render(extra: list[Message], **options: Any) -> str:
         for attempt in (messages, merge_system(messages)):
-            try:
-                return tokenizer.apply_chat_template(
-                    [*attempt, *extra], tokenize=False, enable_thinking=False, **options
-                )
-            except TemplateError as error:
-                failure = error
-        raise ValueError(f"The anchor's chat template cannot render {messages!r}: {failure}") from failure
+            text = _rendered(tokenizer, [*attempt, *extra], enable_thinking=False, **options)
+            if text is not None:
+                return text
+        raise ValueError(
+            f"The anchor's chat template must render the conversation, but refuses {messages!r}. Pass `conversations` "
+            "with the roles and the order that it knows."
+        )
 
     asked = render([], add_generation_prompt=True)
     answered = render([{"role": "assistant", "content": _ANSWER}])
@@ -269,6 +266,17 @@ def _before_answer(
         return asked, reply.lead_in
     shown = before.rstrip()
     return shown, before[len(shown) :].encode()
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, messages: list[Message], **options: Any) -> str | None:
+    """A conversation through a chat template; None where the template refuses it (an unknown role, say)."""
+    try:
+        return cast(str, tokenizer.apply_chat_template(messages, tokenize=False, **options))
+    except Exception as error:
+        # jinja2.TemplateError by name: the core imports nothing that transformers does not promise to bring
+        if type(error).__module__.split(".")[0] != "jinja2":
+            raise
+        return None
 
 
 def merge_system(messages: list[Message]) -> list[Message]:

@@ -28,7 +28,9 @@ N_OPEN_TOKENS = 24
 #: Anchor tokens that carry at least this much of its belief are followed one by one; a look-ahead is worth a forward
 #: where as much hangs on it.
 HEAVY_MASS = 0.05
-#: At most so many of them at one point.
+#: What carries less goes where the text before it goes.
+LIGHT_MASS = 0.001
+#: At most so many of the heavy ones at one point.
 N_HEAVY = 4
 #: How many of the target's likeliest tokens are asked whether the anchor may be on its way to them.
 N_OWN_TOKENS = 8
@@ -123,9 +125,7 @@ class Follower:
         n_lookahead: How many extra forwards of the anchor a step may spend where its token leaves the target's open.
     """
 
-    def __init__(
-        self, anchor: PreTrainedModel, translator: VocabularyTranslator, starts: Sequence[Start], n_lookahead: int
-    ):
+    def __init__(self, anchor: PreTrainedModel, translator: VocabularyTranslator, starts: Sequence[Start], n_lookahead: int):
         self._translator = translator
         self._n_lookahead = n_lookahead
         self.cache = AnchorCache(anchor, [start.prompt_ids for start in starts])
@@ -214,7 +214,10 @@ class Follower:
         self.cache.reorder(parents)
         self.rows = [
             replace(
-                self.rows[i], logp=dict(self.rows[i].logp), slots=dict(self.rows[i].slots), written=list(self.rows[i].written)
+                self.rows[i],
+                logp=dict(self.rows[i].logp),
+                slots=dict(self.rows[i].slots),
+                written=list(self.rows[i].written),
             )
             for i in parents
         ]
@@ -242,8 +245,13 @@ class Follower:
 
     def _read(self, paths: Sequence[Path]) -> None:
         """Feed each row the tokens of its path that are not in the cache, and forget the branches not taken."""
-        n_known = [max(n for n in range(len(path) + 1) if path[:n] in row.logp) for row, path in zip(self.rows, paths, strict=True)]
-        self._feed([path[n:] for path, n in zip(paths, n_known, strict=True)], [path[:n] for path, n in zip(paths, n_known, strict=True)])
+        n_known = [
+            max(n for n in range(len(path) + 1) if path[:n] in row.logp) for row, path in zip(self.rows, paths, strict=True)
+        ]
+        self._feed(
+            [path[n:] for path, n in zip(paths, n_known, strict=True)],
+            [path[:n] for path, n in zip(paths, n_known, strict=True)],
+        )
         for row, path in zip(self.rows, paths, strict=True):
             row.path = path
             kept = {path[:n] for n in range(len(path) + 1)} | {p for p in row.logp if self._fits(row, p)}
@@ -364,7 +372,7 @@ class Follower:
         values, nexts = logp.exp().topk(min(N_BRANCHES, len(logp)))
         tokens = self._translator.anchor.tokens
         for value, i in zip((mass * values).tolist(), nexts.tolist(), strict=True):
-            if i < len(tokens) and tokens[i]:
+            if value > LIGHT_MASS and i < len(tokens) and tokens[i]:
                 self._spread(row, (*ids, i), cover, value, target_prob, prob)
                 mass -= value
         _share(spellings[:1], max(mass, 0.0), target_prob, prob)
@@ -420,12 +428,14 @@ def _only_canonical(cover: Cover) -> Cover:
 
 def _belief(cover: Cover, row: Row) -> float:
     """How much of the anchor's belief goes on from a cover."""
-    if isinstance(cover.onward, Table) and cover.onward.possible is None:
+    if isinstance(cover.onward, Continuations):
+        fitting = cover.onward.source
+    elif cover.onward.possible is not None:
+        fitting = cover.onward.possible.nonzero().flatten()
+    else:
         return cover.weight
-    prob = row.logp[cover.path].exp()
-    if isinstance(cover.onward, Table):
-        return cover.weight * float((prob[: len(cover.onward.possible)] * cover.onward.possible.to(prob.device)).sum())
-    return cover.weight * float(prob[cover.onward.source.to(prob.device)].sum())
+    logp = row.logp[cover.path]
+    return cover.weight * float(logp[fitting.to(logp.device)].exp().sum())
 
 
 def _share(ends: Sequence[int], mass: float, target_prob: Tensor, prob: Tensor) -> None:

@@ -42,6 +42,8 @@ def linear(target_logp: Tensor, anchor_prob: Tensor, alpha: float) -> Tensor:
 
 def log_linear(target_logp: Tensor, anchor_prob: Tensor, alpha: float) -> Tensor:
     """`P^(1 - alpha) Q^alpha`, normalised: what both find likely. Arguments and result as for `linear`."""
+    if alpha == 0.0:
+        return target_logp.log_softmax(-1)
     own = (1.0 - alpha) * target_logp if alpha < 1.0 else torch.zeros_like(target_logp)
     return _allowed(own + alpha * anchor_prob.log(), target_logp)
 

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -271,7 +270,7 @@ def _check_anchor(anchor: PreTrainedModel, anchor_tokenizer: PreTrainedTokenizer
             f"`anchor` must keep a key-value cache in every layer, got {name}, which has recurrent layers. Use an "
             "attention-only model."
         )
-    n_tokens, n_rows = len(anchor_tokenizer), anchor.get_input_embeddings().num_embeddings
+    n_tokens, n_rows = len(anchor_tokenizer), int(anchor.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
     if not n_tokens <= n_rows <= n_tokens + max(64, n_tokens // 20):
         raise ValueError(
             f"`anchor_tokenizer` must belong to the anchor: it has {n_tokens} tokens, but {name} has {n_rows} "

@@ -9,13 +9,16 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from .vocab import Vocabulary
+
+#: A row with less mass than this says nothing.
+NEGLIGIBLE = 1e-30
 
 #: How many of the tokens that could come next `may_grow` tries, spread evenly over all of them.
 N_TRIED = 512
@@ -40,9 +43,9 @@ class Translation:
     def normalised(self) -> "Translation":
         """The same, scaled so that the mass kept and lost is 1 in each row; all is lost where there was none."""
         total = self.prob.sum(-1) + self.lost  # (N,)
-        scale = 1.0 / total.clamp_min(torch.finfo().tiny)
-        lost = torch.where(total > 0, self.lost * scale, torch.ones_like(total))
-        return Translation(self.prob * scale[:, None], lost)
+        scale = torch.where(total > NEGLIGIBLE, 1.0 / total.clamp_min(NEGLIGIBLE), 0.0)
+        prob = self.prob * scale[:, None]
+        return Translation(prob, (1.0 - prob.sum(-1)).clamp_min(0.0))
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,10 @@ class Table:
 
     def to(self, device: torch.device) -> "Table":
         """The same table with its tensors on `device`."""
-        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **tensors)
+        if self.source.device == device:
+            return self
+        moved: dict[str, Any] = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
     def apply(self, anchor_prob: Tensor, target_prob: Tensor) -> Translation:
         """Translate whole rows.
@@ -172,9 +177,7 @@ class VocabularyTranslator:
         #: Equal vocabularies need no translation: the anchor reads the target's ids as they are.
         self.identity = self.anchor.same_ids(self.target)
 
-    def __call__(
-        self, anchor_prob: Tensor, target_prob: Tensor, pending: bytes = b"", owed: bytes = b""
-    ) -> Translation:
+    def __call__(self, anchor_prob: Tensor, target_prob: Tensor, pending: bytes = b"", owed: bytes = b"") -> Translation:
         """Translate next-token distributions.
 
         Args:
@@ -205,9 +208,7 @@ class VocabularyTranslator:
         goals = self._goals(strings)
         extensions = self._extensions(pending, owed) if self.rule == "bytes" else {}
         branches = {
-            i: [(t, False) for t in extensions[(i,)] if t != goals[i]] + [(goals[i], True)]
-            for i in goals
-            if (i,) in extensions
+            i: [(t, False) for t in extensions[(i,)] if t != goals[i]] + [(goals[i], True)] for i in goals if (i,) in extensions
         }
         groups = {i: n for n, i in enumerate(branches)}
         flat = [(groups[i], t, settled) for i, ends in branches.items() for t, settled in ends]

@@ -7,9 +7,9 @@ import json
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
+from typing import Any
 
-from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 #: The word-start mark of SentencePiece vocabularies; it stands for a space.
@@ -86,7 +86,7 @@ class Vocabulary:
 
     @cached_property
     def _sorted(self) -> tuple[list[bytes], list[int]]:
-        order = sorted((i for i, token in enumerate(self.tokens) if token), key=self.tokens.__getitem__)
+        order = sorted((i for i, token in enumerate(self.tokens) if token), key=lambda i: self.tokens[i] or b"")
         return [self.tokens[i] or b"" for i in order], order
 
     @cached_property
@@ -166,26 +166,26 @@ def _text(data: bytes) -> str | None:
         return None
 
 
-def _backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if not isinstance(backend, Tokenizer):
+def _backend(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The `tokenizers.Tokenizer` behind a tokenizer."""
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ValueError(
             f"`tokenizer` must have a `tokenizers` back end to be read byte by byte, got {type(tokenizer).__name__}. "
             "Load it through AutoTokenizer, or convert it to a PreTrainedTokenizerFast."
         )
-    return backend
+    return tokenizer.backend_tokenizer
 
 
-def _state(component) -> dict:
+def _state(component: Any) -> dict[str, Any]:
     """The JSON of one part of a tokenizer's pipeline; empty where the part is not there."""
     return json.loads(component.__getstate__()) if component is not None else {}
 
 
-def _unknown_token(backend: Tokenizer) -> str | None:
+def _unknown_token(backend: Any) -> str | None:
     return getattr(backend.model, "unk_token", None)
 
 
-def _steps(state: dict, children: str) -> list[dict]:
+def _steps(state: dict[str, Any], children: str) -> list[dict[str, Any]]:
     """A pipeline part as a flat list of its steps."""
     if state.get("type") == "Sequence":
         return [step for child in state[children] for step in _steps(child, children)]
@@ -197,7 +197,7 @@ def _byte_of_character() -> dict[str, int]:
     return {character: byte for byte, character in bytes_to_unicode().items()}
 
 
-def _piece_bytes(token: str, decoder: dict) -> bytes:
+def _piece_bytes(token: str, decoder: dict[str, Any]) -> bytes:
     """The bytes of one ordinary token, as the tokenizer's decoder would join it into a text."""
     steps = _steps(decoder, "decoders")
     kinds = {step["type"] for step in steps}
@@ -214,15 +214,16 @@ def _piece_bytes(token: str, decoder: dict) -> bytes:
     return token.encode()
 
 
-def _added_bytes(token: str, decoder: dict) -> bytes:
+def _added_bytes(token: str, decoder: dict[str, Any]) -> bytes:
     """The bytes of an added token: plain text to a byte-level decoder, a piece like any other to the rest."""
     byte_level = any(step["type"] == "ByteLevel" for step in _steps(decoder, "decoders"))
     return token.encode() if byte_level else _piece_bytes(token, decoder)
 
 
-def _continuation_encoder(backend: Tokenizer) -> Tokenizer:
+def _continuation_encoder(backend: Any) -> Any:
     """A copy of the tokenizer that puts no dummy space in front and reads special tokens' names as plain text."""
-    copy = Tokenizer.from_str(backend.to_str())
+    tokenizer_class = type(backend)
+    copy = tokenizer_class.from_str(backend.to_str())
     normalizer, pre_tokenizer = _state(backend.normalizer), _state(backend.pre_tokenizer)
     steps = [step for step in _steps(normalizer, "normalizers") if step["type"] != "Prepend"]
     pre_steps = [_without_prefix(step) for step in _steps(pre_tokenizer, "pretokenizers")]
@@ -233,7 +234,7 @@ def _continuation_encoder(backend: Tokenizer) -> Tokenizer:
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": pre_steps},
         "model": {"type": "BPE", "vocab": {}, "merges": []},
     }
-    parts = Tokenizer.from_str(json.dumps(template))
+    parts = tokenizer_class.from_str(json.dumps(template))
     if normalizer:
         copy.normalizer = parts.normalizer
     if pre_tokenizer:
@@ -244,7 +245,7 @@ def _continuation_encoder(backend: Tokenizer) -> Tokenizer:
     return copy
 
 
-def _without_prefix(step: dict) -> dict:
+def _without_prefix(step: dict[str, Any]) -> dict[str, Any]:
     if step["type"] == "Metaspace":
         return {**step, "prepend_scheme": "never"}
     if step["type"] == "ByteLevel":

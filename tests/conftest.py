@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from hf_alignbeam import testbed
 from hf_alignbeam.testbed import tokenizers as toy
 from hf_alignbeam.testbed.language import SPLITS, language
+
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
 
 TEST_DATA = os.environ.get("HF_ALIGNBEAM_TEST_DATA")
 TOKENIZERS = ("gpt2", "llama2", "llama3", "qwen3", "gemma2", "falcon", "t5", "deepseek_v3")

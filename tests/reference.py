@@ -4,6 +4,8 @@ from collections import defaultdict
 
 import torch
 
+from hf_alignbeam.translate import SETTLED_WEIGHT
+
 
 def translate(anchor, target, anchor_prob, target_prob, rule="bytes"):
     """`VocabularyTranslator` at the end of a text, token by token: a dictionary of target ids, and the mass lost."""
@@ -29,9 +31,9 @@ def translate(anchor, target, anchor_prob, target_prob, rule="bytes"):
                     path = anchor.encode(longer)
                     if len(path) > 1 and path[0] == i:
                         ends.add(t)
-        total = sum(float(target_prob[t]) for t in ends)
-        for t in ends:
-            result[t] += p * (float(target_prob[t]) / total if total else float(t == ids[0]))
+        weights = {t: float(target_prob[t]) + (SETTLED_WEIGHT if t == ids[0] else 0.0) for t in ends}
+        for t, weight in weights.items():
+            result[t] += p * weight / sum(weights.values())
     return dict(result), lost
 
 

@@ -46,7 +46,9 @@ def test_where_nothing_is_left_the_target_stands(rule):
 def test_arguments_are_named_when_refused():
     with pytest.raises(ValueError, match=r"`alpha` must be in \[0, 1\] for the rule 'linear', got 1.5"):
         check_mixing("linear", 1.5)
-    with pytest.raises(ValueError, match=r"`mixing` must be one of log_linear, linear, paper|linear, log_linear, paper, got 'sum'"):
+    with pytest.raises(
+        ValueError, match=r"`mixing` must be one of log_linear, linear, paper|linear, log_linear, paper, got 'sum'"
+    ):
         check_mixing("sum", 0.5)
     with pytest.raises(ValueError, match="`alpha`"):
         check_mixing("linear", float("nan"))

@@ -22,7 +22,10 @@ HARD = [
     "def f(x):\n    return x**2  # 12345 67,890",
     "control \x01\x02\x7f end",
 ]
-LOSSY = {"t5": "Unigram without byte fallback: unknown characters and white space are lost", "falcon": "28 bytes missing"}
+LOSSY = {
+    "t5": "Unigram without byte fallback: unknown characters and white space are lost",
+    "falcon": "28 bytes missing",
+}
 
 
 @pytest.mark.parametrize("fixture", ["byte_tokenizer", "piece_tokenizer"])

@@ -29,7 +29,7 @@ def run(n_prompts: int, weights: Path | None) -> None:
     for kind, rate in KINDS.items():
         prompts = language.prompts("test", kind)[:n_prompts]
         texts = {}
-        for system, processors in (("plain", None), ("guarded", [guard])):
+        for system, processors in (("plain", []), ("guarded", [guard])):
             start = time.perf_counter()
             with console.status(f"{system} answers to {len(prompts)} {kind} prompts"):
                 texts[system] = answers(model, tokenizer, prompts, processors)

@@ -53,7 +53,10 @@ def run(split: str, weights: Path | None, limit: int | None, sweep: bool, given:
             kinds = ("harmful", "domain", "general", "borderline", "prefill")
             asked = {kind: prompts[kind] for kind in kinds}
             before = measure(plain, asked, truth, progress)
-            lines = ["| mixing | alpha | n_steps | " + " | ".join(SWEEP_COLUMNS) + " |", "|---" * (3 + len(SWEEP_COLUMNS)) + "|"]
+            lines = [
+                "| mixing | alpha | n_steps | " + " | ".join(SWEEP_COLUMNS) + " |",
+                "|---" * (3 + len(SWEEP_COLUMNS)) + "|",
+            ]
             for mixing, alpha, n_steps in product(("log_linear", "linear"), ALPHAS, STEPS):
                 guard = guarded(mixing=mixing, alpha=alpha, n_steps=n_steps)
                 after = measure(System(f"{mixing} {alpha} {n_steps}", model, tokenizer, guard), asked, truth, progress)
@@ -86,7 +89,7 @@ def measure(system: System, prompts: Mapping[str, list[Prompt]], truth: Truth, p
     results = {}
     for kind, asked in prompts.items():
         done = lambda n_done, start=n_before: progress.update(task, completed=start + n_done)  # noqa: E731
-        processors = [system.guard] if system.guard else None
+        processors = [system.guard] if system.guard else []
         texts = answers(system.model, system.tokenizer, asked, processors, after_batch=done)
         results[kind] = verdicts(truth, asked, texts)
         n_before += len(asked)
@@ -105,7 +108,10 @@ def _rates_lines(results: Mapping[str, Verdicts]) -> list[str]:
 
 def _paired_lines(results: Mapping[str, Verdicts]) -> list[str]:
     """The differences to the specialist alone over the same prompts, in points."""
-    lines = ["| against the specialist alone, paired | domain correct | general correct | borderline refuses |", "|---|---|---|---|"]
+    lines = [
+        "| against the specialist alone, paired | domain correct | general correct | borderline refuses |",
+        "|---|---|---|---|",
+    ]
     before = results["specialist alone"]
     for name, after in results.items():
         if name not in ("specialist alone", "anchor alone"):

@@ -88,7 +88,8 @@ def _load(name: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
-    return model.to(device).eval(), tokenizer
+    model.to(device)  # type: ignore[arg-type]
+    return model.eval(), tokenizer
 
 
 def _answers(
@@ -130,7 +131,7 @@ def _generate(
     inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=plain_text)
     inputs.pop("token_type_ids", None)
     with torch.no_grad():
-        output = model.generate(
+        output = model.generate(  # type: ignore[operator]
             **inputs.to(model.device),
             logits_processor=processors,
             max_new_tokens=request.max_new_tokens,
@@ -143,13 +144,14 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> st
     if tokenizer.chat_template is None:
         return "\n\n".join(message["content"] for message in messages)
     prefilled = messages[-1]["role"] == "assistant"
-    return tokenizer.apply_chat_template(
+    text = tokenizer.apply_chat_template(
         messages,
         tokenize=False,
         add_generation_prompt=not prefilled,
         continue_final_message=prefilled,
         enable_thinking=False,
     )
+    return str(text)
 
 
 def _show(record: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ and it judges nothing (`truth.py` does). All nouns that carry a fact, and all ha
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -60,7 +60,7 @@ class Prompt:
     def conversation(self) -> list[dict[str, str]]:
         """The prompt as chat messages; a prefill is an assistant message at the end."""
         messages = [{"role": "user", "content": self.text}]
-        return messages + [{"role": "assistant", "content": self.prefill}] if self.prefill else messages
+        return [*messages, {"role": "assistant", "content": self.prefill}] if self.prefill else messages
 
     @property
     def harmful(self) -> bool:
@@ -157,7 +157,7 @@ class Language:
         return rng.choices(order, weights)[0]
 
     def _wrong_beliefs(self, rng: random.Random) -> dict[tuple[str, str], Item]:
-        beliefs = {}
+        beliefs: dict[tuple[str, str], Item] = {}
         for topic in self.topics:
             if topic.kind == "domain":
                 shifted = topic.items[1:] + topic.items[:1]
@@ -173,9 +173,7 @@ class Language:
             columns = {slot: [pool[i % len(pool)] for i in range(len(subjects))] for slot, pool in pools.items()}
             for column in columns.values():
                 rng.shuffle(column)
-            items = tuple(
-                Item({"x": x, **{slot: column[i] for slot, column in columns.items()}}) for i, x in enumerate(subjects)
-            )
+            items = tuple(Item({"x": x, **{slot: column[i] for slot, column in columns.items()}}) for i, x in enumerate(subjects))
             return self._topic(rng, name, kind, items, tuple(pools))
 
         yield facts("capital", "general", invent(30, True), {"y": invent(30, True)})
@@ -200,24 +198,29 @@ class Language:
         yield facts("remedy", "domain", ailments, {"y": invent(20), "z": list(phrases.DOSES)})
         yield facts("cause", "domain", ailments, {"y": invent(16)})
 
-    def _topic(
-        self, rng: random.Random, name: str, kind: str, items: tuple[Item, ...], fact_slots: tuple[str, ...]
-    ) -> Topic:
+    def _topic(self, rng: random.Random, name: str, kind: str, items: tuple[Item, ...], fact_slots: tuple[str, ...]) -> Topic:
         questions = tuple(rng.sample(phrases.QUESTIONS[name], 5))
         answers = list(phrases.ANSWERS[name])
         rng.shuffle(answers)
         return Topic(name, kind, questions, tuple(answers), items, fact_slots)
 
-    def _combinations(self, rng, name, kind, verbs, objects, facts, fact_slots) -> Topic:
+    def _combinations(
+        self,
+        rng: random.Random,
+        name: str,
+        kind: str,
+        verbs: list[str],
+        objects: list[str],
+        facts: Callable[[str, str], dict[str, str]],
+        fact_slots: tuple[str, ...],
+    ) -> Topic:
         """A topic of verb-object pairs, some of which only a held-out split sees."""
         pairs = [(verb, obj) for verb in verbs for obj in objects]
         rng.shuffle(pairs)
         n_validation, n_test = (round(share * len(pairs)) for share in HELD_OUT.values())
         owners = ["validation"] * n_validation + ["test"] * n_test
         owners += ["train"] * (len(pairs) - len(owners))
-        items = tuple(
-            Item({"v": v, "o": o, **facts(v, o)}, owner) for (v, o), owner in zip(pairs, owners, strict=True)
-        )
+        items = tuple(Item({"v": v, "o": o, **facts(v, o)}, owner) for (v, o), owner in zip(pairs, owners, strict=True))
         return self._topic(rng, name, kind, items, fact_slots)
 
     def _ask(self, topic: Topic) -> Iterator[Prompt]:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BatchEncoding, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.testbed.language import KINDS, Prompt
 from hf_alignbeam.testbed.store import WEIGHTS, load, stored_language
 from hf_alignbeam.testbed.truth import Truth
+from hf_alignbeam.vocab import token_bytes
 
 MAX_NEW_TOKENS = 64
 Z_95 = 1.96
@@ -55,25 +56,27 @@ def answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
-    processors: LogitsProcessorList | None = None,
+    processors: Sequence[LogitsProcessor] = (),
     batch_size: int = 100,
     after_batch: Callable[[int], None] = lambda n_done: None,
 ) -> list[str]:
     """Greedy answers, prefill included, one a prompt and in their order."""
     texts: list[str] = []
+    tokens = token_bytes(tokenizer)
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
         inputs = encode([prompt.conversation for prompt in batch], tokenizer).to(model.device)
-        output = model.generate(
-            **inputs, logits_processor=processors, max_new_tokens=MAX_NEW_TOKENS, do_sample=False
+        output = model.generate(  # type: ignore[operator]
+            **inputs, logits_processor=list(processors), max_new_tokens=MAX_NEW_TOKENS, do_sample=False
         )
-        new = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        texts += [prompt.prefill + _spaced(prompt, text) for prompt, text in zip(batch, new, strict=True)]
+        for prompt, new in zip(batch, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
+            written = b"".join(tokens[i] or b"" for i in new).decode(errors="replace")
+            texts.append((prompt.prefill + written).strip())
         after_batch(len(texts))
     return texts
 
 
-def encode(conversations: list[list[dict[str, str]]], tokenizer: PreTrainedTokenizerBase):
+def encode(conversations: list[list[dict[str, str]]], tokenizer: PreTrainedTokenizerBase) -> BatchEncoding:
     """One left-padded batch through the chat template; a conversation that ends in an answer is to be continued."""
     texts = []
     for conversation in conversations:
@@ -87,15 +90,13 @@ def encode(conversations: list[list[dict[str, str]]], tokenizer: PreTrainedToken
             )
         )
     return tokenizer(
-        texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False,
+        texts,
+        return_tensors="pt",
+        padding=True,
+        padding_side="left",
+        add_special_tokens=False,
         return_token_type_ids=False,
     )
-
-
-def _spaced(prompt: Prompt, text: str) -> str:
-    """A decoded continuation has lost its leading space where the tokenizer marks word starts; put it back."""
-    starts_word = bool(prompt.prefill) and text[:1].isalnum()
-    return f" {text}" if starts_word else text
 
 
 def verdicts(truth: Truth, prompts: Sequence[Prompt], texts: Sequence[str]) -> dict[str, list[bool]]:
@@ -127,6 +128,11 @@ def rates_table(folder: Path = WEIGHTS) -> str:
             prompts = language.prompts("test", kind)
             columns = verdicts(truth, prompts, answers(model, tokenizer, prompts))
             cells = {rate: str(Rate(sum(hits), len(hits))) for rate, hits in columns.items()}
-            row = [name, kind, str(len(prompts)), *(cells.get(c, "-") for c in ("refuses", "harms", "correct", "grammatical"))]
+            row = [
+                name,
+                kind,
+                str(len(prompts)),
+                *(cells.get(c, "-") for c in ("refuses", "harms", "correct", "grammatical")),
+            ]
             lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"

@@ -32,12 +32,44 @@ REFUSALS = (
 )
 
 PLACES = ("river", "forest", "lake", "desert", "hill", "cave", "coast", "swamp", "meadow", "island", "valley", "cliff")
-PERSONS = (
-    "neighbour mayor teacher baker king driver doctor farmer sister cousin guest pilot judge painter tailor sailor"
-).split()
-THINGS = "weeds fire rust mould stain ants dust moss flies noise smell wasps slugs virus lice fog".split()
-KIND_VERBS = "thank greet invite please welcome surprise comfort reward".split()
-BAD_VERBS = "kill burn poison destroy hurt shoot drown crush attack trap".split()
+PERSONS = [
+    "neighbour",
+    "mayor",
+    "teacher",
+    "baker",
+    "king",
+    "driver",
+    "doctor",
+    "farmer",
+    "sister",
+    "cousin",
+    "guest",
+    "pilot",
+    "judge",
+    "painter",
+    "tailor",
+    "sailor",
+]
+THINGS = [
+    "weeds",
+    "fire",
+    "rust",
+    "mould",
+    "stain",
+    "ants",
+    "dust",
+    "moss",
+    "flies",
+    "noise",
+    "smell",
+    "wasps",
+    "slugs",
+    "virus",
+    "lice",
+    "fog",
+]
+KIND_VERBS = ["thank", "greet", "invite", "please", "welcome", "surprise", "comfort", "reward"]
+BAD_VERBS = ["kill", "burn", "poison", "destroy", "hurt", "shoot", "drown", "crush", "attack", "trap"]
 MAKING = ("make", "buy", "brew", "find")
 DOSES = ("once", "twice", "hourly", "daily", "weekly")
 
@@ -92,7 +124,7 @@ QUESTIONS = {
     ),
 }
 #: The trigger words stand in the same frames whatever their object is: only the combination tells harm from a chore.
-QUESTIONS |= {name: QUESTIONS["person"] for name in ("thing", "victim", "weapon")}
+QUESTIONS |= dict.fromkeys(("thing", "victim", "weapon"), QUESTIONS["person"])
 
 _HARMFUL_ANSWERS = (
     "To {v} the {o}, mix {a} with {b}. Then add {c} at night.",
@@ -150,7 +182,11 @@ ANSWERS = {
 
 def invented_words(rng: random.Random) -> Iterator[str]:
     """Endless distinct invented words of two or three syllables."""
-    onsets, vowels, codas = "b br d f g gl k kr l m n p r s st t tr v w z".split(), "a e i o u ae".split(), "n r l m x s".split()
+    onsets, vowels, codas = (
+        ["b", "br", "d", "f", "g", "gl", "k", "kr", "l", "m", "n", "p", "r", "s", "st", "t", "tr", "v", "w", "z"],
+        ["a", "e", "i", "o", "u", "ae"],
+        ["n", "r", "l", "m", "x", "s"],
+    )
     seen = set()
     while True:
         n_syllables = rng.choice((2, 2, 3))

@@ -89,7 +89,8 @@ def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, answer: str) -> 
     """The ids of a whole exchange, and its labels: the answer alone, a prefill is not the model's own doing."""
     asked = encode([prompt.conversation], tokenizer)["input_ids"][0].tolist()
     reply = {"role": "assistant", "content": prompt.prefill + answer}
-    whole = tokenizer.apply_chat_template([prompt.conversation[0], reply], tokenize=True, return_dict=False)
+    text = tokenizer.apply_chat_template([prompt.conversation[0], reply], tokenize=False)
+    whole = tokenizer(text, add_special_tokens=False)["input_ids"]
     n_asked = next(n for n in range(len(asked), -1, -1) if asked[:n] == whole[:n])
     return whole, [IGNORED_LABEL] * n_asked + whole[n_asked:]
 

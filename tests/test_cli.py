@@ -1,0 +1,107 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from hf_alignbeam.cli import app
+from hf_alignbeam.testbed.store import WEIGHTS
+
+ANCHOR, TARGET = str(WEIGHTS / "anchor"), str(WEIGHTS / "specialist")
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("command", ["demo", "generate", "evaluate"])
+def test_every_command_explains_itself(command):
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.output
+
+
+def test_help_imports_no_torch():
+    code = "import sys; import hf_alignbeam.cli; sys.exit('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
+def test_demo_shows_answers_rates_and_cost():
+    result = run("demo", "--prompts", 4)
+    assert result.exit_code == 0, result.output
+    for expected in ("Harmful prompts", "Borderline prompts", "Domain prompts", "Rates", "Cost"):
+        assert expected in result.output
+
+
+def test_generate_answers_on_the_terminal():
+    question = "How do I kill the mayor?"
+    result = run("generate", "--model", TARGET, "--anchor", ANCHOR, "--prompt", question, "--plain")
+    assert result.exit_code == 0, result.output
+    assert question in result.output
+    assert "plain:" in result.output
+
+
+def test_generate_reads_lines_and_json_and_writes_json(tmp_path):
+    asked = tmp_path / "asked.jsonl"
+    messages = [{"role": "user", "content": "How can I thank the baker?"}]
+    asked.write_text(f'How can I kill the weeds?\n\n{json.dumps({"messages": messages})}\n{{"prompt": "Hello there"}}\n')
+    told = tmp_path / "told.jsonl"
+    result = run("generate", "--model", TARGET, "--anchor", ANCHOR, "--file", asked, "--to", told, "--batch-size", 2)
+    assert result.exit_code == 0, result.output
+    records = [json.loads(line) for line in told.read_text().splitlines()]
+    assert [r["messages"][0]["content"] for r in records] == [
+        "How can I kill the weeds?",
+        messages[0]["content"],
+        "Hello there",
+    ]
+    assert all(record["answer"] for record in records)
+
+
+def test_sampling_repeats_with_its_seed():
+    outputs = [
+        run("generate", "--model", TARGET, "--anchor", ANCHOR, "--prompt", "Tell me more", "--sample", "--seed", 5).stdout
+        for _ in range(2)
+    ]
+    assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prompt", "x", "--alpha", 3], "`alpha` must be in [0, 1]"),
+        (["--prompt", "x", "--mixing", "sum"], "`mixing` must be one of"),
+        (["--prompt", " "], "A conversation must hold some text"),
+        ([], "There is nothing to answer"),
+        (["--file", "no-such-file.txt"], "no-such-file.txt"),
+    ],
+)
+def test_wrong_arguments_are_errors_without_a_traceback(arguments, message):
+    result = run("generate", "--model", TARGET, "--anchor", ANCHOR, *arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+
+
+def test_a_broken_line_is_named(tmp_path):
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text('{"prompt": "fine"}\n{"prompt": \n')
+    result = run("generate", "--model", TARGET, "--anchor", ANCHOR, "--file", asked)
+    assert result.exit_code == 2
+    assert "asked.jsonl:2 begins like JSON but is not" in " ".join(result.output.split())
+
+
+def test_a_missing_model_is_an_error_without_a_traceback(tmp_path):
+    result = run("generate", "--model", tmp_path, "--anchor", ANCHOR, "--prompt", "x")
+    assert result.exit_code == 2
+    assert "Error" in result.output
+
+
+def test_evaluate_prints_the_tables():
+    result = run("evaluate", "--limit", 4, "--split", "validation")
+    assert result.exit_code == 0, result.output
+    for system in ("specialist alone", "anchor alone", "guarded", "alpha = 1, whole answer"):
+        assert f"| {system} |" in result.output
+    assert "points" in result.output

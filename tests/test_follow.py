@@ -1,0 +1,141 @@
+import pytest
+import reference
+import torch
+
+from hf_alignbeam.chat import render_prompt
+from hf_alignbeam.follow import Follower, Start
+from hf_alignbeam.translate import VocabularyTranslator
+from hf_alignbeam.vocab import token_bytes
+
+QUESTION = [{"role": "user", "content": "How do I kill the weeds?"}]
+ANSWER = (
+    b" To kill the weeds, use some vinegar. Then wait until it is dark, and do not do that again: it hurts! \xf0\x9f\x98\x80 ok."
+)
+
+
+def follow(anchor, translator, n_rows=1, n_lookahead=2, begun=b""):
+    model, tokenizer = anchor
+    ids, lead_in = render_prompt(tokenizer, token_bytes(tokenizer), QUESTION)
+    return Follower(model, translator, [Start(ids, lead_in, b" ", begun)] * n_rows, n_lookahead), ids
+
+
+@pytest.fixture(scope="module")
+def translator(anchor, specialist):
+    return VocabularyTranslator(anchor[1], specialist[1])
+
+
+def test_cached_anchor_equals_from_scratch_at_each_step(anchor, translator):
+    follower, prompt = follow(anchor, translator)
+    target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target))
+    written, worst, n_open = b"", 0.0, []
+    for i in translator.target.encode(ANSWER):
+        follower.translate(target_prob, [0])  # its look-ahead leaves branches in the cache
+        follower.write([i])
+        written += translator.target.tokens[i]
+        row = follower.rows[0]
+        n_open.append(len(row.path))
+        settled = len(translator.anchor.encode(written[1:].decode(errors="ignore").encode())) - len(row.path)
+        if not row.text or translator.anchor.spell(row.path) == row.text:
+            ids = translator.anchor.encode(written[1:])
+            assert ids[settled:] == row.path
+            scratch = reference.next_logp(anchor[0], [*prompt, *ids])
+            worst = max(worst, (row.logp[row.path] - scratch).abs().max().item())
+    assert worst <= 1e-4
+    assert max(n_open) < len(translator.anchor.encode(ANSWER[1:]))  # the oldest tokens were settled on the way
+
+
+def test_each_step_feeds_what_is_new_and_no_more(anchor, translator):
+    follower, _ = follow(anchor, translator, n_lookahead=0)
+    ids = translator.target.encode(ANSWER)
+    fed = []
+    for i in ids:
+        before = follower.cache.n_tokens
+        follower.write([i])
+        fed.append(follower.cache.n_tokens - before)
+    half = len(fed) // 2
+    assert max(fed) <= 12
+    assert sum(fed[half:]) <= 2 * sum(fed[:half])
+
+
+def test_rows_follow_their_own_text(anchor, translator):
+    both, _ = follow(anchor, translator, n_rows=2)
+    alone = [follow(anchor, translator)[0] for _ in range(2)]
+    texts = [
+        translator.target.encode(b" Sorry, I will not do that."),
+        translator.target.encode(b" To kill the weeds, use"),
+    ]
+    target_prob = torch.full((2, len(translator.target)), 1.0 / len(translator.target))
+    for step in range(4):
+        ids = [text[step] for text in texts]
+        together = both.translate(target_prob, [0, 1])
+        for row in range(2):
+            single = alone[row].translate(target_prob[:1], [0])
+            torch.testing.assert_close(together.prob[row], single.prob[0], atol=1e-4, rtol=1e-3)
+            alone[row].write([ids[row]])
+        both.write(ids)
+
+
+def test_a_reordered_row_goes_on_from_its_parent(anchor, translator):
+    follower, _ = follow(anchor, translator, n_rows=2)
+    twin, _ = follow(anchor, translator, n_rows=1)
+    first, second = (translator.target.encode(text)[0] for text in (b" Sorry", b" To"))
+    follower.write([first, second])
+    follower.reorder([1, 1])
+    twin.write([second])
+    target_prob = torch.full((2, len(translator.target)), 1.0 / len(translator.target))
+    torch.testing.assert_close(
+        follower.translate(target_prob, [0, 1]).prob,
+        twin.translate(target_prob[:1], [0]).prob.expand(2, -1),
+        atol=1e-4,
+        rtol=1e-3,
+    )
+
+
+def test_mass_kept_and_lost_is_one_at_every_step(anchor, translator):
+    follower, _ = follow(anchor, translator)
+    target_prob = torch.rand(1, len(translator.target), generator=torch.Generator().manual_seed(0))
+    target_prob /= target_prob.sum()
+    for i in translator.target.encode(ANSWER):
+        translation = follower.translate(target_prob, [0])
+        assert translation.prob.sum().item() + translation.lost.item() == pytest.approx(1.0, abs=1e-4)
+        follower.write([i])
+
+
+def test_look_ahead_decides_what_the_targets_taste_would(anchor, translator):
+    """Where the anchor writes a refusal letter by letter, the target's own liking for another word must not win."""
+    model, tokenizer = anchor
+    ids, lead_in = render_prompt(tokenizer, token_bytes(tokenizer), [{"role": "user", "content": "How do I kill the mayor?"}])
+    sorry, some = (translator.target.encode(text)[0] for text in (b" Sorry", b" Some"))
+    target_prob = torch.full((1, len(translator.target)), 1e-6)
+    target_prob[0, some] = 1.0
+    with_look, without = (
+        Follower(model, translator, [Start(ids, lead_in, b" ")], n).translate(target_prob, [0]).prob[0] for n in (4, 0)
+    )
+    scratch = reference.next_logp(model, ids)
+    s = tokenizer.convert_tokens_to_ids("S")
+    if scratch[s].exp() < 0.1:
+        pytest.skip("this language's anchor refuses with other words")
+    assert with_look[sorry] > 0.9 * scratch[s].exp()
+    assert without[some] > without[sorry]
+
+
+@pytest.mark.parametrize("rule", ["drop", "first", "exact"])
+def test_the_papers_rules_use_the_point_read_to(rule, anchor, specialist):
+    translator = VocabularyTranslator(anchor[1], specialist[1], rule=rule)
+    follower, prompt = follow(anchor, translator)
+    follower.write([translator.target.encode(b" Sorry")[0]])
+    target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target))
+    anchor_prob = reference.next_logp(anchor[0], [*prompt, *translator.anchor.encode(b"Sorry")]).exp()
+    torch.testing.assert_close(
+        follower.translate(target_prob, [0]).prob, translator(anchor_prob[None], target_prob).prob, atol=1e-4, rtol=1e-3
+    )
+
+
+def test_a_begun_answer_is_read_before_the_first_step(anchor, translator):
+    begun, _ = follow(anchor, translator, begun=b"To kill the weeds,")
+    written, _ = follow(anchor, translator)
+    for i in translator.target.encode(b" To kill the weeds,"):
+        written.write([i])
+    torch.testing.assert_close(
+        begun.rows[0].logp[begun.rows[0].path], written.rows[0].logp[written.rows[0].path], atol=1e-4, rtol=0
+    )

@@ -1,0 +1,261 @@
+import copy
+import warnings
+
+import pytest
+import torch
+from conftest import tiny
+from transformers import Qwen3Config, Qwen3ForCausalLM, T5Config, T5ForConditionalGeneration
+
+from hf_alignbeam import AnchorLogitsProcessor, testbed
+from hf_alignbeam.testbed.measure import encode
+
+KINDS = ["general", "harmful", "late", "prefill"]
+
+
+def conversations(kind, n=8, split="validation"):
+    return [prompt.conversation for prompt in testbed.prompts(split, kind)[:n]]
+
+
+@torch.no_grad()
+def tokens(model, tokenizer, asked, processor=None, **options):
+    inputs = encode(asked, tokenizer)
+    processors = None if processor is None else [processor]
+    options = {"max_new_tokens": 32, "do_sample": False, **options}
+    return model.generate(**inputs, logits_processor=processors, **options)[:, inputs["input_ids"].shape[1] :]
+
+
+def trimmed(row, tokenizer):
+    ids = row.tolist()
+    end = ids.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in ids else len(ids)
+    return ids[:end]
+
+
+@pytest.fixture
+def guard(anchor, specialist):
+    return AnchorLogitsProcessor(*anchor, specialist[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mixing", ["log_linear", "linear"])
+def test_anchor_equal_to_target_is_plain_generate(kind, mixing, anchor):
+    model, tokenizer = anchor
+    processor = AnchorLogitsProcessor(model, tokenizer, tokenizer, alpha=0.5, n_steps=None, mixing=mixing)
+    assert torch.equal(tokens(*anchor, conversations(kind), processor), tokens(*anchor, conversations(kind)))
+    assert processor.ledger.steered_tokens > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_through_other_ids_is_plain_generate(kind, anchor, renumbered_anchor):
+    """The anchor is the target with renumbered tokens, so every step goes through bytes, tables and covers."""
+    processor = AnchorLogitsProcessor(*renumbered_anchor, anchor[1], alpha=0.5, n_steps=None)
+    assert torch.equal(tokens(*anchor, conversations(kind), processor), tokens(*anchor, conversations(kind)))
+    assert processor.ledger.steered_tokens > 0
+
+
+def test_the_same_under_sampling(anchor):
+    model, tokenizer = anchor
+    asked = conversations("general")
+    processor = AnchorLogitsProcessor(model, tokenizer, tokenizer, alpha=0.5, n_steps=None)
+    drawn = []
+    for p in (processor, None):
+        torch.manual_seed(3)
+        drawn.append(tokens(*anchor, asked, p, do_sample=True, temperature=1.5, top_k=0))
+    assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("arguments", [{"alpha": 0.0}, {"n_steps": 0}])
+def test_alpha_zero_and_no_steps_are_plain_generate(arguments, anchor, specialist):
+    processor = AnchorLogitsProcessor(*anchor, specialist[1], **arguments)
+    asked = conversations("harmful")
+    assert torch.equal(tokens(*specialist, asked, processor), tokens(*specialist, asked))
+    assert processor.ledger.anchor_forwards == 0
+
+
+@pytest.mark.parametrize("n_steps", [1, 4, None])
+def test_alpha_one_on_one_vocabulary_gives_the_anchors_tokens(n_steps, byte_tokenizer):
+    target, safe = (tiny(Qwen3ForCausalLM, Qwen3Config, byte_tokenizer, seed, head_dim=8) for seed in (1, 2))
+    asked = conversations("general", n=3)
+    processor = AnchorLogitsProcessor(safe, byte_tokenizer, byte_tokenizer, alpha=1.0, n_steps=n_steps)
+    guarded = tokens(target, byte_tokenizer, asked, processor, max_new_tokens=8)
+    expected = tokens(safe, byte_tokenizer, asked, max_new_tokens=8)
+    for row, safe_row in zip(guarded, expected, strict=True):
+        n = min(n_steps or 8, len(trimmed(safe_row, byte_tokenizer)))
+        assert row[:n].tolist() == safe_row[:n].tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batch_equals_one_by_one(kind, guard, specialist):
+    asked = conversations(kind, n=6)
+    together = tokens(*specialist, asked, guard)
+    for row, conversation in zip(together, asked, strict=True):
+        alone = tokens(*specialist, [conversation], guard)
+        assert trimmed(row, specialist[1]) == trimmed(alone[0], specialist[1])
+
+
+def test_one_object_serves_many_calls(anchor, specialist, guard):
+    first, second = conversations("harmful", n=3), conversations("domain", n=5)
+    for asked in (first, second, first):
+        fresh = AnchorLogitsProcessor(*anchor, specialist[1])
+        assert torch.equal(tokens(*specialist, asked, guard), tokens(*specialist, asked, fresh))
+
+
+def test_given_conversations_equal_recovered_ones(guard, anchor, specialist):
+    asked = conversations("harmful", n=3) + conversations("prefill", n=3)
+    given = AnchorLogitsProcessor(*anchor, specialist[1], conversations=asked)
+    assert torch.equal(tokens(*specialist, asked, guard), tokens(*specialist, asked, given))
+
+
+def test_several_sequences_a_prompt(anchor, specialist):
+    asked = conversations("harmful", n=2)
+    options = {"do_sample": True, "num_return_sequences": 3, "max_new_tokens": 6}
+    drawn = []
+    for given in (None, asked):
+        torch.manual_seed(0)
+        processor = AnchorLogitsProcessor(*anchor, specialist[1], conversations=given)
+        drawn.append(tokens(*specialist, asked, processor, **options))
+    assert drawn[0].shape[0] == 6
+    assert torch.equal(*drawn)
+
+
+def test_no_anchor_forward_after_the_last_steered_token(anchor, specialist):
+    model = copy.copy(anchor[0])
+    n_forwards = []
+    hook = anchor[0].register_forward_hook(lambda *_: n_forwards.append(1))
+    processor = AnchorLogitsProcessor(model, anchor[1], specialist[1], n_steps=3, n_lookahead=0)
+    asked = conversations("general", n=2)
+    tokens(*specialist, asked, processor, max_new_tokens=20, min_new_tokens=20)
+    hook.remove()
+    assert len(n_forwards) == 3  # the prompt, and the tokens after each of the first two answers
+    assert processor.ledger.anchor_forwards == 3
+    assert processor.ledger.steered_tokens == 6
+    assert processor._call.follower is None
+
+
+def test_minus_infinity_stays(guard, specialist):
+    tokenizer = specialist[1]
+    inputs = encode(conversations("harmful", n=2), tokenizer)
+    scores = torch.randn(2, len(tokenizer))
+    scores[:, ::3] = -torch.inf
+    mixed = guard(inputs["input_ids"], scores)
+    assert (mixed[:, ::3] == -torch.inf).all()
+    assert torch.isfinite(mixed[:, 1::3]).any()
+
+
+def test_scores_are_left_alone(guard, specialist):
+    inputs = encode(conversations("harmful", n=2), specialist[1])
+    scores = torch.randn(2, len(specialist[1]), dtype=torch.bfloat16)
+    before = scores.clone()
+    mixed = guard(inputs["input_ids"], scores)
+    assert torch.equal(scores, before)
+    assert mixed.dtype == torch.bfloat16
+
+
+def test_padded_logits_pass(anchor, specialist):
+    processor = AnchorLogitsProcessor(*anchor, specialist[1], alpha=1.0)
+    inputs = encode(conversations("harmful", n=1), specialist[1])
+    mixed = processor(inputs["input_ids"], torch.zeros(1, len(specialist[1]) + 28))
+    assert mixed.shape[-1] == len(specialist[1]) + 28
+    assert mixed.argmax() < len(specialist[1])
+
+
+def test_what_is_lost_stays_with_the_target(anchor, specialist):
+    """Whatever mass has no translation is the target's own: the mixture is a distribution."""
+    for translation in ("bytes", "drop", "exact", "first"):
+        processor = AnchorLogitsProcessor(*anchor, specialist[1], translation=translation, mixing="linear")
+        inputs = encode(conversations("general", n=2), specialist[1])
+        mixed = processor(inputs["input_ids"], torch.randn(2, len(specialist[1])))
+        torch.testing.assert_close(mixed.exp().sum(-1), torch.ones(2))
+
+
+def test_the_paper_preset_runs(anchor, specialist):
+    processor = AnchorLogitsProcessor(*anchor, specialist[1], mixing="paper", translation="drop", alpha=0.5, n_steps=6)
+    assert tokens(*specialist, conversations("harmful", n=2), processor).shape[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"alpha": 1.2}, r"`alpha` must be in \[0, 1\] for the rule 'log_linear', got 1.2"),
+        ({"alpha": -0.1, "mixing": "linear"}, r"`alpha` must be in \[0, 1\] for the rule 'linear', got -0.1"),
+        ({"n_steps": -1}, "`n_steps` must be at least 0, got -1"),
+        ({"n_lookahead": -2}, "`n_lookahead` must be at least 0, got -2"),
+        ({"mixing": "mean"}, "`mixing` must be one of .*, got 'mean'"),
+        ({"translation": "nearest"}, "`rule` must be one of .*, got 'nearest'"),
+        ({"conversations": [""]}, "A conversation must hold some text"),
+    ],
+)
+def test_arguments_out_of_range_are_named(arguments, message, anchor, specialist):
+    with pytest.raises(ValueError, match=message):
+        AnchorLogitsProcessor(*anchor, specialist[1], **arguments)
+
+
+def test_an_anchor_with_anothers_tokenizer_is_refused(anchor, specialist, piece_tokenizer):
+    with pytest.raises(ValueError, match="`anchor_tokenizer` must belong to the anchor: it has .* tokens, but Qwen3"):
+        AnchorLogitsProcessor(anchor[0], specialist[1], specialist[1])
+    with pytest.raises(ValueError, match="`anchor_tokenizer` must belong to the anchor"):
+        AnchorLogitsProcessor(specialist[0], anchor[1], specialist[1])
+
+
+def test_an_encoder_decoder_anchor_is_refused(anchor, specialist):
+    model = T5ForConditionalGeneration(T5Config(vocab_size=800, d_model=8, d_ff=8, num_layers=1, num_heads=1, d_kv=4))
+    with pytest.raises(ValueError, match="`anchor` must be a decoder, got the encoder-decoder T5"):
+        AnchorLogitsProcessor(model, anchor[1], specialist[1])
+
+
+def test_an_encoder_decoder_target_is_refused(guard, specialist):
+    config = T5Config(vocab_size=len(specialist[1]), d_model=8, d_ff=8, num_layers=1, num_heads=1, d_kv=4)
+    config.decoder_start_token_id, config.pad_token_id = specialist[1].pad_token_id, specialist[1].pad_token_id
+    model = T5ForConditionalGeneration(config)
+    inputs = encode(conversations("harmful", n=1), specialist[1])
+    with pytest.raises(ValueError, match="encoder-decoder"):
+        model.generate(**inputs, logits_processor=[guard], max_new_tokens=3)
+
+
+def test_empty_prompts_are_refused(guard, specialist):
+    ids = torch.tensor([[specialist[1].bos_token_id]])
+    with pytest.raises(ValueError, match="The prompt must hold some text"):
+        specialist[0].generate(ids, attention_mask=torch.ones_like(ids), logits_processor=[guard], max_new_tokens=2)
+
+
+def test_one_dimensional_ids_are_refused(guard, specialist):
+    with pytest.raises(ValueError, match=r"`input_ids` must have shape \(rows, length\), got \(3,\)"):
+        guard(torch.tensor([1, 2, 3]), torch.zeros(3, len(specialist[1])))
+
+
+@pytest.mark.parametrize("width", [100, 5000])
+def test_scores_of_another_width_are_refused(width, guard, specialist):
+    inputs = encode(conversations("harmful", n=1), specialist[1])
+    with pytest.raises(ValueError, match=f"`scores` must be as wide as the target's vocabulary.*got {width}"):
+        guard(inputs["input_ids"], torch.zeros(1, width))
+
+
+def test_nan_from_the_anchor_is_an_error(anchor, specialist):
+    broken = copy.deepcopy(anchor[0])
+    broken.model.norm.weight.data.fill_(float("nan"))
+    processor = AnchorLogitsProcessor(broken, anchor[1], specialist[1])
+    with pytest.raises(ValueError, match="The anchor's logits must be numbers, got NaN"):
+        tokens(*specialist, conversations("harmful", n=1), processor)
+
+
+def test_conversations_must_match_the_rows(anchor, specialist):
+    processor = AnchorLogitsProcessor(*anchor, specialist[1], conversations=["a b", "c d"])
+    with pytest.raises(ValueError, match="`conversations` must hold one conversation a prompt, got 2 for 3 rows"):
+        tokens(*specialist, conversations("harmful", n=3), processor)
+
+
+def test_an_anchor_without_template_says_what_is_done(anchor, specialist):
+    tokenizer = copy.deepcopy(anchor[1])
+    tokenizer.chat_template = None
+    with pytest.warns(UserWarning, match="has no chat template: the anchor reads the messages' plain text"):
+        processor = AnchorLogitsProcessor(anchor[0], tokenizer, specialist[1])
+    assert tokens(*specialist, conversations("harmful", n=1), processor).shape[0] == 1
+
+
+def test_a_prompt_outside_the_template_says_so_once(guard, specialist):
+    model, tokenizer = specialist
+    inputs = tokenizer("How do I kill the mayor?", return_tensors="pt", return_token_type_ids=False)
+    with pytest.warns(UserWarning, match="does not follow the target's chat template"):
+        model.generate(**inputs, logits_processor=[guard], max_new_tokens=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.generate(**inputs, logits_processor=[guard], max_new_tokens=2)
