@@ -1,0 +1,261 @@
+"""What the anchor believes comes next, from every point of a text that it may be writing on from.
+
+Knows the anchor's log-probabilities at the points it was fed to, and the translation tables. Feeds nothing itself: where
+only another forward of the anchor would tell, it names the path (`open_paths`). Byte-exact prediction sums over all
+tokenisations that cover the text (arXiv 2506.14123); here they are the chain that was fed and what was looked ahead.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from .translate import SETTLED_WEIGHT, Continuations, Table, Translation, VocabularyTranslator
+
+Path = tuple[int, ...]
+
+#: Below this share of the anchor's belief, what is canonical for the target does not count any more.
+CANONICAL_SHARE = 0.05
+
+#: Anchor tokens that carry at least this much of its belief are followed one by one; a look-ahead is worth a forward
+#: where as much hangs on it.
+HEAVY_MASS = 0.05
+#: What carries less goes where the text before it goes.
+LIGHT_MASS = 0.001
+#: At most so many of the heavy ones at one point.
+N_HEAVY = 4
+#: How many of the target's likeliest tokens are asked whether the anchor may be on its way to them.
+N_OWN_TOKENS = 8
+#: How many of the anchor's likeliest tokens are followed after a looked-ahead path.
+N_BRANCHES = 32
+
+
+@dataclass
+class Row:
+    """What is known of one row since its last settled token.
+
+    Attributes:
+        text: The bytes of the answer there, as the anchor would write them.
+        path: The anchor's tokens for them.
+        logp: By path, the anchor's next-token log-probabilities (A,); `()` is the settled boundary itself.
+        slots: By path, the cache slot of its last token.
+        position: The position of the next token after the settled ones.
+        owed: Bytes that the target still has to write before the answer's first.
+        written: The target's tokens, each with the place in `text` where it begins.
+        lead_in: The white space at the start of `text` that no target token wrote.
+        prefix: The owed bytes that the target wrote in front of `text`.
+    """
+
+    text: bytes
+    path: Path
+    logp: dict[Path, Tensor]
+    slots: dict[Path, int]
+    position: int
+    owed: bytes
+    lead_in: bytes
+    prefix: bytes = b""
+    written: list[tuple[int, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Cover:
+    """A point of the row's text from which the anchor may be writing on: everything before it is fed.
+
+    Attributes:
+        path: The anchor's tokens up to it.
+        pending: The bytes of the text after it.
+        owed: Bytes that the target still has to write before the anchor's next.
+        onward: What the anchor may say there: a whole table, or the few tokens that go on from inside a word.
+        prob: The belief in each anchor token there, relative to the likeliest point's: (A,) with a table, else (M,) in
+            the order of the continuations.
+    """
+
+    path: Path
+    pending: bytes
+    owed: bytes
+    onward: Table | Continuations
+    prob: Tensor
+
+    @property
+    def belief(self) -> float:
+        """How much belief goes on from here."""
+        if isinstance(self.onward, Table) and self.onward.possible is not None:
+            return float((self.prob[: len(self.onward.possible)] * self.onward.possible.to(self.prob.device)).sum())
+        return float(self.prob.sum())
+
+
+@dataclass(frozen=True)
+class OpenPath:
+    """Anchor tokens after which the target's next token is still open.
+
+    Attributes:
+        open_mass: How much belief hangs on what the anchor says next.
+        mass: The belief in the path.
+        ids: The tokens, from the cover's point on.
+        cover: Where they begin.
+    """
+
+    open_mass: float
+    mass: float
+    ids: Path
+    cover: Cover
+
+    @property
+    def path(self) -> Path:
+        """The tokens from the last settled one on."""
+        return self.cover.path + self.ids
+
+
+def covers(row: Row, translator: VocabularyTranslator) -> list[Cover]:
+    """The points from which the anchor may be writing on: where it has read to, and where a longer token may span.
+
+    A token that the target would not have written this way is left out, unless next to nothing else is left: then the
+    target's own tokens are not canonical, and every reading of their bytes counts.
+    """
+    spelled = {path: translator.anchor.spell(path) for path in row.logp}
+    read = [path for path in row.logp if row.text.startswith(spelled[path])] if translator.rule == "bytes" else [row.path]
+    logw = [sum(float(row.logp[path[:n]][i]) for n, i in enumerate(path)) for path in read]
+    found = []
+    for path, weight in zip(read, logw, strict=True):
+        pending = row.text.removeprefix(spelled[path])
+        found.append(_cover(row, translator, path, math.exp(weight - max(logw)), pending))
+    strict = [_only_canonical(cover) for cover in found]
+    n_belief, n_strict = (sum(cover.belief for cover in some) for some in (found, strict))
+    return strict if n_strict > CANONICAL_SHARE * n_belief else found
+
+
+def translate_row(row: Row, translator: VocabularyTranslator, target_prob: Tensor) -> Translation:
+    """Every cover's share of the belief: its heavy tokens one by one, all others through the table.
+
+    Args:
+        row: One row.
+        translator: Between the two vocabularies.
+        target_prob: (V,) the target's own distribution.
+
+    Returns:
+        `prob` (V,) and `lost` (), not normalised.
+    """
+    prob, lost = torch.zeros_like(target_prob), torch.zeros((), device=target_prob.device)
+    for cover in covers(row, translator):
+        light = cover.prob.to(prob.device)
+        for at, i, mass in _heavy(cover, translator) if translator.rule == "bytes" else ():
+            _spread(row, translator, (i,), cover, mass, target_prob, prob)
+            light[at] = 0.0
+        if isinstance(cover.onward, Table):
+            part = cover.onward.to(prob.device).apply(light[None], target_prob[None])
+            prob += part.prob[0]
+            lost = lost + part.lost[0]
+        else:
+            prob.index_add_(0, cover.onward.target.to(prob.device), light)
+    return Translation(prob, lost)
+
+
+def open_paths(row: Row, translator: VocabularyTranslator, target_prob: Tensor) -> list[OpenPath]:
+    """Paths of one anchor token on which more than `HEAVY_MASS` of the row's belief hangs."""
+    found = []
+    for cover in covers(row, translator):
+        nexts = [(i, mass) for _, i, mass in _heavy(cover, translator)]
+        found += _open(translator, cover, (), nexts, target_prob)
+    return found
+
+
+def open_after(row: Row, translator: VocabularyTranslator, item: OpenPath, target_prob: Tensor) -> list[OpenPath]:
+    """The paths one anchor token longer than a fed one that are still open."""
+    nexts = _heavy_ids(row.logp[item.path].exp() * item.mass, translator)
+    return _open(translator, item.cover, item.ids, nexts, target_prob)
+
+
+def _open(
+    translator: VocabularyTranslator, cover: Cover, ids: Path, nexts: list[tuple[int, float]], target_prob: Tensor
+) -> list[OpenPath]:
+    """Of the tokens that may come after `ids`, those that leave the target's open, by what it would make of them."""
+    found = []
+    likely = target_prob.topk(min(N_OWN_TOKENS, len(target_prob))).indices.tolist() if nexts else []
+    for i, mass in nexts:
+        path = (*ids, i)
+        spellings = translator.spellings(path, cover.pending, cover.owed)
+        others = {*spellings[1:], *_longer(path, cover)} - set(spellings[:1])
+        others |= {t for t in likely if translator.may_grow(path, t, cover.pending, cover.owed)}
+        further = float(target_prob[list(others)].sum())
+        settled = float(target_prob[list(spellings[:1])].sum()) + SETTLED_WEIGHT
+        found.append(OpenPath(mass * further / (further + settled), mass, path, cover))
+    return [item for item in found if item.open_mass > HEAVY_MASS]
+
+
+def _cover(row: Row, translator: VocabularyTranslator, path: Path, weight: float, pending: bytes) -> Cover:
+    onward: Table | Continuations
+    start = len(row.text) - len(pending)
+    written = tuple(i for at, i in row.written if at >= start)
+    if not pending or pending == row.lead_in == row.text:
+        onward = translator.table(pending, row.owed)
+        prob = row.logp[path].exp() * weight
+    else:
+        aligned = any(at == start for at, _ in row.written)
+        prefix = row.prefix if start == 0 else b""
+        onward = translator.continuations(pending, *((written, prefix) if aligned else ((), row.owed)))
+        prob = row.logp[path][onward.source.to(row.logp[path].device)].exp() * weight
+    return Cover(path, pending, row.owed, onward, prob)
+
+
+def _only_canonical(cover: Cover) -> Cover:
+    if isinstance(cover.onward, Table):
+        return cover
+    kept = cover.onward.canonical
+    return replace(cover, onward=cover.onward.only_canonical(), prob=cover.prob[kept.to(cover.prob.device)])
+
+
+def _heavy(cover: Cover, translator: VocabularyTranslator) -> list[tuple[int, int, float]]:
+    """A cover's likeliest tokens that weigh more than `HEAVY_MASS`: place in `cover.prob`, id and mass of each."""
+    if isinstance(cover.onward, Continuations):
+        values, places = cover.prob.topk(min(N_HEAVY, len(cover.prob)))
+        sources = cover.onward.source[places.to(cover.onward.source.device)].tolist()
+        found = zip(places.tolist(), sources, values.tolist(), strict=True)
+        return [(at, i, mass) for at, i, mass in found if mass > HEAVY_MASS]
+    tokens, pending = translator.anchor.tokens, cover.pending
+    heavy = _heavy_ids(cover.prob, translator)
+    return [(i, i, mass) for i, mass in heavy if (tokens[i] or b"").startswith(pending) and tokens[i] != pending]
+
+
+def _heavy_ids(prob: Tensor, translator: VocabularyTranslator) -> list[tuple[int, float]]:
+    """The likeliest ordinary tokens that weigh more than `HEAVY_MASS`, with their masses."""
+    values, ids = prob.topk(min(N_HEAVY, len(prob)))
+    tokens = translator.anchor.tokens
+    found = zip(ids.tolist(), values.tolist(), strict=True)
+    return [(i, mass) for i, mass in found if mass > HEAVY_MASS and i < len(tokens) and tokens[i]]
+
+
+def _spread(
+    row: Row, translator: VocabularyTranslator, ids: Path, cover: Cover, mass: float, target_prob: Tensor, prob: Tensor
+) -> None:
+    """Add the mass of a path of anchor tokens to the target tokens it leads to.
+
+    Where the anchor was asked what comes after it, its next tokens decide; elsewhere the target's own distribution over
+    the tokens that the path can still become.
+    """
+    spellings = translator.spellings(ids, cover.pending, cover.owed)
+    logp = row.logp.get(cover.path + ids)
+    if logp is None:
+        _share([*spellings, *(_longer(ids, cover) - set(spellings))], mass, target_prob, prob)
+        return
+    values, nexts = logp.exp().topk(min(N_BRANCHES, len(logp)))
+    tokens = translator.anchor.tokens
+    for value, i in zip((mass * values).tolist(), nexts.tolist(), strict=True):
+        if value > LIGHT_MASS and i < len(tokens) and tokens[i]:
+            _spread(row, translator, (*ids, i), cover, value, target_prob, prob)
+            mass -= value
+    _share(spellings[:1], max(mass, 0.0), target_prob, prob)
+
+
+def _longer(ids: Path, cover: Cover) -> set[int]:
+    """The target tokens that a path of anchor tokens is known to be a proper start of."""
+    return set(cover.onward.extensions.get(ids, ())) if isinstance(cover.onward, Table) else set()
+
+
+def _share(ends: Sequence[int], mass: float, target_prob: Tensor, prob: Tensor) -> None:
+    """Share mass among target tokens by the target's own distribution, with a little weight on the first of them."""
+    if ends:
+        weights = target_prob[list(ends)]
+        weights[0] += SETTLED_WEIGHT
+        prob.index_add_(0, torch.tensor(list(ends), device=prob.device), weights * (mass / weights.sum()))
