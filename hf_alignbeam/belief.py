@@ -32,6 +32,21 @@ N_OWN_TOKENS = 8
 N_BRANCHES = 32
 
 
+@dataclass(frozen=True)
+class Node:
+    """A point that the anchor was fed to.
+
+    Attributes:
+        logp: (A,) the anchor's next-token log-probabilities there.
+        weight: The log-probability of the tokens from the settled boundary to here.
+        slot: The cache slot of the last of them; None at the boundary itself.
+    """
+
+    logp: Tensor
+    weight: float = 0.0
+    slot: int | None = None
+
+
 @dataclass
 class Row:
     """What is known of one row since its last settled token.
@@ -39,8 +54,7 @@ class Row:
     Attributes:
         text: The bytes of the answer there, as the anchor would write them.
         path: The anchor's tokens for them.
-        logp: By path, the anchor's next-token log-probabilities (A,); `()` is the settled boundary itself.
-        slots: By path, the cache slot of its last token.
+        nodes: By the tokens that lead there, every point fed; `()` is the settled boundary itself.
         position: The position of the next token after the settled ones.
         owed: Bytes that the target still has to write before the answer's first.
         written: The target's tokens, each with the place in `text` where it begins.
@@ -50,8 +64,7 @@ class Row:
 
     text: bytes
     path: Path
-    logp: dict[Path, Tensor]
-    slots: dict[Path, int]
+    nodes: dict[Path, Node]
     position: int
     owed: bytes
     lead_in: bytes
@@ -114,13 +127,13 @@ def covers(row: Row, translator: VocabularyTranslator) -> list[Cover]:
     A token that the target would not have written this way is left out, unless next to nothing else is left: then the
     target's own tokens are not canonical, and every reading of their bytes counts.
     """
-    spelled = {path: translator.anchor.spell(path) for path in row.logp}
-    read = [path for path in row.logp if row.text.startswith(spelled[path])] if translator.rule == "bytes" else [row.path]
-    logw = [sum(float(row.logp[path[:n]][i]) for n, i in enumerate(path)) for path in read]
+    spelled = {path: translator.anchor.spell(path) for path in row.nodes}
+    read = [path for path in row.nodes if row.text.startswith(spelled[path])] if translator.rule == "bytes" else [row.path]
+    most = max(row.nodes[path].weight for path in read)
     found = []
-    for path, weight in zip(read, logw, strict=True):
-        pending = row.text.removeprefix(spelled[path])
-        found.append(_cover(row, translator, path, math.exp(weight - max(logw)), pending))
+    for path in read:
+        weight = math.exp(row.nodes[path].weight - most)
+        found.append(_cover(row, translator, path, weight, row.text.removeprefix(spelled[path])))
     strict = [_only_canonical(cover) for cover in found]
     n_belief, n_strict = (sum(cover.belief for cover in some) for some in (found, strict))
     return strict if n_strict > CANONICAL_SHARE * n_belief else found
@@ -163,7 +176,7 @@ def open_paths(row: Row, translator: VocabularyTranslator, target_prob: Tensor) 
 
 def open_after(row: Row, translator: VocabularyTranslator, item: OpenPath, target_prob: Tensor) -> list[OpenPath]:
     """The paths one anchor token longer than a fed one that are still open."""
-    nexts = _heavy_ids(row.logp[item.path].exp() * item.mass, translator)
+    nexts = _heavy_ids(row.nodes[item.path].logp.exp() * item.mass, translator)
     return _open(translator, item.cover, item.ids, nexts, target_prob)
 
 
@@ -186,16 +199,17 @@ def _open(
 
 def _cover(row: Row, translator: VocabularyTranslator, path: Path, weight: float, pending: bytes) -> Cover:
     onward: Table | Continuations
+    logp = row.nodes[path].logp
     start = len(row.text) - len(pending)
     written = tuple(i for at, i in row.written if at >= start)
     if not pending or pending == row.lead_in == row.text:
         onward = translator.table(pending, row.owed)
-        prob = row.logp[path].exp() * weight
+        prob = logp.exp() * weight
     else:
         aligned = any(at == start for at, _ in row.written)
         prefix = row.prefix if start == 0 else b""
         onward = translator.continuations(pending, *((written, prefix) if aligned else ((), row.owed)))
-        prob = row.logp[path][onward.source.to(row.logp[path].device)].exp() * weight
+        prob = logp[onward.source.to(logp.device)].exp() * weight
     return Cover(path, pending, row.owed, onward, prob)
 
 
@@ -235,11 +249,11 @@ def _spread(
     the tokens that the path can still become.
     """
     spellings = translator.spellings(ids, cover.pending, cover.owed)
-    logp = row.logp.get(cover.path + ids)
-    if logp is None:
+    node = row.nodes.get(cover.path + ids)
+    if node is None:
         _share([*spellings, *(_longer(ids, cover) - set(spellings))], mass, target_prob, prob)
         return
-    values, nexts = logp.exp().topk(min(N_BRANCHES, len(logp)))
+    values, nexts = node.logp.exp().topk(min(N_BRANCHES, len(node.logp)))
     tokens = translator.anchor.tokens
     for value, i in zip((mass * values).tolist(), nexts.tolist(), strict=True):
         if value > LIGHT_MASS and i < len(tokens) and tokens[i]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .anchor import AnchorCache, Append
-from .belief import Path, Row, open_after, open_paths, translate_row
+from .belief import Node, Path, Row, open_after, open_paths, translate_row
 from .translate import Translation, VocabularyTranslator
 from .vocab import complete_characters
 
@@ -49,8 +49,7 @@ class Follower:
             Row(
                 text=start.lead_in + start.begun,
                 path=(),
-                logp={(): logp},
-                slots={},
+                nodes={(): Node(logp)},
                 position=len(start.prompt_ids),
                 owed=b"" if start.begun else start.owed,
                 lead_in=start.lead_in,
@@ -93,7 +92,7 @@ class Follower:
             `prob` (N, V) and `lost` (N,); they sum to 1.
         """
         if self._identity:
-            anchor_prob = torch.stack([self.rows[i].logp[self.rows[i].path] for i in rows]).exp()
+            anchor_prob = torch.stack([self.rows[i].nodes[self.rows[i].path].logp for i in rows]).exp()
             return self._translator(anchor_prob.to(target_prob.device), target_prob)
         self._look_ahead(target_prob, rows)
         parts = [translate_row(self.rows[i], self._translator, prob) for i, prob in zip(rows, target_prob, strict=True)]
@@ -114,7 +113,7 @@ class Follower:
         prob, n_sources = torch.zeros_like(target_prob), torch.zeros_like(target_prob)
         for n, i in enumerate(rows):
             row = self.rows[i]
-            anchor_prob = row.logp[row.path].exp().to(prob.device)[None]  # (1, A)
+            anchor_prob = row.nodes[row.path].logp.exp().to(prob.device)[None]  # (1, A)
             values, ids = anchor_prob.topk(min(n_tokens, anchor_prob.shape[-1]))
             top = torch.zeros_like(anchor_prob).scatter(-1, ids, values)
             own = target_prob[n : n + 1]
@@ -131,8 +130,7 @@ class Follower:
         self.rows = [
             replace(
                 self.rows[i],
-                logp=dict(self.rows[i].logp),
-                slots=dict(self.rows[i].slots),
+                nodes=dict(self.rows[i].nodes),
                 written=list(self.rows[i].written),
             )
             for i in parents
@@ -162,7 +160,7 @@ class Follower:
     def _read(self, paths: Sequence[Path]) -> None:
         """Feed each row the tokens of its path that are not in the cache, and forget the branches not taken."""
         n_known = [
-            max(n for n in range(len(path) + 1) if path[:n] in row.logp) for row, path in zip(self.rows, paths, strict=True)
+            max(n for n in range(len(path) + 1) if path[:n] in row.nodes) for row, path in zip(self.rows, paths, strict=True)
         ]
         self._feed(
             [path[n:] for path, n in zip(paths, n_known, strict=True)],
@@ -172,9 +170,8 @@ class Follower:
             row.path = path
             kept = {path[:n] for n in range(len(path) + 1)}
             if not self._identity:
-                kept |= {p for p in row.logp if row.text.startswith(self._translator.anchor.spell(p))}
-            row.logp = {p: logp for p, logp in row.logp.items() if p in kept}
-            row.slots = {p: slot for p, slot in row.slots.items() if p in kept}
+                kept |= {p for p in row.nodes if row.text.startswith(self._translator.anchor.spell(p))}
+            row.nodes = {p: node for p, node in row.nodes.items() if p in kept}
 
     def _feed(self, ids: Sequence[Path], after: Sequence[Path]) -> None:
         if not any(ids):
@@ -182,28 +179,30 @@ class Follower:
         start = self.cache.n_slots
         logp = self.cache.append(
             [
-                Append(new, [row.slots[path[:n]] for n in range(1, len(path) + 1)], row.position + len(path))
+                Append(new, _slots(row, path), row.position + len(path))
                 for row, new, path in zip(self.rows, ids, after, strict=True)
             ]
         )
         for number, (row, new, path) in enumerate(zip(self.rows, ids, after, strict=True)):
-            for n in range(len(new)):
-                row.logp[path + new[: n + 1]] = logp[number, n]
-                row.slots[path + new[: n + 1]] = start + n
+            before = row.nodes[path]
+            for n, i in enumerate(new):
+                before = Node(logp[number, n], before.weight + float(before.logp[i]), start + n)
+                row.nodes[path + new[: n + 1]] = before
 
     def _settle(self, number: int, row: Row) -> None:
         """Give up reading the row's older half anew: cut before a word where the anchor's tokens do not straddle."""
         tokens = self._translator.anchor.tokens
-        n_cut = self._cut(row, tokens) if not self._identity else len(row.path) // 2
+        n_cut = len(row.path) // 2 if self._identity else self._cut(row, tokens)
         if not n_cut:
             return
-        self.cache.settle(number, [row.slots[row.path[:n]] for n in range(1, n_cut + 1)])
         head = row.path[:n_cut]
+        self.cache.settle(number, _slots(row, head))
+        boundary = row.nodes[head].weight
         n_bytes = 0 if self._identity else sum(len(tokens[i] or b"") for i in head)
         row.text, row.path, row.position, row.lead_in = row.text[n_bytes:], row.path[n_cut:], row.position + n_cut, b""
         row.prefix = b""
-        row.logp = {p[n_cut:]: logp for p, logp in row.logp.items() if p[:n_cut] == head}
-        row.slots = {p[n_cut:]: slot for p, slot in row.slots.items() if p[:n_cut] == head and len(p) > n_cut}
+        kept = {p[n_cut:]: node for p, node in row.nodes.items() if p[:n_cut] == head}
+        row.nodes = {p: replace(node, weight=node.weight - boundary) for p, node in kept.items()}
         row.written = [(at - n_bytes, i) for at, i in row.written if at >= n_bytes]
 
     def _cut(self, row: Row, tokens: list[bytes | None]) -> int:
@@ -216,12 +215,12 @@ class Follower:
                 whole = self._translator.anchor.encode(tail[: complete_characters(tail)])
                 if whole == row.path[n + 1 :]:
                     cuts.append(n + 1)
-        return max(cuts, default=0)
+        return max(cuts, default=N_OPEN_TOKENS // 2 if len(row.path) > 4 * N_OPEN_TOKENS else 0)
 
     def _look_ahead(self, target_prob: Tensor, rows: Sequence[int]) -> None:
         """Feed the paths that most belief hangs on, one a row and forward, while the budget lasts.
 
-        What follows each of them is in its row's `logp` from here on, until the target's next token is known.
+        Each of them is among its row's `nodes` from here on, until the target's next token is known.
         """
         if self._translator.rule != "bytes" or not self._n_lookahead:
             return
@@ -232,8 +231,14 @@ class Follower:
             if not chosen:
                 break
             paths = [chosen[i].path if i in chosen else () for i in range(len(self.rows))]
-            news = [path[-1:] if path not in row.logp else () for row, path in zip(self.rows, paths, strict=True)]
+            news = [path[-1:] if path not in row.nodes else () for row, path in zip(self.rows, paths, strict=True)]
             self._feed(news, [path[:-1] for path in paths])
             for i, item in chosen.items():
                 queues[i].remove(item)
                 queues[i] += open_after(self.rows[i], self._translator, item, own[i])
+
+
+def _slots(row: Row, path: Path) -> list[int]:
+    """The cache slots of a path's tokens, in order."""
+    slots = [row.nodes[path[:n]].slot for n in range(1, len(path) + 1)]
+    return [slot for slot in slots if slot is not None]

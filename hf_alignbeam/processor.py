@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -190,12 +191,9 @@ class AnchorLogitsProcessor(LogitsProcessor):
         call = self._call
         if call is None or input_ids.shape[-1] != call.input_ids.shape[-1] + 1:
             return None
-        same = (input_ids[:, None, :-1] == call.input_ids[None]).all(-1)  # (rows, known rows)
-        if not bool(same.any(-1).all()):
+        parents = _parents(input_ids[:, :-1], call.input_ids)
+        if parents is None:
             return None
-        parents = same.int().argmax(-1).tolist()
-        if same.shape[0] == same.shape[1] and bool(same.diagonal().all()):
-            parents = list(range(len(parents)))
         if parents != list(range(len(call.active))):
             call.active = [call.active[parent] for parent in parents]
             if call.follower is not None:
@@ -259,6 +257,14 @@ class AnchorLogitsProcessor(LogitsProcessor):
                 stacklevel=2,
             )
         return [{"role": "user", "content": self._reader.plain(row)}]
+
+
+def _parents(before: Tensor, known: Tensor) -> list[int] | None:
+    """For each row (rows, length) the number of the known row that is equal to it; None where one has none."""
+    if torch.equal(before, known):
+        return list(range(len(known)))
+    same = (before[:, None] == known[None]).all(-1)  # (rows, known rows)
+    return same.int().argmax(-1).tolist() if bool(same.any(-1).all()) else None
 
 
 def _check_anchor(anchor: PreTrainedModel, anchor_tokenizer: PreTrainedTokenizerBase) -> None:

@@ -39,7 +39,7 @@ def test_cached_anchor_equals_from_scratch_at_each_step(anchor, translator):
             ids = translator.anchor.encode(written[1:])
             assert ids[settled:] == row.path
             scratch = reference.next_logp(anchor[0], [*prompt, *ids])
-            worst = max(worst, (row.logp[row.path] - scratch).abs().max().item())
+            worst = max(worst, (row.nodes[row.path].logp - scratch).abs().max().item())
     assert worst <= 1e-4
     assert max(n_open) < len(translator.anchor.encode(ANSWER[1:]))  # the oldest tokens were settled on the way
 
@@ -137,5 +137,5 @@ def test_a_begun_answer_is_read_before_the_first_step(anchor, translator):
     for i in translator.target.encode(b" To kill the weeds,"):
         written.write([i])
     torch.testing.assert_close(
-        begun.rows[0].logp[begun.rows[0].path], written.rows[0].logp[written.rows[0].path], atol=1e-4, rtol=0
+        begun.rows[0].nodes[begun.rows[0].path].logp, written.rows[0].nodes[written.rows[0].path].logp, atol=1e-4, rtol=0
     )
