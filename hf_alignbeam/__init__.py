@@ -1,3 +1,20 @@
-from hf_alignbeam.processor import AnchorLogitsProcessor as AnchorLogitsProcessor
-from hf_alignbeam.translate import VocabularyTranslator as VocabularyTranslator
-from hf_alignbeam.vocab import token_bytes as token_bytes
+"""Makes a fine-tuned language model refuse what a safe model would refuse, at generation time."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hf_alignbeam.processor import AnchorLogitsProcessor
+    from hf_alignbeam.translate import VocabularyTranslator
+    from hf_alignbeam.vocab import token_bytes
+
+__all__ = ["AnchorLogitsProcessor", "VocabularyTranslator", "token_bytes"]
+
+#: Loaded when first asked for, so that `alignbeam --help` does not wait for torch.
+_HOMES = {"AnchorLogitsProcessor": "processor", "VocabularyTranslator": "translate", "token_bytes": "vocab"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -221,28 +221,29 @@ def _added_bytes(token: str, decoder: dict[str, Any]) -> bytes:
 
 
 def _continuation_encoder(backend: Any) -> Any:
-    """A copy of the tokenizer that puts no dummy space in front and reads special tokens' names as plain text."""
+    """A tokenizer around the same model that puts no dummy space in front and reads special names as plain text."""
     tokenizer_class = type(backend)
-    copy = tokenizer_class.from_str(backend.to_str())
     normalizer, pre_tokenizer = _state(backend.normalizer), _state(backend.pre_tokenizer)
     steps = [step for step in _steps(normalizer, "normalizers") if step["type"] != "Prepend"]
     pre_steps = [_without_prefix(step) for step in _steps(pre_tokenizer, "pretokenizers")]
-    template = {
-        "version": "1.0",
-        "added_tokens": [],
-        "normalizer": {"type": "Sequence", "normalizers": steps},
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": pre_steps},
-        "model": {"type": "BPE", "vocab": {}, "merges": []},
-    }
-    parts = tokenizer_class.from_str(json.dumps(template))
-    if normalizer:
-        copy.normalizer = parts.normalizer
-    if pre_tokenizer:
-        copy.pre_tokenizer = parts.pre_tokenizer
-    copy.encode_special_tokens = True
-    copy.no_padding()
-    copy.no_truncation()
-    return copy
+    parts = tokenizer_class.from_str(
+        json.dumps(
+            {
+                "version": "1.0",
+                "normalizer": {"type": "Sequence", "normalizers": steps},
+                "pre_tokenizer": {"type": "Sequence", "pretokenizers": pre_steps},
+                "model": {"type": "BPE", "vocab": {}, "merges": []},
+            }
+        )
+    )
+    encoder = tokenizer_class(backend.model)
+    if steps:
+        encoder.normalizer = parts.normalizer
+    if pre_steps:
+        encoder.pre_tokenizer = parts.pre_tokenizer
+    encoder.add_tokens([token for _, token in sorted(backend.get_added_tokens_decoder().items())])
+    encoder.encode_special_tokens = True
+    return encoder
 
 
 def _without_prefix(step: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,12 @@
 """The README's promises, held against the disk."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -19,9 +24,9 @@ def test_the_file_tree_is_the_disk():
             folder = [*folder[:depth], name.rstrip("/")]
             if not name.endswith("/"):
                 listed.add("/".join(folder))
-    on_disk = {
-        str(path.relative_to(ROOT)) for pattern in ("hf_alignbeam/**/*.py", "tests/*.py", ".ci/*") for path in ROOT.glob(pattern)
-    } | {"pyproject.toml", "LICENSE", "README.md"}
+    patterns = ("hf_alignbeam/**/*.py", "tests/*.py", "examples/*.py", ".ci/*")
+    on_disk = {str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern)}
+    on_disk |= {"pyproject.toml", "LICENSE", "README.md"}
     assert listed - {"py.typed"} == on_disk
 
 
@@ -36,4 +41,13 @@ def test_the_two_commands_are_the_ones_ci_runs():
 
 def test_every_tree_line_explains_itself():
     block = re.search(r"```text\n(.*?)```", README, re.S).group(1)
-    assert all(len(line.split(None, 1)) == 2 for line in block.splitlines() if line.strip())
+    lines = [line for line in block.splitlines() if line.strip() and not line.endswith("/")]
+    assert all(len(line.split(None, 1)) == 2 for line in lines)
+
+
+@pytest.mark.parametrize("example", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
+def test_every_example_runs(example):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, ROOT / "examples" / example], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "guarded" in done.stdout
