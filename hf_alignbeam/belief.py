@@ -5,7 +5,6 @@ only another forward of the anchor would tell, it names the path (`open_paths`).
 tokenisations that cover the text (arXiv 2506.14123); here they are the chain that was fed and what was looked ahead.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -129,11 +128,15 @@ def covers(row: Row, translator: VocabularyTranslator) -> list[Cover]:
     """
     spelled = {path: translator.anchor.spell(path) for path in row.nodes}
     read = [path for path in row.nodes if row.text.startswith(spelled[path])] if translator.rule == "bytes" else [row.path]
-    most = max(row.nodes[path].weight for path in read)
+    onward = {path: _onward(row, translator, row.text.removeprefix(spelled[path])) for path in read}
+    going_on = [path for path in read if isinstance(onward[path], Table) or len(onward[path].source)]
+    most = max((row.nodes[path].weight for path in going_on), default=0.0)
     found = []
-    for path in read:
-        weight = math.exp(row.nodes[path].weight - most)
-        found.append(_cover(row, translator, path, weight, row.text.removeprefix(spelled[path])))
+    for path in going_on:
+        belief = row.nodes[path].logp + (row.nodes[path].weight - most)
+        if isinstance(onward[path], Continuations):
+            belief = belief[onward[path].source.to(belief.device)]
+        found.append(Cover(path, row.text.removeprefix(spelled[path]), row.owed, onward[path], belief.exp()))
     strict = [_only_canonical(cover) for cover in found]
     n_belief, n_strict = (sum(cover.belief for cover in some) for some in (found, strict))
     return strict if n_strict > CANONICAL_SHARE * n_belief else found
@@ -197,20 +200,15 @@ def _open(
     return [item for item in found if item.open_mass > HEAVY_MASS]
 
 
-def _cover(row: Row, translator: VocabularyTranslator, path: Path, weight: float, pending: bytes) -> Cover:
-    onward: Table | Continuations
-    logp = row.nodes[path].logp
+def _onward(row: Row, translator: VocabularyTranslator, pending: bytes) -> Table | Continuations:
+    """What the anchor may say where `pending` is all of the text that it has not been fed."""
+    if not pending or pending == row.lead_in == row.text:
+        return translator.table(pending, row.owed)
     start = len(row.text) - len(pending)
     written = tuple(i for at, i in row.written if at >= start)
-    if not pending or pending == row.lead_in == row.text:
-        onward = translator.table(pending, row.owed)
-        prob = logp.exp() * weight
-    else:
-        aligned = any(at == start for at, _ in row.written)
-        prefix = row.prefix if start == 0 else b""
-        onward = translator.continuations(pending, *((written, prefix) if aligned else ((), row.owed)))
-        prob = logp[onward.source.to(logp.device)].exp() * weight
-    return Cover(path, pending, row.owed, onward, prob)
+    if all(at != start for at, _ in row.written):
+        return translator.continuations(pending, (), row.owed)
+    return translator.continuations(pending, written, row.prefix if start == 0 else b"")
 
 
 def _only_canonical(cover: Cover) -> Cover:

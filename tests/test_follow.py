@@ -139,3 +139,14 @@ def test_a_begun_answer_is_read_before_the_first_step(anchor, translator):
     torch.testing.assert_close(
         begun.rows[0].nodes[begun.rows[0].path].logp, written.rows[0].nodes[written.rows[0].path].logp, atol=1e-4, rtol=0
     )
+
+
+def test_belief_survives_a_beginning_that_the_anchor_finds_absurd(anchor, translator):
+    """After a prefill it would never write, the anchor still says what it would say next."""
+    model, tokenizer = anchor
+    begun = b"zzzzqq xx qq zz vv, kk"
+    follower, prompt = follow(anchor, translator, begun=begun)
+    target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target))
+    translation = follower.translate(target_prob, [0])
+    scratch = reference.next_logp(model, [*prompt, *translator.anchor.encode(begun)]).exp()
+    assert translation.lost.item() < 0.01 + scratch[sorted(tokenizer.added_tokens_decoder)].sum().item()
