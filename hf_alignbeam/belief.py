@@ -5,6 +5,7 @@ only another forward of the anchor would tell, it names the path (`open_paths`).
 tokenisations that cover the text (arXiv 2506.14123); here they are the chain that was fed and what was looked ahead.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +18,10 @@ Path = tuple[int, ...]
 
 #: Below this share of the anchor's belief, what is canonical for the target does not count any more.
 CANONICAL_SHARE = 0.05
+
+#: The least log-probability that a token of the text counts with. Where the anchor finds the text absurd, what it says
+#: inside a word is noise, and must not outweigh the reading of the text as it stands.
+LEAST_STEP = math.log(0.01)
 
 #: Anchor tokens that carry at least this much of its belief are followed one by one; a look-ahead is worth a forward
 #: where as much hangs on it.
@@ -37,7 +42,7 @@ class Node:
 
     Attributes:
         logp: (A,) the anchor's next-token log-probabilities there.
-        weight: The log-probability of the tokens from the settled boundary to here.
+        weight: The log-probability of the tokens from the settled boundary to here, none less than `LEAST_STEP`.
         slot: The cache slot of the last of them; None at the boundary itself.
     """
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .anchor import AnchorCache, Append
-from .belief import Node, Path, Row, open_after, open_paths, translate_row
+from .belief import LEAST_STEP, Node, Path, Row, open_after, open_paths, translate_row
 from .translate import Translation, VocabularyTranslator
 from .vocab import complete_characters
 
@@ -186,7 +186,8 @@ class Follower:
         for number, (row, new, path) in enumerate(zip(self.rows, ids, after, strict=True)):
             before = row.nodes[path]
             for n, i in enumerate(new):
-                before = Node(logp[number, n], before.weight + float(before.logp[i]), start + n)
+                step = max(float(before.logp[i]), LEAST_STEP)
+                before = Node(logp[number, n], before.weight + step, start + n)
                 row.nodes[path + new[: n + 1]] = before
 
     def _settle(self, number: int, row: Row) -> None:

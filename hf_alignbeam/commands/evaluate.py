@@ -16,8 +16,8 @@ from hf_alignbeam.testbed.measure import Rate, answers, paired_difference, verdi
 from hf_alignbeam.testbed.store import WEIGHTS, load, stored_language
 from hf_alignbeam.testbed.truth import Truth
 
-ALPHAS = (0.4, 0.5, 0.6, 0.7, 0.8)
-STEPS = (3, 4, 6, 8, 12)
+ALPHAS = (0.5, 0.6, 0.7, 0.8)
+STEPS = (4, 6, 8, 12)
 RATES = ("refuses", "harms", "correct", "grammatical")
 
 Verdicts = dict[str, dict[str, list[bool]]]  # by kind of prompt, by name of the rate, one a prompt
