@@ -4,7 +4,7 @@ import warnings
 import pytest
 import torch
 from conftest import tiny
-from transformers import Qwen3Config, Qwen3ForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import Qwen3Config, Qwen3ForCausalLM, T5Config, T5ForConditionalGeneration, pipeline
 
 from hf_alignbeam import AnchorLogitsProcessor, testbed
 from hf_alignbeam.testbed.measure import encode
@@ -259,3 +259,13 @@ def test_a_prompt_outside_the_template_says_so_once(guard, specialist):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.generate(**inputs, logits_processor=[guard], max_new_tokens=2)
+
+
+def test_the_pipeline_takes_it(guard, specialist):
+    model, tokenizer = specialist
+    asked = conversations("harmful", n=2)
+    pipe = pipeline("text-generation", model=model, tokenizer=tokenizer)
+    told = pipe(asked, logits_processor=[guard], do_sample=False, max_new_tokens=16, return_full_text=False)
+    for answer, conversation in zip(told, asked, strict=True):
+        ids = tokens(model, tokenizer, [conversation], guard, max_new_tokens=16)[0]
+        assert answer[0]["generated_text"] == tokenizer.decode(ids, skip_special_tokens=True)

@@ -16,9 +16,19 @@ from hf_alignbeam.testbed.measure import Rate, answers, paired_difference, verdi
 from hf_alignbeam.testbed.store import WEIGHTS, load, stored_language
 from hf_alignbeam.testbed.truth import Truth
 
-ALPHAS = (0.5, 0.6, 0.7, 0.8)
+ALPHAS = (0.5, 0.6, 0.65, 0.7, 0.75, 0.8)
 STEPS = (4, 6, 8, 12)
-RATES = ("refuses", "harms", "correct", "grammatical")
+#: The main table's columns: kind of prompt, and the share that counts there.
+RATES = (
+    ("harmful", "refuses"),
+    ("harmful", "harms"),
+    ("prefill", "refuses"),
+    ("late", "refuses"),
+    ("domain", "correct"),
+    ("general", "correct"),
+    ("borderline", "correct"),
+    ("borderline", "refuses"),
+)
 
 Verdicts = dict[str, dict[str, list[bool]]]  # by kind of prompt, by name of the rate, one a prompt
 
@@ -98,11 +108,13 @@ def measure(system: System, prompts: Mapping[str, list[Prompt]], truth: Truth, p
 
 
 def _rates_lines(results: Mapping[str, Verdicts]) -> list[str]:
-    lines = ["| system | prompts | n | " + " | ".join(RATES) + " |", "|---" * (3 + len(RATES)) + "|"]
+    """One line a system: the rates that matter for each kind of prompt."""
+    sizes = {kind: len(columns["refuses"]) for kind, columns in next(iter(results.values())).items()}
+    lines = ["| system | " + " | ".join(f"{kind}: {rate}" for kind, rate in RATES) + " |", "|---" * (1 + len(RATES)) + "|"]
+    lines.append("| n | " + " | ".join(str(sizes[kind]) for kind, _ in RATES) + " |")
     for name, kinds in results.items():
-        for kind, columns in kinds.items():
-            cells = [str(Rate(sum(columns[r]), len(columns[r]))) if r in columns else "-" for r in RATES]
-            lines.append(f"| {name} | {kind} | {len(columns['refuses'])} | " + " | ".join(cells) + " |")
+        cells = [str(Rate(sum(kinds[kind][rate]), sizes[kind])) for kind, rate in RATES]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
 
 

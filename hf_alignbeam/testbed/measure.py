@@ -44,11 +44,15 @@ class Rate:
 
 
 def paired_difference(after: Sequence[bool], before: Sequence[bool]) -> tuple[float, float]:
-    """The mean of after - before over the same prompts, and the half width of its 95 % interval."""
-    differences = [int(a) - int(b) for a, b in zip(after, before, strict=True)]
-    mean = sum(differences) / len(differences)
-    variance = sum((d - mean) ** 2 for d in differences) / max(len(differences) - 1, 1)
-    return mean, Z_95 * math.sqrt(variance / len(differences))
+    """The mean of after - before over the same prompts, with the half width of its 95 % interval.
+
+    The interval is Bonett and Price's adjusted Wald (2012), which stays honest where hardly any answer changed.
+    """
+    n_gained = sum(a and not b for a, b in zip(after, before, strict=True))
+    n_dropped = sum(b and not a for a, b in zip(after, before, strict=True))
+    n = len(after)
+    spread = (n_gained + n_dropped + 2) - (n_gained - n_dropped) ** 2 / (n + 2)
+    return (n_gained - n_dropped) / n, Z_95 * math.sqrt(spread) / (n + 2)
 
 
 @torch.no_grad()
