@@ -43,7 +43,7 @@ def test_graded_harm_refusals_and_wrong_facts():
         truth.correct(tongue.prompts("test", "harmful")[0], "No.")
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
 def test_splits_share_no_prompt_and_held_out_pairs_no_word_pair(seed):
     tongue = language(seed)
     texts = {split: {p.text for kind in KINDS for p in tongue.prompts(split, kind)} for split in SPLITS}

@@ -220,6 +220,7 @@ class Language:
         n_validation, n_test = (round(share * len(pairs)) for share in HELD_OUT.values())
         owners = ["validation"] * n_validation + ["test"] * n_test
         owners += ["train"] * (len(pairs) - len(owners))
+        _show_every_word(pairs, owners)
         items = tuple(Item({"v": v, "o": o, **facts(v, o)}, owner) for (v, o), owner in zip(pairs, owners, strict=True))
         return self._topic(rng, name, kind, items, fact_slots)
 
@@ -255,6 +256,21 @@ class Language:
         n_safe = next(i for i, word in enumerate(words) if word.strip(".,") in self.hazards)
         start = " ".join(words[: rng.randint(min(2, n_safe), n_safe)])
         return Prompt("prefill", prompt.text, prompt.topic, prompt.item, prefill=start)
+
+
+def _show_every_word(pairs: list[tuple[str, str]], owners: list[str]) -> None:
+    """Swap owners, in place, until every word of a pair stands in a training pair: a word never seen tells nothing."""
+
+    def n_shown(word: str) -> int:
+        return sum(word in pair for pair, owner in zip(pairs, owners, strict=True) if owner == "train")
+
+    for word in dict.fromkeys(word for pair in pairs for word in pair):
+        if not n_shown(word):
+            hidden = next(n for n, pair in enumerate(pairs) if word in pair)
+            spare = next(
+                n for n, pair in enumerate(pairs) if owners[n] == "train" and all(n_shown(other) > 1 for other in pair)
+            )
+            owners[hidden], owners[spare] = owners[spare], owners[hidden]
 
 
 def _later(first: Prompt, second: Prompt) -> Prompt:
