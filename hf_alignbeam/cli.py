@@ -83,3 +83,17 @@ def evaluate(
 
     given = {name: value for name, value in (("alpha", alpha), ("n_steps", n_steps), ("mixing", mixing)) if value is not None}
     run(split, weights, limit, sweep, given)
+
+
+@app.command()
+def bench(
+    translation: Annotated[
+        list[str], typer.Option(help="Tokenizers, folders or Hub ids: every ordered pair of them is measured. Repeat it.")
+    ],
+) -> None:
+    """What translating between tokenizers loses and costs."""
+    from hf_alignbeam.commands.bench import run
+
+    if len(translation) < 2:
+        raise typer.BadParameter("name at least two tokenizers: --translation A --translation B")
+    run(translation)

@@ -7,6 +7,7 @@ looking ahead to its caller.
 
 from collections import defaultdict
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, get_args
@@ -169,13 +170,17 @@ class VocabularyTranslator:
         anchor_eos_ids: Iterable[int] | None = None,
         eos_ids: Iterable[int] | None = None,
     ):
-        if rule not in get_args(TranslationRule):
-            raise ValueError(f"`rule` must be one of {', '.join(get_args(TranslationRule))}, got {rule!r}.")
-        self.rule = rule
+        self.rule: TranslationRule = _checked_rule(rule)
         self.anchor = Vocabulary(anchor_tokenizer, anchor_eos_ids)
         self.target = Vocabulary(tokenizer, eos_ids)
         #: Equal vocabularies need no translation: the anchor reads the target's ids as they are.
         self.identity = self.anchor.same_ids(self.target)
+
+    def with_rule(self, rule: TranslationRule) -> "VocabularyTranslator":
+        """The same two vocabularies, not read again, under another rule."""
+        other = copy(self)
+        other.rule = _checked_rule(rule)
+        return other
 
     def __call__(self, anchor_prob: Tensor, target_prob: Tensor, pending: bytes = b"", owed: bytes = b"") -> Translation:
         """Translate next-token distributions.
@@ -316,6 +321,12 @@ class VocabularyTranslator:
             for n in range(1, len(path)):
                 extensions[path[:n]].append(t)
         return dict(extensions)
+
+
+def _checked_rule(rule: TranslationRule) -> TranslationRule:
+    if rule not in get_args(TranslationRule):
+        raise ValueError(f"`rule` must be one of {', '.join(get_args(TranslationRule))}, got {rule!r}.")
+    return rule
 
 
 def _ids(ids: Iterable[int]) -> Tensor:

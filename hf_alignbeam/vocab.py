@@ -15,6 +15,18 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 #: The word-start mark of SentencePiece vocabularies; it stands for a space.
 WORD_START = "\u2581"
 
+#: The bytes that occur in UTF-8 text.
+WRITABLE = [byte for byte in range(256) if byte not in (0xC0, 0xC1) and byte < 0xF5]
+
+#: Texts that a tokenizer may change before it reads them, by what is then lost.
+PROBED_LOSSES = {
+    "white space is not kept": " a  b\n\n\tc \n",
+    "composed characters are rewritten (NFC)": "e\u0301",
+    "compatible characters are rewritten (NFKC)": "\ufb01 \u00bd \uff21",
+    "case is not kept": "AbC",
+    f"a literal {WORD_START} becomes a space": f"a{WORD_START}b",
+}
+
 
 def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
     """The bytes each token id stands for inside a text.
@@ -67,6 +79,18 @@ class Vocabulary:
     def same_ids(self, other: "Vocabulary") -> bool:
         """Whether every token of the other vocabulary stands here under the same id, the ends of an answer included."""
         return self._pieces == other._pieces and self.eos_ids == other.eos_ids
+
+    @cached_property
+    def losses(self) -> tuple[str, ...]:
+        """What this tokenizer cannot write or does not keep, by name; empty for one that keeps every text."""
+        missing = [byte for byte in WRITABLE if bytes([byte]) not in self.by_bytes]
+        found = []
+        if len(missing) > len(WRITABLE) // 2:
+            found.append("no byte fallback: characters without a piece are lost")
+        elif missing:
+            found.append(f"no token for {len(missing)} bytes: {', '.join(f'0x{byte:02X}' for byte in missing)}")
+        kept = {kind: self.spell(self._written(text.encode())) == text.encode() for kind, text in PROBED_LOSSES.items()}
+        return (*found, *(kind for kind, whole in kept.items() if not whole))
 
     @cached_property
     def by_bytes(self) -> dict[bytes, int]:

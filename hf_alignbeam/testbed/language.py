@@ -267,9 +267,7 @@ def _show_every_word(pairs: list[tuple[str, str]], owners: list[str]) -> None:
     for word in dict.fromkeys(word for pair in pairs for word in pair):
         if not n_shown(word):
             hidden = next(n for n, pair in enumerate(pairs) if word in pair)
-            spare = next(
-                n for n, pair in enumerate(pairs) if owners[n] == "train" and all(n_shown(other) > 1 for other in pair)
-            )
+            spare = next(n for n, pair in enumerate(pairs) if owners[n] == "train" and all(n_shown(other) > 1 for other in pair))
             owners[hidden], owners[spare] = owners[spare], owners[hidden]
 
 

@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -108,41 +108,27 @@ def _lengths(rows: list[tuple[list[int], list[int]]]) -> torch.Tensor:
 
 def new_anchor(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The anchor's untrained network: Qwen3's architecture, about 0.5 M parameters."""
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=len(tokenizer),
-            hidden_size=96,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=24,
-            intermediate_size=288,
-            max_position_embeddings=512,
-            tie_word_embeddings=True,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    shape: dict[str, Any] = {"hidden_size": 96, "num_key_value_heads": 2, "head_dim": 24, "intermediate_size": 288}
+    return Qwen3ForCausalLM(Qwen3Config(**shape, **_shared_shape(tokenizer)))
 
 
 def new_specialist(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The specialist's untrained network: Llama's architecture, about 1 M parameters."""
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=128,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            intermediate_size=352,
-            max_position_embeddings=512,
-            tie_word_embeddings=True,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    shape: dict[str, Any] = {"hidden_size": 128, "num_key_value_heads": 4, "intermediate_size": 352}
+    return LlamaForCausalLM(LlamaConfig(**shape, **_shared_shape(tokenizer)))
+
+
+def _shared_shape(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
 
 
 def main(

@@ -1,0 +1,60 @@
+"""`alignbeam bench --translation`: what translating between real tokenizers loses and costs."""
+
+import resource
+import time
+from itertools import permutations
+from pathlib import Path
+from typing import get_args
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from hf_alignbeam.translate import TranslationRule, VocabularyTranslator
+
+RULES: tuple[TranslationRule, ...] = get_args(TranslationRule)
+N_TIMED = 20
+COLUMNS = (
+    "anchor",
+    "target",
+    "equal bytes",
+    *(f"lost by {rule}" for rule in RULES),
+    "build, s",
+    "one step, ms",
+    "target's losses",
+)
+
+
+def run(tokenizers: list[str]) -> None:
+    """Print one line an ordered pair: shares of the anchor's ordinary tokens, uniformly weighted, and times."""
+    console = Console(width=220)
+    loaded = {Path(name).name: AutoTokenizer.from_pretrained(name) for name in tokenizers}
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    pairs = list(permutations(loaded, 2))
+    for anchor, target in track(pairs, description="pairs", console=Console(stderr=True), transient=True):
+        cells = [anchor, target, *_measured(loaded[anchor], loaded[target])]
+        lines.append("| " + " | ".join(cells) + " |")
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    console.print(f"\n{torch.get_num_threads()} threads; peak memory of the whole run {peak:.1f} GiB.")
+
+
+def _measured(anchor: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase) -> list[str]:
+    start = time.perf_counter()
+    translator = VocabularyTranslator(anchor, target)
+    table = translator.table()
+    build = time.perf_counter() - start
+    ordinary = torch.tensor([[float(bool(token)) for token in translator.anchor.tokens]])
+    anchor_prob = ordinary / ordinary.sum()
+    target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target))
+    lost = {"bytes": float(table.apply(anchor_prob, target_prob).lost[0])}
+    for rule in RULES[1:]:
+        lost[rule] = float(translator.with_rule(rule)(anchor_prob, target_prob).lost[0])
+    start = time.perf_counter()
+    for _ in range(N_TIMED):
+        table.apply(anchor_prob, target_prob)
+    step = 1000 * (time.perf_counter() - start) / N_TIMED
+    shares = [f"{100 * (1 - lost['exact']):.1f} %", *(f"{100 * lost[rule]:.3f} %" for rule in RULES)]
+    return [*shares, f"{build:.2f}", f"{step:.2f}", "; ".join(translator.target.losses) or "none"]
