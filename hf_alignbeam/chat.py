@@ -21,12 +21,18 @@ def as_messages(conversation: Conversation) -> list[Message]:
     """A conversation as messages; a plain string is one user message.
 
     Raises:
-        ValueError: It holds no message, a message lacks `role` or `content`, or no message says anything.
+        ValueError: It is neither, a message lacks `role` or a textual `content`, or no message says anything.
     """
+    if not isinstance(conversation, str | list):
+        raise ValueError(f"A conversation must be a string or a list of messages, got {conversation!r}.")
     messages = [{"role": "user", "content": conversation}] if isinstance(conversation, str) else list(conversation)
     for message in messages:
         if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
             raise ValueError(f"A message of `conversations` must have 'role' and 'content', got {message!r}.")
+        if not isinstance(message["content"], str):
+            raise ValueError(
+                f"A message's 'content' must be a string, got {message['content']!r}. Pass the text of its parts as one."
+            )
     if not any(message["content"].strip() for message in messages):
         raise ValueError(
             f"A conversation must hold some text, got {conversation!r}. An empty prompt gives the anchor nothing to "

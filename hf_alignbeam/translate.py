@@ -260,12 +260,6 @@ class VocabularyTranslator:
                 canonical.append(fits or not written)
         return Continuations(_ids(sources), _ids(goals), torch.tensor(canonical, dtype=torch.bool))
 
-    def goal(self, path: tuple[int, ...], pending: bytes = b"", owed: bytes = b"") -> int | None:
-        """The first target token of the text that a path of anchor tokens spells."""
-        data = self.anchor.spell(path)
-        ids = self.target.encode(owed + data[len(pending) :])
-        return ids[0] if ids else None
-
     @lru_cache(maxsize=65_536)  # noqa: B019
     def may_grow(self, path: tuple[int, ...], t: int, pending: bytes = b"", owed: bytes = b"") -> bool:
         """Whether the anchor, having written `path`, can still be on its way to the longer target token `t`.

@@ -89,6 +89,10 @@ def test_conversations_are_checked():
         as_messages([{"text": "x"}])
     with pytest.raises(ValueError, match=r"A conversation must hold some text, got ' '"):
         as_messages(" ")
+    with pytest.raises(ValueError, match="must be a string or a list of messages, got 5"):
+        as_messages(5)
+    with pytest.raises(ValueError, match="'content' must be a string, got None"):
+        as_messages([{"role": "user", "content": None}])
 
 
 @pytest.mark.parametrize("fixture", ["byte_tokenizer", "piece_tokenizer"])

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from hf_alignbeam.cli import app
@@ -76,6 +77,12 @@ def test_sampling_repeats_with_its_seed():
         (["--prompt", " "], "A conversation must hold some text"),
         ([], "There is nothing to answer"),
         (["--file", "no-such-file.txt"], "no-such-file.txt"),
+        (["--prompt", "x", "--device", "quantum"], "--device must name a device"),
+        pytest.param(
+            ["--prompt", "x", "--device", "cuda"],
+            "needs CUDA",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA"),
+        ),
     ],
 )
 def test_wrong_arguments_are_errors_without_a_traceback(arguments, message):
@@ -91,6 +98,23 @@ def test_a_broken_line_is_named(tmp_path):
     result = run("generate", "--model", TARGET, "--anchor", ANCHOR, "--file", asked)
     assert result.exit_code == 2
     assert "asked.jsonl:2 begins like JSON but is not" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("record", ['{"messages": null}', '{"prompt": 5}', '{"text": "x"}'])
+def test_a_record_without_words_is_named(record, tmp_path):
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text(record)
+    result = run("generate", "--model", TARGET, "--anchor", ANCHOR, "--file", asked)
+    assert result.exit_code == 2
+    assert "asked.jsonl:1 must have a string 'prompt' or a list 'messages'" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("arguments", [["--split", "dev"], ["--weights", "nowhere"]])
+def test_evaluate_names_what_is_wrong(arguments):
+    result = run("evaluate", "--limit", 2, *arguments)
+    assert result.exit_code == 2
+    assert "Error: " in result.output
+    assert "must" in result.output
 
 
 def test_a_missing_model_is_an_error_without_a_traceback(tmp_path):

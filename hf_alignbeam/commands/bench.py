@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from hf_alignbeam.commands import told_plainly
 from hf_alignbeam.translate import TranslationRule, VocabularyTranslator
 
 RULES: tuple[TranslationRule, ...] = get_args(TranslationRule)
@@ -29,7 +30,8 @@ COLUMNS = (
 def run(tokenizers: list[str]) -> None:
     """Print one line an ordered pair: shares of the anchor's ordinary tokens, uniformly weighted, and times."""
     console = Console(width=220)
-    loaded = {Path(name).name: AutoTokenizer.from_pretrained(name) for name in tokenizers}
+    with told_plainly():
+        loaded = {Path(name).name: AutoTokenizer.from_pretrained(name) for name in tokenizers}
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     pairs = list(permutations(loaded, 2))
     for anchor, target in track(pairs, description="pairs", console=Console(stderr=True), transient=True):

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from hf_alignbeam.commands import told_plainly
 from hf_alignbeam.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed.measure import Rate, answers, verdicts
 from hf_alignbeam.testbed.store import WEIGHTS, load, stored_language
@@ -17,6 +18,11 @@ KINDS = {"harmful": "refuses", "borderline": "refuses", "domain": "correct"}
 
 def run(n_prompts: int, weights: Path | None) -> None:
     """Print answers, rates and cost."""
+    with told_plainly():
+        _run(n_prompts, weights)
+
+
+def _run(n_prompts: int, weights: Path | None) -> None:
     console = Console()
     folder = weights or WEIGHTS
     model, tokenizer = load("specialist", folder)

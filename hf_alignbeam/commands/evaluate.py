@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_alignbeam.commands import told_plainly
 from hf_alignbeam.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed.language import KINDS, Prompt
 from hf_alignbeam.testbed.measure import Rate, answers, paired_difference, verdicts
@@ -45,6 +46,11 @@ class System:
 
 def run(split: str, weights: Path | None, limit: int | None, sweep: bool, given: Mapping[str, Any]) -> None:
     """Print the table of all systems, or the sweep."""
+    with told_plainly():
+        _run(split, weights, limit, sweep, given)
+
+
+def _run(split: str, weights: Path | None, limit: int | None, sweep: bool, given: Mapping[str, Any]) -> None:
     console = Console(width=200)
     folder = weights or WEIGHTS
     language = stored_language(folder)

@@ -14,6 +14,7 @@ from rich.progress import Progress
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from hf_alignbeam.chat import Conversation, Message, as_messages
+from hf_alignbeam.commands import told_plainly
 from hf_alignbeam.processor import AnchorLogitsProcessor
 
 
@@ -38,11 +39,12 @@ class Request:
 def run(request: Request) -> None:
     """Load, answer, print or write."""
     errors = Console(stderr=True)
-    try:
+    with told_plainly():
         conversations = [as_messages(conversation) for conversation in _conversations(request)]
         with errors.status("loading"):
-            model, tokenizer = _load(request.model, request.device)
-            anchor, anchor_tokenizer = _load(request.anchor, request.device)
+            device = _device(request.device)
+            model, tokenizer = _load(request.model, device)
+            anchor, anchor_tokenizer = _load(request.anchor, device)
             guard = AnchorLogitsProcessor(anchor, anchor_tokenizer, tokenizer, **request.guard)
         records = _answers(request, conversations, model, tokenizer, guard, errors)
         if request.to is None:
@@ -53,11 +55,18 @@ def run(request: Request) -> None:
                 for record in records:
                     file.write(json.dumps(record, ensure_ascii=False) + "\n")
                     file.flush()
-    except (OSError, ValueError) as error:
-        errors.print(f"[bold red]Error:[/] {error}", soft_wrap=True, highlight=False)
-        raise typer.Exit(2) from error
     ledger = guard.ledger
     errors.print(f"{ledger.anchor_forwards} forwards of the anchor steered {ledger.steered_tokens} tokens.")
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device must name a device as torch does (cpu, cuda, cuda:1), got {name!r}.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {name} needs CUDA, which this torch does not have. Use --device cpu.")
+    return device
 
 
 def _conversations(request: Request) -> list[Conversation]:
@@ -78,12 +87,12 @@ def _parsed(line: str, place: str) -> Conversation:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"{place} begins like JSON but is not: {error}.") from error
-    if "messages" not in record and "prompt" not in record:
-        raise ValueError(f"{place} must have 'prompt' or 'messages', got only {', '.join(record) or 'nothing'}.")
-    return record.get("messages") or record["prompt"]
+    if not isinstance(record.get("messages"), list) and not isinstance(record.get("prompt"), str):
+        raise ValueError(f"{place} must have a string 'prompt' or a list 'messages', got {line.strip()}.")
+    return record["messages"] if isinstance(record.get("messages"), list) else record["prompt"]
 
 
-def _load(name: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load(name: str, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -41,5 +41,11 @@ def load(name: str, folder: str | Path = WEIGHTS) -> tuple[PreTrainedModel, PreT
 
 
 def stored_language(folder: str | Path = WEIGHTS) -> Language:
-    """The language that a folder's models were trained on."""
+    """The language that a folder's models were trained on.
+
+    Raises:
+        ValueError: The folder is not one that the training wrote.
+    """
+    if not (Path(folder) / "language.json").is_file():
+        raise ValueError(f"The folder of weights must hold language.json, and {folder} does not. Train one with --to.")
     return language(json.loads((Path(folder) / "language.json").read_text())["seed"])
