@@ -5,7 +5,7 @@ for the next-token distribution after a path of tokens.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +43,7 @@ class AnchorCache:
     def __init__(self, anchor: PreTrainedModel, prompts: Sequence[Sequence[int]]):
         self._anchor = anchor
         self._cache = DynamicCache()
-        self._takes_positions = "position_ids" in inspect.signature(anchor.forward).parameters
+        self._limits = context_limits(anchor)
         width = max(map(len, prompts))
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         self._settled = torch.zeros(len(prompts), width, dtype=torch.long)  # (B, T): 1 where a row sees a slot for good
@@ -94,7 +94,7 @@ class AnchorCache:
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, keep: int) -> Tensor:
         device = self._anchor.device
-        options = {"position_ids": positions.to(device)} if self._takes_positions else {}
+        self._check_room(mask.shape[-1], int(positions.max()) + 1)
         with torch.no_grad():
             output = self._anchor(
                 input_ids=ids.to(device),
@@ -102,14 +102,54 @@ class AnchorCache:
                 past_key_values=self._cache,
                 use_cache=True,
                 logits_to_keep=keep,
-                **options,
+                position_ids=positions.to(device),
             )
         self.n_forwards += 1
         self.n_tokens += ids.numel()
-        logits = output.logits.float()  # (B, n, A)
-        if torch.isnan(logits).any():
+        logp = output.logits.float().log_softmax(-1)  # (B, n, A)
+        if torch.isnan(logp).any():
             raise ValueError(
-                "The anchor's logits must be numbers, got NaN. Check the anchor's weights and dtype (float16 overflows "
-                "in some models: load it in bfloat16 or float32)."
+                "The anchor's logits must be numbers, got NaN or infinity. Check the anchor's weights and dtype (float16 "
+                "overflows in some models: load it in bfloat16 or float32)."
             )
-        return logits.log_softmax(-1)
+        return logp
+
+    def _check_room(self, n_slots: int, n_positions: int) -> None:
+        for name, limit, needed in zip(("context", "attention window"), self._limits, (n_positions, n_slots), strict=True):
+            if limit is not None and needed > limit:
+                raise ValueError(
+                    f"The anchor's {name} must hold the conversation and the steered answer, but takes {limit} tokens and "
+                    f"needs {needed}. Use an anchor with a longer one, a smaller `n_steps`, or shorter prompts."
+                )
+
+
+def takes_positions(anchor: PreTrainedModel) -> bool:
+    """Whether the anchor can be told its tokens' positions (adapters and compilation are looked through)."""
+    inner = getattr(anchor, "_orig_mod", anchor)
+    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # type: ignore[operator]
+    return "position_ids" in inspect.signature(inner.forward).parameters
+
+
+def context_limits(anchor: PreTrainedModel) -> tuple[int | None, int | None]:
+    """How many positions the anchor has, and how many cached tokens its narrowest layer sees; None where unbounded.
+
+    A sliding or local layer counts cache slots, masked ones included, so it is exact only while all of them fit.
+    """
+    config = anchor.config.get_text_config()
+    kinds = [*(getattr(config, "layer_types", None) or []), *_flat(getattr(config, "attention_types", None) or [])]
+    windowed = getattr(config, "use_sliding_window", True) is not False if not kinds else any(map(_is_local, kinds))
+    names = ("sliding_window", "attention_chunk_size", "window_size", "local_attention")
+    windows = [value for name in names if isinstance(value := getattr(config, name, None), int) and value > 0]
+    return getattr(config, "max_position_embeddings", None), min(windows) if windowed and windows else None
+
+
+def _is_local(kind: object) -> bool:
+    return isinstance(kind, str) and any(word in kind for word in ("sliding", "chunked", "local"))
+
+
+def _flat(nested: Iterable[object]) -> Iterator[object]:
+    for item in nested:
+        if isinstance(item, list | tuple):
+            yield from _flat(item)
+        else:
+            yield item

@@ -74,11 +74,12 @@ class ChatFormat:
     between: bytes
     eos_ids: frozenset[int]
 
-    def parse(self, text: bytes) -> tuple[list[Message], Reply] | None:
-        """The conversation that renders to `text`; its last message is an assistant's where the answer has begun.
+    def parse(self, text: bytes) -> tuple[list[Message], bytes, Reply] | None:
+        """The conversation that renders to `text`.
 
         Returns:
-            The messages and how the answer begins, or None where the text does not follow the template.
+            The messages, what stands after the last opening, and the reply it opens; None where the text does not
+            follow the template.
         """
         messages, rest = self._beginning(text)
         while rest is not None:
@@ -91,9 +92,7 @@ class ChatFormat:
             rest = rest[at + len(reply.opening) :]
             answer, between, rest_after = rest.partition(self.between) if self.between else (rest, b"", b"")
             if not between:
-                if rest:
-                    messages.append({"role": "assistant", "content": _readable(rest.removeprefix(reply.lead_in))})
-                return messages, reply
+                return messages, rest, reply
             messages.append({"role": "assistant", "content": _readable(answer.removeprefix(reply.lead_in))})
             rest = rest_after
         return None
@@ -109,6 +108,21 @@ class ChatFormat:
             return [], text[len(longest) :]
         system, _, rest = text[len(longest) :].partition(after)
         return [{"role": "system", "content": _readable(system)}], rest
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a prompt says.
+
+    Attributes:
+        messages: The conversation, up to the last question.
+        begun: The start of its answer that the prompt already holds, byte for byte.
+        lead_in: White space that the model will write before the answer's first word.
+    """
+
+    messages: list[Message]
+    begun: bytes
+    lead_in: bytes
 
 
 class ChatReader:
@@ -137,8 +151,8 @@ class ChatReader:
         own = frozenset() if self._tokenizer.eos_token_id is None else frozenset([self._tokenizer.eos_token_id])
         return own | (self.format.eos_ids if self.format else frozenset())
 
-    def read(self, ids: Sequence[int]) -> tuple[list[Message], bytes] | None:
-        """The conversation behind one row of prompt ids, and the white space its answer begins with.
+    def read(self, ids: Sequence[int]) -> Asked | None:
+        """What one row of prompt ids asks; None where it does not follow the template.
 
         Args:
             ids: Prompt ids, left padding included.
@@ -154,19 +168,25 @@ class ChatReader:
                 "a lone start token."
             )
         if self._recover is not None:
-            return as_messages(self._recover(_readable(text))), b""
-        found = self.format.parse(text) if self.format else None
+            return Asked(as_messages(self._recover(_readable(text))), b"", b"")
+        found = self._parse(text)
         if found is None:
             return None
-        messages, reply = found
-        prefilled = messages[-1]["role"] == "assistant"
-        if reply.reasons and not prefilled:
+        messages, rest, reply = found
+        if (reply.reasons and not rest) or _reasoning_is_open(reply.opening + rest):
             raise ValueError(
                 f"The target's replies must begin with their answer, but after {_readable(reply.opening)!r} its "
                 f"template begins with reasoning. Steering would end inside it: render the prompt with "
                 "`enable_thinking=False`, or write the reasoning's end into the prompt."
             )
-        return messages, b"" if prefilled else reply.lead_in
+        return Asked(messages, rest.removeprefix(reply.lead_in), b"" if rest else reply.lead_in)
+
+    def _parse(self, text: bytes) -> tuple[list[Message], bytes, Reply] | None:
+        """The prompt by its template; a BOS in front may be padding of the same id that the template never wrote."""
+        if self.format is None:
+            return None
+        bos = (self._tokenizer.bos_token or "").encode()
+        return self.format.parse(text) or (self.format.parse(text.removeprefix(bos)) if bos else None)
 
     def plain(self, ids: Sequence[int]) -> str:
         """The prompt's text without special tokens, for a prompt that follows no known template."""
@@ -237,6 +257,8 @@ def render_prompt(
     Returns:
         The ids, and the white space with which the answer begins.
     """
+    names = [name.decode() for name in _special_names(tokenizer).values()]
+    messages = [{**message, "content": _defused(message["content"], names)} for message in messages]
     if tokenizer.chat_template is None:
         text, lead_in = "\n\n".join(message["content"] for message in messages) + "\n\n", b""
     else:
@@ -246,6 +268,17 @@ def render_prompt(
     if bos is not None and tokenizer("x").input_ids[:1] == [bos] and ids[:1] != [bos]:
         ids = [bos, *ids]
     return ids, lead_in
+
+
+def _defused(content: str, names: list[str]) -> str:
+    """Words of a message that name the tokenizer's special tokens, broken up so that they stay words.
+
+    The target may read them as plain text; the anchor must not read them as the end of a turn.
+    """
+    for name in names:
+        if len(name) > 1:
+            content = content.replace(name, f"{name[0]}\u200b{name[1:]}")
+    return content
 
 
 def _before_answer(tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None], messages: list[Message]) -> tuple[str, bytes]:
@@ -263,9 +296,9 @@ def _before_answer(tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None
 
     asked = render([], add_generation_prompt=True)
     answered = render([{"role": "assistant", "content": _ANSWER}])
-    before = answered.partition(_ANSWER)[0]
+    before = answered.rpartition(_ANSWER)[0]  # the last one: a user may write the word, too
     bytes_before = raw_text(tokenizer, tokens, tokenizer(answered, add_special_tokens=False).input_ids)
-    bytes_before = bytes_before.partition(_ANSWER.encode())[0]
+    bytes_before = bytes_before.rpartition(_ANSWER.encode())[0]
     bytes_asked = raw_text(tokenizer, tokens, tokenizer(asked, add_special_tokens=False).input_ids)
     reply = _reply(bytes_asked, bytes_before)
     if not reply.reasons:

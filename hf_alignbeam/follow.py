@@ -148,14 +148,19 @@ class Follower:
             row.owed = b""
 
     def _spelled(self, row: Row, begun: bytes = b"") -> Path:
-        """The anchor's tokens for the row's text, less a character that is broken off.
+        """The anchor's tokens for the row's text; what it has no token for is struck from the text.
 
         The white space before an answer is no token of its own where tokens are taken as they are (equal vocabularies,
         the paper's rules).
         """
         if (self._identity and not begun) or (self._translator.rule != "bytes" and row.text == row.lead_in):
             return ()
-        return self._translator.anchor.encode(row.text[: complete_characters(row.text)])
+        path = self._translator.anchor.encode(row.text)
+        if self._translator.anchor.spell(path) != row.text:
+            n_whole = complete_characters(row.text)
+            whole = self._translator.anchor.spell(self._translator.anchor.encode(row.text[:n_whole]))
+            row.text = whole + row.text[n_whole:]
+        return path
 
     def _read(self, paths: Sequence[Path]) -> None:
         """Feed each row the tokens of its path that are not in the cache, and forget the branches not taken."""
@@ -213,7 +218,7 @@ class Follower:
             n_bytes += len(tokens[i] or b"")
             tail = row.text[n_bytes:]
             if tail[:1] == b" " and tail[1:2].strip():
-                whole = self._translator.anchor.encode(tail[: complete_characters(tail)])
+                whole = self._translator.anchor.encode(tail)
                 if whole == row.path[n + 1 :]:
                     cuts.append(n + 1)
         return max(cuts, default=N_OPEN_TOKENS // 2 if len(row.path) > 4 * N_OPEN_TOKENS else 0)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
+from .anchor import takes_positions
 from .chat import ChatReader, Conversation, Message, as_messages, learn_format, render_prompt
 from .follow import Follower, Start
 from .mixing import PAPER_TOP_TOKENS, MixingRule, check_mixing, linear, log_linear, paper
@@ -106,6 +107,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
         self._anchor_tokenizer = anchor_tokenizer
         self._anchor_tokens = token_bytes(anchor_tokenizer)
         self._reader = ChatReader(tokenizer, template)
+        self._pad_token_id = tokenizer.pad_token_id
         self.conversations = conversations
         self._translator = VocabularyTranslator(
             anchor_tokenizer,
@@ -114,7 +116,6 @@ class AnchorLogitsProcessor(LogitsProcessor):
             anchor_eos_ids=_eos_ids(anchor, anchor_tokenizer, self._anchor_tokens),
             eos_ids=self._reader.eos_ids,
         )
-        self._call: _Call | None = None
         self._told_plain = False
 
     @property
@@ -124,7 +125,12 @@ class AnchorLogitsProcessor(LogitsProcessor):
 
     @conversations.setter
     def conversations(self, conversations: Sequence[Conversation] | None) -> None:
+        if conversations is not None and (isinstance(conversations, str) or not conversations):
+            raise ValueError(
+                f"`conversations` must hold one conversation a prompt, got {conversations!r}. Put a single one in a list."
+            )
         self._conversations = None if conversations is None else [as_messages(c) for c in conversations]
+        self._call: _Call | None = None  # what comes next is a new call, whatever its ids
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Mix the anchor in.
@@ -180,7 +186,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
                 "processors one id a request; it cannot be steered: use `generate` without it."
             )
         n_tokens, width = len(self._translator.target), scores.shape[-1]
-        if not n_tokens <= width <= n_tokens + max(64, n_tokens // 20):
+        if not self._translator.target.n_ordinary <= width <= n_tokens + max(64, n_tokens // 20):
             raise ValueError(
                 f"`scores` must be as wide as the target's vocabulary of {n_tokens} tokens (padding aside), got "
                 f"{width}. Pass the target's own `tokenizer`; an assistant model of another vocabulary cannot be steered."
@@ -204,13 +210,17 @@ class AnchorLogitsProcessor(LogitsProcessor):
         return call
 
     def _write(self, call: _Call, new: list[int]) -> None:
-        """Tell the anchor of one new token a row; a row that has ended or left the text is followed no more."""
-        tokens = self._translator.target.tokens
+        """Tell the anchor of one new token a row; a row that has ended is followed no more.
+
+        A row whose answer goes on after an EOS (`generate` was given other ones) goes on being steered.
+        """
         for row, i in enumerate(new):
-            ended = i in self._translator.target.eos_ids or i >= len(tokens) or not tokens[i]
-            call.active[row] = call.active[row] and not ended
+            if i in self._translator.target.eos_ids:
+                call.active[row] = False
+            elif i != self._pad_token_id:
+                call.active[row] = True
         steered = self.n_steps is None or call.input_ids.shape[-1] - call.prompt_length < self.n_steps
-        if call.follower is None or not steered or not any(call.active):
+        if call.follower is None or not steered:
             call.follower = None
             return
         before = call.follower.cache.n_forwards, call.follower.cache.n_tokens
@@ -230,7 +240,13 @@ class AnchorLogitsProcessor(LogitsProcessor):
                 if n_over:
                     raise ValueError(
                         f"`conversations` must hold one conversation a prompt, got {len(self._conversations)} for "
-                        f"{len(rows)} rows. Make a processor for each batch, or leave `conversations` out."
+                        f"{len(rows)} rows. Set `conversations` for each batch, or leave it out."
+                    )
+                first = rows[number - number % n_each]
+                if row != first:
+                    raise ValueError(
+                        f"`conversations` must hold one conversation a prompt, got {len(self._conversations)} for "
+                        f"{len(rows)} rows with different prompts. Set `conversations` for each batch, or leave it out."
                     )
                 starts.append(self._start(row, self._conversations[number // n_each]))
         follower = Follower(self._anchor, self._translator, starts, self.n_lookahead)
@@ -239,12 +255,15 @@ class AnchorLogitsProcessor(LogitsProcessor):
 
     def _start(self, row: tuple[int, ...], messages: list[Message] | None) -> Start:
         found = self._reader.read(row) if row or messages is None else None
-        owed = found[1] if found else b""
+        owed, begun = (found.lead_in, found.begun) if found else (b"", b"")
         if messages is None:
-            messages = found[0] if found else self._plain(row)
-        begun = b""
-        if messages[-1]["role"] == "assistant":
+            messages = found.messages if found else self._plain(row)
+        elif messages[-1]["role"] == "assistant":
             begun, messages = messages[-1]["content"].encode(), messages[:-1]
+        else:
+            begun = b""
+        if not messages:
+            raise ValueError("A conversation must hold a question, got an answer alone. Put the user's message before it.")
         ids, lead_in = render_prompt(self._anchor_tokenizer, self._anchor_tokens, messages)
         return Start(ids, lead_in, owed, begun)
 
@@ -276,6 +295,13 @@ def _check_anchor(anchor: PreTrainedModel, anchor_tokenizer: PreTrainedTokenizer
             f"`anchor` must keep a key-value cache in every layer, got {name}, which has recurrent layers. Use an "
             "attention-only model."
         )
+    if not takes_positions(anchor):
+        raise ValueError(
+            f"`anchor` must take `position_ids`, which {name} does not: its cached tokens could not be placed. Use a model "
+            "with rotary or learned positions."
+        )
+    if anchor.training:
+        raise ValueError(f"`anchor` must be in evaluation mode, but {name} is in training mode. Call `anchor.eval()`.")
     n_tokens, n_rows = len(anchor_tokenizer), int(anchor.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
     if not n_tokens <= n_rows <= n_tokens + max(64, n_tokens // 20):
         raise ValueError(

@@ -35,8 +35,9 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
         tokenizer: A tokenizer with a `tokenizers` back end.
 
     Returns:
-        One entry for each id below `len(tokenizer)`: its bytes, or None for a special token, an unknown token or an
-        id without a token. A word-start mark counts as the space it stands for, also at the start of a text.
+        One entry for each id below `len(tokenizer)` (or up to the highest id, where ids have gaps): its bytes, or None for
+        a special token, an unknown token or an id without a token. A word-start mark counts as the space it stands for,
+        also at the start of a text.
 
     Raises:
         ValueError: The tokenizer has no `tokenizers` back end.
@@ -47,10 +48,11 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
     """
     backend = _backend(tokenizer)
     added = backend.get_added_tokens_decoder()
-    tokens: list[bytes | None] = [None] * len(tokenizer)
+    pieces = backend.get_vocab(with_added_tokens=True)
+    tokens: list[bytes | None] = [None] * max(len(tokenizer), 1 + max(pieces.values(), default=-1))
     decoder = _state(backend.decoder)
     unknown = {tokenizer.unk_token_id, backend.token_to_id(_unknown_token(backend) or "")}
-    for token, i in backend.get_vocab(with_added_tokens=True).items():
+    for token, i in pieces.items():
         if i in added:
             tokens[i] = None if added[i].special else _added_bytes(added[i].content, decoder)
         elif i not in unknown:
@@ -72,6 +74,11 @@ class Vocabulary:
         self.eos_ids = tuple(sorted(set(own if eos_ids is None else eos_ids)))
         self._encoder = _continuation_encoder(_backend(tokenizer))
         self._pieces = backend_pieces(tokenizer)
+
+    @cached_property
+    def n_ordinary(self) -> int:
+        """One more than the highest id that stands for bytes."""
+        return 1 + max(i for i, token in enumerate(self.tokens) if token)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -142,7 +149,7 @@ class Vocabulary:
         texts = [_text(data) for data in pieces]
         known = self._encoder.encode_batch([text or "" for text in texts], add_special_tokens=False)
         return [
-            self._checked(data, tuple(encoding.ids)) if text else self._cover(data)
+            self._checked(data, tuple(encoding.ids) if text else ())
             for data, text, encoding in zip(pieces, texts, known, strict=True)
         ]
 
@@ -155,7 +162,12 @@ class Vocabulary:
         return tuple(self._encoder.encode(text, add_special_tokens=False).ids) if text else ()
 
     def _checked(self, data: bytes, ids: tuple[int, ...]) -> tuple[int, ...]:
-        return ids if b"".join(self.tokens[i] or b"" for i in ids) == data else self._cover(data)
+        if self.spell(ids) == data:
+            return ids
+        n_whole = complete_characters(data)
+        if 0 < n_whole < len(data):
+            return self._encoded(data[:n_whole]) + self._cover(data[n_whole:])
+        return self._cover(data)
 
     def _cover(self, data: bytes) -> tuple[int, ...]:
         """The longest token first, from the left: for bytes the tokenizer cannot write (half a character, say)."""

@@ -1,8 +1,13 @@
+import copy
+
 import pytest
 import reference
 import torch
+from conftest import tiny
+from peft import LoraConfig, get_peft_model
+from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from hf_alignbeam.anchor import AnchorCache, Append
+from hf_alignbeam.anchor import AnchorCache, Append, context_limits, takes_positions
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12]]
 
@@ -38,7 +43,39 @@ def test_settled_and_reordered_rows_keep_their_context(tiny_qwen):
 
 
 def test_nan_logits_are_an_error(tiny_qwen):
-    broken = __import__("copy").deepcopy(tiny_qwen)
+    broken = copy.deepcopy(tiny_qwen)
     broken.model.norm.weight.data.fill_(float("nan"))
     with pytest.raises(ValueError, match="The anchor's logits must be numbers, got NaN"):
         AnchorCache(broken, PROMPTS)
+
+
+def test_infinite_logits_are_an_error(tiny_qwen):
+    broken = copy.deepcopy(tiny_qwen)
+    broken.lm_head = torch.nn.Linear(32, broken.config.vocab_size)
+    broken.lm_head.bias.data[7] = float("inf")
+    with pytest.raises(ValueError, match="got NaN or infinity"):
+        AnchorCache(broken, PROMPTS)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21 under transformers 5.23
+def test_adapters_are_looked_through(tiny_qwen):
+    adapted = get_peft_model(copy.deepcopy(tiny_qwen), LoraConfig(r=2, target_modules=["q_proj"])).eval()
+    assert takes_positions(adapted)
+    cache = AnchorCache(adapted, PROMPTS)
+    logp = cache.append([Append([20], [], 3), Append([30], [], 5)])
+    torch.testing.assert_close(logp[0, 0], reference.next_logp(tiny_qwen, [*PROMPTS[0], 20]), atol=1e-4, rtol=0)
+
+
+def test_a_context_that_is_too_short_is_an_error(byte_tokenizer):
+    short = tiny(Qwen3ForCausalLM, Qwen3Config, byte_tokenizer, seed=0, head_dim=8, max_position_embeddings=6)
+    cache = AnchorCache(short, PROMPTS)
+    with pytest.raises(ValueError, match="The anchor's context must hold .* but takes 6 tokens and needs 7"):
+        cache.append([Append([20, 21], [], 3), Append([30, 31], [], 5)])
+
+
+def test_a_window_that_is_too_narrow_is_an_error(byte_tokenizer):
+    local = tiny(MistralForCausalLM, MistralConfig, byte_tokenizer, seed=0, sliding_window=6)
+    assert context_limits(local)[1] == 6
+    cache = AnchorCache(local, PROMPTS)
+    with pytest.raises(ValueError, match="The anchor's attention window must hold .* but takes 6 tokens and needs 7"):
+        cache.append([Append([20, 21], [], 3), Append([30], [], 5)])

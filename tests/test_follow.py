@@ -34,12 +34,10 @@ def test_cached_anchor_equals_from_scratch_at_each_step(anchor, translator):
         written += translator.target.tokens[i]
         row = follower.rows[0]
         n_open.append(len(row.path))
-        settled = len(translator.anchor.encode(written[1:].decode(errors="ignore").encode())) - len(row.path)
-        if not row.text or translator.anchor.spell(row.path) == row.text:
-            ids = translator.anchor.encode(written[1:])
-            assert ids[settled:] == row.path
-            scratch = reference.next_logp(anchor[0], [*prompt, *ids])
-            worst = max(worst, (row.nodes[row.path].logp - scratch).abs().max().item())
+        ids = translator.anchor.encode(written[1:])
+        assert ids[len(ids) - len(row.path) :] == row.path
+        scratch = reference.next_logp(anchor[0], [*prompt, *ids])
+        worst = max(worst, (row.nodes[row.path].logp - scratch).abs().max().item())
     assert worst <= 1e-4
     assert max(n_open) < len(translator.anchor.encode(ANSWER[1:]))  # the oldest tokens were settled on the way
 
@@ -150,3 +148,30 @@ def test_belief_survives_a_beginning_that_the_anchor_finds_absurd(anchor, transl
     translation = follower.translate(target_prob, [0])
     scratch = reference.next_logp(model, [*prompt, *translator.anchor.encode(begun)]).exp()
     assert translation.lost.item() < 0.01 + scratch[sorted(tokenizer.added_tokens_decoder)].sum().item()
+
+
+def test_characters_split_over_tokens_are_read_by_the_byte(anchor, translator):
+    """Half a character is fed in the anchor's own byte tokens, so that its other half can be foretold."""
+    follower, prompt = follow(anchor, translator)
+    half = "\N{GRINNING FACE}".encode()[:2]
+    for i in translator.target.encode(b" ") + translator.target.encode(half):
+        follower.write([i])
+    row = follower.rows[0]
+    assert row.text == half
+    assert translator.anchor.spell(row.path) == half
+    scratch = reference.next_logp(anchor[0], [*prompt, *row.path])
+    torch.testing.assert_close(row.nodes[row.path].logp, scratch, atol=1e-4, rtol=0)
+
+
+def test_text_that_the_anchor_cannot_spell_is_left_out(anchor, translator, monkeypatch):
+    follower, _ = follow(anchor, translator)
+    missing = translator.anchor.by_bytes.pop(b"~")
+    try:
+        monkeypatch.setattr(translator.anchor, "encode", lambda data: translator.anchor._cover(data))
+        for i in translator.target.encode(b" To~kill"):
+            follower.write([i])
+        assert follower.rows[0].text == b"Tokill"
+        target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target))
+        assert follower.translate(target_prob, [0]).lost.item() < 0.5
+    finally:
+        translator.anchor.by_bytes[b"~"] = missing

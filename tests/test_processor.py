@@ -4,7 +4,15 @@ import warnings
 import pytest
 import torch
 from conftest import tiny
-from transformers import Qwen3Config, Qwen3ForCausalLM, T5Config, T5ForConditionalGeneration, pipeline
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+    pipeline,
+)
 
 from hf_alignbeam import AnchorLogitsProcessor, testbed
 from hf_alignbeam.testbed.measure import encode
@@ -269,3 +277,58 @@ def test_the_pipeline_takes_it(guard, specialist):
     for answer, conversation in zip(told, asked, strict=True):
         ids = tokens(model, tokenizer, [conversation], guard, max_new_tokens=16)[0]
         assert answer[0]["generated_text"] == tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_one_conversation_cannot_stand_for_different_prompts(anchor, specialist):
+    harmless = conversations("general", n=1)
+    processor = AnchorLogitsProcessor(*anchor, specialist[1], conversations=harmless)
+    with pytest.raises(ValueError, match="got 1 for 3 rows with different prompts"):
+        tokens(*specialist, conversations("harmful", n=3), processor)
+    for nothing in ([], "Hello"):
+        with pytest.raises(ValueError, match="`conversations` must hold one conversation a prompt, got"):
+            processor.conversations = nothing
+
+
+def test_new_conversations_begin_a_new_call(anchor, specialist):
+    """Even where the next prompt is the last ids seen and one token more."""
+    asked = conversations("harmful", n=1)
+    processor = AnchorLogitsProcessor(*anchor, specialist[1])
+    ids = encode(asked, specialist[1])["input_ids"]
+    scores = torch.zeros(1, len(specialist[1]))
+    processor.conversations = conversations("general", n=1)
+    processor(ids[:, :-1], scores)
+    processor.conversations = asked
+    fresh = AnchorLogitsProcessor(*anchor, specialist[1], conversations=asked)
+    torch.testing.assert_close(processor(ids, scores), fresh(ids, scores))
+
+
+def test_a_special_token_does_not_end_the_guard(guard, specialist):
+    tokenizer = specialist[1]
+    ids = encode(conversations("harmful", n=1), tokenizer)["input_ids"]
+    scores = torch.zeros(1, len(tokenizer))
+    before = guard(ids, scores)
+    special = torch.tensor([[tokenizer.convert_tokens_to_ids("[SYS]")]])
+    torch.testing.assert_close(guard(torch.cat([ids, special], dim=-1), scores), before)
+
+
+def test_an_answer_that_goes_on_after_its_eos_stays_guarded(guard, specialist):
+    tokenizer = specialist[1]
+    ids = encode(conversations("harmful", n=1), tokenizer)["input_ids"]
+    scores = torch.zeros(1, len(tokenizer))
+    guard(ids, scores)
+    ended = torch.cat([ids, torch.tensor([[tokenizer.eos_token_id]])], dim=-1)
+    assert torch.equal(guard(ended, scores), scores)
+    further = torch.cat([ended, torch.tensor([[tokenizer.convert_tokens_to_ids("▁the")]])], dim=-1)
+    assert not torch.equal(guard(further, scores), scores)
+
+
+def test_an_anchor_in_training_mode_is_refused(anchor, specialist):
+    model = copy.deepcopy(anchor[0]).train()
+    with pytest.raises(ValueError, match="`anchor` must be in evaluation mode"):
+        AnchorLogitsProcessor(model, anchor[1], specialist[1])
+
+
+def test_an_anchor_without_positions_is_refused(anchor, specialist):
+    config = BloomConfig(vocab_size=len(anchor[1]), hidden_size=8, n_layer=1, n_head=1)
+    with pytest.raises(ValueError, match="`anchor` must take `position_ids`, which BloomForCausalLM does not"):
+        AnchorLogitsProcessor(BloomForCausalLM(config).eval(), anchor[1], specialist[1])
