@@ -160,7 +160,20 @@ class Follower:
             n_whole = complete_characters(row.text)
             whole = self._translator.anchor.spell(self._translator.anchor.encode(row.text[:n_whole]))
             row.text = whole + row.text[n_whole:]
-        return path
+        return self._broken_off(row) or path
+
+    def _broken_off(self, row: Row) -> Path | None:
+        """Where the text ends inside a character: the anchor's own token for what is pending, if it would write one."""
+        if complete_characters(row.text) == len(row.text) or self._translator.rule != "bytes":
+            return None
+        anchor = self._translator.anchor
+        best: tuple[float, Path | None] = (LEAST_STEP, None)
+        for path, node in row.nodes.items():
+            spelled = anchor.spell(path)
+            i = anchor.by_bytes.get(row.text[len(spelled) :]) if row.text.startswith(spelled) else None
+            if i is not None:
+                best = max(best, (node.weight + float(node.logp[i]), (*path, i)), key=lambda found: found[0])
+        return best[1]
 
     def _read(self, paths: Sequence[Path]) -> None:
         """Feed each row the tokens of its path that are not in the cache, and forget the branches not taken."""

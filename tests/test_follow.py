@@ -1,9 +1,14 @@
+from dataclasses import replace
+
 import pytest
 import reference
 import torch
+from conftest import tiny
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from hf_alignbeam.chat import render_prompt
 from hf_alignbeam.follow import Follower, Start
+from hf_alignbeam.testbed import tokenizers as toy
 from hf_alignbeam.translate import VocabularyTranslator
 from hf_alignbeam.vocab import token_bytes
 
@@ -175,3 +180,20 @@ def test_text_that_the_anchor_cannot_spell_is_left_out(anchor, translator, monke
         assert follower.translate(target_prob, [0]).lost.item() < 0.5
     finally:
         translator.anchor.by_bytes[b"~"] = missing
+
+
+def test_half_a_character_in_a_longer_token_is_read_as_that_token(piece_tokenizer):
+    """The anchor writes a space and half a character as one token: its other half comes next."""
+    face = " \N{GRINNING FACE}".encode()
+    tokenizer = toy.byte_level([face.decode() * 50], n_merges=2)  # two merges: a token " " + 2 bytes, or near it
+    model = tiny(Qwen3ForCausalLM, Qwen3Config, tokenizer, seed=1, head_dim=8)
+    translator = VocabularyTranslator(tokenizer, piece_tokenizer)
+    start = next(token for token in translator.anchor.tokens if token and token[:1] == b" " and 1 < len(token) < len(face))
+    follower = Follower(model, translator, [Start([5, 6, 7], b"", b"")], 0)
+    root = follower.rows[0].nodes[()]
+    logp = torch.full_like(root.logp, -20.0)
+    logp[translator.anchor.by_bytes[start]] = 0.0
+    follower.rows[0].nodes[()] = replace(root, logp=logp)
+    for i in translator.target.encode(start):
+        follower.write([i])
+    assert follower.rows[0].path == (translator.anchor.by_bytes[start],)
