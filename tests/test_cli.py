@@ -109,7 +109,7 @@ def test_a_record_without_words_is_named(record, tmp_path):
     assert "asked.jsonl:1 must have a string 'prompt' or a list 'messages'" in " ".join(result.output.split())
 
 
-@pytest.mark.parametrize("arguments", [["--split", "dev"], ["--weights", "nowhere"]])
+@pytest.mark.parametrize("arguments", [["--split", "dev"], ["--weights", "nowhere"], ["--sweep", "--alpha", "0.5"]])
 def test_evaluate_names_what_is_wrong(arguments):
     result = run("evaluate", "--limit", 2, *arguments)
     assert result.exit_code == 2

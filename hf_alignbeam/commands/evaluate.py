@@ -51,6 +51,8 @@ def run(split: str, weights: Path | None, limit: int | None, sweep: bool, given:
 
 
 def _run(split: str, weights: Path | None, limit: int | None, sweep: bool, given: Mapping[str, Any]) -> None:
+    if sweep and given:
+        raise ValueError(f"--sweep compares every setting, so {', '.join(given)} must be left out, got {dict(given)}.")
     console = Console(width=200)
     folder = weights or WEIGHTS
     language = stored_language(folder)
