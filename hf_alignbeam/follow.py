@@ -64,17 +64,18 @@ class Follower:
         """Let each row's answer go on by one target token.
 
         Args:
-            ids: One id a row, None for a row that is not followed any more. An id without bytes must not be given
-                unless the vocabularies are equal.
+            ids: One id a row, None for a row that is not followed any more. An id that stands for no bytes leaves the
+                text as it is; with equal vocabularies the anchor reads it like any other.
         """
         paths = []
+        tokens = self._translator.target.tokens
         for row, i in zip(self.rows, ids, strict=True):
-            if i is None:
+            if i is None or i >= len(tokens) or not (tokens[i] or self._identity):
                 paths.append(row.path)
             elif self._identity:
                 paths.append((*row.path, i))
             else:
-                self._add(row, i)
+                self._add(row, i, tokens[i] or b"")
                 paths.append(self._spelled(row))
         self._read(paths)
         for number, row in enumerate(self.rows):
@@ -127,17 +128,9 @@ class Follower:
     def reorder(self, parents: Sequence[int]) -> None:
         """Make row i go on from row `parents[i]`."""
         self.cache.reorder(parents)
-        self.rows = [
-            replace(
-                self.rows[i],
-                nodes=dict(self.rows[i].nodes),
-                written=list(self.rows[i].written),
-            )
-            for i in parents
-        ]
+        self.rows = [replace(self.rows[i], nodes=dict(self.rows[i].nodes), written=list(self.rows[i].written)) for i in parents]
 
-    def _add(self, row: Row, i: int) -> None:
-        data = self._translator.target.tokens[i] or b""
+    def _add(self, row: Row, i: int, data: bytes) -> None:
         row.written.append((len(row.text), i))
         if row.owed.startswith(data):
             row.owed = row.owed[len(data) :]

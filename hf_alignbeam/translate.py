@@ -65,8 +65,7 @@ class Table:
         branch_settled: (E,) whether that target id holds the group's own bytes and no more.
         extensions: for a path of anchor ids, the target ids whose bytes it is a proper start of.
         anchor_eos, target_eos: the ids that end an answer.
-        pending: bytes written that the anchor has not been fed.
-        owed: bytes that the target writes before the anchor's.
+        possible: (A,) 1 for the anchor ids that go on from the pending bytes; None where nothing is pending.
     """
 
     source: Tensor
@@ -79,8 +78,6 @@ class Table:
     anchor_eos: Tensor
     target_eos: Tensor
     possible: Tensor | None
-    pending: bytes = b""
-    owed: bytes = b""
 
     def to(self, device: torch.device) -> "Table":
         """The same table with its tensors on `device`."""
@@ -233,8 +230,6 @@ class VocabularyTranslator:
             anchor_eos=_ids(() if pending else self.anchor.eos_ids),
             target_eos=_ids(self.target.eos_ids),
             possible=possible,
-            pending=pending,
-            owed=owed,
         )
 
     @lru_cache(maxsize=4096)  # noqa: B019

@@ -307,8 +307,9 @@ def test_a_special_token_does_not_end_the_guard(guard, specialist):
     ids = encode(conversations("harmful", n=1), tokenizer)["input_ids"]
     scores = torch.zeros(1, len(tokenizer))
     before = guard(ids, scores)
-    special = torch.tensor([[tokenizer.convert_tokens_to_ids("[SYS]")]])
-    torch.testing.assert_close(guard(torch.cat([ids, special], dim=-1), scores), before)
+    for special in (tokenizer.convert_tokens_to_ids("[SYS]"), len(tokenizer) + 3):  # a padded logit's id, too
+        ids = torch.cat([ids, torch.tensor([[special]])], dim=-1)
+        torch.testing.assert_close(guard(ids, scores), before)
 
 
 def test_an_answer_that_goes_on_after_its_eos_stays_guarded(guard, specialist):
