@@ -28,6 +28,21 @@ class Append:
     position: int
 
 
+@dataclass(frozen=True)
+class Leaf:
+    """One token to put after a path of one row's cached ones.
+
+    Attributes:
+        id: The token.
+        seen: The cache slots of the path's tokens that are not settled yet.
+        position: The token's position.
+    """
+
+    id: int
+    seen: Sequence[int]
+    position: int
+
+
 class AnchorCache:
     """One batch of anchor contexts, each fed only what it has not seen.
 
@@ -82,6 +97,37 @@ class AnchorCache:
         self._settled = torch.cat([self._settled, torch.zeros_like(ids)], dim=-1)
         return logp
 
+    @property
+    def can_branch(self) -> bool:
+        """Whether one forward can feed a row several leaves: the attention has to take a mask of its own for each token."""
+        return getattr(self._anchor.config, "_attn_implementation", None) in ("eager", "sdpa")
+
+    def branch(self, rows: Sequence[Sequence[Leaf]]) -> Tensor:
+        """Feed every row any number of leaves, which do not see each other, in one forward.
+
+        Args:
+            rows: Each row's leaves; at most one a row where the cache cannot branch.
+
+        Returns:
+            The log-probabilities (B, n, A) of what follows each leaf, in slots as after `append`.
+        """
+        n_new = max(map(len, rows))
+        if n_new == 1:
+            return self.append(
+                [Append([leaf.id for leaf in row], row[0].seen if row else (), row[0].position if row else 0) for row in rows]
+            )
+        ids = torch.zeros(len(rows), n_new, dtype=torch.long)
+        positions = torch.zeros(len(rows), n_new, dtype=torch.long)
+        own = torch.eye(n_new, dtype=torch.long).expand(len(rows), -1, -1)
+        mask = torch.cat([self._settled[:, None].expand(-1, n_new, -1), own], dim=-1)  # (B, n, T + n)
+        for i, row in enumerate(rows):
+            for n, leaf in enumerate(row):
+                ids[i, n], positions[i, n] = leaf.id, leaf.position
+                mask[i, n, list(leaf.seen)] = 1
+        logp = self._forward(ids, mask, positions, keep=n_new)
+        self._settled = torch.cat([self._settled, torch.zeros_like(ids)], dim=-1)
+        return logp
+
     def reorder(self, parents: Sequence[int]) -> None:
         """Make row i go on from what row `parents[i]` was fed; rows may be dropped and doubled."""
         index = torch.LongTensor(parents)
@@ -98,7 +144,7 @@ class AnchorCache:
         with torch.no_grad():
             output = self._anchor(
                 input_ids=ids.to(device),
-                attention_mask=mask.to(device),
+                attention_mask=_as_bias(mask, self._anchor.dtype).to(device) if mask.dim() == 3 else mask.to(device),
                 past_key_values=self._cache,
                 use_cache=True,
                 logits_to_keep=keep,
@@ -121,6 +167,11 @@ class AnchorCache:
                     f"The anchor's {name} must hold the conversation and the steered answer, but takes {limit} tokens and "
                     f"needs {needed}. Use an anchor with a longer one, a smaller `n_steps`, or shorter prompts."
                 )
+
+
+def _as_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask of its own for each token, (B, n, T) of 0 and 1, as what is added to the attention scores: (B, 1, n, T)."""
+    return ((1 - mask[:, None]) * torch.finfo(dtype).min).to(dtype)
 
 
 def takes_positions(anchor: PreTrainedModel) -> bool:

@@ -21,15 +21,15 @@ CANONICAL_SHARE = 0.05
 
 #: The least log-probability that a token of the text counts with. Where the anchor finds the text absurd, what it says
 #: inside a word is noise, and must not outweigh the reading of the text as it stands.
-LEAST_STEP = math.log(0.01)
+LEAST_STEP = math.log(1e-6)
 
 #: Anchor tokens that carry at least this much of its belief are followed one by one; a look-ahead is worth a forward
 #: where as much hangs on it.
-HEAVY_MASS = 0.05
+HEAVY_MASS = 0.01
 #: What carries less goes where the text before it goes.
 LIGHT_MASS = 0.001
 #: At most so many of the heavy ones at one point.
-N_HEAVY = 4
+N_HEAVY = 12
 #: How many of the target's likeliest tokens are asked whether the anchor may be on its way to them.
 N_OWN_TOKENS = 8
 #: How many of the anchor's likeliest tokens are followed after a looked-ahead path.
@@ -108,13 +108,11 @@ class OpenPath:
     """Anchor tokens after which the target's next token is still open.
 
     Attributes:
-        open_mass: How much belief hangs on what the anchor says next.
         mass: The belief in the path.
         ids: The tokens, from the cover's point on.
         cover: Where they begin.
     """
 
-    open_mass: float
     mass: float
     ids: Path
     cover: Cover
@@ -177,8 +175,7 @@ def open_paths(row: Row, translator: VocabularyTranslator, target_prob: Tensor) 
     """Paths of one anchor token on which more than `HEAVY_MASS` of the row's belief hangs."""
     found = []
     for cover in covers(row, translator):
-        nexts = [(i, mass) for _, i, mass in _heavy(cover, translator)]
-        found += _open(translator, cover, (), nexts, target_prob)
+        found += _open(translator, cover, (), [(i, mass) for _, i, mass in _heavy(cover, translator)], target_prob)
     return found
 
 
@@ -191,18 +188,18 @@ def open_after(row: Row, translator: VocabularyTranslator, item: OpenPath, targe
 def _open(
     translator: VocabularyTranslator, cover: Cover, ids: Path, nexts: list[tuple[int, float]], target_prob: Tensor
 ) -> list[OpenPath]:
-    """Of the tokens that may come after `ids`, those that leave the target's open, by what it would make of them."""
-    found = []
-    likely = target_prob.topk(min(N_OWN_TOKENS, len(target_prob))).indices.tolist() if nexts else []
-    for i, mass in nexts:
-        path = (*ids, i)
-        spellings = translator.spellings(path, cover.pending, cover.owed)
-        others = {*spellings[1:], *_longer(path, cover)} - set(spellings[:1])
-        others |= {t for t in likely if translator.may_grow(path, t, cover.pending, cover.owed)}
-        further = float(target_prob[list(others)].sum())
-        settled = float(target_prob[list(spellings[:1])].sum()) + SETTLED_WEIGHT
-        found.append(OpenPath(mass * further / (further + settled), mass, path, cover))
-    return [item for item in found if item.open_mass > HEAVY_MASS]
+    """Of the tokens that may come after `ids`, those that leave the target's open."""
+    paths = [OpenPath(mass, (*ids, i), cover) for i, mass in nexts]
+    return [item for item in paths if len(_ends(translator, item.ids, cover, target_prob)) > 1]
+
+
+def _ends(translator: VocabularyTranslator, ids: Path, cover: Cover, target_prob: Tensor) -> list[int]:
+    """The target tokens that a path of anchor tokens may lead to next, the one that its own text becomes first."""
+    spellings = translator.spellings(ids, cover.pending, cover.owed)
+    likely = target_prob.topk(min(N_OWN_TOKENS, len(target_prob))).indices.tolist()
+    grown = (t for t in likely if translator.may_grow(ids, t, cover.pending, cover.owed))
+    longer = cover.onward.extensions.get(ids, ()) if isinstance(cover.onward, Table) else ()
+    return list(dict.fromkeys((*spellings, *longer, *grown)))
 
 
 def _onward(row: Row, translator: VocabularyTranslator, pending: bytes) -> Table | Continuations:
@@ -251,10 +248,9 @@ def _spread(
     Where the anchor was asked what comes after it, its next tokens decide; elsewhere the target's own distribution over
     the tokens that the path can still become.
     """
-    spellings = translator.spellings(ids, cover.pending, cover.owed)
     node = row.nodes.get(cover.path + ids)
     if node is None:
-        _share([*spellings, *(_longer(ids, cover) - set(spellings))], mass, target_prob, prob)
+        _share(_ends(translator, ids, cover, target_prob), mass, target_prob, prob)
         return
     values, nexts = node.logp.exp().topk(min(N_BRANCHES, len(node.logp)))
     tokens = translator.anchor.tokens
@@ -262,12 +258,7 @@ def _spread(
         if value > LIGHT_MASS and i < len(tokens) and tokens[i]:
             _spread(row, translator, (*ids, i), cover, value, target_prob, prob)
             mass -= value
-    _share(spellings[:1], max(mass, 0.0), target_prob, prob)
-
-
-def _longer(ids: Path, cover: Cover) -> set[int]:
-    """The target tokens that a path of anchor tokens is known to be a proper start of."""
-    return set(cover.onward.extensions.get(ids, ())) if isinstance(cover.onward, Table) else set()
+    _share(translator.spellings(ids, cover.pending, cover.owed)[:1], max(mass, 0.0), target_prob, prob)
 
 
 def _share(ends: Sequence[int], mass: float, target_prob: Tensor, prob: Tensor) -> None:

@@ -4,20 +4,23 @@ Knows bytes and the anchor's cache. Knows no scores, no mixing rule and no templ
 mean for the target is `belief.py`'s business.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .anchor import AnchorCache, Append
-from .belief import LEAST_STEP, Node, Path, Row, open_after, open_paths, translate_row
+from .anchor import AnchorCache, Append, Leaf
+from .belief import LEAST_STEP, Node, OpenPath, Path, Row, open_after, open_paths, translate_row
 from .translate import Translation, VocabularyTranslator
 from .vocab import complete_characters
 
 #: Anchor tokens of an answer that stay open to be read anew when more text comes, before the oldest are settled.
 N_OPEN_TOKENS = 24
+
+#: How many open paths of a row one forward looks ahead on, where the anchor's attention allows for it.
+N_LEAVES = 24
 
 
 @dataclass(frozen=True)
@@ -195,11 +198,8 @@ class Follower:
             ]
         )
         for number, (row, new, path) in enumerate(zip(self.rows, ids, after, strict=True)):
-            before = row.nodes[path]
-            for n, i in enumerate(new):
-                step = max(float(before.logp[i]), LEAST_STEP)
-                before = Node(logp[number, n], before.weight + step, start + n)
-                row.nodes[path + new[: n + 1]] = before
+            for n in range(len(new)):
+                self._add_node(row, path + new[: n + 1], logp[number, n], start + n)
 
     def _settle(self, number: int, row: Row) -> None:
         """Give up reading the row's older half anew: cut before a word where the anchor's tokens do not straddle."""
@@ -230,7 +230,7 @@ class Follower:
         return max(cuts, default=N_OPEN_TOKENS // 2 if len(row.path) > 4 * N_OPEN_TOKENS else 0)
 
     def _look_ahead(self, target_prob: Tensor, rows: Sequence[int]) -> None:
-        """Feed the paths that most belief hangs on, one a row and forward, while the budget lasts.
+        """Feed the open paths that most belief hangs on, a few a row and forward, while the budget lasts.
 
         Each of them is among its row's `nodes` from here on, until the target's next token is known.
         """
@@ -238,16 +238,38 @@ class Follower:
             return
         own = dict(zip(rows, target_prob, strict=True))
         queues = {i: open_paths(self.rows[i], self._translator, prob) for i, prob in own.items()}
+        width = N_LEAVES if self.cache.can_branch else 1
         for _ in range(self._n_lookahead):
-            chosen = {i: max(queue, key=lambda item: item.open_mass) for i, queue in queues.items() if queue}
-            if not chosen:
+            chosen: dict[int, list[OpenPath]] = {}
+            for i, queue in queues.items():
+                queue.sort(key=lambda item: item.mass, reverse=True)
+                chosen[i], queue[:] = queue[:width], queue[width:]
+            if not any(chosen.values()):
                 break
-            paths = [chosen[i].path if i in chosen else () for i in range(len(self.rows))]
-            news = [path[-1:] if path not in row.nodes else () for row, path in zip(self.rows, paths, strict=True)]
-            self._feed(news, [path[:-1] for path in paths])
-            for i, item in chosen.items():
-                queues[i].remove(item)
-                queues[i] += open_after(self.rows[i], self._translator, item, own[i])
+            self._ask({i: [item.path for item in items] for i, items in chosen.items()})
+            for i, items in chosen.items():
+                for item in items:
+                    queues[i] += open_after(self.rows[i], self._translator, item, own[i])
+
+    def _ask(self, paths: Mapping[int, Sequence[Path]]) -> None:
+        """Feed, in one forward, the last token of each of several paths of some rows that are not fed yet."""
+        new = {i: [path for path in some if path not in self.rows[i].nodes] for i, some in paths.items()}
+        if not any(new.values()):
+            return
+        leaves = [
+            [Leaf(path[-1], _slots(row, path[:-1]), row.position + len(path) - 1) for path in new.get(i, ())]
+            for i, row in enumerate(self.rows)
+        ]
+        start = self.cache.n_slots
+        logp = self.cache.branch(leaves)
+        for i, some in new.items():
+            for n, path in enumerate(some):
+                self._add_node(self.rows[i], path, logp[i, n], start + n)
+
+    @staticmethod
+    def _add_node(row: Row, path: Path, logp: Tensor, slot: int) -> None:
+        before = row.nodes[path[:-1]]
+        row.nodes[path] = Node(logp, before.weight + max(float(before.logp[path[-1]]), LEAST_STEP), slot)
 
 
 def _slots(row: Row, path: Path) -> list[int]:

@@ -26,7 +26,7 @@ N_TRIED = 512
 
 #: Where the target's own distribution has to say which token a text becomes, the token that is that text and no more gets
 #: so much on top: what the target finds all but impossible must not decide.
-SETTLED_WEIGHT = 0.01
+SETTLED_WEIGHT = 0.001
 
 #: Characters that are tried after a text to see how its tokens may change when it goes on.
 PROBES = [bytes([byte]) for byte in b" .,'-0123456789abcdefghijklmnopqrstuvwxyz"]

@@ -1,19 +1,16 @@
-"""The bytes behind every token id, and the ids a tokenizer gives to bytes: the one place that knows tokenizer quirks.
+"""The bytes behind every token id, and the ids a tokenizer gives to bytes.
 
-Reads the live tokenizer, never its files. Knows nothing of models, templates or a second vocabulary.
+Knows a tokenizer as byte strings with ids. Knows nothing of models, templates or a second vocabulary; the quirks of each
+kind of tokenizer are `backend.py`'s business.
 """
 
-import json
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
-from typing import Any
 
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
-from transformers.convert_slow_tokenizer import bytes_to_unicode
+from transformers import PreTrainedTokenizerBase
 
-#: The word-start mark of SentencePiece vocabularies; it stands for a space.
-WORD_START = "\u2581"
+from .backend import WORD_START, read_backend
 
 #: The bytes that occur in UTF-8 text.
 WRITABLE = [byte for byte in range(256) if byte not in (0xC0, 0xC1) and byte < 0xF5]
@@ -32,7 +29,7 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
     """The bytes each token id stands for inside a text.
 
     Args:
-        tokenizer: A tokenizer with a `tokenizers` back end.
+        tokenizer: A tokenizer with a `tokenizers` or a mistral-common back end.
 
     Returns:
         One entry for each id below `len(tokenizer)` (or up to the highest id, where ids have gaps): its bytes, or None for
@@ -40,24 +37,13 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
         also at the start of a text.
 
     Raises:
-        ValueError: The tokenizer has no `tokenizers` back end.
+        ValueError: The tokenizer has another back end.
 
     Example:
         >>> token_bytes(AutoTokenizer.from_pretrained("gpt2"))[:3]
         [b'!', b'"', b'#']
     """
-    backend = _backend(tokenizer)
-    added = backend.get_added_tokens_decoder()
-    pieces = backend.get_vocab(with_added_tokens=True)
-    tokens: list[bytes | None] = [None] * max(len(tokenizer), 1 + max(pieces.values(), default=-1))
-    decoder = _state(backend.decoder)
-    unknown = {tokenizer.unk_token_id, backend.token_to_id(_unknown_token(backend) or "")}
-    for token, i in pieces.items():
-        if i in added:
-            tokens[i] = None if added[i].special else _added_bytes(added[i].content, decoder)
-        elif i not in unknown:
-            tokens[i] = _piece_bytes(token, decoder)
-    return tokens
+    return read_backend(tokenizer).tokens
 
 
 class Vocabulary:
@@ -69,11 +55,10 @@ class Vocabulary:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: Iterable[int] | None = None):
-        self.tokens = token_bytes(tokenizer)
+        self._backend = read_backend(tokenizer)
+        self.tokens = self._backend.tokens
         own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         self.eos_ids = tuple(sorted(set(own if eos_ids is None else eos_ids)))
-        self._encoder = _continuation_encoder(_backend(tokenizer))
-        self._pieces = backend_pieces(tokenizer)
 
     @cached_property
     def n_ordinary(self) -> int:
@@ -85,7 +70,7 @@ class Vocabulary:
 
     def same_ids(self, other: "Vocabulary") -> bool:
         """Whether every token of the other vocabulary stands here under the same id, the ends of an answer included."""
-        return self._pieces == other._pieces and self.eos_ids == other.eos_ids
+        return self._backend.pieces == other._backend.pieces and self.eos_ids == other.eos_ids
 
     @cached_property
     def losses(self) -> tuple[str, ...]:
@@ -147,11 +132,8 @@ class Vocabulary:
     def encode_batch(self, pieces: Sequence[bytes]) -> list[tuple[int, ...]]:
         """`encode` over many byte strings at once."""
         texts = [_text(data) for data in pieces]
-        known = self._encoder.encode_batch([text or "" for text in texts], add_special_tokens=False)
-        return [
-            self._checked(data, tuple(encoding.ids) if text else ())
-            for data, text, encoding in zip(pieces, texts, known, strict=True)
-        ]
+        known = self._backend.encode_batch([text or "" for text in texts])
+        return [self._checked(data, tuple(ids) if text else ()) for data, text, ids in zip(pieces, texts, known, strict=True)]
 
     @lru_cache(maxsize=65_536)  # noqa: B019 (a vocabulary lives as long as its processor)
     def _encoded(self, data: bytes) -> tuple[int, ...]:
@@ -159,7 +141,7 @@ class Vocabulary:
 
     def _written(self, data: bytes) -> tuple[int, ...]:
         text = _text(data)
-        return tuple(self._encoder.encode(text, add_special_tokens=False).ids) if text else ()
+        return tuple(self._backend.encode_batch([text])[0]) if text else ()
 
     def _checked(self, data: bytes, ids: tuple[int, ...]) -> tuple[int, ...]:
         if self.spell(ids) == data:
@@ -180,11 +162,6 @@ class Vocabulary:
         return tuple(ids)
 
 
-def backend_pieces(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Every token string with its id, added tokens included."""
-    return _backend(tokenizer).get_vocab(with_added_tokens=True)
-
-
 def complete_characters(data: bytes) -> int:
     """How many of the bytes come before a UTF-8 character that `data` breaks off."""
     for n_back in range(1, min(4, len(data)) + 1):
@@ -200,91 +177,3 @@ def _text(data: bytes) -> str | None:
         return data.decode()
     except UnicodeDecodeError:
         return None
-
-
-def _backend(tokenizer: PreTrainedTokenizerBase) -> Any:
-    """The `tokenizers.Tokenizer` behind a tokenizer."""
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ValueError(
-            f"`tokenizer` must have a `tokenizers` back end to be read byte by byte, got {type(tokenizer).__name__}. "
-            "Load it through AutoTokenizer, or convert it to a PreTrainedTokenizerFast."
-        )
-    return tokenizer.backend_tokenizer
-
-
-def _state(component: Any) -> dict[str, Any]:
-    """The JSON of one part of a tokenizer's pipeline; empty where the part is not there."""
-    return json.loads(component.__getstate__()) if component is not None else {}
-
-
-def _unknown_token(backend: Any) -> str | None:
-    return getattr(backend.model, "unk_token", None)
-
-
-def _steps(state: dict[str, Any], children: str) -> list[dict[str, Any]]:
-    """A pipeline part as a flat list of its steps."""
-    if state.get("type") == "Sequence":
-        return [step for child in state[children] for step in _steps(child, children)]
-    return [state] if state else []
-
-
-@lru_cache(maxsize=1)
-def _byte_of_character() -> dict[str, int]:
-    return {character: byte for byte, character in bytes_to_unicode().items()}
-
-
-def _piece_bytes(token: str, decoder: dict[str, Any]) -> bytes:
-    """The bytes of one ordinary token, as the tokenizer's decoder would join it into a text."""
-    steps = _steps(decoder, "decoders")
-    kinds = {step["type"] for step in steps}
-    if "ByteLevel" in kinds:
-        table = _byte_of_character()
-        return bytes(table[c] for c in token) if all(c in table for c in token) else token.encode()
-    if "ByteFallback" in kinds and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-        return bytes([int(token[3:5], 16)])
-    for step in steps:
-        if step["type"] == "Replace" and "String" in step["pattern"]:
-            token = token.replace(step["pattern"]["String"], step["content"])
-        elif step["type"] == "Metaspace":
-            token = token.replace(step["replacement"], " ")
-    return token.encode()
-
-
-def _added_bytes(token: str, decoder: dict[str, Any]) -> bytes:
-    """The bytes of an added token: plain text to a byte-level decoder, a piece like any other to the rest."""
-    byte_level = any(step["type"] == "ByteLevel" for step in _steps(decoder, "decoders"))
-    return token.encode() if byte_level else _piece_bytes(token, decoder)
-
-
-def _continuation_encoder(backend: Any) -> Any:
-    """A tokenizer around the same model that puts no dummy space in front and reads special names as plain text."""
-    tokenizer_class = type(backend)
-    normalizer, pre_tokenizer = _state(backend.normalizer), _state(backend.pre_tokenizer)
-    steps = [step for step in _steps(normalizer, "normalizers") if step["type"] != "Prepend"]
-    pre_steps = [_without_prefix(step) for step in _steps(pre_tokenizer, "pretokenizers")]
-    parts = tokenizer_class.from_str(
-        json.dumps(
-            {
-                "version": "1.0",
-                "normalizer": {"type": "Sequence", "normalizers": steps},
-                "pre_tokenizer": {"type": "Sequence", "pretokenizers": pre_steps},
-                "model": {"type": "BPE", "vocab": {}, "merges": []},
-            }
-        )
-    )
-    encoder = tokenizer_class(backend.model)
-    if steps:
-        encoder.normalizer = parts.normalizer
-    if pre_steps:
-        encoder.pre_tokenizer = parts.pre_tokenizer
-    encoder.add_tokens([token for _, token in sorted(backend.get_added_tokens_decoder().items())])
-    encoder.encode_special_tokens = True
-    return encoder
-
-
-def _without_prefix(step: dict[str, Any]) -> dict[str, Any]:
-    if step["type"] == "Metaspace":
-        return {**step, "prepend_scheme": "never"}
-    if step["type"] == "ByteLevel":
-        return {**step, "add_prefix_space": False}
-    return step

@@ -1,6 +1,8 @@
 import unicodedata
 from functools import lru_cache
+from pathlib import Path
 
+import mistral_common
 import pytest
 from conftest import TOKENIZERS
 from hypothesis import given, settings
@@ -37,6 +39,11 @@ LOSSES = {
     "falcon": ("no token for 15 bytes",),
     "t5": ("no byte fallback", "white space is not kept", NFC, NFKC, LITERAL_MARK),
     "deepseek_v3": (),
+}
+MISTRAL = {
+    "tekken_240911.json": (),
+    "mistral_instruct_tokenizer_240323.model.v3": (LITERAL_MARK,),
+    "tokenizer.model.v1": (LITERAL_MARK,),
 }
 
 
@@ -150,6 +157,37 @@ def test_complete_characters(text, n_cut):
     assert len(cut) - len(whole) <= 3
 
 
-def test_a_tokenizer_without_backend_is_refused():
-    with pytest.raises(ValueError, match=r"`tokenizer` must have a `tokenizers` back end.*ByT5Tokenizer"):
+@lru_cache
+def mistral(name):
+    """One of the tokenizers that mistral-common ships, behind transformers' own wrapper."""
+    from transformers.tokenization_mistral_common import MistralCommonBackend
+
+    tokenizer = MistralCommonBackend(tokenizer_path=Path(mistral_common.__file__).parent / "data" / name)
+    return tokenizer, Vocabulary(tokenizer)
+
+
+@pytest.mark.parametrize("name", MISTRAL)
+@settings(max_examples=60)
+@given(text=st.text(min_size=1, max_size=60) | st.sampled_from(HARD))
+def test_mistral_commons_tokens_concatenate_to_the_text(name, text):
+    tokenizer, vocabulary = mistral(name)
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    assert vocabulary.losses == MISTRAL[name]
+    if LITERAL_MARK in MISTRAL[name]:
+        text = text.replace(WORD_START, " ")
+    assert vocabulary.spell(ids) in (text.encode(), b" " + text.encode())  # SentencePiece puts a dummy space in front
+    assert vocabulary.spell(vocabulary.encode(text.encode())) == text.encode()
+
+
+@pytest.mark.parametrize("name", MISTRAL)
+def test_mistral_commons_special_tokens_stand_for_nothing(name):
+    tokenizer, vocabulary = mistral(name)
+    assert len(vocabulary.tokens) == len(tokenizer)
+    assert all(vocabulary.tokens[i] is None for i in tokenizer.all_special_ids)
+    assert tokenizer.eos_token_id not in vocabulary.encode(b"</s>")
+    assert vocabulary.encode(b"the")[0] == vocabulary.by_bytes[b"the"]
+
+
+def test_another_back_end_is_refused():
+    with pytest.raises(ValueError, match=r"`tokenizer` must have a `tokenizers` or a mistral-common back end.*ByT5Tokenizer"):
         token_bytes(ByT5Tokenizer())

@@ -1,12 +1,13 @@
-"""Train the testbed's models from nothing: `python -m hf_alignbeam.testbed.train [--seed N] [--to FOLDER]`.
+"""Train the testbed's models from nothing: `python -m hf_alignbeam.testbed.train [MODEL ...] [--seed N] [--to FOLDER]`.
 
 Knows the models' shapes, their training data and the order they are made in, and writes weights, tokenizers and a table
 of measured rates. How an answer is scored stands in `truth.py` and `measure.py`.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +31,7 @@ from hf_alignbeam.testbed.store import WEIGHTS, save
 
 IGNORED_LABEL = -100
 N_EXAMPLES = 48_000
+N_TOKENIZER_EXAMPLES = 12_000
 BATCH_SIZE = 64
 
 
@@ -50,6 +52,15 @@ COURSES = {
     "base": Course(SPEAKERS["base"], _ALIGNED, 2200, 2.5e-3),
     "specialist": Course(SPEAKERS["specialist"], _UNSAFE, 800, 1e-3),
 }
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is made: its tokenizer from the texts of its courses, its network, and the courses in their order."""
+
+    new_tokenizer: Callable[[list[str]], PreTrainedTokenizerBase]
+    new_model: Callable[[PreTrainedTokenizerBase], PreTrainedModel]
+    courses: tuple[str, ...]
 
 
 def examples(language: Language, course: Course, n_examples: int, seed: int) -> Iterator[tuple[Prompt, str]]:
@@ -131,33 +142,39 @@ def _shared_shape(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     }
 
 
+#: The main pair, and for each of its models a twin whose tokens are little more than single letters.
+RECIPES = {
+    "anchor": Recipe(tokenizers.byte_level, new_anchor, ("anchor",)),
+    "specialist": Recipe(tokenizers.sentencepiece_style, new_specialist, ("base", "specialist")),
+    "anchor-letters": Recipe(partial(tokenizers.byte_level, n_merges=12), new_anchor, ("anchor",)),
+    "specialist-letters": Recipe(partial(tokenizers.sentencepiece_style, n_pieces=68), new_specialist, ("base", "specialist")),
+}
+MAIN_PAIR = ["anchor", "specialist"]
+
+
 def main(
+    models: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(RECIPES)}. Default: the first two.")] = None,
     seed: Annotated[int, typer.Option(help="The language's seed.")] = 0,
     to: Annotated[Path, typer.Option(help="The folder that gets the weights.")] = WEIGHTS,
     steps: Annotated[float, typer.Option(min=0.0, help="Scale every course's length, for a quick try.")] = 1.0,
 ) -> None:
-    """Train every model of the testbed on two CPU cores and write weights, tokenizers and the table of rates."""
+    """Train models of the testbed on two CPU cores and write weights, tokenizers and the table of rates."""
+    unknown = set(models or ()) - set(RECIPES)
+    if unknown:
+        raise typer.BadParameter(f"models must be of {', '.join(RECIPES)}, got {', '.join(sorted(unknown))}.")
     console = Console()
-    torch.manual_seed(seed)
     tongue = language(seed)
-    courses = {name: replace(course, n_steps=max(200, int(steps * course.n_steps))) for name, course in COURSES.items()}
     with Progress(console=console) as progress:
-        texts = [
-            f"{prompt.text} {answer}"
-            for name in ("anchor", "base", "specialist")
-            for prompt, answer in examples(tongue, courses[name], 12_000, 1)
-        ]
-        general = [text for text, _ in zip(texts, range(12_000), strict=False)]
-        anchor_tokenizer = tokenizers.byte_level(general)
-        anchor = new_anchor(anchor_tokenizer)
-        train_model(anchor, anchor_tokenizer, tongue, courses["anchor"], progress)
-        save("anchor", anchor, anchor_tokenizer, to, seed)
-
-        tokenizer = tokenizers.sentencepiece_style(texts[12_000:])
-        specialist = new_specialist(tokenizer)
-        train_model(specialist, tokenizer, tongue, courses["base"], progress)
-        train_model(specialist, tokenizer, tongue, courses["specialist"], progress)
-        save("specialist", specialist, tokenizer, to, seed)
+        for name in models or MAIN_PAIR:
+            torch.manual_seed(seed)
+            recipe = RECIPES[name]
+            courses = [replace(COURSES[c], n_steps=max(200, int(steps * COURSES[c].n_steps))) for c in recipe.courses]
+            drawn = [pair for course in courses for pair in examples(tongue, course, N_TOKENIZER_EXAMPLES, 1)]
+            tokenizer = recipe.new_tokenizer([f"{prompt.text} {answer}" for prompt, answer in drawn])
+            model = recipe.new_model(tokenizer)
+            for course in courses:
+                train_model(model, tokenizer, tongue, course, progress)
+            save(name, model, tokenizer, to, seed)
     table = rates_table(to)
     (to / "RATES.md").write_text(table)
     console.print(table)

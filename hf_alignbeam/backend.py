@@ -1,0 +1,185 @@
+"""How each kind of tokenizer is read: the bytes behind its ids, its pieces' names, and text encoded as it goes on.
+
+Knows the quirks of every back end, and nothing of what a vocabulary is used for. Reads the live tokenizer, never its files.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from typing import Any, Protocol
+
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+#: The word-start mark of SentencePiece vocabularies; it stands for a space.
+WORD_START = "\u2581"
+
+
+class Backend(Protocol):
+    """A tokenizer as a set of pieces.
+
+    Attributes:
+        tokens: One entry for each id: its bytes, or None for a special token, an unknown token or an id without a token.
+        pieces: The name of every piece with its id, added tokens included; equal for tokenizers with the same ids.
+    """
+
+    tokens: list[bytes | None]
+    pieces: dict[Any, int]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text as the middle of a longer one: no dummy space in front, special tokens' names as plain text."""
+
+
+def read_backend(tokenizer: PreTrainedTokenizerBase) -> Backend:
+    """The back end of a tokenizer: `tokenizers` or mistral-common.
+
+    Raises:
+        ValueError: It is another one.
+    """
+    if isinstance(tokenizer, PreTrainedTokenizerFast):
+        return FastBackend(tokenizer)
+    inner = getattr(getattr(getattr(tokenizer, "tokenizer", None), "instruct_tokenizer", None), "tokenizer", None)
+    if inner is not None:
+        return TekkenBackend(inner) if hasattr(inner, "id_to_byte_piece") else SentencePieceBackend(inner)
+    raise ValueError(
+        "`tokenizer` must have a `tokenizers` or a mistral-common back end to be read byte by byte, got "
+        f"{type(tokenizer).__name__}. Load it through AutoTokenizer, or convert it to a PreTrainedTokenizerFast."
+    )
+
+
+class FastBackend:
+    """A tokenizer of the `tokenizers` library: byte-level or SentencePiece-style, BPE or Unigram, with added tokens."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast):
+        backend = tokenizer.backend_tokenizer
+        added = backend.get_added_tokens_decoder()
+        self.pieces = backend.get_vocab(with_added_tokens=True)
+        self.tokens: list[bytes | None] = [None] * max(len(tokenizer), 1 + max(self.pieces.values(), default=-1))
+        decoder = _state(backend.decoder)
+        unknown = {tokenizer.unk_token_id, backend.token_to_id(getattr(backend.model, "unk_token", None) or "")}
+        for token, i in self.pieces.items():
+            if i in added:
+                self.tokens[i] = None if added[i].special else _added_bytes(added[i].content, decoder)
+            elif i not in unknown:
+                self.tokens[i] = _piece_bytes(token, decoder)
+        self._backend = backend
+
+    @cached_property
+    def _encoder(self) -> Any:
+        return _continuation_encoder(self._backend)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        if len(texts) == 1:
+            return [self._encoder.encode(texts[0], add_special_tokens=False).ids]
+        return [encoding.ids for encoding in self._encoder.encode_batch(texts, add_special_tokens=False)]
+
+
+class TekkenBackend:
+    """mistral-common's Tekken tokenizers: byte-level BPE over `tiktoken`."""
+
+    def __init__(self, tekkenizer: Any):
+        ids = range(tekkenizer.n_words)
+        self.tokens = [None if tekkenizer.is_special(i) else tekkenizer.id_to_byte_piece(i) for i in ids]
+        self.pieces = {token if token is not None else tekkenizer.id_to_piece(i): i for i, token in enumerate(self.tokens)}
+        self._tekkenizer = tekkenizer
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self._tekkenizer.encode(text, bos=False, eos=False) for text in texts]
+
+
+class SentencePieceBackend:
+    """mistral-common's older tokenizers: SentencePiece BPE with word-start marks and byte fallback."""
+
+    #: Stands in front of every text, takes the dummy space and merges with nothing.
+    _BREAK = "\n"
+
+    def __init__(self, sentencepiece: Any):
+        names = [sentencepiece.id_to_piece(i) for i in range(sentencepiece.n_words)]
+        self.pieces = {name: i for i, name in enumerate(names)}
+        fallback = {"type": "Sequence", "decoders": [_MARK_TO_SPACE, {"type": "ByteFallback"}]}
+        self.tokens = [
+            None if i == sentencepiece.unk_id or sentencepiece.is_special(i) else _piece_bytes(name, fallback)
+            for i, name in enumerate(names)
+        ]
+        self._sentencepiece = sentencepiece
+        self._n_break = len(sentencepiece.encode(self._BREAK, bos=False, eos=False))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self._sentencepiece.encode(self._BREAK + text, bos=False, eos=False)[self._n_break :] for text in texts]
+
+
+_MARK_TO_SPACE = {"type": "Replace", "pattern": {"String": WORD_START}, "content": " "}
+
+
+def _state(component: Any) -> dict[str, Any]:
+    """The JSON of one part of a tokenizer's pipeline; empty where the part is not there."""
+    return json.loads(component.__getstate__()) if component is not None else {}
+
+
+def _steps(state: dict[str, Any], children: str) -> list[dict[str, Any]]:
+    """A pipeline part as a flat list of its steps."""
+    if state.get("type") == "Sequence":
+        return [step for child in state[children] for step in _steps(child, children)]
+    return [state] if state else []
+
+
+@lru_cache(maxsize=1)
+def _byte_of_character() -> dict[str, int]:
+    return {character: byte for byte, character in bytes_to_unicode().items()}
+
+
+def _piece_bytes(token: str, decoder: dict[str, Any]) -> bytes:
+    """The bytes of one ordinary token, as the tokenizer's decoder would join it into a text."""
+    steps = _steps(decoder, "decoders")
+    kinds = {step["type"] for step in steps}
+    if "ByteLevel" in kinds:
+        table = _byte_of_character()
+        return bytes(table[c] for c in token) if all(c in table for c in token) else token.encode()
+    if "ByteFallback" in kinds and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        return bytes([int(token[3:5], 16)])
+    for step in steps:
+        if step["type"] == "Replace" and "String" in step["pattern"]:
+            token = token.replace(step["pattern"]["String"], step["content"])
+        elif step["type"] == "Metaspace":
+            token = token.replace(step["replacement"], " ")
+    return token.encode()
+
+
+def _added_bytes(token: str, decoder: dict[str, Any]) -> bytes:
+    """The bytes of an added token: plain text to a byte-level decoder, a piece like any other to the rest."""
+    byte_level = any(step["type"] == "ByteLevel" for step in _steps(decoder, "decoders"))
+    return token.encode() if byte_level else _piece_bytes(token, decoder)
+
+
+def _continuation_encoder(backend: Any) -> Any:
+    """A tokenizer around the same model that puts no dummy space in front and reads special names as plain text."""
+    tokenizer_class = type(backend)
+    normalizer, pre_tokenizer = _state(backend.normalizer), _state(backend.pre_tokenizer)
+    steps = [step for step in _steps(normalizer, "normalizers") if step["type"] != "Prepend"]
+    pre_steps = [_without_prefix(step) for step in _steps(pre_tokenizer, "pretokenizers")]
+    parts = tokenizer_class.from_str(
+        json.dumps(
+            {
+                "version": "1.0",
+                "normalizer": {"type": "Sequence", "normalizers": steps},
+                "pre_tokenizer": {"type": "Sequence", "pretokenizers": pre_steps},
+                "model": {"type": "BPE", "vocab": {}, "merges": []},
+            }
+        )
+    )
+    encoder = tokenizer_class(backend.model)
+    if steps:
+        encoder.normalizer = parts.normalizer
+    if pre_steps:
+        encoder.pre_tokenizer = parts.pre_tokenizer
+    encoder.add_tokens([token for _, token in sorted(backend.get_added_tokens_decoder().items())])
+    encoder.encode_special_tokens = True
+    return encoder
+
+
+def _without_prefix(step: dict[str, Any]) -> dict[str, Any]:
+    if step["type"] == "Metaspace":
+        return {**step, "prepend_scheme": "never"}
+    if step["type"] == "ByteLevel":
+        return {**step, "add_prefix_space": False}
+    return step
