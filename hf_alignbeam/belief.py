@@ -1,18 +1,20 @@
 """What the anchor believes comes next, from every point of a text that it may be writing on from.
 
-Knows the anchor's log-probabilities at the points it was fed to, and the translation tables. Feeds nothing itself: where
-only another forward of the anchor would tell, it names the path (`open_paths`). Byte-exact prediction sums over all
-tokenisations that cover the text (arXiv 2506.14123); here they are the chain that was fed and what was looked ahead.
+Knows the anchor's log-probabilities at the points it was fed to, and how the target would write a text. Feeds nothing
+itself: where only another forward of the anchor would tell, it names the path (`open_paths`). Byte-exact prediction sums
+over all tokenisations that cover the text (arXiv 2506.14123); here they are the chain that was fed and what was looked
+ahead.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from .translate import SETTLED_WEIGHT, Continuations, Table, Translation, VocabularyTranslator
+from .translate import SETTLED_WEIGHT, Table, Translation, VocabularyTranslator
 
 Path = tuple[int, ...]
 
@@ -22,6 +24,8 @@ CANONICAL_SHARE = 0.05
 #: The least log-probability that a token of the text counts with. Where the anchor finds the text absurd, what it says
 #: inside a word is noise, and must not outweigh the reading of the text as it stands.
 LEAST_STEP = math.log(1e-6)
+#: The same for what the prompt already holds of the answer: nobody asked the anchor, so it is read much as it stands.
+LEAST_BEGUN = math.log(0.01)
 
 #: Anchor tokens that carry at least this much of its belief are followed one by one; a look-ahead is worth a forward
 #: where as much hangs on it.
@@ -32,8 +36,10 @@ LIGHT_MASS = 0.001
 N_HEAVY = 12
 #: How many of the target's likeliest tokens are asked whether the anchor may be on its way to them.
 N_OWN_TOKENS = 8
-#: How many of the anchor's likeliest tokens are followed after a looked-ahead path.
-N_BRANCHES = 32
+#: How many of the anchor's likeliest tokens are followed after a looked-ahead path, and from inside a word.
+N_BRANCHES = 64
+#: How many of the target's last tokens are looked back on for the start of a word.
+N_WORD_TOKENS = 24
 
 
 @dataclass(frozen=True)
@@ -61,9 +67,8 @@ class Row:
         nodes: By the tokens that lead there, every point fed; `()` is the settled boundary itself.
         position: The position of the next token after the settled ones.
         owed: Bytes that the target still has to write before the answer's first.
-        written: The target's tokens, each with the place in `text` where it begins.
         lead_in: The white space at the start of `text` that no target token wrote.
-        prefix: The owed bytes that the target wrote in front of `text`.
+        written: The target's tokens.
     """
 
     text: bytes
@@ -72,8 +77,7 @@ class Row:
     position: int
     owed: bytes
     lead_in: bytes
-    prefix: bytes = b""
-    written: list[tuple[int, int]] = field(default_factory=list)
+    written: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -83,23 +87,22 @@ class Cover:
     Attributes:
         path: The anchor's tokens up to it.
         pending: The bytes of the text after it.
-        owed: Bytes that the target still has to write before the anchor's next.
-        onward: What the anchor may say there: a whole table, or the few tokens that go on from inside a word.
-        prob: The belief in each anchor token there, relative to the likeliest point's: (A,) with a table, else (M,) in
-            the order of the continuations.
+        table: What any token there is for the target; None where only tokens that begin with the pending bytes can come.
+        ids: (M,) those tokens, the likeliest; empty with a table.
+        prob: The belief in each token, relative to the likeliest point's: (A,) with a table, else (M,).
     """
 
     path: Path
     pending: bytes
-    owed: bytes
-    onward: Table | Continuations
+    table: Table | None
+    ids: Tensor
     prob: Tensor
 
     @property
     def belief(self) -> float:
         """How much belief goes on from here."""
-        if isinstance(self.onward, Table) and self.onward.possible is not None:
-            return float((self.prob[: len(self.onward.possible)] * self.onward.possible.to(self.prob.device)).sum())
+        if self.table is not None and self.table.possible is not None:
+            return float((self.prob[: len(self.table.possible)] * self.table.possible.to(self.prob.device)).sum())
         return float(self.prob.sum())
 
 
@@ -123,116 +126,153 @@ class OpenPath:
         return self.cover.path + self.ids
 
 
-def covers(row: Row, translator: VocabularyTranslator) -> list[Cover]:
-    """The points from which the anchor may be writing on: where it has read to, and where a longer token may span.
+@dataclass(frozen=True)
+class Reading:
+    """One row's belief at one step, given which of the target's tokens its next one must go on from.
 
-    A token that the target would not have written this way is left out, unless next to nothing else is left: then the
-    target's own tokens are not canonical, and every reading of their bytes counts.
-    """
-    spelled = {path: translator.anchor.spell(path) for path in row.nodes}
-    read = [path for path in row.nodes if row.text.startswith(spelled[path])] if translator.rule == "bytes" else [row.path]
-    onward = {path: _onward(row, translator, row.text.removeprefix(spelled[path])) for path in read}
-    going_on = [path for path in read if isinstance(onward[path], Table) or len(onward[path].source)]
-    most = max((row.nodes[path].weight for path in going_on), default=0.0)
-    found = []
-    for path in going_on:
-        belief = row.nodes[path].logp + (row.nodes[path].weight - most)
-        if isinstance(onward[path], Continuations):
-            belief = belief[onward[path].source.to(belief.device)]
-        found.append(Cover(path, row.text.removeprefix(spelled[path]), row.owed, onward[path], belief.exp()))
-    strict = [_only_canonical(cover) for cover in found]
-    n_belief, n_strict = (sum(cover.belief for cover in some) for some in (found, strict))
-    return strict if n_strict > CANONICAL_SHARE * n_belief else found
-
-
-def translate_row(row: Row, translator: VocabularyTranslator, target_prob: Tensor) -> Translation:
-    """Every cover's share of the belief: its heavy tokens one by one, all others through the table.
-
-    Args:
-        row: One row.
+    Attributes:
+        row: The row.
         translator: Between the two vocabularies.
         target_prob: (V,) the target's own distribution.
-
-    Returns:
-        `prob` (V,) and `lost` (), not normalised.
+        word: The target's tokens since its last word began. Text that it would have written with other tokens is not
+            what comes next; empty where it wrote them in a way of its own, and every reading of their bytes counts.
     """
-    prob, lost = torch.zeros_like(target_prob), torch.zeros((), device=target_prob.device)
-    for cover in covers(row, translator):
-        light = cover.prob.to(prob.device)
-        for at, i, mass in _heavy(cover, translator) if translator.rule == "bytes" else ():
-            _spread(row, translator, (i,), cover, mass, target_prob, prob)
-            light[at] = 0.0
-        if isinstance(cover.onward, Table):
-            part = cover.onward.to(prob.device).apply(light[None], target_prob[None])
-            prob += part.prob[0]
-            lost = lost + part.lost[0]
-        else:
-            prob.index_add_(0, cover.onward.target.to(prob.device), light)
-    return Translation(prob, lost)
+
+    row: Row
+    translator: VocabularyTranslator
+    target_prob: Tensor
+    word: Path
+
+    @classmethod
+    def of(cls, row: Row, translator: VocabularyTranslator, target_prob: Tensor) -> "Reading":
+        """The strict reading, unless next to nothing that the anchor might say would be left of it."""
+        strict = cls(row, translator, target_prob, _word(row, translator))
+        if not strict.word or translator.rule != "bytes":
+            return cls(row, translator, target_prob, ())
+        ruled_out = sum(
+            mass for cover in strict.covers for _, i, mass in strict._single(cover) if not strict._ends((i,), cover, mass)
+        )
+        belief = sum(cover.belief for cover in strict.covers)
+        return strict if belief - ruled_out > CANONICAL_SHARE * belief else cls(row, translator, target_prob, ())
+
+    @cached_property
+    def covers(self) -> list[Cover]:
+        """The points from which the anchor may be writing on: where it has read to, and where a longer token may span."""
+        row, anchor = self.row, self.translator.anchor
+        pending = {path: row.text[len(anchor.spell(path)) :] for path in row.nodes if row.text.startswith(anchor.spell(path))}
+        if self.translator.rule != "bytes":
+            pending = {row.path: pending[row.path]}
+        going_on = [path for path, left in pending.items() if self._at_end(left) or anchor.starting_with(left)]
+        most = max((row.nodes[path].weight for path in going_on), default=0.0)
+        found = []
+        for path in going_on:
+            node, left = row.nodes[path], pending[path]
+            prob = (node.logp + (node.weight - most)).exp()
+            if self._at_end(left):
+                found.append(Cover(path, left, self.translator.table(left, row.owed), torch.empty(0, dtype=torch.long), prob))
+            else:
+                ids = torch.tensor(anchor.starting_with(left), device=prob.device)
+                values, places = prob[ids].topk(min(N_BRANCHES, len(ids)))
+                found.append(Cover(path, left, None, ids[places], values))
+        return found
+
+    def translate(self) -> Translation:
+        """Every cover's share of the belief: its heavy tokens one by one, all others through the table.
+
+        Returns:
+            `prob` (V,) and `lost` (), not normalised.
+        """
+        prob, lost = torch.zeros_like(self.target_prob), self.target_prob.new_zeros(())
+        for cover in self.covers:
+            light = cover.prob.to(prob.device)
+            for at, i, mass in self._single(cover) if self.translator.rule == "bytes" else ():
+                self._spread((i,), cover, mass, prob)
+                light[at] = 0.0
+            if cover.table is not None:
+                part = cover.table.to(prob.device).apply(light[None], self.target_prob[None])
+                prob += part.prob[0]
+                lost = lost + part.lost[0]
+        return Translation(prob, lost)
+
+    def open_paths(self) -> list[OpenPath]:
+        """Paths of one anchor token on which more than `HEAVY_MASS` of the row's belief hangs."""
+        return [
+            item
+            for cover in self.covers
+            for item in self._open(cover, (), [(i, mass) for _, i, mass in self._single(cover) if mass > HEAVY_MASS])
+        ]
+
+    def open_after(self, item: OpenPath) -> list[OpenPath]:
+        """The paths one anchor token longer than a fed one that are still open."""
+        return self._open(item.cover, item.ids, _heavy(self.row.nodes[item.path].logp.exp() * item.mass, self.translator))
+
+    def _at_end(self, pending: bytes) -> bool:
+        return not pending or pending == self.row.lead_in == self.row.text
+
+    def _open(self, cover: Cover, ids: Path, nexts: list[tuple[int, float]]) -> list[OpenPath]:
+        """Of the tokens that may come after `ids`, those that leave the target's open."""
+        paths = [OpenPath(mass, (*ids, i), cover) for i, mass in nexts]
+        return [item for item in paths if self._is_open(item)]
+
+    def _is_open(self, item: OpenPath) -> bool:
+        spellings = self.translator.spellings(item.ids, item.cover.pending, self.row.owed, self.word)
+        ends = self._ends(item.ids, item.cover, item.mass)
+        return len(ends) > 1 or (bool(ends) and None in spellings)
+
+    def _single(self, cover: Cover) -> Iterator[tuple[int, int, float]]:
+        """The tokens of a cover that are followed one by one: place in `cover.prob`, id and mass of each."""
+        if cover.table is None:
+            yield from zip(range(len(cover.ids)), cover.ids.tolist(), cover.prob.tolist(), strict=True)
+            return
+        tokens, pending = self.translator.anchor.tokens, cover.pending
+        for i, mass in _heavy(cover.prob, self.translator):
+            if (tokens[i] or b"").startswith(pending) and tokens[i] != pending:
+                yield i, i, mass
+
+    def _ends(self, ids: Path, cover: Cover, mass: float) -> list[int]:
+        """The target tokens that a path of anchor tokens may lead to next, the one that its own text becomes first.
+
+        None at all where the target would have written the text so far with other tokens. What carries little mass is
+        taken as it stands.
+        """
+        pending, owed = cover.pending, self.row.owed
+        if mass <= HEAVY_MASS:
+            goal = self.translator.next_token(owed + self.translator.anchor.spell(ids)[len(pending) :], self.word)
+            return [] if goal is None else [goal]
+        spellings = [t for t in self.translator.spellings(ids, pending, owed, self.word) if t is not None]
+        likely = self.target_prob.topk(min(N_OWN_TOKENS, len(self.target_prob))).indices.tolist()
+        longer = [t for t in likely if self.translator.may_grow(ids, t, pending, owed)]
+        if cover.table is not None:
+            longer += cover.table.extensions.get(ids, ())
+        return list(dict.fromkeys((*spellings, *self.translator.canonical(tuple(longer), self.word))))
+
+    def _spread(self, ids: Path, cover: Cover, mass: float, prob: Tensor) -> None:
+        """Add the mass of a path of anchor tokens to the target tokens it leads to.
+
+        Where the anchor was asked what comes after it, its next tokens decide; elsewhere the target's own distribution
+        over the tokens that the path can still become.
+        """
+        node = self.row.nodes.get(cover.path + ids)
+        if node is None:
+            self._share(self._ends(ids, cover, mass), mass, prob)
+            return
+        values, nexts = node.logp.exp().topk(min(N_BRANCHES, len(node.logp)))
+        tokens = self.translator.anchor.tokens
+        for value, i in zip((mass * values).tolist(), nexts.tolist(), strict=True):
+            if value > LIGHT_MASS and i < len(tokens) and tokens[i]:
+                self._spread((*ids, i), cover, value, prob)
+                mass -= value
+        self._share(self._ends(ids, cover, 0.0), max(mass, 0.0), prob)
+
+    def _share(self, ends: Sequence[int], mass: float, prob: Tensor) -> None:
+        """Share mass among target tokens by the target's own distribution, with a little weight on the first of them."""
+        if ends:
+            weights = self.target_prob[list(ends)]
+            weights[0] += SETTLED_WEIGHT
+            prob.index_add_(0, torch.tensor(list(ends), device=prob.device), weights * (mass / weights.sum()))
 
 
-def open_paths(row: Row, translator: VocabularyTranslator, target_prob: Tensor) -> list[OpenPath]:
-    """Paths of one anchor token on which more than `HEAVY_MASS` of the row's belief hangs."""
-    found = []
-    for cover in covers(row, translator):
-        found += _open(translator, cover, (), [(i, mass) for _, i, mass in _heavy(cover, translator)], target_prob)
-    return found
-
-
-def open_after(row: Row, translator: VocabularyTranslator, item: OpenPath, target_prob: Tensor) -> list[OpenPath]:
-    """The paths one anchor token longer than a fed one that are still open."""
-    nexts = _heavy_ids(row.nodes[item.path].logp.exp() * item.mass, translator)
-    return _open(translator, item.cover, item.ids, nexts, target_prob)
-
-
-def _open(
-    translator: VocabularyTranslator, cover: Cover, ids: Path, nexts: list[tuple[int, float]], target_prob: Tensor
-) -> list[OpenPath]:
-    """Of the tokens that may come after `ids`, those that leave the target's open."""
-    paths = [OpenPath(mass, (*ids, i), cover) for i, mass in nexts]
-    return [item for item in paths if len(_ends(translator, item.ids, cover, target_prob)) > 1]
-
-
-def _ends(translator: VocabularyTranslator, ids: Path, cover: Cover, target_prob: Tensor) -> list[int]:
-    """The target tokens that a path of anchor tokens may lead to next, the one that its own text becomes first."""
-    spellings = translator.spellings(ids, cover.pending, cover.owed)
-    likely = target_prob.topk(min(N_OWN_TOKENS, len(target_prob))).indices.tolist()
-    grown = (t for t in likely if translator.may_grow(ids, t, cover.pending, cover.owed))
-    longer = cover.onward.extensions.get(ids, ()) if isinstance(cover.onward, Table) else ()
-    return list(dict.fromkeys((*spellings, *longer, *grown)))
-
-
-def _onward(row: Row, translator: VocabularyTranslator, pending: bytes) -> Table | Continuations:
-    """What the anchor may say where `pending` is all of the text that it has not been fed."""
-    if not pending or pending == row.lead_in == row.text:
-        return translator.table(pending, row.owed)
-    start = len(row.text) - len(pending)
-    written = tuple(i for at, i in row.written if at >= start)
-    if all(at != start for at, _ in row.written):
-        return translator.continuations(pending, (), row.owed)
-    return translator.continuations(pending, written, row.prefix if start == 0 else b"")
-
-
-def _only_canonical(cover: Cover) -> Cover:
-    if isinstance(cover.onward, Table):
-        return cover
-    kept = cover.onward.canonical
-    return replace(cover, onward=cover.onward.only_canonical(), prob=cover.prob[kept.to(cover.prob.device)])
-
-
-def _heavy(cover: Cover, translator: VocabularyTranslator) -> list[tuple[int, int, float]]:
-    """A cover's likeliest tokens that weigh more than `HEAVY_MASS`: place in `cover.prob`, id and mass of each."""
-    if isinstance(cover.onward, Continuations):
-        values, places = cover.prob.topk(min(N_HEAVY, len(cover.prob)))
-        sources = cover.onward.source[places.to(cover.onward.source.device)].tolist()
-        found = zip(places.tolist(), sources, values.tolist(), strict=True)
-        return [(at, i, mass) for at, i, mass in found if mass > HEAVY_MASS]
-    tokens, pending = translator.anchor.tokens, cover.pending
-    heavy = _heavy_ids(cover.prob, translator)
-    return [(i, i, mass) for i, mass in heavy if (tokens[i] or b"").startswith(pending) and tokens[i] != pending]
-
-
-def _heavy_ids(prob: Tensor, translator: VocabularyTranslator) -> list[tuple[int, float]]:
+def _heavy(prob: Tensor, translator: VocabularyTranslator) -> list[tuple[int, float]]:
     """The likeliest ordinary tokens that weigh more than `HEAVY_MASS`, with their masses."""
     values, ids = prob.topk(min(N_HEAVY, len(prob)))
     tokens = translator.anchor.tokens
@@ -240,30 +280,9 @@ def _heavy_ids(prob: Tensor, translator: VocabularyTranslator) -> list[tuple[int
     return [(i, mass) for i, mass in found if mass > HEAVY_MASS and i < len(tokens) and tokens[i]]
 
 
-def _spread(
-    row: Row, translator: VocabularyTranslator, ids: Path, cover: Cover, mass: float, target_prob: Tensor, prob: Tensor
-) -> None:
-    """Add the mass of a path of anchor tokens to the target tokens it leads to.
-
-    Where the anchor was asked what comes after it, its next tokens decide; elsewhere the target's own distribution over
-    the tokens that the path can still become.
-    """
-    node = row.nodes.get(cover.path + ids)
-    if node is None:
-        _share(_ends(translator, ids, cover, target_prob), mass, target_prob, prob)
-        return
-    values, nexts = node.logp.exp().topk(min(N_BRANCHES, len(node.logp)))
-    tokens = translator.anchor.tokens
-    for value, i in zip((mass * values).tolist(), nexts.tolist(), strict=True):
-        if value > LIGHT_MASS and i < len(tokens) and tokens[i]:
-            _spread(row, translator, (*ids, i), cover, value, target_prob, prob)
-            mass -= value
-    _share(translator.spellings(ids, cover.pending, cover.owed)[:1], max(mass, 0.0), target_prob, prob)
-
-
-def _share(ends: Sequence[int], mass: float, target_prob: Tensor, prob: Tensor) -> None:
-    """Share mass among target tokens by the target's own distribution, with a little weight on the first of them."""
-    if ends:
-        weights = target_prob[list(ends)]
-        weights[0] += SETTLED_WEIGHT
-        prob.index_add_(0, torch.tensor(list(ends), device=prob.device), weights * (mass / weights.sum()))
+def _word(row: Row, translator: VocabularyTranslator) -> Path:
+    """The target's tokens from the last one on that begins with white space; empty where that is not known."""
+    tokens = translator.target.tokens
+    last = row.written[-N_WORD_TOKENS:]
+    starts = [n for n, i in enumerate(last) if (tokens[i] or b"")[:1].isspace()]
+    return tuple(last[starts[-1] :]) if starts else ()

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .anchor import AnchorCache, Append, Leaf
-from .belief import LEAST_STEP, Node, OpenPath, Path, Row, open_after, open_paths, translate_row
+from .belief import LEAST_BEGUN, LEAST_STEP, Node, OpenPath, Path, Reading, Row
 from .translate import Translation, VocabularyTranslator
 from .vocab import complete_characters
 
@@ -61,7 +61,7 @@ class Follower:
         ]
         #: Equal vocabularies are the identity, unless the two templates begin an answer differently.
         self._identity = translator.identity and all(start.lead_in == start.owed for start in starts)
-        self._read([self._spelled(row, start.begun) for row, start in zip(self.rows, starts, strict=True)])
+        self._read([self._spelled(row, start.begun) for row, start in zip(self.rows, starts, strict=True)], LEAST_BEGUN)
 
     def write(self, ids: Sequence[int | None]) -> None:
         """Let each row's answer go on by one target token.
@@ -98,8 +98,10 @@ class Follower:
         if self._identity:
             anchor_prob = torch.stack([self.rows[i].nodes[self.rows[i].path].logp for i in rows]).exp()
             return self._translator(anchor_prob.to(target_prob.device), target_prob)
-        self._look_ahead(target_prob, rows)
-        parts = [translate_row(self.rows[i], self._translator, prob) for i, prob in zip(rows, target_prob, strict=True)]
+        readings = {i: Reading.of(self.rows[i], self._translator, prob) for i, prob in zip(rows, target_prob, strict=True)}
+        if self._translator.rule == "bytes":
+            self._look_ahead(readings)
+        parts = [reading.translate() for reading in readings.values()]
         whole = Translation(torch.stack([p.prob for p in parts]), torch.stack([p.lost for p in parts]))
         return whole.normalised()
 
@@ -134,12 +136,10 @@ class Follower:
         self.rows = [replace(self.rows[i], nodes=dict(self.rows[i].nodes), written=list(self.rows[i].written)) for i in parents]
 
     def _add(self, row: Row, i: int, data: bytes) -> None:
-        row.written.append((len(row.text), i))
+        row.written.append(i)
         if row.owed.startswith(data):
             row.owed = row.owed[len(data) :]
-            row.prefix += data
         else:
-            row.prefix += row.owed if data.startswith(row.owed) else b""
             row.text += data.removeprefix(row.owed)
             row.owed = b""
 
@@ -171,7 +171,7 @@ class Follower:
                 best = max(best, (node.weight + float(node.logp[i]), (*path, i)), key=lambda found: found[0])
         return best[1]
 
-    def _read(self, paths: Sequence[Path]) -> None:
+    def _read(self, paths: Sequence[Path], least: float = LEAST_STEP) -> None:
         """Feed each row the tokens of its path that are not in the cache, and forget the branches not taken."""
         n_known = [
             max(n for n in range(len(path) + 1) if path[:n] in row.nodes) for row, path in zip(self.rows, paths, strict=True)
@@ -179,6 +179,7 @@ class Follower:
         self._feed(
             [path[n:] for path, n in zip(paths, n_known, strict=True)],
             [path[:n] for path, n in zip(paths, n_known, strict=True)],
+            least,
         )
         for row, path in zip(self.rows, paths, strict=True):
             row.path = path
@@ -187,7 +188,7 @@ class Follower:
                 kept |= {p for p in row.nodes if row.text.startswith(self._translator.anchor.spell(p))}
             row.nodes = {p: node for p, node in row.nodes.items() if p in kept}
 
-    def _feed(self, ids: Sequence[Path], after: Sequence[Path]) -> None:
+    def _feed(self, ids: Sequence[Path], after: Sequence[Path], least: float) -> None:
         if not any(ids):
             return
         start = self.cache.n_slots
@@ -199,7 +200,7 @@ class Follower:
         )
         for number, (row, new, path) in enumerate(zip(self.rows, ids, after, strict=True)):
             for n in range(len(new)):
-                self._add_node(row, path + new[: n + 1], logp[number, n], start + n)
+                _add_node(row, path + new[: n + 1], logp[number, n], start + n, least)
 
     def _settle(self, number: int, row: Row) -> None:
         """Give up reading the row's older half anew: cut before a word where the anchor's tokens do not straddle."""
@@ -212,10 +213,8 @@ class Follower:
         boundary = row.nodes[head].weight
         n_bytes = 0 if self._identity else sum(len(tokens[i] or b"") for i in head)
         row.text, row.path, row.position, row.lead_in = row.text[n_bytes:], row.path[n_cut:], row.position + n_cut, b""
-        row.prefix = b""
         kept = {p[n_cut:]: node for p, node in row.nodes.items() if p[:n_cut] == head}
         row.nodes = {p: replace(node, weight=node.weight - boundary) for p, node in kept.items()}
-        row.written = [(at - n_bytes, i) for at, i in row.written if at >= n_bytes]
 
     def _cut(self, row: Row, tokens: list[bytes | None]) -> int:
         n_bytes = 0
@@ -229,15 +228,12 @@ class Follower:
                     cuts.append(n + 1)
         return max(cuts, default=N_OPEN_TOKENS // 2 if len(row.path) > 4 * N_OPEN_TOKENS else 0)
 
-    def _look_ahead(self, target_prob: Tensor, rows: Sequence[int]) -> None:
+    def _look_ahead(self, readings: Mapping[int, Reading]) -> None:
         """Feed the open paths that most belief hangs on, a few a row and forward, while the budget lasts.
 
         Each of them is among its row's `nodes` from here on, until the target's next token is known.
         """
-        if self._translator.rule != "bytes" or not self._n_lookahead:
-            return
-        own = dict(zip(rows, target_prob, strict=True))
-        queues = {i: open_paths(self.rows[i], self._translator, prob) for i, prob in own.items()}
+        queues = {i: reading.open_paths() if self._n_lookahead else [] for i, reading in readings.items()}
         width = N_LEAVES if self.cache.can_branch else 1
         for _ in range(self._n_lookahead):
             chosen: dict[int, list[OpenPath]] = {}
@@ -249,7 +245,7 @@ class Follower:
             self._ask({i: [item.path for item in items] for i, items in chosen.items()})
             for i, items in chosen.items():
                 for item in items:
-                    queues[i] += open_after(self.rows[i], self._translator, item, own[i])
+                    queues[i] += readings[i].open_after(item)
 
     def _ask(self, paths: Mapping[int, Sequence[Path]]) -> None:
         """Feed, in one forward, the last token of each of several paths of some rows that are not fed yet."""
@@ -264,12 +260,12 @@ class Follower:
         logp = self.cache.branch(leaves)
         for i, some in new.items():
             for n, path in enumerate(some):
-                self._add_node(self.rows[i], path, logp[i, n], start + n)
+                _add_node(self.rows[i], path, logp[i, n], start + n, LEAST_STEP)
 
-    @staticmethod
-    def _add_node(row: Row, path: Path, logp: Tensor, slot: int) -> None:
-        before = row.nodes[path[:-1]]
-        row.nodes[path] = Node(logp, before.weight + max(float(before.logp[path[-1]]), LEAST_STEP), slot)
+
+def _add_node(row: Row, path: Path, logp: Tensor, slot: int, least: float) -> None:
+    before = row.nodes[path[:-1]]
+    row.nodes[path] = Node(logp, before.weight + max(float(before.logp[path[-1]]), least), slot)
 
 
 def _slots(row: Row, path: Path) -> list[int]:

@@ -117,26 +117,6 @@ class Table:
         return weights / totals.index_add_(1, self.branch_group, weights)[:, self.branch_group]
 
 
-@dataclass(frozen=True)
-class Continuations:
-    """Anchor tokens that go on from pending bytes.
-
-    Attributes:
-        source: (M,) their ids.
-        target: (M,) the target token that each leads to next.
-        canonical: (M,) whether the target would have written what it has, had it been on its way to this token.
-    """
-
-    source: Tensor
-    target: Tensor
-    canonical: Tensor
-
-    def only_canonical(self) -> "Continuations":
-        """Those whose text the target would have written with the tokens it has."""
-        kept = self.canonical
-        return Continuations(self.source[kept], self.target[kept], self.canonical[kept])
-
-
 class VocabularyTranslator:
     """Expresses the anchor's distributions over the target's vocabulary.
 
@@ -232,29 +212,6 @@ class VocabularyTranslator:
             possible=possible,
         )
 
-    @lru_cache(maxsize=4096)  # noqa: B019
-    def continuations(self, pending: bytes, written: tuple[int, ...], owed: bytes) -> Continuations:
-        """Where the anchor's longer tokens lead once their first bytes, `pending`, are written.
-
-        Args:
-            pending: Bytes written after the text that the anchor was fed; at least one.
-            written: The target ids those bytes were written with; empty where they are not whole target tokens.
-            owed: Bytes of the target in front of the anchor's: where nothing is `written`, those it still has to write,
-                else those it wrote.
-        """
-        sources, goals, canonical = [], [], []
-        for i in self.anchor.starting_with(pending):
-            token = self.anchor.tokens[i] or b""
-            ids = self.target.encode(owed + token) if written else ()
-            fits = len(ids) > len(written) and ids[: len(written)] == written
-            rest = (b"" if written else owed) + token[len(pending) :]
-            goal = ids[len(written)] if fits else next(iter(self.target.encode(rest)), None)
-            if goal is not None:
-                sources.append(i)
-                goals.append(goal)
-                canonical.append(fits or not written)
-        return Continuations(_ids(sources), _ids(goals), torch.tensor(canonical, dtype=torch.bool))
-
     @lru_cache(maxsize=65_536)  # noqa: B019
     def may_grow(self, path: tuple[int, ...], t: int, pending: bytes = b"", owed: bytes = b"") -> bool:
         """Whether the anchor, having written `path`, can still be on its way to the longer target token `t`.
@@ -275,16 +232,57 @@ class VocabularyTranslator:
         return any(ids == (*path, i) for ids, i in zip(written, nexts, strict=True))
 
     @lru_cache(maxsize=65_536)  # noqa: B019
-    def spellings(self, path: tuple[int, ...], pending: bytes = b"", owed: bytes = b"") -> tuple[int, ...]:
-        """The first target tokens that the text of a path can have, its goal first.
+    def next_token(self, rest: bytes, word: tuple[int, ...] = ()) -> int | None:
+        """The target's next token where its text goes on with `rest` and ends there.
+
+        Args:
+            rest: The bytes that come next, at least one.
+            word: The target's tokens since its last word began.
+
+        Returns:
+            The token; None where the target would have written the longer text with other tokens than those of `word`.
+        """
+        return self._after(word, self.target.encode(self.target.spell(word) + rest))
+
+    @lru_cache(maxsize=65_536)  # noqa: B019
+    def spellings(
+        self, path: tuple[int, ...], pending: bytes = b"", owed: bytes = b"", word: tuple[int, ...] = ()
+    ) -> tuple[int | None, ...]:
+        """The target's next tokens that hold no more than the text of a path, by what may come after it.
 
         A tokenizer may begin "des" with "d" and "desert" with "de": what comes later decides, so every character of
-        `PROBES` is tried after the text.
+        `PROBES` that the anchor may write after these tokens is tried.
+
+        Args:
+            path: The anchor's tokens, from `pending` on.
+            pending: The first bytes of theirs, which the target has written.
+            owed: Bytes that the target still has to write before them.
+            word: The target's tokens since its last word began.
+
+        Returns:
+            The tokens, first that of the text as it stands. None is one of them where the target may turn out to have
+            written other tokens than those of `word`.
         """
-        data = self.anchor.spell(path)
-        text = owed + data[len(pending) :]
-        tried = self.target.encode_batch([text, *(text + probe for probe in PROBES)])
-        return tuple(dict.fromkeys(ids[0] for ids in tried if ids and len(self.target.tokens[ids[0]] or b"") <= len(text)))
+        said = self.anchor.spell(path)
+        rest = owed + said[len(pending) :]
+        own = self.anchor.encode_batch([said + probe for probe in PROBES])
+        probes = [probe for probe, ids in zip(PROBES, own, strict=True) if ids[: len(path)] == path]
+        text = self.target.spell(word) + rest
+        found = [self._after(word, ids) for ids in self.target.encode_batch([text, *(text + probe for probe in probes)])]
+        return tuple(dict.fromkeys(t for t in found if t is None or len(self.target.tokens[t] or b"") <= len(rest)))
+
+    @staticmethod
+    def _after(word: tuple[int, ...], ids: tuple[int, ...]) -> int | None:
+        return ids[len(word)] if len(ids) > len(word) and ids[: len(word)] == word else None
+
+    @lru_cache(maxsize=65_536)  # noqa: B019
+    def canonical(self, ends: tuple[int, ...], word: tuple[int, ...]) -> tuple[int, ...]:
+        """Of some target tokens those that it would write after the tokens of `word`, whatever comes then."""
+        if not word or not ends:
+            return ends
+        text = self.target.spell(word)
+        written = self.target.encode_batch([text + (self.target.tokens[t] or b"") for t in ends])
+        return tuple(t for t, ids in zip(ends, written, strict=True) if ids == (*word, t))
 
     def _goals(self, strings: dict[int, bytes]) -> dict[int, int]:
         """The target id that each anchor token's bytes lead to, under this translator's rule."""

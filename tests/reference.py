@@ -3,6 +3,8 @@
 from collections import defaultdict
 
 import torch
+from transformers import DynamicCache, PretrainedConfig
+from transformers.modeling_outputs import CausalLMOutput
 
 from hf_alignbeam.translate import SETTLED_WEIGHT
 
@@ -41,3 +43,77 @@ def translate(anchor, target, anchor_prob, target_prob, rule="bytes"):
 def next_logp(model, ids):
     """What a model says after `ids`, without a cache: (vocabulary,) log-probabilities."""
     return model(torch.tensor([list(ids)])).logits[0, -1].float().log_softmax(-1)
+
+
+class TextAnchor(torch.nn.Module):
+    """A model that writes one of a few texts, each with its own weight, in its tokenizer's own tokens.
+
+    Whatever its tokens are, it says the same texts equally often: what a translation makes of it must not depend on them.
+    It keeps what it was fed in the cache it is given, and reads by mask and positions alone.
+    """
+
+    dtype, device = torch.float32, torch.device("cpu")
+
+    def __init__(self, vocabulary, weights):
+        super().__init__()
+        self.config = PretrainedConfig(max_position_embeddings=512)
+        self.config._attn_implementation = "sdpa"
+        self._size, self._end = len(vocabulary), vocabulary.eos_ids[0]
+        self._texts = [((*vocabulary.encode(text), self._end), weight) for text, weight in weights.items()]
+
+    def forward(self, input_ids, past_key_values, attention_mask=None, position_ids=None, **_):
+        n_rows, n_new = input_ids.shape
+        if position_ids is None:
+            position_ids = past_key_values.get_seq_length() + torch.arange(n_new).expand(n_rows, -1)
+        ids, positions = (
+            found[:, 0, :, 0].long()
+            for found in past_key_values.update(input_ids[:, None, :, None].float(), position_ids[:, None, :, None].float(), 0)
+        )
+        n_slots = ids.shape[-1]
+        seen = torch.ones(n_rows, n_new, n_slots, dtype=torch.bool).tril(n_slots - n_new)
+        if attention_mask is not None:
+            seen = attention_mask[:, 0] == 0 if attention_mask.dim() == 4 else seen & attention_mask[:, None].bool()
+        logits = torch.stack(
+            [torch.stack([self._next(ids[b][seen[b, n]], positions[b][seen[b, n]]) for n in range(n_new)]) for b in range(n_rows)]
+        )
+        return CausalLMOutput(logits=logits)
+
+    def _next(self, ids, positions):
+        written = tuple(ids[positions.argsort()].tolist())[1:]  # after one token of prompt
+        prob = torch.full((self._size,), 1e-12)
+        for text, weight in self._texts:
+            if text[: len(written)] == written and len(text) > len(written):
+                prob[text[len(written)]] += weight
+        return (prob / prob.sum()).log()
+
+
+def exact_over_texts(target, weights, written, owed=b""):
+    """(V,) the exact translation where all that the anchor can say is a few texts: their own tokenisations, counted."""
+    prob = torch.zeros(len(target))
+    for text, weight in weights.items():
+        ids = (*target.encode(owed + text), target.eos_ids[0])
+        if ids[: len(written)] == tuple(written) and len(ids) > len(written):
+            prob[ids[len(written)]] += weight
+    return prob / prob.sum()
+
+
+@torch.no_grad()
+def sampled_translation(model, prompt_ids, anchor, target, written, owed, n_kept, seed=0, n_tokens=24):
+    """(V,) the exact translation by sampling: answers drawn from the anchor, those kept that begin with `written`."""
+    generator = torch.Generator().manual_seed(seed)
+    prob, n = torch.zeros(len(target)), 0
+    while n < n_kept:
+        ids = torch.tensor([list(prompt_ids)]).expand(500, -1)
+        cache, drawn = DynamicCache(), []
+        for _ in range(n_tokens):
+            logits = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+            ids = torch.multinomial(logits.softmax(-1), 1, generator=generator)
+            drawn.append(ids)
+        for row in torch.cat(drawn, dim=-1).tolist():
+            ended = [at for at, i in enumerate(row) if i in anchor.eos_ids]
+            said = target.encode(owed + anchor.spell(row[: ended[0]] if ended else row))
+            said = (*said, target.eos_ids[0]) if ended else said
+            if said[: len(written)] == tuple(written) and len(said) > len(written):
+                prob[said[len(written)]] += 1
+                n += 1
+    return prob / n

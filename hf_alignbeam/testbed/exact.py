@@ -120,7 +120,7 @@ class _Walk:
                 break
             rows, ids, masses_, paths_ = zip(*children, strict=True)
             paths, masses = list(paths_), torch.tensor(masses_, dtype=torch.double)
-            cache.reorder_cache(torch.tensor(rows))
+            cache.reorder_cache(torch.LongTensor(rows))
             logits = _forward(model, torch.tensor(ids)[:, None], cache)
             self.n_walked += len(ids)
 
