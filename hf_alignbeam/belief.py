@@ -8,7 +8,7 @@ ahead.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -19,7 +19,7 @@ from .translate import SETTLED_WEIGHT, Table, Translation, VocabularyTranslator
 Path = tuple[int, ...]
 
 #: Below this share of the anchor's belief, what is canonical for the target does not count any more.
-CANONICAL_SHARE = 0.05
+CANONICAL_SHARE = 0.2
 
 #: The least log-probability that a token of the text counts with. Where the anchor finds the text absurd, what it says
 #: inside a word is noise, and must not outweigh the reading of the text as it stands.
@@ -34,6 +34,7 @@ HEAVY_MASS = 0.01
 LIGHT_MASS = 0.001
 #: At most so many of the heavy ones at one point.
 N_HEAVY = 12
+TINY = 1e-30
 #: How many of the target's likeliest tokens are asked whether the anchor may be on its way to them.
 N_OWN_TOKENS = 8
 #: How many of the anchor's likeliest tokens are followed after a looked-ahead path, and from inside a word.
@@ -144,16 +145,17 @@ class Reading:
     word: Path
 
     @classmethod
-    def of(cls, row: Row, translator: VocabularyTranslator, target_prob: Tensor) -> "Reading":
-        """The strict reading, unless next to nothing that the anchor might say would be left of it."""
-        strict = cls(row, translator, target_prob, _word(row, translator))
-        if not strict.word or translator.rule != "bytes":
-            return cls(row, translator, target_prob, ())
-        ruled_out = sum(
-            mass for cover in strict.covers for _, i, mass in strict._single(cover) if not strict._ends((i,), cover, mass)
-        )
-        belief = sum(cover.belief for cover in strict.covers)
-        return strict if belief - ruled_out > CANONICAL_SHARE * belief else cls(row, translator, target_prob, ())
+    def strict(cls, row: Row, translator: VocabularyTranslator, target_prob: Tensor) -> "Reading":
+        """The reading that takes the target's tokens for what it would write, unless that rules out nearly everything."""
+        reading = cls(row, translator, target_prob, _word(row, translator) if translator.rule == "bytes" else ())
+        return reading.or_free(reading.translate())
+
+    def or_free(self, translation: Translation) -> "Reading":
+        """This reading, or the free one where a translation by this one leaves next to nothing of the belief."""
+        kept = float(translation.prob.sum() + translation.lost)
+        if not self.word or kept > CANONICAL_SHARE * sum(cover.belief for cover in self.covers):
+            return self
+        return replace(self, word=())
 
     @cached_property
     def covers(self) -> list[Cover]:
@@ -184,7 +186,7 @@ class Reading:
         """
         prob, lost = torch.zeros_like(self.target_prob), self.target_prob.new_zeros(())
         for cover in self.covers:
-            light = cover.prob.to(prob.device)
+            light = cover.prob.to(prob.device, copy=True)
             for at, i, mass in self._single(cover) if self.translator.rule == "bytes" else ():
                 self._spread((i,), cover, mass, prob)
                 light[at] = 0.0
@@ -216,8 +218,7 @@ class Reading:
 
     def _is_open(self, item: OpenPath) -> bool:
         spellings = self.translator.spellings(item.ids, item.cover.pending, self.row.owed, self.word)
-        ends = self._ends(item.ids, item.cover, item.mass)
-        return len(ends) > 1 or (bool(ends) and None in spellings)
+        return 0.0 < spellings.share < 1.0 or len(self._ends(item.ids, item.cover, item.mass)) > 1
 
     def _single(self, cover: Cover) -> Iterator[tuple[int, int, float]]:
         """The tokens of a cover that are followed one by one: place in `cover.prob`, id and mass of each."""
@@ -239,7 +240,7 @@ class Reading:
         if mass <= HEAVY_MASS:
             goal = self.translator.next_token(owed + self.translator.anchor.spell(ids)[len(pending) :], self.word)
             return [] if goal is None else [goal]
-        spellings = [t for t in self.translator.spellings(ids, pending, owed, self.word) if t is not None]
+        spellings = self.translator.spellings(ids, pending, owed, self.word).tokens
         likely = self.target_prob.topk(min(N_OWN_TOKENS, len(self.target_prob))).indices.tolist()
         longer = [t for t in likely if self.translator.may_grow(ids, t, pending, owed)]
         if cover.table is not None:
@@ -254,6 +255,8 @@ class Reading:
         """
         node = self.row.nodes.get(cover.path + ids)
         if node is None:
+            if mass > HEAVY_MASS and self.word:
+                mass *= self.translator.spellings(ids, cover.pending, self.row.owed, self.word).share
             self._share(self._ends(ids, cover, mass), mass, prob)
             return
         values, nexts = node.logp.exp().topk(min(N_BRANCHES, len(node.logp)))
@@ -268,7 +271,7 @@ class Reading:
         """Share mass among target tokens by the target's own distribution, with a little weight on the first of them."""
         if ends:
             weights = self.target_prob[list(ends)]
-            weights[0] += SETTLED_WEIGHT
+            weights[0] += SETTLED_WEIGHT * weights.sum() + TINY
             prob.index_add_(0, torch.tensor(list(ends), device=prob.device), weights * (mass / weights.sum()))
 
 

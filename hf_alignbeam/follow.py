@@ -98,10 +98,10 @@ class Follower:
         if self._identity:
             anchor_prob = torch.stack([self.rows[i].nodes[self.rows[i].path].logp for i in rows]).exp()
             return self._translator(anchor_prob.to(target_prob.device), target_prob)
-        readings = {i: Reading.of(self.rows[i], self._translator, prob) for i, prob in zip(rows, target_prob, strict=True)}
+        readings = {i: Reading.strict(self.rows[i], self._translator, p) for i, p in zip(rows, target_prob, strict=True)}
         if self._translator.rule == "bytes":
             self._look_ahead(readings)
-        parts = [reading.translate() for reading in readings.values()]
+        parts = [_translated(reading) for reading in readings.values()]
         whole = Translation(torch.stack([p.prob for p in parts]), torch.stack([p.lost for p in parts]))
         return whole.normalised()
 
@@ -266,6 +266,12 @@ class Follower:
 def _add_node(row: Row, path: Path, logp: Tensor, slot: int, least: float) -> None:
     before = row.nodes[path[:-1]]
     row.nodes[path] = Node(logp, before.weight + max(float(before.logp[path[-1]]), least), slot)
+
+
+def _translated(reading: Reading) -> Translation:
+    translation = reading.translate()
+    free = reading.or_free(translation)
+    return translation if free is reading else free.translate()
 
 
 def _slots(row: Row, path: Path) -> list[int]:

@@ -50,6 +50,19 @@ class Translation:
 
 
 @dataclass(frozen=True)
+class Spellings:
+    """How a text that may go on in any way begins in the target's tokens.
+
+    Attributes:
+        tokens: The tokens it may begin with, that of the text as it stands first.
+        share: Of the ways to go on that were tried, the share after which the tokens written before still stand.
+    """
+
+    tokens: tuple[int, ...]
+    share: float
+
+
+@dataclass(frozen=True)
 class Table:
     """The map between two vocabularies at one point of an answer.
 
@@ -245,9 +258,7 @@ class VocabularyTranslator:
         return self._after(word, self.target.encode(self.target.spell(word) + rest))
 
     @lru_cache(maxsize=65_536)  # noqa: B019
-    def spellings(
-        self, path: tuple[int, ...], pending: bytes = b"", owed: bytes = b"", word: tuple[int, ...] = ()
-    ) -> tuple[int | None, ...]:
+    def spellings(self, path: tuple[int, ...], pending: bytes = b"", owed: bytes = b"", word: tuple[int, ...] = ()) -> Spellings:
         """The target's next tokens that hold no more than the text of a path, by what may come after it.
 
         A tokenizer may begin "des" with "d" and "desert" with "de": what comes later decides, so every character of
@@ -258,18 +269,16 @@ class VocabularyTranslator:
             pending: The first bytes of theirs, which the target has written.
             owed: Bytes that the target still has to write before them.
             word: The target's tokens since its last word began.
-
-        Returns:
-            The tokens, first that of the text as it stands. None is one of them where the target may turn out to have
-            written other tokens than those of `word`.
         """
         said = self.anchor.spell(path)
         rest = owed + said[len(pending) :]
         own = self.anchor.encode_batch([said + probe for probe in PROBES])
         probes = [probe for probe, ids in zip(PROBES, own, strict=True) if ids[: len(path)] == path]
         text = self.target.spell(word) + rest
-        found = [self._after(word, ids) for ids in self.target.encode_batch([text, *(text + probe for probe in probes)])]
-        return tuple(dict.fromkeys(t for t in found if t is None or len(self.target.tokens[t] or b"") <= len(rest)))
+        tried = [self._after(word, ids) for ids in self.target.encode_batch([text, *(text + probe for probe in probes)])]
+        found = [t for t in tried if t is not None]
+        short = (t for t in found if len(self.target.tokens[t] or b"") <= len(rest))
+        return Spellings(tuple(dict.fromkeys(short)), len(found) / len(tried))
 
     @staticmethod
     def _after(word: tuple[int, ...], ids: tuple[int, ...]) -> int | None:
