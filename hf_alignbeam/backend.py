@@ -5,7 +5,8 @@ Knows the quirks of every back end, and nothing of what a vocabulary is used for
 
 import json
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -55,13 +56,13 @@ class FastBackend:
         added = backend.get_added_tokens_decoder()
         self.pieces = backend.get_vocab(with_added_tokens=True)
         self.tokens: list[bytes | None] = [None] * max(len(tokenizer), 1 + max(self.pieces.values(), default=-1))
-        decoder = _state(backend.decoder)
+        decoder = Decoder.of(_state(backend.decoder))
         unknown = {tokenizer.unk_token_id, backend.token_to_id(getattr(backend.model, "unk_token", None) or "")}
         for token, i in self.pieces.items():
             if i in added:
-                self.tokens[i] = None if added[i].special else _added_bytes(added[i].content, decoder)
+                self.tokens[i] = None if added[i].special else decoder.added_bytes(added[i].content)
             elif i not in unknown:
-                self.tokens[i] = _piece_bytes(token, decoder)
+                self.tokens[i] = decoder.piece_bytes(token)
         self._backend = backend
 
     @cached_property
@@ -96,9 +97,9 @@ class SentencePieceBackend:
     def __init__(self, sentencepiece: Any):
         names = [sentencepiece.id_to_piece(i) for i in range(sentencepiece.n_words)]
         self.pieces = {name: i for i, name in enumerate(names)}
-        fallback = {"type": "Sequence", "decoders": [_MARK_TO_SPACE, {"type": "ByteFallback"}]}
+        decoder = Decoder(byte_level=False, byte_fallback=True, replaced=((WORD_START, " "),))
         self.tokens = [
-            None if i == sentencepiece.unk_id or sentencepiece.is_special(i) else _piece_bytes(name, fallback)
+            None if i == sentencepiece.unk_id or sentencepiece.is_special(i) else decoder.piece_bytes(name)
             for i, name in enumerate(names)
         ]
         self._sentencepiece = sentencepiece
@@ -108,7 +109,46 @@ class SentencePieceBackend:
         return [self._sentencepiece.encode(self._BREAK + text, bos=False, eos=False)[self._n_break :] for text in texts]
 
 
-_MARK_TO_SPACE = {"type": "Replace", "pattern": {"String": WORD_START}, "content": " "}
+@dataclass(frozen=True)
+class Decoder:
+    """How a tokenizer joins its pieces into a text.
+
+    Attributes:
+        byte_level: Whether each character of a piece stands for one byte, by GPT-2's table.
+        byte_fallback: Whether pieces like `<0xE9>` stand for one byte.
+        replaced: Strings in the pieces, and what stands for each in the text.
+    """
+
+    byte_level: bool
+    byte_fallback: bool
+    replaced: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> "Decoder":
+        steps = _steps(state, "decoders")
+        kinds = {step["type"] for step in steps}
+        replaced = [(step["pattern"]["String"], step["content"]) for step in steps if "String" in step.get("pattern", ())]
+        replaced += [(step["replacement"], " ") for step in steps if step["type"] == "Metaspace"]
+        return cls("ByteLevel" in kinds, "ByteFallback" in kinds, tuple(replaced))
+
+    def piece_bytes(self, piece: str) -> bytes:
+        """The bytes of one ordinary piece."""
+        if self.byte_level:
+            return piece.translate(_LATIN_OF_BYTE).encode("latin-1") if _BYTE_LEVEL.issuperset(piece) else piece.encode()
+        if self.byte_fallback and len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+            return bytes([int(piece[3:5], 16)])
+        for old, new in self.replaced:
+            piece = piece.replace(old, new)
+        return piece.encode()
+
+    def added_bytes(self, token: str) -> bytes:
+        """The bytes of an added token: plain text to a byte-level decoder, a piece like any other to the rest."""
+        return token.encode() if self.byte_level else self.piece_bytes(token)
+
+
+#: The characters that stand for one byte each in byte-level pieces, and for each the character of that number.
+_BYTE_LEVEL = frozenset(bytes_to_unicode().values())
+_LATIN_OF_BYTE = {ord(character): chr(byte) for byte, character in bytes_to_unicode().items()}
 
 
 def _state(component: Any) -> dict[str, Any]:
@@ -121,34 +161,6 @@ def _steps(state: dict[str, Any], children: str) -> list[dict[str, Any]]:
     if state.get("type") == "Sequence":
         return [step for child in state[children] for step in _steps(child, children)]
     return [state] if state else []
-
-
-@lru_cache(maxsize=1)
-def _byte_of_character() -> dict[str, int]:
-    return {character: byte for byte, character in bytes_to_unicode().items()}
-
-
-def _piece_bytes(token: str, decoder: dict[str, Any]) -> bytes:
-    """The bytes of one ordinary token, as the tokenizer's decoder would join it into a text."""
-    steps = _steps(decoder, "decoders")
-    kinds = {step["type"] for step in steps}
-    if "ByteLevel" in kinds:
-        table = _byte_of_character()
-        return bytes(table[c] for c in token) if all(c in table for c in token) else token.encode()
-    if "ByteFallback" in kinds and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-        return bytes([int(token[3:5], 16)])
-    for step in steps:
-        if step["type"] == "Replace" and "String" in step["pattern"]:
-            token = token.replace(step["pattern"]["String"], step["content"])
-        elif step["type"] == "Metaspace":
-            token = token.replace(step["replacement"], " ")
-    return token.encode()
-
-
-def _added_bytes(token: str, decoder: dict[str, Any]) -> bytes:
-    """The bytes of an added token: plain text to a byte-level decoder, a piece like any other to the rest."""
-    byte_level = any(step["type"] == "ByteLevel" for step in _steps(decoder, "decoders"))
-    return token.encode() if byte_level else _piece_bytes(token, decoder)
 
 
 def _continuation_encoder(backend: Any) -> Any:

@@ -19,7 +19,7 @@ from .translate import SETTLED_WEIGHT, Table, Translation, VocabularyTranslator
 Path = tuple[int, ...]
 
 #: Below this share of the anchor's belief, what is canonical for the target does not count any more.
-CANONICAL_SHARE = 0.2
+CANONICAL_SHARE = 0.05
 
 #: The least log-probability that a token of the text counts with. Where the anchor finds the text absurd, what it says
 #: inside a word is noise, and must not outweigh the reading of the text as it stands.

@@ -74,26 +74,42 @@ def evaluate(
     weights: Weights = None,
     limit: Annotated[int | None, typer.Option(min=2, help="At most so many prompts of each kind.")] = None,
     sweep: Annotated[bool, typer.Option("--sweep", help="Compare mixing rules, alphas and n_steps on validation.")] = False,
+    anchor: Annotated[str, typer.Option(help="The anchor's name: anchor, or anchor-letters.")] = "anchor",
+    specialist: Annotated[str, typer.Option(help="The target's name: specialist, or specialist-letters.")] = "specialist",
     alpha: Alpha = None,
     n_steps: Steps = None,
     mixing: Mixing = None,
 ) -> None:
     """The main-job table on the testbed: refusal, harm, over-refusal and correctness, with 95 % intervals."""
-    from hf_alignbeam.commands.evaluate import run
+    from hf_alignbeam.commands.evaluate import Asked, run
 
     given = {name: value for name, value in (("alpha", alpha), ("n_steps", n_steps), ("mixing", mixing)) if value is not None}
-    run(split, weights, limit, sweep, given)
+    run(Asked(split, weights, limit, sweep, anchor, specialist), given)
 
 
 @app.command()
 def bench(
     translation: Annotated[
-        list[str], typer.Option(help="Tokenizers, folders or Hub ids: every ordered pair of them is measured. Repeat it.")
-    ],
+        list[str] | None,
+        typer.Option(help="Tokenizers, folders or Hub ids: every ordered pair of them is measured. Repeat it."),
+    ] = None,
+    fidelity: Annotated[
+        bool, typer.Option("--fidelity", help="Distance of every rule to the exact translation, on the testbed's models.")
+    ] = False,
+    split: Annotated[str, typer.Option(help="--fidelity: whose prompts, validation or test.")] = "test",
+    contexts: Annotated[int, typer.Option(min=8, help="--fidelity: points of answers for each pair.")] = 100,
+    weights: Weights = None,
 ) -> None:
-    """What translating between tokenizers loses and costs."""
+    """What translating between tokenizers loses and costs, and how far it is from exact."""
+    if bool(translation) == fidelity:
+        raise typer.BadParameter("give either --fidelity, or --translation A --translation B")
+    if fidelity:
+        from hf_alignbeam.commands.fidelity import run as measure_fidelity
+
+        measure_fidelity(weights, split, contexts)
+        return
     from hf_alignbeam.commands.bench import run
 
-    if len(translation) < 2:
+    if len(translation or ()) < 2:
         raise typer.BadParameter("name at least two tokenizers: --translation A --translation B")
-    run(translation)
+    run(translation or [])

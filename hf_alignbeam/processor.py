@@ -4,6 +4,7 @@ Knows `generate`'s calls: which rows go on from which, where a prompt ends, when
 `follow.py`'s business, how it is mixed in is `mixing.py`'s.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from .follow import Follower, Start
 from .mixing import PAPER_TOP_TOKENS, MixingRule, check_mixing, linear, log_linear, paper
 from .translate import TranslationRule, VocabularyTranslator
 from .vocab import token_bytes
+
+#: A token that the target alone would write less often than this is one that the anchor has won.
+CONTESTED = math.log(0.01)
 
 
 @dataclass
@@ -39,12 +43,23 @@ class Ledger:
 
 @dataclass
 class _Call:
-    """One call of `generate`: its prompt's length, the ids seen last, and the anchor while it is needed."""
+    """One call of `generate`.
+
+    Attributes:
+        prompt_length: How many ids its prompts have.
+        input_ids: The ids seen last.
+        follower: The anchor, while it is needed.
+        active: Which rows are still steered.
+        contested: Which rows hold a token that the target alone would hardly have written.
+        own_logp: (rows, V) the target's own log-probabilities at the last step; a row that is not steered holds zeros.
+    """
 
     prompt_length: int
     input_ids: Tensor
     follower: Follower | None
     active: list[bool]
+    contested: list[bool]
+    own_logp: Tensor | None = None
 
 
 class AnchorLogitsProcessor(LogitsProcessor):
@@ -59,6 +74,8 @@ class AnchorLogitsProcessor(LogitsProcessor):
         tokenizer: The target's tokenizer.
         alpha: The anchor's share, in [0, 1]; 0 leaves the target alone.
         n_steps: How many tokens of each answer are steered; None for all of them.
+        n_watch: After so many, steering ends where the anchor has not overruled the target: where the target alone finds
+            each token written so far likely enough (`CONTESTED`). None steers every answer for `n_steps`.
         conversations: What the prompts of each call say, one conversation a prompt: a list of
             `{"role", "content"}` messages or a plain string; one that ends in an assistant's message is an answer
             already begun. By default they are recovered from the prompt's ids through the target's chat template.
@@ -86,22 +103,26 @@ class AnchorLogitsProcessor(LogitsProcessor):
         anchor_tokenizer: PreTrainedTokenizerBase,
         tokenizer: PreTrainedTokenizerBase,
         alpha: float = 0.7,
-        n_steps: int | None = 12,
+        n_steps: int | None = 20,
+        n_watch: int | None = 4,
         conversations: Sequence[Conversation] | None = None,
         mixing: MixingRule = "log_linear",
         translation: TranslationRule = "bytes",
-        n_lookahead: int = 2,
+        n_lookahead: int = 4,
         template: str | Callable[[str], Conversation] | None = None,
     ):
         check_mixing(mixing, alpha)
         for name, number in (("n_steps", n_steps), ("n_lookahead", n_lookahead)):
             if number is not None and number < 0:
                 raise ValueError(f"`{name}` must be at least 0, got {number}. Use 0 to leave it out.")
+        if n_watch is not None and n_watch < 1:
+            raise ValueError(f"`n_watch` must be at least 1, got {n_watch}. Use None to steer every answer for `n_steps`.")
         _check_anchor(anchor, anchor_tokenizer)
         self.alpha = alpha
         self.n_steps = n_steps
         self.mixing = mixing
         self.n_lookahead = n_lookahead
+        self.n_watch = n_watch
         self.ledger = Ledger()
         self._anchor = anchor
         self._anchor_tokenizer = anchor_tokenizer
@@ -154,6 +175,8 @@ class AnchorLogitsProcessor(LogitsProcessor):
             return scores
         target_logp = scores[rows].float().log_softmax(-1)  # (N, V)
         mixed = self._mix(call.follower, target_logp, rows)
+        call.own_logp = torch.zeros_like(scores, dtype=torch.float32)
+        call.own_logp[rows] = target_logp
         result = scores.clone()
         result[rows] = mixed.to(scores.dtype)
         return result
@@ -202,6 +225,8 @@ class AnchorLogitsProcessor(LogitsProcessor):
             return None
         if parents != list(range(len(call.active))):
             call.active = [call.active[parent] for parent in parents]
+            call.contested = [call.contested[parent] for parent in parents]
+            call.own_logp = call.own_logp[parents] if call.own_logp is not None else None
             if call.follower is not None:
                 call.follower.reorder(parents)
         call.input_ids = input_ids
@@ -210,22 +235,34 @@ class AnchorLogitsProcessor(LogitsProcessor):
         return call
 
     def _write(self, call: _Call, new: list[int]) -> None:
-        """Tell the anchor of one new token a row; a row that has ended is followed no more.
-
-        A row whose answer goes on after an EOS (`generate` was given other ones) goes on being steered.
-        """
+        """Tell the anchor of one new token a row; a row that is not steered any more is followed no more."""
+        n_written = call.input_ids.shape[-1] - call.prompt_length
         for row, i in enumerate(new):
-            if i in self._translator.target.eos_ids:
-                call.active[row] = False
-            elif i != self._pad_token_id:
-                call.active[row] = True
-        steered = self.n_steps is None or call.input_ids.shape[-1] - call.prompt_length < self.n_steps
-        if call.follower is None or not steered:
+            call.active[row] = self._goes_on(call, row, i, n_written)
+        over = self.n_steps is not None and n_written >= self.n_steps
+        if over or (self._is_watched(n_written) and not any(call.contested)):
             call.follower = None
+        if call.follower is None or not any(call.active):
             return
         before = call.follower.cache.n_forwards, call.follower.cache.n_tokens
         call.follower.write([i if active else None for i, active in zip(new, call.active, strict=True)])
         self._count(call.follower, before, 0, 0.0)
+
+    def _goes_on(self, call: _Call, row: int, i: int, n_written: int) -> bool:
+        """Whether a row is steered after its token `i`: its answer has not ended, and the anchor has had to overrule.
+
+        A row whose answer goes on after an EOS (`generate` was given other ones) goes on being steered.
+        """
+        if call.own_logp is not None and i < call.own_logp.shape[-1]:
+            call.contested[row] |= float(call.own_logp[row, i]) < CONTESTED
+        if i in self._translator.target.eos_ids:
+            return False
+        if self._is_watched(n_written) and not call.contested[row]:
+            return False
+        return call.active[row] or i != self._pad_token_id
+
+    def _is_watched(self, n_written: int) -> bool:
+        return self.n_watch is not None and n_written >= self.n_watch
 
     def _begin(self, input_ids: Tensor) -> _Call:
         """A new call: every row's conversation rendered for the anchor and read by it."""
@@ -251,7 +288,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
                 starts.append(self._start(row, self._conversations[number // n_each]))
         follower = Follower(self._anchor, self._translator, starts, self.n_lookahead)
         self._count(follower, (0, 0), 0, 0.0)
-        return _Call(input_ids.shape[-1], input_ids, follower, [True] * len(rows))
+        return _Call(input_ids.shape[-1], input_ids, follower, [True] * len(rows), [False] * len(rows))
 
     def _start(self, row: tuple[int, ...], messages: list[Message] | None) -> Start:
         found = self._reader.read(row) if row or messages is None else None

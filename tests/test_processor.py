@@ -47,7 +47,7 @@ def guard(anchor, specialist):
 @pytest.mark.parametrize("mixing", ["log_linear", "linear"])
 def test_anchor_equal_to_target_is_plain_generate(kind, mixing, anchor):
     model, tokenizer = anchor
-    processor = AnchorLogitsProcessor(model, tokenizer, tokenizer, alpha=0.5, n_steps=None, mixing=mixing)
+    processor = AnchorLogitsProcessor(model, tokenizer, tokenizer, alpha=0.5, n_steps=None, n_watch=None, mixing=mixing)
     assert torch.equal(tokens(*anchor, conversations(kind), processor), tokens(*anchor, conversations(kind)))
     assert processor.ledger.steered_tokens > 0
 
@@ -55,7 +55,7 @@ def test_anchor_equal_to_target_is_plain_generate(kind, mixing, anchor):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_through_other_ids_is_plain_generate(kind, anchor, renumbered_anchor):
     """The anchor is the target with renumbered tokens, so every step goes through bytes, tables and covers."""
-    processor = AnchorLogitsProcessor(*renumbered_anchor, anchor[1], alpha=0.5, n_steps=None)
+    processor = AnchorLogitsProcessor(*renumbered_anchor, anchor[1], alpha=0.5, n_steps=None, n_watch=None)
     assert torch.equal(tokens(*anchor, conversations(kind), processor), tokens(*anchor, conversations(kind)))
     assert processor.ledger.steered_tokens > 0
 
@@ -63,7 +63,7 @@ def test_the_same_through_other_ids_is_plain_generate(kind, anchor, renumbered_a
 def test_the_same_under_sampling(anchor):
     model, tokenizer = anchor
     asked = conversations("general")
-    processor = AnchorLogitsProcessor(model, tokenizer, tokenizer, alpha=0.5, n_steps=None)
+    processor = AnchorLogitsProcessor(model, tokenizer, tokenizer, alpha=0.5, n_steps=None, n_watch=None)
     drawn = []
     for p in (processor, None):
         torch.manual_seed(3)
@@ -83,7 +83,7 @@ def test_alpha_zero_and_no_steps_are_plain_generate(arguments, anchor, specialis
 def test_alpha_one_on_one_vocabulary_gives_the_anchors_tokens(n_steps, byte_tokenizer):
     target, safe = (tiny(Qwen3ForCausalLM, Qwen3Config, byte_tokenizer, seed, head_dim=8) for seed in (1, 2))
     asked = conversations("general", n=3)
-    processor = AnchorLogitsProcessor(safe, byte_tokenizer, byte_tokenizer, alpha=1.0, n_steps=n_steps)
+    processor = AnchorLogitsProcessor(safe, byte_tokenizer, byte_tokenizer, alpha=1.0, n_steps=n_steps, n_watch=None)
     guarded = tokens(target, byte_tokenizer, asked, processor, max_new_tokens=8)
     expected = tokens(safe, byte_tokenizer, asked, max_new_tokens=8)
     for row, safe_row in zip(guarded, expected, strict=True):
@@ -137,6 +137,26 @@ def test_no_anchor_forward_after_the_last_steered_token(anchor, specialist):
     assert processor.ledger.anchor_forwards == 3
     assert processor.ledger.steered_tokens == 6
     assert processor._call.follower is None
+
+
+def test_steering_ends_where_the_anchor_overrules_nothing(anchor):
+    """An anchor that says what the target says is asked `n_watch` times, and the answer is the target's own."""
+    processor = AnchorLogitsProcessor(*anchor, anchor[1], alpha=0.5, n_watch=3)
+    asked = conversations("general")
+    assert torch.equal(tokens(*anchor, asked, processor), tokens(*anchor, asked))
+    assert processor.ledger.anchor_forwards == 3
+    assert processor.ledger.steered_tokens == 3 * len(asked)
+
+
+def test_steering_goes_on_where_the_anchor_has_overruled(anchor, specialist):
+    """Of two rows, the one whose answer the anchor has turned is steered on; the other is what it would be alone."""
+    asked = [*conversations("harmful", n=1), *conversations("general", n=1)]
+    processor = AnchorLogitsProcessor(*anchor, specialist[1], n_steps=None)
+    guarded = tokens(*specialist, asked, processor)
+    n_refusal = len(trimmed(guarded[0], specialist[1]))
+    assert n_refusal > processor.n_watch
+    assert processor.ledger.steered_tokens == n_refusal + processor.n_watch
+    assert guarded[0].tolist() != tokens(*specialist, asked)[0].tolist()
 
 
 def test_minus_infinity_stays(guard, specialist):

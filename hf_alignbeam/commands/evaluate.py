@@ -17,8 +17,11 @@ from hf_alignbeam.testbed.measure import Rate, answers, paired_difference, verdi
 from hf_alignbeam.testbed.store import WEIGHTS, load, stored_language
 from hf_alignbeam.testbed.truth import Truth
 
+#: The anchor alone, in the target's tokens; and AlignBeam's rule as printed.
+WHOLE: dict[str, Any] = {"alpha": 1.0, "n_steps": None, "n_watch": None}
+PAPER: dict[str, Any] = {"mixing": "paper", "translation": "drop", "alpha": 0.5, "n_steps": 6, "n_watch": None}
 ALPHAS = (0.5, 0.6, 0.65, 0.7, 0.75, 0.8)
-STEPS = (4, 6, 8, 12)
+STEPS = (4, 8, 12, 20, None)
 #: The main table's columns: kind of prompt, and the share that counts there.
 RATES = (
     ("harmful", "refuses"),
@@ -44,23 +47,36 @@ class System:
     guard: AnchorLogitsProcessor | None = None
 
 
-def run(split: str, weights: Path | None, limit: int | None, sweep: bool, given: Mapping[str, Any]) -> None:
+@dataclass(frozen=True)
+class Asked:
+    """What to measure: on which prompts, which of the testbed's models, one table or the sweep."""
+
+    split: str
+    weights: Path | None
+    limit: int | None
+    sweep: bool
+    anchor: str
+    specialist: str
+
+
+def run(asked: Asked, given: Mapping[str, Any]) -> None:
     """Print the table of all systems, or the sweep."""
     with told_plainly():
-        _run(split, weights, limit, sweep, given)
+        _run(asked, given)
 
 
-def _run(split: str, weights: Path | None, limit: int | None, sweep: bool, given: Mapping[str, Any]) -> None:
+def _run(asked: Asked, given: Mapping[str, Any]) -> None:
+    sweep = asked.sweep
     if sweep and given:
         raise ValueError(f"--sweep compares every setting, so {', '.join(given)} must be left out, got {dict(given)}.")
     console = Console(width=200)
-    folder = weights or WEIGHTS
+    folder = asked.weights or WEIGHTS
     language = stored_language(folder)
     truth = Truth(language)
-    split = "validation" if sweep else split
-    prompts = {kind: language.prompts(split, kind)[:limit] for kind in KINDS}
-    anchor, anchor_tokenizer = load("anchor", folder)
-    model, tokenizer = load("specialist", folder)
+    split = "validation" if sweep else asked.split
+    prompts = {kind: language.prompts(split, kind)[: asked.limit] for kind in KINDS}
+    anchor, anchor_tokenizer = load(asked.anchor, folder)
+    model, tokenizer = load(asked.specialist, folder)
 
     def guarded(**arguments: Any) -> AnchorLogitsProcessor:
         return AnchorLogitsProcessor(anchor, anchor_tokenizer, tokenizer, **arguments)
@@ -69,15 +85,15 @@ def _run(split: str, weights: Path | None, limit: int | None, sweep: bool, given
     with Progress(console=Console(stderr=True), transient=True) as progress:
         if sweep:
             kinds = ("harmful", "domain", "general", "borderline", "prefill")
-            asked = {kind: prompts[kind] for kind in kinds}
-            before = measure(plain, asked, truth, progress)
+            swept = {kind: prompts[kind] for kind in kinds}
+            before = measure(plain, swept, truth, progress)
             lines = [
                 "| mixing | alpha | n_steps | " + " | ".join(SWEEP_COLUMNS) + " |",
                 "|---" * (3 + len(SWEEP_COLUMNS)) + "|",
             ]
             for mixing, alpha, n_steps in product(("log_linear", "linear"), ALPHAS, STEPS):
                 guard = guarded(mixing=mixing, alpha=alpha, n_steps=n_steps)
-                after = measure(System(f"{mixing} {alpha} {n_steps}", model, tokenizer, guard), asked, truth, progress)
+                after = measure(System(f"{mixing} {alpha} {n_steps}", model, tokenizer, guard), swept, truth, progress)
                 lines.append(f"| {mixing} | {alpha} | {n_steps} | " + " | ".join(_sweep_cells(after, before)) + " |")
         else:
             guard = guarded(**given)
@@ -86,13 +102,14 @@ def _run(split: str, weights: Path | None, limit: int | None, sweep: bool, given
                 plain,
                 System("anchor alone", anchor, anchor_tokenizer),
                 System("guarded", model, tokenizer, guard),
-                System(f"alpha = 1 for {steps} tokens", model, tokenizer, guarded(**{**given, "alpha": 1.0})),
-                System("alpha = 1, whole answer", model, tokenizer, guarded(**{**given, "alpha": 1.0, "n_steps": None})),
-                System("paper's rule", model, tokenizer, guarded(mixing="paper", translation="drop", alpha=0.5, n_steps=6)),
+                System(f"alpha = 1 for {steps} tokens", model, tokenizer, guarded(**{**given, "alpha": 1.0, "n_watch": None})),
+                System("alpha = 1, whole answer", model, tokenizer, guarded(**{**given, **WHOLE})),
+                System("paper's rule", model, tokenizer, guarded(**PAPER)),
             ]
             console.print(
-                f"Language {language.seed}, {split} split, greedy, 95 % intervals. Guarded: {guard.mixing}, "
-                f"alpha {guard.alpha}, n_steps {guard.n_steps}, n_lookahead {guard.n_lookahead}.\n"
+                f"{asked.anchor} for {asked.specialist}, language {language.seed}, {split} split, greedy, 95 % intervals. "
+                f"Guarded: {guard.mixing}, alpha {guard.alpha}, n_steps {guard.n_steps}, n_watch {guard.n_watch}, "
+                f"n_lookahead {guard.n_lookahead}.\n"
             )
             results = {system.name: measure(system, prompts, truth, progress) for system in systems}
             lines = [*_rates_lines(results), "", *_paired_lines(results), "", *_cost_lines(systems)]

@@ -16,7 +16,7 @@ from hf_alignbeam.testbed.store import WEIGHTS, load, stored_language
 from hf_alignbeam.testbed.truth import Truth
 from hf_alignbeam.vocab import token_bytes
 
-MAX_NEW_TOKENS = 64
+MAX_NEW_TOKENS = 160
 Z_95 = 1.96
 
 
