@@ -147,15 +147,23 @@ class Reading:
     @classmethod
     def strict(cls, row: Row, translator: VocabularyTranslator, target_prob: Tensor) -> "Reading":
         """The reading that takes the target's tokens for what it would write, unless that rules out nearly everything."""
-        reading = cls(row, translator, target_prob, _word(row, translator) if translator.rule == "bytes" else ())
-        return reading.or_free(reading.translate())
+        if translator.rule != "bytes":
+            return cls(row, translator, target_prob, ())
+        reading = cls(row, translator, target_prob, _word(row, translator))
+        ruled_out = sum(
+            mass * (1.0 - reading._fitting((i,), cover, mass))
+            for cover in reading.covers
+            for _, i, mass in reading._single(cover)
+        )
+        return reading.or_free(reading._belief - ruled_out)
 
-    def or_free(self, translation: Translation) -> "Reading":
-        """This reading, or the free one where a translation by this one leaves next to nothing of the belief."""
-        kept = float(translation.prob.sum() + translation.lost)
-        if not self.word or kept > CANONICAL_SHARE * sum(cover.belief for cover in self.covers):
-            return self
-        return replace(self, word=())
+    def or_free(self, kept: float) -> "Reading":
+        """This reading, or the free one where this one keeps next to nothing of the belief."""
+        return self if not self.word or kept > CANONICAL_SHARE * self._belief else replace(self, word=())
+
+    @cached_property
+    def _belief(self) -> float:
+        return sum(cover.belief for cover in self.covers)
 
     @cached_property
     def covers(self) -> list[Cover]:
@@ -185,15 +193,17 @@ class Reading:
             `prob` (V,) and `lost` (), not normalised.
         """
         prob, lost = torch.zeros_like(self.target_prob), self.target_prob.new_zeros(())
+        shares: list[tuple[Sequence[int], float]] = []
         for cover in self.covers:
             light = cover.prob.to(prob.device, copy=True)
             for at, i, mass in self._single(cover) if self.translator.rule == "bytes" else ():
-                self._spread((i,), cover, mass, prob)
+                self._spread((i,), cover, mass, shares)
                 light[at] = 0.0
             if cover.table is not None:
                 part = cover.table.to(prob.device).apply(light[None], self.target_prob[None])
                 prob += part.prob[0]
                 lost = lost + part.lost[0]
+        self._share(shares, prob)
         return Translation(prob, lost)
 
     def open_paths(self) -> list[OpenPath]:
@@ -217,8 +227,7 @@ class Reading:
         return [item for item in paths if self._is_open(item)]
 
     def _is_open(self, item: OpenPath) -> bool:
-        spellings = self.translator.spellings(item.ids, item.cover.pending, self.row.owed, self.word)
-        return 0.0 < spellings.share < 1.0 or len(self._ends(item.ids, item.cover, item.mass)) > 1
+        return 0.0 < self._fitting(item.ids, item.cover, item.mass) < 1.0 or len(self._ends(item.ids, item.cover, item.mass)) > 1
 
     def _single(self, cover: Cover) -> Iterator[tuple[int, int, float]]:
         """The tokens of a cover that are followed one by one: place in `cover.prob`, id and mass of each."""
@@ -247,32 +256,47 @@ class Reading:
             longer += cover.table.extensions.get(ids, ())
         return list(dict.fromkeys((*spellings, *self.translator.canonical(tuple(longer), self.word))))
 
-    def _spread(self, ids: Path, cover: Cover, mass: float, prob: Tensor) -> None:
-        """Add the mass of a path of anchor tokens to the target tokens it leads to.
+    def _fitting(self, ids: Path, cover: Cover, mass: float) -> float:
+        """Of what may come after a path, the share after which the target's tokens of the last word still stand."""
+        if not self.word:
+            return 1.0
+        if mass <= HEAVY_MASS:
+            return float(bool(self._ends(ids, cover, mass)))
+        return self.translator.spellings(ids, cover.pending, self.row.owed, self.word).share
+
+    def _spread(self, ids: Path, cover: Cover, mass: float, shares: list[tuple[Sequence[int], float]]) -> None:
+        """Give the mass of a path of anchor tokens to the target tokens it leads to: append those with what they share.
 
         Where the anchor was asked what comes after it, its next tokens decide; elsewhere the target's own distribution
         over the tokens that the path can still become.
         """
         node = self.row.nodes.get(cover.path + ids)
         if node is None:
-            if mass > HEAVY_MASS and self.word:
-                mass *= self.translator.spellings(ids, cover.pending, self.row.owed, self.word).share
-            self._share(self._ends(ids, cover, mass), mass, prob)
+            shares.append((self._ends(ids, cover, mass), mass * self._fitting(ids, cover, mass)))
             return
         values, nexts = node.logp.exp().topk(min(N_BRANCHES, len(node.logp)))
         tokens = self.translator.anchor.tokens
         for value, i in zip((mass * values).tolist(), nexts.tolist(), strict=True):
             if value > LIGHT_MASS and i < len(tokens) and tokens[i]:
-                self._spread((*ids, i), cover, value, prob)
+                self._spread((*ids, i), cover, value, shares)
                 mass -= value
-        self._share(self._ends(ids, cover, 0.0), max(mass, 0.0), prob)
+        shares.append((self._ends(ids, cover, 0.0), max(mass, 0.0)))
 
-    def _share(self, ends: Sequence[int], mass: float, prob: Tensor) -> None:
-        """Share mass among target tokens by the target's own distribution, with a little weight on the first of them."""
-        if ends:
-            weights = self.target_prob[list(ends)]
-            weights[0] += SETTLED_WEIGHT * weights.sum() + TINY
-            prob.index_add_(0, torch.tensor(list(ends), device=prob.device), weights * (mass / weights.sum()))
+    def _share(self, shares: Sequence[tuple[Sequence[int], float]], prob: Tensor) -> None:
+        """Add each mass to its target tokens by the target's own distribution, with a little weight on the first of them."""
+        some = [(ends, mass) for ends, mass in shares if ends]
+        ids = torch.tensor([t for ends, _ in some for t in ends], dtype=torch.long, device=prob.device)
+        group = torch.tensor([n for n, (ends, _) in enumerate(some) for _ in ends], dtype=torch.long, device=prob.device)
+        first = torch.tensor([n == 0 for ends, _ in some for n in range(len(ends))], dtype=prob.dtype, device=prob.device)
+        masses = torch.tensor([mass for _, mass in some], dtype=prob.dtype, device=prob.device)
+        weights = self.target_prob[ids]
+        weights = weights + first * (SETTLED_WEIGHT * _sums(weights, group, len(some))[group] + TINY)
+        prob.index_add_(0, ids, weights * (masses / _sums(weights, group, len(some)))[group])
+
+
+def _sums(values: Tensor, group: Tensor, n_groups: int) -> Tensor:
+    """(G,) the sum of the values (M,) of each group."""
+    return values.new_zeros(n_groups).index_add_(0, group, values)
 
 
 def _heavy(prob: Tensor, translator: VocabularyTranslator) -> list[tuple[int, float]]:

@@ -270,7 +270,7 @@ def _add_node(row: Row, path: Path, logp: Tensor, slot: int, least: float) -> No
 
 def _translated(reading: Reading) -> Translation:
     translation = reading.translate()
-    free = reading.or_free(translation)
+    free = reading.or_free(float(translation.prob.sum() + translation.lost))
     return translation if free is reading else free.translate()
 
 

@@ -20,6 +20,9 @@ from .mixing import PAPER_TOP_TOKENS, MixingRule, check_mixing, linear, log_line
 from .translate import TranslationRule, VocabularyTranslator
 from .vocab import token_bytes
 
+#: Extra forwards of the anchor a step may spend, by default: chosen by the distance to the exact translation.
+N_LOOKAHEAD = 4
+
 #: A token that the target alone would write less often than this is one that the anchor has won.
 CONTESTED = math.log(0.01)
 
@@ -108,7 +111,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
         conversations: Sequence[Conversation] | None = None,
         mixing: MixingRule = "log_linear",
         translation: TranslationRule = "bytes",
-        n_lookahead: int = 4,
+        n_lookahead: int = N_LOOKAHEAD,
         template: str | Callable[[str], Conversation] | None = None,
     ):
         check_mixing(mixing, alpha)

@@ -192,9 +192,12 @@ class VocabularyTranslator:
         table = self.table(pending, owed).to(target_prob.device)
         return table.apply(anchor_prob.to(target_prob.device), target_prob).normalised()
 
-    @lru_cache(maxsize=32)  # noqa: B019 (a translator lives as long as its processor)
     def table(self, pending: bytes = b"", owed: bytes = b"") -> Table:
         """The map at one point of an answer; built once a point."""
+        return self._table(pending, owed)
+
+    @lru_cache(maxsize=32)  # noqa: B019 (a translator lives as long as its processor)
+    def _table(self, pending: bytes, owed: bytes) -> Table:
         strings = {
             i: owed + token[len(pending) :]
             for i, token in enumerate(self.anchor.tokens)

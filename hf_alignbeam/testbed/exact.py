@@ -73,7 +73,7 @@ def exact_translation(model: PreTrainedModel, anchor: Vocabulary, target: Vocabu
         reached = sum(walk.ends.values())
         if reached > 0:
             prob = torch.zeros(len(target))
-            prob[list(walk.ends)] = torch.tensor(list(walk.ends.values())) / reached
+            prob[list(walk.ends)] = torch.tensor([mass / reached for mass in walk.ends.values()])
             best = Exact(prob, walk.unwalked / (reached + walk.unwalked))
         least *= SHRINKING
         n_walked += walk.n_walked
