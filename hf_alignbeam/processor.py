@@ -84,7 +84,8 @@ class AnchorLogitsProcessor(LogitsProcessor):
             already begun. By default they are recovered from the prompt's ids through the target's chat template.
         mixing: `"log_linear"`, `"linear"` (over the union of both supports) or `"paper"` (arXiv 2606.12342, which goes
             with `translation="drop"`).
-        translation: The rule of `VocabularyTranslator`.
+        translation: The rule of `VocabularyTranslator`; or the `translator` of another processor for the same models, which
+            saves building it (a second or two for large vocabularies).
         n_lookahead: How many extra forwards of the anchor a step may spend where the anchor's tokens are finer than the
             target's, so that its next token leaves the target's open.
         template: For a target without a chat template: a Jinja template, or a callable from the prompt's text to the
@@ -110,7 +111,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
         n_watch: int | None = 4,
         conversations: Sequence[Conversation] | None = None,
         mixing: MixingRule = "log_linear",
-        translation: TranslationRule = "bytes",
+        translation: TranslationRule | VocabularyTranslator = "bytes",
         n_lookahead: int = N_LOOKAHEAD,
         template: str | Callable[[str], Conversation] | None = None,
     ):
@@ -133,14 +134,18 @@ class AnchorLogitsProcessor(LogitsProcessor):
         self._reader = ChatReader(tokenizer, template)
         self._pad_token_id = tokenizer.pad_token_id
         self.conversations = conversations
-        self._translator = VocabularyTranslator(
-            anchor_tokenizer,
-            tokenizer,
-            rule=translation,
-            anchor_eos_ids=_eos_ids(anchor, anchor_tokenizer, self._anchor_tokens),
-            eos_ids=self._reader.eos_ids,
-        )
+        ends = _eos_ids(anchor, anchor_tokenizer, self._anchor_tokens), self._reader.eos_ids
+        if isinstance(translation, VocabularyTranslator):
+            translation.check(anchor_tokenizer, tokenizer, *ends)
+            self._translator = translation
+        else:
+            self._translator = VocabularyTranslator(anchor_tokenizer, tokenizer, translation, *ends)
         self._told_plain = False
+
+    @property
+    def translator(self) -> VocabularyTranslator:
+        """What expresses the anchor in the target's vocabulary; other processors for the same models may share it."""
+        return self._translator
 
     @property
     def conversations(self) -> list[list[Message]] | None:
@@ -212,7 +217,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
                 "processors one id a request; it cannot be steered: use `generate` without it."
             )
         n_tokens, width = len(self._translator.target), scores.shape[-1]
-        if not self._translator.target.n_ordinary <= width <= n_tokens + max(64, n_tokens // 20):
+        if not self._translator.target.fits(width):
             raise ValueError(
                 f"`scores` must be as wide as the target's vocabulary of {n_tokens} tokens (padding aside), got "
                 f"{width}. Pass the target's own `tokenizer`; an assistant model of another vocabulary cannot be steered."

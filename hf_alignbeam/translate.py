@@ -166,6 +166,26 @@ class VocabularyTranslator:
         #: Equal vocabularies need no translation: the anchor reads the target's ids as they are.
         self.identity = self.anchor.same_ids(self.target)
 
+    def check(
+        self,
+        anchor_tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase,
+        anchor_eos_ids: Iterable[int],
+        eos_ids: Iterable[int],
+    ) -> None:
+        """Raise ValueError unless this translator was built for these two tokenizers and ends of an answer."""
+        sides = (
+            ("anchor_tokenizer", self.anchor, anchor_tokenizer, anchor_eos_ids),
+            ("tokenizer", self.target, tokenizer, eos_ids),
+        )
+        for name, built, live, ends in sides:
+            if not built.same_ids(Vocabulary(live, ends)):
+                raise ValueError(
+                    f"`translation` must be a translator built for this `{name}`: its tokens or the ids that end an answer "
+                    f"differ from those of {type(live).__name__} with {len(live)} tokens. Take the `translator` of another "
+                    "AnchorLogitsProcessor for the same models, or leave it out."
+                )
+
     def with_rule(self, rule: TranslationRule) -> "VocabularyTranslator":
         """The same two vocabularies, not read again, under another rule."""
         other = copy(self)
@@ -184,6 +204,12 @@ class VocabularyTranslator:
         Returns:
             `prob` (N, V) and `lost` (N,).
         """
+        for name, prob, vocabulary in (("anchor_prob", anchor_prob, self.anchor), ("target_prob", target_prob, self.target)):
+            if prob.dim() != 2 or not vocabulary.fits(prob.shape[-1]):
+                raise ValueError(
+                    f"`{name}` must have shape (rows, {len(vocabulary)}), padding of the vocabulary aside, got "
+                    f"{tuple(prob.shape)}. This translator was built for other tokenizers, or the two are swapped."
+                )
         if self.identity:
             width = min(anchor_prob.shape[-1], target_prob.shape[-1])
             prob = torch.zeros_like(target_prob)

@@ -68,6 +68,10 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def fits(self, width: int) -> bool:
+        """Whether logits of this width can belong to the tokenizer: models pad their vocabularies."""
+        return self.n_ordinary <= width <= len(self) + max(64, len(self) // 20)
+
     def same_ids(self, other: "Vocabulary") -> bool:
         """Whether every token of the other vocabulary stands here under the same id, the ends of an answer included."""
         return self._backend.pieces == other._backend.pieces and self.eos_ids == other.eos_ids

@@ -7,7 +7,7 @@ from conftest import tiny
 from peft import LoraConfig, get_peft_model
 from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from hf_alignbeam.anchor import AnchorCache, Append, context_limits, takes_positions
+from hf_alignbeam.anchor import AnchorCache, Append, Leaf, context_limits, takes_positions
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12]]
 
@@ -28,6 +28,23 @@ def test_ragged_branches_read_as_from_scratch(tiny_qwen):
     expected += [(second[0, 0], [*PROMPTS[0], 20, 22]), (second[1, 1], [*PROMPTS[1], 31, 32])]
     for logp, ids in expected:
         torch.testing.assert_close(logp, reference.next_logp(tiny_qwen, ids), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_leaves_of_one_forward_do_not_see_each_other(attention, tiny_qwen):
+    model = copy.deepcopy(tiny_qwen)
+    model.set_attn_implementation(attention)
+    cache = AnchorCache(model, PROMPTS)
+    start = cache.n_slots
+    cache.append([Append([20, 21], [], 3), Append([30], [], 5)])
+    assert cache.can_branch
+    logp = cache.branch([[Leaf(22, [start], 4), Leaf(23, [start, start + 1], 5), Leaf(24, [], 3)], [Leaf(31, [start], 6)]])
+    expected = [(logp[0, 0], [*PROMPTS[0], 20, 22]), (logp[0, 1], [*PROMPTS[0], 20, 21, 23])]
+    expected += [(logp[0, 2], [*PROMPTS[0], 24]), (logp[1, 0], [*PROMPTS[1], 30, 31])]
+    for found, ids in expected:
+        torch.testing.assert_close(found, reference.next_logp(tiny_qwen, ids), atol=1e-4, rtol=0)
+    later = cache.append([Append([25], [start, start + 2], 5), Append([], [], 0)])  # goes on from the first leaf
+    torch.testing.assert_close(later[0, 0], reference.next_logp(tiny_qwen, [*PROMPTS[0], 20, 22, 25]), atol=1e-4, rtol=0)
 
 
 def test_settled_and_reordered_rows_keep_their_context(tiny_qwen):

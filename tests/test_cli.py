@@ -129,3 +129,19 @@ def test_evaluate_prints_the_tables():
     for system in ("specialist alone", "anchor alone", "guarded", "alpha = 1, whole answer"):
         assert f"| {system} |" in result.output
     assert "points" in result.output
+
+
+def test_fidelity_prints_every_pair_and_rule():
+    result = run("bench", "--fidelity", "--split", "validation", "--contexts", 4)
+    assert result.exit_code == 0, result.output
+    for pair in ("anchor | specialist", "specialist | anchor", "anchor-letters | specialist", "anchor | specialist-letters"):
+        assert f"| {pair} | all |" in result.output
+    assert "| exact | drop | first | bytes, 0 |" in result.output
+    assert "nan" not in result.output
+
+
+@pytest.mark.parametrize("arguments", [[], ["--fidelity", "--translation", "gpt2"], ["--translation", "gpt2"]])
+def test_bench_wants_one_thing_to_measure(arguments):
+    result = run("bench", *arguments)
+    assert result.exit_code == 2
+    assert "--translation A --translation B" in " ".join(result.output.replace("│", " ").split())

@@ -60,6 +60,17 @@ def test_each_step_feeds_what_is_new_and_no_more(anchor, translator):
     assert sum(fed[half:]) <= 2 * sum(fed[:half])
 
 
+def test_one_leaf_a_forward_comes_to_the_same(anchor, translator, monkeypatch):
+    """Where the anchor's attention takes no mask of its own for each token, it is asked one thing at a time."""
+    target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target))
+    at_once, _ = follow(anchor, translator, n_lookahead=4)
+    prob = at_once.translate(target_prob, [0]).prob
+    monkeypatch.setattr("hf_alignbeam.anchor.AnchorCache.can_branch", False)
+    in_turn, _ = follow(anchor, translator, n_lookahead=200)
+    torch.testing.assert_close(prob, in_turn.translate(target_prob, [0]).prob, atol=0.05, rtol=0)
+    assert in_turn.cache.n_forwards > at_once.cache.n_forwards
+
+
 def test_rows_follow_their_own_text(anchor, translator):
     both, _ = follow(anchor, translator, n_rows=2)
     alone = [follow(anchor, translator)[0] for _ in range(2)]

@@ -14,7 +14,7 @@ from transformers import (
     pipeline,
 )
 
-from hf_alignbeam import AnchorLogitsProcessor, testbed
+from hf_alignbeam import AnchorLogitsProcessor, VocabularyTranslator, testbed
 from hf_alignbeam.testbed.measure import encode
 
 KINDS = ["general", "harmful", "late", "prefill"]
@@ -169,6 +169,20 @@ def test_minus_infinity_stays(guard, specialist):
     assert torch.isfinite(mixed[:, 1::3]).any()
 
 
+def test_a_translator_is_shared_by_guards_of_the_same_models(guard, anchor, specialist):
+    other = AnchorLogitsProcessor(*anchor, specialist[1], translation=guard.translator)
+    assert other.translator is guard.translator
+    assert torch.equal(tokens(*specialist, conversations("harmful"), other), tokens(*specialist, conversations("harmful"), guard))
+
+
+@pytest.mark.parametrize("side", ["anchor_tokenizer", "tokenizer"])
+def test_a_translator_of_other_tokenizers_is_refused(side, anchor, specialist, byte_tokenizer):
+    given = {"anchor_tokenizer": anchor[1], "tokenizer": specialist[1]}
+    other = VocabularyTranslator(**{**given, side: byte_tokenizer})
+    with pytest.raises(ValueError, match=f"`translation` must be a translator built for this `{side}`"):
+        AnchorLogitsProcessor(*anchor, specialist[1], translation=other)
+
+
 def test_scores_are_left_alone(guard, specialist):
     inputs = encode(conversations("harmful", n=2), specialist[1])
     scores = torch.randn(2, len(specialist[1]), dtype=torch.bfloat16)
@@ -206,6 +220,7 @@ def test_the_paper_preset_runs(anchor, specialist):
         ({"alpha": 1.2}, r"`alpha` must be in \[0, 1\] for the rule 'log_linear', got 1.2"),
         ({"alpha": -0.1, "mixing": "linear"}, r"`alpha` must be in \[0, 1\] for the rule 'linear', got -0.1"),
         ({"n_steps": -1}, "`n_steps` must be at least 0, got -1"),
+        ({"n_watch": 0}, "`n_watch` must be at least 1, got 0"),
         ({"n_lookahead": -2}, "`n_lookahead` must be at least 0, got -2"),
         ({"mixing": "mean"}, "`mixing` must be one of .*, got 'mean'"),
         ({"translation": "nearest"}, "`rule` must be one of .*, got 'nearest'"),

@@ -117,3 +117,32 @@ def test_padded_logits_are_lost_not_misread(byte_tokenizer, piece_tokenizer):
 def test_unknown_rule_is_refused(byte_tokenizer, piece_tokenizer):
     with pytest.raises(ValueError, match="`rule` must be one of bytes, drop, first, exact, got 'nearest'"):
         VocabularyTranslator(byte_tokenizer, piece_tokenizer, rule="nearest")
+
+
+def test_text_that_would_be_written_with_other_tokens_is_ruled_out(byte_tokenizer, piece_tokenizer):
+    translator = VocabularyTranslator(byte_tokenizer, piece_tokenizer)
+    whole = translator.target.encode(b" kill")
+    assert len(whole) == 1
+    start = translator.target.by_bytes[b" k"]
+    assert translator.next_token(b"ill", (start,)) is None
+    assert translator.next_token(b"ill", ()) == translator.target.encode(b"ill")[0]
+    assert translator.canonical(translator.target.encode(b"ill")[:1], (start,)) == ()
+    path = translator.anchor.encode(b"ill")
+    assert translator.spellings(path, word=(start,)).share < 1.0
+    assert translator.spellings(path).share == 1.0
+
+
+def test_a_rest_goes_on_from_the_tokens_written(byte_tokenizer, piece_tokenizer):
+    translator = VocabularyTranslator(byte_tokenizer, piece_tokenizer)
+    word = translator.target.encode(b" mayorqq")
+    assert translator.next_token(word and translator.target.tokens[word[-1]], word[:-1]) == word[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "widths"), [("anchor_prob", (7, None)), ("anchor_prob", (100_000, None)), ("target_prob", (None, 7))]
+)
+def test_distributions_of_other_tokenizers_are_refused(name, widths, byte_tokenizer, piece_tokenizer):
+    translator = VocabularyTranslator(byte_tokenizer, piece_tokenizer)
+    sizes = [given or len(own) for given, own in zip(widths, (translator.anchor, translator.target), strict=True)]
+    with pytest.raises(ValueError, match=f"`{name}` must have shape .* built for other tokenizers"):
+        translator(torch.zeros(1, sizes[0]), torch.zeros(1, sizes[1]))

@@ -19,7 +19,7 @@ from hf_alignbeam.processor import N_LOOKAHEAD
 from hf_alignbeam.testbed.exact import Exact, Point, exact_translation
 from hf_alignbeam.testbed.language import SPEAKERS, Language
 from hf_alignbeam.testbed.measure import encode
-from hf_alignbeam.testbed.store import WEIGHTS, load, stored_language
+from hf_alignbeam.testbed.store import WEIGHTS, load, stored_language, stored_models
 from hf_alignbeam.translate import TranslationRule, VocabularyTranslator
 
 #: Anchor and target; the letters' models are the two made pairs.
@@ -74,7 +74,9 @@ def run(folder: Path | None, split: str, n_contexts: int) -> None:
     folder = folder or WEIGHTS
     with told_plainly():
         language = stored_language(folder)
-        sides = {name: Side(name, *load(name, folder)) for pair in PAIRS for name in pair}
+        pairs = [pair for pair in PAIRS if set(pair) <= set(stored_models(folder))]
+        sides = {name: Side(name, *load(name, folder)) for pair in pairs for name in pair}
+        language.prompts(split, KINDS[0])
     console.print(
         f"Language {language.seed}, {split} split. Mean total variation to the exact translation, by enumeration, and in "
         "brackets where the largest tenth begins; `bytes` by its forwards of look-ahead.\n"
@@ -82,9 +84,8 @@ def run(folder: Path | None, split: str, n_contexts: int) -> None:
     names = [f"bytes, {n}" if rule == "bytes" else rule for rule, n in SYSTEMS]
     columns = ["anchor", "target", "contexts", "n", "left out", *names, "most unresolved"]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    for anchor, target in PAIRS:
-        pair = sides[anchor], sides[target]
-        lines += _lines(*pair, language, split, n_contexts)
+    for anchor, target in pairs:
+        lines += _lines(sides[anchor], sides[target], language, split, n_contexts)
     for line in lines:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 

@@ -12,7 +12,7 @@ import torch
 from transformers import BatchEncoding, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.testbed.language import KINDS, Prompt
-from hf_alignbeam.testbed.store import WEIGHTS, load, stored_language
+from hf_alignbeam.testbed.store import WEIGHTS, load, stored_language, stored_models
 from hf_alignbeam.testbed.truth import Truth
 from hf_alignbeam.vocab import token_bytes
 
@@ -126,7 +126,7 @@ def rates_table(folder: Path = WEIGHTS) -> str:
         "| model | prompts | n | refuses | harms | correct | grammatical |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name in sorted(path.parent.name for path in folder.glob("*/config.json")):
+    for name in stored_models(folder):
         model, tokenizer = load(name, folder)
         for kind in KINDS:
             prompts = language.prompts("test", kind)

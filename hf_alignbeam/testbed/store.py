@@ -23,7 +23,8 @@ def load(name: str, folder: str | Path = WEIGHTS) -> tuple[PreTrainedModel, PreT
     """Load one of the testbed's models, in evaluation mode and float32.
 
     Args:
-        name: `"anchor"` or `"specialist"`.
+        name: `"anchor"` or `"specialist"`; their twins whose tokens are little more than single letters are
+            `"anchor-letters"` and `"specialist-letters"`.
         folder: Where `python -m hf_alignbeam.testbed.train --to` wrote; the package's own weights by default.
 
     Returns:
@@ -33,11 +34,15 @@ def load(name: str, folder: str | Path = WEIGHTS) -> tuple[PreTrainedModel, PreT
         ValueError: The folder holds no model of that name.
     """
     path = Path(folder) / name
-    if not (path / "config.json").is_file():
-        known = sorted(file.parent.name for file in Path(folder).glob("*/config.json"))
+    if name not in (known := stored_models(folder)):
         raise ValueError(f"`name` must be one of {', '.join(known) or 'none'} in {folder}, got {name!r}.")
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     return model.eval(), AutoTokenizer.from_pretrained(path)
+
+
+def stored_models(folder: str | Path = WEIGHTS) -> list[str]:
+    """The names of the models in a folder of weights."""
+    return sorted(file.parent.name for file in Path(folder).glob("*/config.json"))
 
 
 def stored_language(folder: str | Path = WEIGHTS) -> Language:
