@@ -172,7 +172,8 @@ class Reading:
         pending = {path: row.text[len(anchor.spell(path)) :] for path in row.nodes if row.text.startswith(anchor.spell(path))}
         if self.translator.rule != "bytes":
             pending = {row.path: pending[row.path]}
-        going_on = [path for path, left in pending.items() if self._at_end(left) or anchor.starting_with(left)]
+        longer = {path: anchor.sorted_ids[anchor.range_of(left)] for path, left in pending.items()}
+        going_on = [path for path, left in pending.items() if self._at_end(left) or len(longer[path])]
         most = max((row.nodes[path].weight for path in going_on), default=0.0)
         found = []
         for path in going_on:
@@ -181,7 +182,7 @@ class Reading:
             if self._at_end(left):
                 found.append(Cover(path, left, self.translator.table(left, row.owed), torch.empty(0, dtype=torch.long), prob))
             else:
-                ids = torch.tensor(anchor.starting_with(left), device=prob.device)
+                ids = longer[path].to(prob.device)
                 values, places = prob[ids].topk(min(N_BRANCHES, len(ids)))
                 found.append(Cover(path, left, None, ids[places], values))
         return found
