@@ -219,6 +219,10 @@ class Reading:
         """The paths one anchor token longer than a fed one that are still open."""
         return self._open(item.cover, item.ids, _heavy(self.row.nodes[item.path].logp.exp() * item.mass, self.translator))
 
+    @cached_property
+    def _likely(self) -> list[int]:
+        return self.target_prob.topk(min(N_OWN_TOKENS, len(self.target_prob))).indices.tolist()
+
     def _at_end(self, pending: bytes) -> bool:
         return not pending or pending == self.row.lead_in == self.row.text
 
@@ -251,8 +255,7 @@ class Reading:
             goal = self.translator.next_token(owed + self.translator.anchor.spell(ids)[len(pending) :], self.word)
             return [] if goal is None else [goal]
         spellings = self.translator.spellings(ids, pending, owed, self.word).tokens
-        likely = self.target_prob.topk(min(N_OWN_TOKENS, len(self.target_prob))).indices.tolist()
-        longer = [t for t in likely if self.translator.may_grow(ids, t, pending, owed)]
+        longer = [t for t in self._likely if self.translator.may_grow(ids, t, pending, owed)]
         if cover.table is not None:
             longer += cover.table.extensions.get(ids, ())
         return list(dict.fromkeys((*spellings, *self.translator.canonical(tuple(longer), self.word))))

@@ -126,7 +126,7 @@ class Table:
     def _shares(self, target_prob: Tensor) -> Tensor:
         """Each branch's share (N, E) of its group, by the target's own distribution and a little weight on the settled."""
         weights = target_prob[:, self.branch_target] + SETTLED_WEIGHT * self.branch_settled  # (N, E)
-        totals = torch.zeros(len(weights), len(self.groups), device=weights.device)
+        totals = weights.new_zeros(len(weights), len(self.groups))
         return weights / totals.index_add_(1, self.branch_group, weights)[:, self.branch_group]
 
 
