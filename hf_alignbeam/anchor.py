@@ -7,10 +7,12 @@ for the next-token distribution after a path of tokens.
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class AnchorCache:
         mask = torch.cat([self._settled, torch.zeros(len(rows), n_new, dtype=torch.long)], dim=-1)
         for i, row in enumerate(rows):
             ids[i, : len(row.ids)] = torch.tensor(row.ids, dtype=torch.long)
-            positions[i] = row.position + torch.arange(n_new)
+            positions[i, : len(row.ids)] = row.position + torch.arange(len(row.ids))
             mask[i, list(row.seen)] = 1
             mask[i, self.n_slots : self.n_slots + len(row.ids)] = 1
         logp = self._forward(ids, mask, positions, keep=n_new)
@@ -100,7 +102,34 @@ class AnchorCache:
     @property
     def can_branch(self) -> bool:
         """Whether one forward can feed a row several leaves: the attention has to take a mask of its own for each token."""
-        return getattr(self._anchor.config, "_attn_implementation", None) in ("eager", "sdpa")
+        config = self._anchor.config
+        return getattr(config, "_attn_implementation", None) in ("eager", "sdpa") and not getattr(config, "alibi", False)
+
+    def has_room(self, n_new: int) -> bool:
+        """Whether the anchor's attention window, if it has one, takes so many slots more."""
+        return self._limits[1] is None or self.n_slots + n_new <= self._limits[1]
+
+    def n_unused(self, used: Iterable[int]) -> int:
+        """How many slots no row has settled and nobody uses."""
+        live = self._settled.any(0)
+        live[list(used)] = True
+        return int((~live).sum())
+
+    def sweep(self, used: Iterable[int]) -> dict[int, int]:
+        """Drop the slots that no row has settled and that are not among those in `used`.
+
+        Returns:
+            The new number of each slot in `used`.
+        """
+        used = sorted(used)
+        live = self._settled.any(0)
+        live[used] = True
+        number = live.cumsum(0) - 1
+        kept = live.nonzero()[:, 0]
+        for layer in cast(list[DynamicLayer], self._cache.layers):
+            layer.keys, layer.values = (cast(Tensor, part)[:, :, kept.to(part.device)] for part in (layer.keys, layer.values))
+        self._settled = self._settled[:, kept]
+        return {slot: int(number[slot]) for slot in used}
 
     def branch(self, rows: Sequence[Sequence[Leaf]]) -> Tensor:
         """Feed every row any number of leaves, which do not see each other, in one forward.

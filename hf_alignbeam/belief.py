@@ -37,7 +37,7 @@ N_HEAVY = 12
 TINY = 1e-30
 #: How many of the target's likeliest tokens are asked whether the anchor may be on its way to them.
 N_OWN_TOKENS = 8
-#: How many of the anchor's likeliest tokens are followed after a looked-ahead path, and from inside a word.
+#: How many of the anchor's likeliest tokens are followed after a looked-ahead path.
 N_BRANCHES = 64
 #: How many of the target's last tokens are looked back on for the start of a word.
 N_WORD_TOKENS = 24
@@ -88,23 +88,31 @@ class Cover:
     Attributes:
         path: The anchor's tokens up to it.
         pending: The bytes of the text after it.
-        table: What any token there is for the target; None where only tokens that begin with the pending bytes can come.
-        ids: (M,) those tokens, the likeliest; empty with a table.
         prob: The belief in each token, relative to the likeliest point's: (A,) with a table, else (M,).
+        table: What any token there is for the target; None where only tokens that begin with the pending bytes can come.
+        ids: (M,) those tokens; empty with a table.
+        goals: (M,) where each of them leads, -1 where the target has written the pending bytes otherwise.
     """
 
     path: Path
     pending: bytes
+    prob: Tensor
     table: Table | None
     ids: Tensor
-    prob: Tensor
+    goals: Tensor
 
     @property
     def belief(self) -> float:
         """How much belief goes on from here."""
         if self.table is not None and self.table.possible is not None:
-            return float((self.prob[: len(self.table.possible)] * self.table.possible.to(self.prob.device)).sum())
+            width = min(len(self.prob), len(self.table.possible))
+            return float((self.prob[:width] * self.table.possible[:width].to(self.prob.device)).sum())
         return float(self.prob.sum())
+
+    @property
+    def ruled_out(self) -> float:
+        """How much of it would have been written otherwise."""
+        return float(self.prob[self.goals < 0].sum()) if self.table is None else 0.0
 
 
 @dataclass(frozen=True)
@@ -150,12 +158,13 @@ class Reading:
         if translator.rule != "bytes":
             return cls(row, translator, target_prob, ())
         reading = cls(row, translator, target_prob, _word(row, translator))
-        ruled_out = sum(
-            mass * (1.0 - reading._fitting((i,), cover, mass))
-            for cover in reading.covers
-            for _, i, mass in reading._single(cover)
-        )
-        return reading.or_free(reading._belief - ruled_out)
+        kept = 0.0
+        for cover in reading.covers:
+            kept += cover.belief - cover.ruled_out
+            for at, i, mass in reading._single(cover):
+                kept += mass * reading._fitting((i,), cover)
+                kept -= mass if cover.table is not None or int(cover.goals[at]) >= 0 else 0.0
+        return reading.or_free(kept)
 
     def or_free(self, kept: float) -> "Reading":
         """This reading, or the free one where this one keeps next to nothing of the belief."""
@@ -172,19 +181,20 @@ class Reading:
         pending = {path: row.text[len(anchor.spell(path)) :] for path in row.nodes if row.text.startswith(anchor.spell(path))}
         if self.translator.rule != "bytes":
             pending = {row.path: pending[row.path]}
-        longer = {path: anchor.sorted_ids[anchor.range_of(left)] for path, left in pending.items()}
-        going_on = [path for path, left in pending.items() if self._at_end(left) or len(longer[path])]
+        none = torch.empty(0, dtype=torch.long)
+        longer = {
+            path: (none, none) if self._at_end(left) else self.translator.inside(left, row.owed, self.word)
+            for path, left in pending.items()
+        }
+        going_on = [path for path, left in pending.items() if self._at_end(left) or len(longer[path][0])]
         most = max((row.nodes[path].weight for path in going_on), default=0.0)
         found = []
         for path in going_on:
             node, left = row.nodes[path], pending[path]
-            prob = (node.logp + (node.weight - most)).exp()
-            if self._at_end(left):
-                found.append(Cover(path, left, self.translator.table(left, row.owed), torch.empty(0, dtype=torch.long), prob))
-            else:
-                ids = longer[path].to(prob.device)
-                values, places = prob[ids].topk(min(N_BRANCHES, len(ids)))
-                found.append(Cover(path, left, None, ids[places], values))
+            table = self.translator.table(left, row.owed) if self._at_end(left) else None
+            ids, goals = (some.to(node.logp.device) for some in longer[path])
+            logp = node.logp if table is not None else node.logp[ids]
+            found.append(Cover(path, left, (logp + (node.weight - most)).exp(), table, ids, goals))
         return found
 
     def translate(self) -> Translation:
@@ -200,7 +210,10 @@ class Reading:
             for at, i, mass in self._single(cover) if self.translator.rule == "bytes" else ():
                 self._spread((i,), cover, mass, shares)
                 light[at] = 0.0
-            if cover.table is not None:
+            if cover.table is None:
+                fits = (cover.goals >= 0).to(prob.device)
+                prob.index_add_(0, cover.goals.to(prob.device)[fits], light[fits])
+            else:
                 part = cover.table.to(prob.device).apply(light[None], self.target_prob[None])
                 prob += part.prob[0]
                 lost = lost + part.lost[0]
@@ -210,9 +223,7 @@ class Reading:
     def open_paths(self) -> list[OpenPath]:
         """Paths of one anchor token on which more than `HEAVY_MASS` of the row's belief hangs."""
         return [
-            item
-            for cover in self.covers
-            for item in self._open(cover, (), [(i, mass) for _, i, mass in self._single(cover) if mass > HEAVY_MASS])
+            item for cover in self.covers for item in self._open(cover, (), [(i, mass) for _, i, mass in self._single(cover)])
         ]
 
     def open_after(self, item: OpenPath) -> list[OpenPath]:
@@ -232,17 +243,17 @@ class Reading:
         return [item for item in paths if self._is_open(item)]
 
     def _is_open(self, item: OpenPath) -> bool:
-        return 0.0 < self._fitting(item.ids, item.cover, item.mass) < 1.0 or len(self._ends(item.ids, item.cover, item.mass)) > 1
+        return 0.0 < self._fitting(item.ids, item.cover) < 1.0 or len(self._ends(item.ids, item.cover, item.mass)) > 1
 
     def _single(self, cover: Cover) -> Iterator[tuple[int, int, float]]:
-        """The tokens of a cover that are followed one by one: place in `cover.prob`, id and mass of each."""
-        if cover.table is None:
-            yield from zip(range(len(cover.ids)), cover.ids.tolist(), cover.prob.tolist(), strict=True)
-            return
+        """The heavy tokens of a cover, followed one by one: place in `cover.prob`, id and mass of each."""
+        values, places = cover.prob.topk(min(N_HEAVY, len(cover.prob)))
+        ids = places if cover.table is not None else cover.ids[places]
         tokens, pending = self.translator.anchor.tokens, cover.pending
-        for i, mass in _heavy(cover.prob, self.translator):
-            if (tokens[i] or b"").startswith(pending) and tokens[i] != pending:
-                yield i, i, mass
+        for at, i, mass in zip(places.tolist(), ids.tolist(), values.tolist(), strict=True):
+            token = tokens[i] if i < len(tokens) else None
+            if mass > HEAVY_MASS and token and token.startswith(pending) and token != pending:
+                yield at, i, mass
 
     def _ends(self, ids: Path, cover: Cover, mass: float) -> list[int]:
         """The target tokens that a path of anchor tokens may lead to next, the one that its own text becomes first.
@@ -260,13 +271,9 @@ class Reading:
             longer += cover.table.extensions.get(ids, ())
         return list(dict.fromkeys((*spellings, *self.translator.canonical(tuple(longer), self.word))))
 
-    def _fitting(self, ids: Path, cover: Cover, mass: float) -> float:
+    def _fitting(self, ids: Path, cover: Cover) -> float:
         """Of what may come after a path, the share after which the target's tokens of the last word still stand."""
-        if not self.word:
-            return 1.0
-        if mass <= HEAVY_MASS:
-            return float(bool(self._ends(ids, cover, mass)))
-        return self.translator.spellings(ids, cover.pending, self.row.owed, self.word).share
+        return self.translator.spellings(ids, cover.pending, self.row.owed, self.word).share if self.word else 1.0
 
     def _spread(self, ids: Path, cover: Cover, mass: float, shares: list[tuple[Sequence[int], float]]) -> None:
         """Give the mass of a path of anchor tokens to the target tokens it leads to: append those with what they share.
@@ -276,7 +283,8 @@ class Reading:
         """
         node = self.row.nodes.get(cover.path + ids)
         if node is None:
-            shares.append((self._ends(ids, cover, mass), mass * self._fitting(ids, cover, mass)))
+            fitting = self._fitting(ids, cover) if mass > HEAVY_MASS else 1.0
+            shares.append((self._ends(ids, cover, mass), mass * fitting))
             return
         values, nexts = node.logp.exp().topk(min(N_BRANCHES, len(node.logp)))
         tokens = self.translator.anchor.tokens

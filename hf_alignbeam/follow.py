@@ -18,6 +18,11 @@ from .vocab import complete_characters
 
 #: Anchor tokens of an answer that stay open to be read anew when more text comes, before the oldest are settled.
 N_OPEN_TOKENS = 24
+#: Of a begun answer, at least so many tokens stay open.
+N_CUT = 12
+
+#: How many slots of the anchor's cache may lie unused before they are swept out.
+N_UNUSED = 64
 
 #: How many open paths of a row one forward looks ahead on, where the anchor's attention allows for it.
 N_LEAVES = 24
@@ -47,17 +52,18 @@ class Follower:
     def __init__(self, anchor: PreTrainedModel, translator: VocabularyTranslator, starts: Sequence[Start], n_lookahead: int):
         self._translator = translator
         self._n_lookahead = n_lookahead
-        self.cache = AnchorCache(anchor, [start.prompt_ids for start in starts])
+        begun = [_committed(start, translator) for start in starts]
+        self.cache = AnchorCache(anchor, [[*start.prompt_ids, *head] for start, (head, _) in zip(starts, begun, strict=True)])
         self.rows = [
             Row(
-                text=start.lead_in + start.begun,
+                text=text,
                 path=(),
-                nodes={(): Node(logp)},
-                position=len(start.prompt_ids),
+                nodes={(): Node(logp.clone())},
+                position=len(start.prompt_ids) + len(head),
                 owed=b"" if start.begun else start.owed,
-                lead_in=start.lead_in,
+                lead_in=b"" if head else start.lead_in,
             )
-            for start, logp in zip(starts, self.cache.prompt_logp, strict=True)
+            for start, (head, text), logp in zip(starts, begun, self.cache.prompt_logp, strict=True)
         ]
         #: Equal vocabularies are the identity, unless the two templates begin an answer differently.
         self._identity = translator.identity and all(start.lead_in == start.owed for start in starts)
@@ -84,6 +90,7 @@ class Follower:
         for number, row in enumerate(self.rows):
             if len(row.path) > N_OPEN_TOKENS:
                 self._settle(number, row)
+        self._sweep()
 
     def translate(self, target_prob: Tensor, rows: Sequence[int]) -> Translation:
         """What the anchor would say next, over the target's vocabulary.
@@ -216,6 +223,15 @@ class Follower:
         kept = {p[n_cut:]: node for p, node in row.nodes.items() if p[:n_cut] == head}
         row.nodes = {p: replace(node, weight=node.weight - boundary) for p, node in kept.items()}
 
+    def _sweep(self) -> None:
+        """Drop what was looked ahead on and not taken, once it is much."""
+        used = [node.slot for row in self.rows for node in row.nodes.values() if node.slot is not None]
+        if self.cache.n_unused(used) <= N_UNUSED:
+            return
+        number = self.cache.sweep(used)
+        for row in self.rows:
+            row.nodes = {p: n if n.slot is None else replace(n, slot=number[n.slot]) for p, n in row.nodes.items()}
+
     def _cut(self, row: Row, tokens: list[bytes | None]) -> int:
         n_bytes = 0
         cuts = []
@@ -240,7 +256,7 @@ class Follower:
             for i, queue in queues.items():
                 queue.sort(key=lambda item: item.mass, reverse=True)
                 chosen[i], queue[:] = queue[:width], queue[width:]
-            if not any(chosen.values()):
+            if not any(chosen.values()) or not self.cache.has_room(max(map(len, chosen.values()))):
                 break
             self._ask({i: [item.path for item in items] for i, items in chosen.items()})
             for i, items in chosen.items():
@@ -265,7 +281,21 @@ class Follower:
 
 def _add_node(row: Row, path: Path, logp: Tensor, slot: int, least: float) -> None:
     before = row.nodes[path[:-1]]
-    row.nodes[path] = Node(logp, before.weight + max(float(before.logp[path[-1]]), least), slot)
+    row.nodes[path] = Node(logp.clone(), before.weight + max(float(before.logp[path[-1]]), least), slot)
+
+
+def _committed(start: Start, translator: VocabularyTranslator) -> tuple[Path, bytes]:
+    """The anchor's tokens of what a begun answer says before its last words, and the text that stays open."""
+    text = start.lead_in + start.begun
+    ids = translator.anchor.encode(text)
+    n_bytes = 0
+    head: Path = ()
+    tail = text
+    for n, i in enumerate(ids[:-N_CUT]):
+        n_bytes += len(translator.anchor.tokens[i] or b"")
+        if text[n_bytes : n_bytes + 1] == b" " and text[n_bytes + 1 : n_bytes + 2].strip():
+            head, tail = ids[: n + 1], text[n_bytes:]
+    return (head, tail) if translator.anchor.encode(tail) == ids[len(head) :] else ((), text)
 
 
 def _translated(reading: Reading) -> Translation:

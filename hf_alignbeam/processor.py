@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .anchor import takes_positions
 from .chat import ChatReader, Conversation, Message, as_messages, learn_format, render_prompt
 from .follow import Follower, Start
 from .mixing import PAPER_TOP_TOKENS, MixingRule, check_mixing, linear, log_linear, paper
 from .translate import TranslationRule, VocabularyTranslator
-from .vocab import token_bytes
+from .vocab import Vocabulary, token_bytes
 
 #: Extra forwards of the anchor a step may spend, by default: chosen by the distance to the exact translation.
 N_LOOKAHEAD = 4
@@ -121,6 +121,12 @@ class AnchorLogitsProcessor(LogitsProcessor):
                 raise ValueError(f"`{name}` must be at least 0, got {number}. Use 0 to leave it out.")
         if n_watch is not None and n_watch < 1:
             raise ValueError(f"`n_watch` must be at least 1, got {n_watch}. Use None to steer every answer for `n_steps`.")
+        for name, given in (("anchor_tokenizer", anchor_tokenizer), ("tokenizer", tokenizer)):
+            if not isinstance(given, PreTrainedTokenizerFast):
+                raise ValueError(
+                    f"`{name}` must have a `tokenizers` back end, whose chat template can be followed, got "
+                    f"{type(given).__name__}. Load the same files through AutoTokenizer, with tokenizer.json beside them."
+                )
         _check_anchor(anchor, anchor_tokenizer)
         self.alpha = alpha
         self.n_steps = n_steps
@@ -179,6 +185,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
         if self.n_steps is not None and input_ids.shape[-1] - call.prompt_length >= self.n_steps:
             call.follower = None
         rows = [row for row, active in enumerate(call.active) if active]
+        call.own_logp = None
         if call.follower is None or not rows:
             return scores
         target_logp = scores[rows].float().log_softmax(-1)  # (N, V)
@@ -348,7 +355,7 @@ def _check_anchor(anchor: PreTrainedModel, anchor_tokenizer: PreTrainedTokenizer
     if anchor.training:
         raise ValueError(f"`anchor` must be in evaluation mode, but {name} is in training mode. Call `anchor.eval()`.")
     n_tokens, n_rows = len(anchor_tokenizer), int(anchor.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
-    if not n_tokens <= n_rows <= n_tokens + max(64, n_tokens // 20):
+    if not Vocabulary(anchor_tokenizer).fits(n_rows):
         raise ValueError(
             f"`anchor_tokenizer` must belong to the anchor: it has {n_tokens} tokens, but {name} has {n_rows} "
             "embeddings. Load both from the same place."

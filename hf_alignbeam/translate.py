@@ -9,13 +9,13 @@ from collections import defaultdict
 from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from .caching import cached_method, forget
 from .vocab import Vocabulary
 
 #: A row with less mass than this says nothing.
@@ -111,16 +111,19 @@ class Table:
             count: what is kept and lost adds up to their mass.
         """
         if self.possible is not None:
-            anchor_prob = anchor_prob[:, : len(self.possible)] * self.possible
+            width = min(anchor_prob.shape[-1], len(self.possible))
+            anchor_prob = anchor_prob[:, :width] * self.possible[:width]
         prob = torch.zeros_like(target_prob)
         prob.index_add_(1, self.target, anchor_prob[:, self.source])
         if len(self.groups):
             shares = self._shares(target_prob)  # (N, E)
             group_prob = anchor_prob[:, self.groups]  # (N, G)
             prob.index_add_(1, self.branch_target, shares * group_prob[:, self.branch_group])
-        if len(self.anchor_eos) and len(self.target_eos):
-            eos_prob = anchor_prob[:, self.anchor_eos].sum(-1, keepdim=True)  # (N, 1)
-            prob[:, self.target_eos] += eos_prob * _normalised(target_prob[:, self.target_eos])
+        anchor_eos = self.anchor_eos[self.anchor_eos < anchor_prob.shape[-1]]
+        target_eos = self.target_eos[self.target_eos < target_prob.shape[-1]]
+        if len(anchor_eos) and len(target_eos):
+            eos_prob = anchor_prob[:, anchor_eos].sum(-1, keepdim=True)  # (N, 1)
+            prob[:, target_eos] += eos_prob * _normalised(target_prob[:, target_eos])
         return Translation(prob, (anchor_prob.sum(-1) - prob.sum(-1)).clamp_min(0.0))
 
     def _shares(self, target_prob: Tensor) -> Tensor:
@@ -179,7 +182,8 @@ class VocabularyTranslator:
             ("tokenizer", self.target, tokenizer, eos_ids),
         )
         for name, built, live, ends in sides:
-            if not built.same_ids(Vocabulary(live, ends)):
+            vocabulary = Vocabulary(live, ends)
+            if not built.same_ids(vocabulary) or built.eos_ids != vocabulary.eos_ids:
                 raise ValueError(
                     f"`translation` must be a translator built for this `{name}`: its tokens or the ids that end an answer "
                     f"differ from those of {type(live).__name__} with {len(live)} tokens. Take the `translator` of another "
@@ -189,6 +193,7 @@ class VocabularyTranslator:
     def with_rule(self, rule: TranslationRule) -> "VocabularyTranslator":
         """The same two vocabularies, not read again, under another rule."""
         other = copy(self)
+        forget(other)
         other.rule = _checked_rule(rule)
         return other
 
@@ -222,7 +227,7 @@ class VocabularyTranslator:
         """The map at one point of an answer; built once a point."""
         return self._table(pending, owed)
 
-    @lru_cache(maxsize=32)  # noqa: B019 (a translator lives as long as its processor)
+    @cached_method(maxsize=32)
     def _table(self, pending: bytes, owed: bytes) -> Table:
         strings = {
             i: owed + token[len(pending) :]
@@ -254,7 +259,26 @@ class VocabularyTranslator:
             possible=possible,
         )
 
-    @lru_cache(maxsize=65_536)  # noqa: B019
+    @cached_method(maxsize=256)
+    def inside(self, pending: bytes, owed: bytes = b"", word: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
+        """The anchor's tokens that are longer than `pending` and begin with it, and where each leads.
+
+        Args:
+            pending: The first bytes of theirs, which the target has written.
+            owed: Bytes that the target still has to write before them.
+            word: The target's tokens since its last word began.
+
+        Returns:
+            Their ids (M,) and the target's next tokens (M,): -1 where it would have written the text with other tokens
+            than those of `word`.
+        """
+        ids = self.anchor.starting_with(pending)
+        before = self.target.spell(word) + owed
+        written = self.target.encode_batch([before + (self.anchor.tokens[i] or b"")[len(pending) :] for i in ids])
+        goals = [self._after(word, tokens) for tokens in written]
+        return _ids(ids), _ids(-1 if goal is None else goal for goal in goals)
+
+    @cached_method(maxsize=65_536)
     def may_grow(self, path: tuple[int, ...], t: int, pending: bytes = b"", owed: bytes = b"") -> bool:
         """Whether the anchor, having written `path`, can still be on its way to the longer target token `t`.
 
@@ -273,7 +297,7 @@ class VocabularyTranslator:
         written = self.anchor.encode_batch([spelled + (self.anchor.tokens[i] or b"") for i in nexts])
         return any(ids == (*path, i) for ids, i in zip(written, nexts, strict=True))
 
-    @lru_cache(maxsize=65_536)  # noqa: B019
+    @cached_method(maxsize=65_536)
     def next_token(self, rest: bytes, word: tuple[int, ...] = ()) -> int | None:
         """The target's next token where its text goes on with `rest` and ends there.
 
@@ -286,7 +310,7 @@ class VocabularyTranslator:
         """
         return self._after(word, self.target.encode(self.target.spell(word) + rest))
 
-    @lru_cache(maxsize=65_536)  # noqa: B019
+    @cached_method(maxsize=65_536)
     def spellings(self, path: tuple[int, ...], pending: bytes = b"", owed: bytes = b"", word: tuple[int, ...] = ()) -> Spellings:
         """The target's next tokens that hold no more than the text of a path, by what may come after it.
 
@@ -313,7 +337,7 @@ class VocabularyTranslator:
     def _after(word: tuple[int, ...], ids: tuple[int, ...]) -> int | None:
         return ids[len(word)] if len(ids) > len(word) and ids[: len(word)] == word else None
 
-    @lru_cache(maxsize=65_536)  # noqa: B019
+    @cached_method(maxsize=65_536)
     def canonical(self, ends: tuple[int, ...], word: tuple[int, ...]) -> tuple[int, ...]:
         """Of some target tokens those that it would write after the tokens of `word`, whatever comes then."""
         if not word or not ends:

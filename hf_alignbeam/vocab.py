@@ -6,13 +6,14 @@ kind of tokenizer are `backend.py`'s business.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from .backend import WORD_START, read_backend
+from .caching import cached_method
 
 #: The bytes that occur in UTF-8 text.
 WRITABLE = [byte for byte in range(256) if byte not in (0xC0, 0xC1) and byte < 0xF5]
@@ -58,9 +59,9 @@ class Vocabulary:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: Iterable[int] | None = None):
         self._backend = read_backend(tokenizer)
-        self.tokens = self._backend.tokens
         own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         self.eos_ids = tuple(sorted(set(own if eos_ids is None else eos_ids)))
+        self.tokens = [None if i in self.eos_ids else token for i, token in enumerate(self._backend.tokens)]
 
     @cached_property
     def n_ordinary(self) -> int:
@@ -75,8 +76,8 @@ class Vocabulary:
         return self.n_ordinary <= width <= len(self) + max(64, len(self) // 20)
 
     def same_ids(self, other: "Vocabulary") -> bool:
-        """Whether every token of the other vocabulary stands here under the same id, the ends of an answer included."""
-        return self._backend.pieces == other._backend.pieces and self.eos_ids == other.eos_ids
+        """Whether every token of the other vocabulary stands here under the same id."""
+        return self._backend.pieces == other._backend.pieces
 
     @cached_property
     def losses(self) -> tuple[str, ...]:
@@ -149,7 +150,7 @@ class Vocabulary:
         known = self._backend.encode_batch([text or "" for text in texts])
         return [self._checked(data, tuple(ids) if text else ()) for data, text, ids in zip(pieces, texts, known, strict=True)]
 
-    @lru_cache(maxsize=65_536)  # noqa: B019 (a vocabulary lives as long as its processor)
+    @cached_method(maxsize=65_536)
     def _encoded(self, data: bytes) -> tuple[int, ...]:
         return self._checked(data, self._written(data))
 
