@@ -127,7 +127,9 @@ class AnchorCache:
         number = live.cumsum(0) - 1
         kept = live.nonzero()[:, 0]
         for layer in cast(list[DynamicLayer], self._cache.layers):
-            layer.keys, layer.values = (cast(Tensor, part)[:, :, kept.to(part.device)] for part in (layer.keys, layer.values))
+            keys, values = cast(tuple[Tensor, Tensor], (layer.keys, layer.values))
+            index = kept.to(keys.device)
+            layer.keys, layer.values = keys[:, :, index], values[:, :, index]
         self._settled = self._settled[:, kept]
         return {slot: int(number[slot]) for slot in used}
 
