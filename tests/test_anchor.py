@@ -96,3 +96,28 @@ def test_a_window_that_is_too_narrow_is_an_error(byte_tokenizer):
     cache = AnchorCache(local, PROMPTS)
     with pytest.raises(ValueError, match="The anchor's attention window must hold .* but takes 6 tokens and needs 7"):
         cache.append([Append([20, 21], [], 3), Append([30], [], 5)])
+
+
+def test_swept_slots_are_gone_and_the_rest_reads_on(tiny_qwen):
+    cache = AnchorCache(tiny_qwen, PROMPTS)
+    start = cache.n_slots
+    cache.branch([[Leaf(20, [], 3), Leaf(21, [], 3), Leaf(22, [], 3)], [Leaf(30, [], 5)]])
+    assert cache.n_unused([start + 2, start]) == 1
+    number = cache.sweep([start + 2, start])
+    assert cache.n_slots == start + 2
+    logp = cache.append([Append([23], [number[start + 2]], 4), Append([31], [number[start]], 6)])
+    for row, ids in enumerate(([*PROMPTS[0], 22, 23], [*PROMPTS[1], 30, 31])):
+        torch.testing.assert_close(logp[row, 0], reference.next_logp(tiny_qwen, ids), atol=1e-4, rtol=0)
+
+
+def test_a_row_with_nothing_new_needs_no_positions(byte_tokenizer):
+    """The context limit counts what a row is fed, not what its neighbours are."""
+    model = tiny(Qwen3ForCausalLM, Qwen3Config, byte_tokenizer, seed=1, head_dim=8, max_position_embeddings=12)
+    cache = AnchorCache(model, [[5] * 11, [6, 7]])
+    cache.append([Append([], [], 11), Append([20] * 8, [], 2)])
+
+
+def test_attention_with_biases_of_its_own_is_asked_one_thing_at_a_time(tiny_qwen):
+    model = copy.deepcopy(tiny_qwen)
+    model.config.alibi = True
+    assert not AnchorCache(model, PROMPTS).can_branch

@@ -6,8 +6,9 @@ import torch
 from conftest import tiny
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from hf_alignbeam.belief import Reading
 from hf_alignbeam.chat import render_prompt
-from hf_alignbeam.follow import Follower, Start
+from hf_alignbeam.follow import N_OPEN_TOKENS, N_UNUSED, Follower, Start
 from hf_alignbeam.testbed import tokenizers as toy
 from hf_alignbeam.translate import VocabularyTranslator
 from hf_alignbeam.vocab import token_bytes
@@ -208,3 +209,46 @@ def test_half_a_character_in_a_longer_token_is_read_as_that_token(piece_tokenize
     for i in translator.target.encode(start):
         follower.write([i])
     assert follower.rows[0].path == (translator.anchor.by_bytes[start],)
+
+
+def test_what_was_looked_ahead_on_and_not_taken_is_swept_out(anchor, translator):
+    follower, prompt = follow(anchor, translator, n_lookahead=4)
+    target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target))
+    written = b""
+    for i in translator.target.encode(ANSWER):
+        follower.translate(target_prob, [0])
+        follower.write([i])
+        written += translator.target.tokens[i]
+        used = {node.slot for node in follower.rows[0].nodes.values()}
+        assert follower.cache.n_slots <= len(prompt) + len(written) + len(used) + N_UNUSED
+    row = follower.rows[0]
+    scratch = reference.next_logp(anchor[0], [*prompt, *translator.anchor.encode(written[1:])])
+    torch.testing.assert_close(row.nodes[row.path].logp, scratch, atol=1e-4, rtol=0)
+
+
+def test_a_long_begun_answer_is_committed_but_for_its_last_words(anchor, translator):
+    begun = b"To kill the weeds, use some vinegar. " * 6 + b"Then wait until it is dark"
+    follower, prompt = follow(anchor, translator, begun=begun)
+    row = follower.rows[0]
+    assert len(row.path) <= 2 * N_OPEN_TOKENS
+    scratch = reference.next_logp(anchor[0], [*prompt, *translator.anchor.encode(begun)])
+    torch.testing.assert_close(row.nodes[row.path].logp, scratch, atol=1e-4, rtol=0)
+
+
+def test_every_token_that_fits_inside_a_word_counts(anchor, translator):
+    """However many likelier tokens would have been written otherwise: nothing is cut off at the likeliest few."""
+    start = b" w"
+    follower, _ = follow(anchor, translator, n_lookahead=0)
+    first = translator.target.by_bytes[start]
+    follower.write([first])
+    row = follower.rows[0]
+    ids, goals = translator.inside(b"w", b"", (first,))
+    fitting = ids[goals >= 0]
+    root = row.nodes[()]
+    logp = torch.full_like(root.logp, -30.0)
+    logp[ids] = torch.log_softmax(torch.where(goals >= 0, -8.0, 0.0), 0)  # what fits has next to nothing of the belief
+    row.nodes = {(): replace(root, logp=logp)}
+    target_prob = torch.full((len(translator.target),), 1.0 / len(translator.target))
+    prob = replace(Reading.strict(row, translator, target_prob), word=(first,)).translate().prob
+    assert set(goals[goals >= 0].tolist()) <= set(prob.nonzero().flatten().tolist())
+    assert len(fitting) > 0

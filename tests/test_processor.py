@@ -7,6 +7,7 @@ from conftest import tiny
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
+    ByT5Tokenizer,
     Qwen3Config,
     Qwen3ForCausalLM,
     T5Config,
@@ -368,3 +369,28 @@ def test_an_anchor_without_positions_is_refused(anchor, specialist):
     config = BloomConfig(vocab_size=len(anchor[1]), hidden_size=8, n_layer=1, n_head=1)
     with pytest.raises(ValueError, match="`anchor` must take `position_ids`, which BloomForCausalLM does not"):
         AnchorLogitsProcessor(BloomForCausalLM(config).eval(), anchor[1], specialist[1])
+
+
+def test_a_guard_does_not_depend_on_its_neighbours(anchor, specialist):
+    """A row that goes on after its EOS is watched alike, alone and next to a row that is steered."""
+    tokenizer = specialist[1]
+    ids = encode(conversations("harmful", n=1), tokenizer)["input_ids"]
+    certain = torch.zeros(1, len(tokenizer))
+    certain[0, 50] = 30.0
+    found = []
+    for n_rows in (1, 2):
+        guard = AnchorLogitsProcessor(*anchor, tokenizer, n_watch=2)
+        rows, scores = ids.expand(n_rows, -1), certain.expand(n_rows, -1).clone()
+        guard(rows, scores)
+        for written in (tokenizer.eos_token_id, 50, 50):
+            new = torch.full((n_rows, 1), 50)
+            new[0] = written
+            rows = torch.cat([rows, new], dim=-1)
+            result = guard(rows, scores)
+        found.append(result[0])
+    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-3)
+
+
+def test_a_back_end_without_a_template_to_follow_is_refused(anchor, specialist):
+    with pytest.raises(ValueError, match="`tokenizer` must have a `tokenizers` back end, .* got ByT5Tokenizer"):
+        AnchorLogitsProcessor(*anchor, ByT5Tokenizer())

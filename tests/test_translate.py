@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import pytest
 import reference
 import torch
@@ -146,3 +149,36 @@ def test_distributions_of_other_tokenizers_are_refused(name, widths, byte_tokeni
     sizes = [given or len(own) for given, own in zip(widths, (translator.anchor, translator.target), strict=True)]
     with pytest.raises(ValueError, match=f"`{name}` must have shape .* built for other tokenizers"):
         translator(torch.zeros(1, sizes[0]), torch.zeros(1, sizes[1]))
+
+
+def test_an_end_of_answer_that_has_bytes_is_not_read_as_text(byte_tokenizer, piece_tokenizer):
+    end = byte_tokenizer.convert_tokens_to_ids("q")
+    translator = VocabularyTranslator(byte_tokenizer, piece_tokenizer, anchor_eos_ids=[end])
+    anchor_prob, target_prob = torch.zeros(1, len(translator.anchor)), torch.full((1, len(translator.target)), 1e-3)
+    anchor_prob[0, end] = 1.0
+    assert translator.anchor.tokens[end] is None
+    prob = translator(anchor_prob, target_prob).prob[0]
+    assert prob[piece_tokenizer.eos_token_id] == pytest.approx(1.0)
+
+
+def test_a_vocabulary_wider_than_the_models_logits(byte_tokenizer, piece_tokenizer):
+    """Special tokens past the embeddings: there is nothing in them to translate."""
+    translator = VocabularyTranslator(byte_tokenizer, piece_tokenizer, anchor_eos_ids=[byte_tokenizer.eos_token_id])
+    width = translator.anchor.n_ordinary
+    anchor_prob = torch.full((1, width), 1.0 / width)
+    target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target))
+    for pending in (b"", b" "):
+        translation = translator(anchor_prob, target_prob, pending=pending)
+        assert (translation.prob.sum() + translation.lost).item() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_translator_is_gone_with_its_last_user(byte_tokenizer, piece_tokenizer):
+    translator = VocabularyTranslator(byte_tokenizer, piece_tokenizer)
+    translator.spellings(translator.anchor.encode(b"the"))
+    translator.table()
+    other = translator.with_rule("exact")
+    assert other.table() is not translator.table()
+    seen = weakref.ref(translator)
+    del translator
+    gc.collect()
+    assert seen() is None
