@@ -8,8 +8,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from .backend import WORD_START, read_backend
@@ -113,11 +111,6 @@ class Vocabulary:
         return [self.tokens[i] or b"" for i in order], order
 
     @cached_property
-    def sorted_ids(self) -> Tensor:
-        """The ids of all tokens with bytes, in the order of these."""
-        return torch.tensor(self._sorted[1])
-
-    @cached_property
     def longest(self) -> int:
         """The length in bytes of the longest token."""
         return max(map(len, self.by_bytes))
@@ -126,16 +119,12 @@ class Vocabulary:
         """The bytes of several tokens in a row."""
         return b"".join(self.tokens[i] or b"" for i in ids)
 
-    def range_of(self, prefix: bytes) -> slice:
-        """Where in `sorted_ids` the tokens stand that are longer than `prefix` and start with it; empty for none."""
-        if len(prefix) >= self.longest:
-            return slice(0, 0)
-        tokens, _ = self._sorted
-        return slice(bisect_right(tokens, prefix), bisect_left(tokens, prefix + b"\xff" * (self.longest + 1)))
-
     def starting_with(self, prefix: bytes) -> list[int]:
-        """The ids of every token that is longer than `prefix` and starts with it."""
-        return self._sorted[1][self.range_of(prefix)]
+        """The ids of every token that is longer than `prefix` and starts with it: one range of the sorted vocabulary."""
+        if len(prefix) >= self.longest:
+            return []
+        tokens, ids = self._sorted
+        return ids[bisect_right(tokens, prefix) : bisect_left(tokens, prefix + b"\xff" * (self.longest + 1))]
 
     def encode(self, data: bytes) -> tuple[int, ...]:
         """The ids of `data` as the middle of a text: the tokenizer's own where it gives the bytes back, else a cover.
