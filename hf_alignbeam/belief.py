@@ -34,6 +34,7 @@ HEAVY_MASS = 0.01
 LIGHT_MASS = 0.001
 #: At most so many of the heavy ones at one point.
 N_HEAVY = 12
+#: What keeps a share defined where the target finds all of its tokens impossible.
 TINY = 1e-30
 #: How many of the target's likeliest tokens are asked whether the anchor may be on its way to them.
 N_OWN_TOKENS = 8
@@ -183,7 +184,7 @@ class Reading:
             pending = {row.path: pending[row.path]}
         none = torch.empty(0, dtype=torch.long)
         longer = {
-            path: (none, none) if self._at_end(left) else self.translator.inside(left, row.owed, self.word)
+            path: (none, none) if self._at_end(left) else self.translator.speller.inside(left, row.owed, self.word)
             for path, left in pending.items()
         }
         going_on = [path for path, left in pending.items() if self._at_end(left) or len(longer[path][0])]
@@ -263,17 +264,17 @@ class Reading:
         """
         pending, owed = cover.pending, self.row.owed
         if mass <= HEAVY_MASS:
-            goal = self.translator.next_token(owed + self.translator.anchor.spell(ids)[len(pending) :], self.word)
+            goal = self.translator.speller.next_token(owed + self.translator.anchor.spell(ids)[len(pending) :], self.word)
             return [] if goal is None else [goal]
-        spellings = self.translator.spellings(ids, pending, owed, self.word).tokens
-        longer = [t for t in self._likely if self.translator.may_grow(ids, t, pending, owed)]
+        spellings = self.translator.speller.spellings(ids, pending, owed, self.word).tokens
+        longer = [t for t in self._likely if self.translator.speller.may_grow(ids, t, pending, owed)]
         if cover.table is not None:
             longer += cover.table.extensions.get(ids, ())
-        return list(dict.fromkeys((*spellings, *self.translator.canonical(tuple(longer), self.word))))
+        return list(dict.fromkeys((*spellings, *self.translator.speller.canonical(tuple(longer), self.word))))
 
     def _fitting(self, ids: Path, cover: Cover) -> float:
         """Of what may come after a path, the share after which the target's tokens of the last word still stand."""
-        return self.translator.spellings(ids, cover.pending, self.row.owed, self.word).share if self.word else 1.0
+        return self.translator.speller.spellings(ids, cover.pending, self.row.owed, self.word).share if self.word else 1.0
 
     def _spread(self, ids: Path, cover: Cover, mass: float, shares: list[tuple[Sequence[int], float]]) -> None:
         """Give the mass of a path of anchor tokens to the target tokens it leads to: append those with what they share.
