@@ -1,4 +1,4 @@
-"""The testbed's two tokenizers: byte-level BPE for the anchor, SentencePiece-style BPE for the specialist.
+"""The testbed's tokenizers: byte-level BPE for anchors, SentencePiece-style BPE for specialists.
 
 Knows how to train a tokenizer on texts and which chat template goes with it. It knows nothing of the language.
 """
