@@ -97,7 +97,7 @@ def bench(
         bool, typer.Option("--fidelity", help="Distance of every rule to the exact translation, on the testbed's models.")
     ] = False,
     split: Annotated[str, typer.Option(help="--fidelity: whose prompts, validation or test.")] = "test",
-    contexts: Annotated[int, typer.Option(min=4, help="--fidelity: points of answers for each pair.")] = 100,
+    contexts: Annotated[int, typer.Option(min=4, help="--fidelity: points of answers for each pair.")] = 64,
     weights: Weights = None,
 ) -> None:
     """What translating between tokenizers loses and costs, and how far it is from exact."""
