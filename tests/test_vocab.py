@@ -1,3 +1,4 @@
+import json
 import unicodedata
 from functools import lru_cache
 from pathlib import Path
@@ -7,7 +8,8 @@ import pytest
 from conftest import TOKENIZERS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, ByT5Tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from hf_alignbeam.vocab import WORD_START, Vocabulary, complete_characters, token_bytes
 
@@ -155,6 +157,38 @@ def test_complete_characters(text, n_cut):
     whole = cut[: complete_characters(cut)]
     whole.decode()
     assert len(cut) - len(whole) <= 3
+
+
+def scheme(name, texts):
+    """Small tokenizers of schemes that none of the real ones has."""
+    if name == "byte-level with a prefix space":
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        tokenizer.decoder = decoders.ByteLevel()
+        tokenizer.train_from_iterator(
+            texts, trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+        )
+        return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    learner = Tokenizer(models.Unigram())
+    learner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    learner.train_from_iterator(texts, trainers.UnigramTrainer(vocab_size=200, unk_token="<unk>", show_progress=False))
+    learned = [tuple(piece) for piece in json.loads(learner.to_str())["model"]["vocab"] if piece[0] != "<unk>"]
+    pieces = [("<unk>", 0.0), *((f"<0x{byte:02X}>", -20.0) for byte in range(256)), *learned]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="always")])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+
+
+@pytest.mark.parametrize("name", ["byte-level with a prefix space", "unigram with byte fallback"])
+def test_other_schemes_keep_the_text(name, texts):
+    tokenizer = scheme(name, texts)
+    vocabulary = Vocabulary(tokenizer)
+    for text in [*HARD, *texts[:20]]:
+        said = vocabulary.spell(tokenizer(text, add_special_tokens=False).input_ids)
+        assert said in (text.encode(), b" " + text.encode())
+        assert vocabulary.spell(vocabulary.encode(text.encode())) == text.encode()
+    assert vocabulary.encode(b"mayor")[0] != vocabulary.encode(b" mayor")[0]
 
 
 @lru_cache
