@@ -5,14 +5,17 @@ for the next-token distribution after a path of tokens.
 """
 
 import inspect
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
+
+from .vocab import logits_widths
 
 
 @dataclass(frozen=True)
@@ -111,9 +114,7 @@ class AnchorCache:
 
     def n_unused(self, used: Iterable[int]) -> int:
         """How many slots no row has settled and nobody uses."""
-        live = self._settled.any(0)
-        live[list(used)] = True
-        return int((~live).sum())
+        return int((~self._live(used)).sum())
 
     def sweep(self, used: Iterable[int]) -> dict[int, int]:
         """Drop the slots that no row has settled and that are not among those in `used`.
@@ -121,9 +122,8 @@ class AnchorCache:
         Returns:
             The new number of each slot in `used`.
         """
-        used = sorted(used)
-        live = self._settled.any(0)
-        live[used] = True
+        used = list(used)
+        live = self._live(used)
         number = live.cumsum(0) - 1
         kept = live.nonzero()[:, 0]
         for layer in cast(list[DynamicLayer], self._cache.layers):
@@ -132,6 +132,11 @@ class AnchorCache:
             layer.keys, layer.values = keys[:, :, index], values[:, :, index]
         self._settled = self._settled[:, kept]
         return {slot: int(number[slot]) for slot in used}
+
+    def _live(self, used: Iterable[int]) -> Tensor:
+        live = self._settled.any(0)  # (T,)
+        live[list(used)] = True
+        return live
 
     def branch(self, rows: Sequence[Sequence[Leaf]]) -> Tensor:
         """Feed every row any number of leaves, which do not see each other, in one forward.
@@ -203,6 +208,37 @@ class AnchorCache:
 def _as_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """A mask of its own for each token, (B, n, T) of 0 and 1, as what is added to the attention scores: (B, 1, n, T)."""
     return ((1 - mask[:, None]) * torch.finfo(dtype).min).to(dtype)
+
+
+def check_anchor(anchor: PreTrainedModel, anchor_tokenizer: PreTrainedTokenizerBase, tokens: Sequence[bytes | None]) -> None:
+    """Raise ValueError where a model cannot be followed, or does not belong to its tokenizer, whose `tokens` are given."""
+    name = type(anchor).__name__
+    if anchor.config.is_encoder_decoder:
+        raise ValueError(f"`anchor` must be a decoder, got the encoder-decoder {name}. Use a causal language model.")
+    if getattr(anchor, "_is_stateful", False):
+        raise ValueError(
+            f"`anchor` must keep a key-value cache in every layer, got {name}, which has recurrent layers. Use an "
+            "attention-only model."
+        )
+    if not takes_positions(anchor):
+        raise ValueError(
+            f"`anchor` must take `position_ids`, which {name} does not: its cached tokens could not be placed. Use a model "
+            "with rotary or learned positions."
+        )
+    if anchor.training:
+        raise ValueError(f"`anchor` must be in evaluation mode, but {name} is in training mode. Call `anchor.eval()`.")
+    n_tokens, n_rows = len(anchor_tokenizer), int(anchor.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
+    if n_rows not in logits_widths(tokens):
+        raise ValueError(
+            f"`anchor_tokenizer` must belong to the anchor: it has {n_tokens} tokens, but {name} has {n_rows} "
+            "embeddings. Load both from the same place."
+        )
+    if anchor_tokenizer.chat_template is None:
+        warnings.warn(
+            "`anchor_tokenizer` has no chat template: the anchor reads the messages' plain text, one after the other. An "
+            "aligned model refuses best in the template it was trained with: set `anchor_tokenizer.chat_template`.",
+            stacklevel=3,
+        )
 
 
 def takes_positions(anchor: PreTrainedModel) -> bool:

@@ -50,7 +50,8 @@ class Node:
 
     Attributes:
         logp: (A,) the anchor's next-token log-probabilities there.
-        weight: The log-probability of the tokens from the settled boundary to here, none less than `LEAST_STEP`.
+        weight: The log-probability of the tokens from the settled boundary to here, none less than `LEAST_STEP`
+            (`LEAST_BEGUN` for what the prompt held).
         slot: The cache slot of the last of them; None at the boundary itself.
     """
 
@@ -179,7 +180,8 @@ class Reading:
     def covers(self) -> list[Cover]:
         """The points from which the anchor may be writing on: where it has read to, and where a longer token may span."""
         row, anchor = self.row, self.translator.anchor
-        pending = {path: row.text[len(anchor.spell(path)) :] for path in row.nodes if row.text.startswith(anchor.spell(path))}
+        spelled = {path: anchor.spell(path) for path in row.nodes}
+        pending = {path: row.text[len(text) :] for path, text in spelled.items() if row.text.startswith(text)}
         if self.translator.rule != "bytes":
             pending = {row.path: pending[row.path]}
         none = torch.empty(0, dtype=torch.long)

@@ -238,7 +238,7 @@ class Follower:
         for n, i in enumerate(row.path[: N_OPEN_TOKENS // 2]):
             n_bytes += len(tokens[i] or b"")
             tail = row.text[n_bytes:]
-            if tail[:1] == b" " and tail[1:2].strip():
+            if _begins_word(tail):
                 whole = self._translator.anchor.encode(tail)
                 if whole == row.path[n + 1 :]:
                     cuts.append(n + 1)
@@ -293,9 +293,13 @@ def _committed(start: Start, translator: VocabularyTranslator) -> tuple[Path, by
     tail = text
     for n, i in enumerate(ids[:-N_CUT]):
         n_bytes += len(translator.anchor.tokens[i] or b"")
-        if text[n_bytes : n_bytes + 1] == b" " and text[n_bytes + 1 : n_bytes + 2].strip():
+        if _begins_word(text[n_bytes : n_bytes + 2]):
             head, tail = ids[: n + 1], text[n_bytes:]
     return (head, tail) if translator.anchor.encode(tail) == ids[len(head) :] else ((), text)
+
+
+def _begins_word(tail: bytes) -> bool:
+    return tail[:1] == b" " and bool(tail[1:2].strip())
 
 
 def _translated(reading: Reading) -> Translation:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from .anchor import takes_positions
+from .anchor import check_anchor
 from .chat import ChatReader, Conversation, Message, as_messages, learn_format, render_prompt
 from .follow import Follower, Start
 from .mixing import PAPER_TOP_TOKENS, MixingRule, check_mixing, linear, log_linear, paper
 from .translate import TranslationRule, VocabularyTranslator
-from .vocab import Vocabulary, token_bytes
+from .vocab import token_bytes
 
 #: Extra forwards of the anchor a step may spend, by default: chosen by the distance to the exact translation.
 N_LOOKAHEAD = 4
@@ -127,7 +127,8 @@ class AnchorLogitsProcessor(LogitsProcessor):
                     f"`{name}` must have a `tokenizers` back end, whose chat template can be followed, got "
                     f"{type(given).__name__}. Load the same files through AutoTokenizer, with tokenizer.json beside them."
                 )
-        _check_anchor(anchor, anchor_tokenizer)
+        self._anchor_tokens = token_bytes(anchor_tokenizer)
+        check_anchor(anchor, anchor_tokenizer, self._anchor_tokens)
         self.alpha = alpha
         self.n_steps = n_steps
         self.mixing = mixing
@@ -136,7 +137,6 @@ class AnchorLogitsProcessor(LogitsProcessor):
         self.ledger = Ledger()
         self._anchor = anchor
         self._anchor_tokenizer = anchor_tokenizer
-        self._anchor_tokens = token_bytes(anchor_tokenizer)
         self._reader = ChatReader(tokenizer, template)
         self._pad_token_id = tokenizer.pad_token_id
         self.conversations = conversations
@@ -224,7 +224,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
                 "processors one id a request; it cannot be steered: use `generate` without it."
             )
         n_tokens, width = len(self._translator.target), scores.shape[-1]
-        if not self._translator.target.fits(width):
+        if width not in self._translator.target.widths:
             raise ValueError(
                 f"`scores` must be as wide as the target's vocabulary of {n_tokens} tokens (padding aside), got "
                 f"{width}. Pass the target's own `tokenizer`; an assistant model of another vocabulary cannot be steered."
@@ -336,36 +336,6 @@ def _parents(before: Tensor, known: Tensor) -> list[int] | None:
         return list(range(len(known)))
     same = (before[:, None] == known[None]).all(-1)  # (rows, known rows)
     return same.int().argmax(-1).tolist() if bool(same.any(-1).all()) else None
-
-
-def _check_anchor(anchor: PreTrainedModel, anchor_tokenizer: PreTrainedTokenizerBase) -> None:
-    name = type(anchor).__name__
-    if anchor.config.is_encoder_decoder:
-        raise ValueError(f"`anchor` must be a decoder, got the encoder-decoder {name}. Use a causal language model.")
-    if getattr(anchor, "_is_stateful", False):
-        raise ValueError(
-            f"`anchor` must keep a key-value cache in every layer, got {name}, which has recurrent layers. Use an "
-            "attention-only model."
-        )
-    if not takes_positions(anchor):
-        raise ValueError(
-            f"`anchor` must take `position_ids`, which {name} does not: its cached tokens could not be placed. Use a model "
-            "with rotary or learned positions."
-        )
-    if anchor.training:
-        raise ValueError(f"`anchor` must be in evaluation mode, but {name} is in training mode. Call `anchor.eval()`.")
-    n_tokens, n_rows = len(anchor_tokenizer), int(anchor.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
-    if not Vocabulary(anchor_tokenizer).fits(n_rows):
-        raise ValueError(
-            f"`anchor_tokenizer` must belong to the anchor: it has {n_tokens} tokens, but {name} has {n_rows} "
-            "embeddings. Load both from the same place."
-        )
-    if anchor_tokenizer.chat_template is None:
-        warnings.warn(
-            "`anchor_tokenizer` has no chat template: the anchor reads the messages' plain text, one after the other. An "
-            "aligned model refuses best in the template it was trained with: set `anchor_tokenizer.chat_template`.",
-            stacklevel=3,
-        )
 
 
 def _eos_ids(anchor: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None]) -> set[int]:

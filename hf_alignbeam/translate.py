@@ -194,7 +194,7 @@ class VocabularyTranslator:
             `prob` (N, V) and `lost` (N,).
         """
         for name, prob, vocabulary in (("anchor_prob", anchor_prob, self.anchor), ("target_prob", target_prob, self.target)):
-            if prob.dim() != 2 or not vocabulary.fits(prob.shape[-1]):
+            if prob.dim() != 2 or prob.shape[-1] not in vocabulary.widths:
                 raise ValueError(
                     f"`{name}` must have shape (rows, {len(vocabulary)}), padding of the vocabulary aside, got "
                     f"{tuple(prob.shape)}. This translator was built for other tokenizers, or the two are swapped."

@@ -61,17 +61,13 @@ class Vocabulary:
         self.eos_ids = tuple(sorted(set(own if eos_ids is None else eos_ids)))
         self.tokens = [None if i in self.eos_ids else token for i, token in enumerate(self._backend.tokens)]
 
-    @cached_property
-    def n_ordinary(self) -> int:
-        """One more than the highest id that stands for bytes."""
-        return 1 + max(i for i, token in enumerate(self.tokens) if token)
-
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def fits(self, width: int) -> bool:
-        """Whether logits of this width can belong to the tokenizer: models pad their vocabularies."""
-        return self.n_ordinary <= width <= len(self) + max(64, len(self) // 20)
+    @cached_property
+    def widths(self) -> range:
+        """How wide logits can be that belong to the tokenizer."""
+        return logits_widths(self.tokens)
 
     def same_ids(self, other: "Vocabulary") -> bool:
         """Whether every token of the other vocabulary stands here under the same id."""
@@ -164,6 +160,12 @@ class Vocabulary:
                 ids.append(self.by_bytes[data[:found]])
             data = data[found or 1 :]
         return tuple(ids)
+
+
+def logits_widths(tokens: Sequence[bytes | None]) -> range:
+    """How wide logits over these tokens can be: models pad their vocabularies, and some lack rows for special tokens."""
+    n_ordinary = 1 + max(i for i, token in enumerate(tokens) if token)
+    return range(n_ordinary, 1 + len(tokens) + max(64, len(tokens) // 20))
 
 
 def complete_characters(data: bytes) -> int:

@@ -115,6 +115,7 @@ def test_a_row_with_nothing_new_needs_no_positions(byte_tokenizer):
     model = tiny(Qwen3ForCausalLM, Qwen3Config, byte_tokenizer, seed=1, head_dim=8, max_position_embeddings=12)
     cache = AnchorCache(model, [[5] * 11, [6, 7]])
     cache.append([Append([], [], 11), Append([20] * 8, [], 2)])
+    assert cache.n_slots == 11 + 8
 
 
 def test_attention_with_biases_of_its_own_is_asked_one_thing_at_a_time(tiny_qwen):

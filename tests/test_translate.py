@@ -164,7 +164,7 @@ def test_an_end_of_answer_that_has_bytes_is_not_read_as_text(byte_tokenizer, pie
 def test_a_vocabulary_wider_than_the_models_logits(byte_tokenizer, piece_tokenizer):
     """Special tokens past the embeddings: there is nothing in them to translate."""
     translator = VocabularyTranslator(byte_tokenizer, piece_tokenizer, anchor_eos_ids=[byte_tokenizer.eos_token_id])
-    width = translator.anchor.n_ordinary
+    width = translator.anchor.widths.start
     anchor_prob = torch.full((1, width), 1.0 / width)
     target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target))
     for pending in (b"", b" "):
