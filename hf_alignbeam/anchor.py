@@ -1,83 +1,96 @@
-"""The anchor model behind a KV cache that rows can grow, branch and abandon tokens in.
+"""One batch of anchor contexts in which rows can grow, branch and abandon tokens, each fed only what it has not seen.
 
-Knows ids, positions and which cached tokens a row still sees. Knows no text, no target and no translation: it is asked
-for the next-token distribution after a path of tokens.
+Knows ids, positions and which tokens a row still sees. Knows no text, no target and no translation: it is asked for the
+next-token distribution after a path of tokens. How the model is run is `engines.py`'s business.
 """
 
-import inspect
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import cast
+from functools import partial
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .engines import Engine, KeyValueEngine, ReadAnewEngine, Scope, can_cache
 from .vocab import logits_widths
+
+#: How far a cached reading may be from one of the whole text, in total variation: by rounding in 32 bits, and in fewer.
+ROUNDING, COARSE_ROUNDING = 1e-3, 0.1
 
 
 @dataclass(frozen=True)
 class Append:
-    """Tokens to put after one row's cached ones.
+    """Tokens to put after one row's earlier ones.
 
     Attributes:
         ids: The new tokens, in order; empty for a row that has nothing to add.
-        seen: The cache slots of the tokens before them that are not settled yet.
-        position: The position of the first new token.
+        seen: The slots of the tokens between the prompt and them.
     """
 
     ids: Sequence[int]
     seen: Sequence[int]
-    position: int
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """One token to put after a path of one row's cached ones.
+    """One token to put after a path of one row's tokens.
 
     Attributes:
         id: The token.
-        seen: The cache slots of the path's tokens that are not settled yet.
-        position: The token's position.
+        seen: The slots of the tokens between the prompt and it.
     """
 
     id: int
     seen: Sequence[int]
-    position: int
 
 
 class AnchorCache:
-    """One batch of anchor contexts, each fed only what it has not seen.
+    """One batch of anchor contexts.
 
-    Every token fed occupies one cache slot for all rows. A row sees its settled slots and those that an `Append` names;
-    everything else (padding, abandoned branches, other rows' tokens) is masked out, and positions are explicit, so rows
-    of different lengths share one cache without being cropped.
+    Every token fed occupies one slot for all rows. A row sees its prompt and the slots that an `Append` or a `Leaf` names;
+    everything else (padding, abandoned branches, other rows' tokens) is hidden from it, so rows of different lengths share
+    one cache without being cropped.
 
     Args:
-        anchor: A decoder whose layers all keep full key-value caches.
-        prompts: Each row's prompt ids, none of them empty.
+        engine: The anchor, ready to be fed.
+        prompts: Each row's prompt ids, none of them empty. Equal ones are read once.
     """
 
-    def __init__(self, anchor: PreTrainedModel, prompts: Sequence[Sequence[int]]):
-        self._anchor = anchor
-        self._cache = DynamicCache()
-        self._limits = context_limits(anchor)
-        width = max(map(len, prompts))
-        ids = torch.zeros(len(prompts), width, dtype=torch.long)
-        self._settled = torch.zeros(len(prompts), width, dtype=torch.long)  # (B, T): 1 where a row sees a slot for good
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            self._settled[row, width - len(prompt) :] = 1
-        positions = (self._settled.cumsum(-1) - 1).clamp_min(0)
+    def __init__(self, engine: Engine, prompts: Sequence[Sequence[int]]):
+        self._engine = engine
+        different = list(dict.fromkeys(map(tuple, prompts)))
+        width = max(map(len, different))
+        self._ids = torch.zeros(len(different), width, dtype=torch.long)  # (B, T)
+        self._prompt = torch.zeros(len(different), width, dtype=torch.bool)  # (B, T)
+        for row, prompt in enumerate(different):
+            self._ids[row, width - len(prompt) :] = torch.tensor(prompt)
+            self._prompt[row, width - len(prompt) :] = True
+        self._positions = (self._prompt.long().cumsum(-1) - 1).clamp_min(0)  # (B, T)
+        self._n_prompt = self._prompt.sum(-1).tolist()
         self.n_forwards = self.n_tokens = 0
-        self.prompt_logp = self._forward(ids, self._settled, positions, keep=1)[:, -1]  # (B, A)
+        self._check_room(width)
+        self.prompt_logp = self._counted(self._engine.prefill(self._ids, self._prompt)[:, None], width)[:, 0]  # (B, A)
+        if len(different) < len(prompts):
+            places = [different.index(tuple(prompt)) for prompt in prompts]
+            self.reorder(places)
+            self.prompt_logp = self.prompt_logp[places]
 
     @property
     def n_slots(self) -> int:
-        """How many slots the cache has."""
-        return self._settled.shape[-1]
+        """How many slots there are."""
+        return self._ids.shape[-1]
+
+    @property
+    def n_leaves(self) -> int:
+        """How many leaves of a row one forward is worth feeding."""
+        return self._engine.n_leaves
+
+    def context(self, row: int, seen: Sequence[int]) -> list[int]:
+        """The ids that a row reads: its prompt and the tokens in these slots."""
+        return [*self._ids[row][self._prompt[row]].tolist(), *self._ids[row, list(seen)].tolist()]
 
     def append(self, rows: Sequence[Append]) -> Tensor:
         """Feed every row its new tokens in one forward.
@@ -90,34 +103,32 @@ class AnchorCache:
             `n_slots + i`, counted before the call. Rows with fewer tokens than n hold nothing of use past theirs.
         """
         n_new = max(len(row.ids) for row in rows)
-        ids = torch.zeros(len(rows), n_new, dtype=torch.long)
-        positions = torch.zeros(len(rows), n_new, dtype=torch.long)
-        mask = torch.cat([self._settled, torch.zeros(len(rows), n_new, dtype=torch.long)], dim=-1)
-        for i, row in enumerate(rows):
-            ids[i, : len(row.ids)] = torch.tensor(row.ids, dtype=torch.long)
-            positions[i, : len(row.ids)] = row.position + torch.arange(len(row.ids))
-            mask[i, list(row.seen)] = 1
-            mask[i, self.n_slots : self.n_slots + len(row.ids)] = 1
-        logp = self._forward(ids, mask, positions, keep=n_new)
-        self._settled = torch.cat([self._settled, torch.zeros_like(ids)], dim=-1)
-        return logp
+        chain = torch.ones(n_new, n_new, dtype=torch.bool).tril()
+        filled = [[*row.ids, *[0] * (n_new - len(row.ids))] for row in rows]
+        depths = [[min(n, len(row.ids) - 1) for n in range(n_new)] for row in rows]
+        return self._read(filled, [[row.seen] * n_new for row in rows], depths, chain, chained=True)
 
-    @property
-    def can_branch(self) -> bool:
-        """Whether one forward can feed a row several leaves: the attention has to take a mask of its own for each token."""
-        config = self._anchor.config
-        return getattr(config, "_attn_implementation", None) in ("eager", "sdpa") and not getattr(config, "alibi", False)
+    def branch(self, rows: Sequence[Sequence[Leaf]]) -> Tensor:
+        """Feed every row any number of leaves, which do not see each other, in one forward.
 
-    def has_room(self, n_new: int) -> bool:
-        """Whether the anchor's attention window, if it has one, takes so many slots more."""
-        return self._limits[1] is None or self.n_slots + n_new <= self._limits[1]
+        Args:
+            rows: Each row's leaves; at most one a row where `n_leaves` is 1.
+
+        Returns:
+            The log-probabilities (B, n, A) of what follows each leaf, in slots as after `append`.
+        """
+        n_new = max(map(len, rows))
+        filled = [[*(leaf.id for leaf in row), *[0] * (n_new - len(row))] for row in rows]
+        seen = [[*(leaf.seen for leaf in row), *[()] * (n_new - len(row))] for row in rows]
+        depths = [[0] * len(row) + [-1] * (n_new - len(row)) for row in rows]
+        return self._read(filled, seen, depths, torch.eye(n_new, dtype=torch.bool), chained=n_new == 1)
 
     def n_unused(self, used: Iterable[int]) -> int:
-        """How many slots no row has settled and nobody uses."""
+        """How many slots hold no prompt and are used by nobody."""
         return int((~self._live(used)).sum())
 
     def sweep(self, used: Iterable[int]) -> dict[int, int]:
-        """Drop the slots that no row has settled and that are not among those in `used`.
+        """Drop the slots that hold no prompt and are not among those in `used`.
 
         Returns:
             The new number of each slot in `used`.
@@ -126,69 +137,48 @@ class AnchorCache:
         live = self._live(used)
         number = live.cumsum(0) - 1
         kept = live.nonzero()[:, 0]
-        for layer in cast(list[DynamicLayer], self._cache.layers):
-            keys, values = cast(tuple[Tensor, Tensor], (layer.keys, layer.values))
-            index = kept.to(keys.device)
-            layer.keys, layer.values = keys[:, :, index], values[:, :, index]
-        self._settled = self._settled[:, kept]
+        self._engine.keep(kept)
+        self._ids, self._prompt, self._positions = self._ids[:, kept], self._prompt[:, kept], self._positions[:, kept]
         return {slot: int(number[slot]) for slot in used}
-
-    def _live(self, used: Iterable[int]) -> Tensor:
-        live = self._settled.any(0)  # (T,)
-        live[list(used)] = True
-        return live
-
-    def branch(self, rows: Sequence[Sequence[Leaf]]) -> Tensor:
-        """Feed every row any number of leaves, which do not see each other, in one forward.
-
-        Args:
-            rows: Each row's leaves; at most one a row where the cache cannot branch.
-
-        Returns:
-            The log-probabilities (B, n, A) of what follows each leaf, in slots as after `append`.
-        """
-        n_new = max(map(len, rows))
-        if n_new == 1:
-            return self.append(
-                [Append([leaf.id for leaf in row], row[0].seen if row else (), row[0].position if row else 0) for row in rows]
-            )
-        ids = torch.zeros(len(rows), n_new, dtype=torch.long)
-        positions = torch.zeros(len(rows), n_new, dtype=torch.long)
-        own = torch.eye(n_new, dtype=torch.long).expand(len(rows), -1, -1)
-        mask = torch.cat([self._settled[:, None].expand(-1, n_new, -1), own], dim=-1)  # (B, n, T + n)
-        for i, row in enumerate(rows):
-            for n, leaf in enumerate(row):
-                ids[i, n], positions[i, n] = leaf.id, leaf.position
-                mask[i, n, list(leaf.seen)] = 1
-        logp = self._forward(ids, mask, positions, keep=n_new)
-        self._settled = torch.cat([self._settled, torch.zeros_like(ids)], dim=-1)
-        return logp
 
     def reorder(self, parents: Sequence[int]) -> None:
         """Make row i go on from what row `parents[i]` was fed; rows may be dropped and doubled."""
         index = torch.LongTensor(parents)
-        self._cache.reorder_cache(index.to(self._anchor.device))  # type: ignore[arg-type]
-        self._settled = self._settled[index]
+        self._engine.reorder(index)
+        self._ids, self._prompt, self._positions = self._ids[index], self._prompt[index], self._positions[index]
+        self._n_prompt = [self._n_prompt[parent] for parent in parents]
 
-    def settle(self, row: int, slots: Sequence[int]) -> None:
-        """Make slots of one row part of what it always sees."""
-        self._settled[row, list(slots)] = 1
+    def _read(
+        self,
+        ids: Sequence[Sequence[int]],
+        seen: Sequence[Sequence[Sequence[int]]],
+        depths: Sequence[Sequence[int]],
+        among: Tensor,
+        chained: bool,
+    ) -> Tensor:
+        """Feed (B, n) tokens: each sees its row's prompt, the slots in `seen`, and of the new ones what `among` (n, n) says."""
+        n_rows, n_new = len(ids), len(among)
+        positions = torch.tensor(
+            [
+                [n_prompt + len(slots) + depth for slots, depth in zip(row, deep, strict=True)]
+                for n_prompt, row, deep in zip(self._n_prompt, seen, depths, strict=True)
+            ]
+        )
+        self._check_room(int(positions.max()) + 1)
+        visible = torch.cat([self._prompt[:, None].expand(-1, n_new, -1), among.expand(n_rows, -1, -1)], dim=-1)  # (B, n, T + n)
+        for i, row in enumerate(seen):
+            for n, slots in enumerate(row):
+                visible[i, n, list(slots)] = True
+        self._ids = torch.cat([self._ids, torch.tensor(ids)], dim=-1)
+        self._positions = torch.cat([self._positions, positions], dim=-1)
+        self._prompt = torch.cat([self._prompt, torch.zeros(n_rows, n_new, dtype=torch.bool)], dim=-1)
+        return self._counted(self._engine.read(self._ids, self._positions, visible, chained), n_new)
 
-    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, keep: int) -> Tensor:
-        device = self._anchor.device
-        self._check_room(mask.shape[-1], int(positions.max()) + 1)
-        with torch.no_grad():
-            output = self._anchor(
-                input_ids=ids.to(device),
-                attention_mask=_as_bias(mask, self._anchor.dtype).to(device) if mask.dim() == 3 else mask.to(device),
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=keep,
-                position_ids=positions.to(device),
-            )
+    def _counted(self, logits: Tensor, n_new: int) -> Tensor:
+        """The log-probabilities (B, n, A) that one forward gave."""
         self.n_forwards += 1
-        self.n_tokens += ids.numel()
-        logp = output.logits.float().log_softmax(-1)  # (B, n, A)
+        self.n_tokens += n_new * len(logits)
+        logp = logits.float().log_softmax(-1)
         if torch.isnan(logp).any():
             raise ValueError(
                 "The anchor's logits must be numbers, got NaN or infinity. Check the anchor's weights and dtype (float16 "
@@ -196,18 +186,63 @@ class AnchorCache:
             )
         return logp
 
-    def _check_room(self, n_slots: int, n_positions: int) -> None:
-        for name, limit, needed in zip(("context", "attention window"), self._limits, (n_positions, n_slots), strict=True):
-            if limit is not None and needed > limit:
-                raise ValueError(
-                    f"The anchor's {name} must hold the conversation and the steered answer, but takes {limit} tokens and "
-                    f"needs {needed}. Use an anchor with a longer one, a smaller `n_steps`, or shorter prompts."
-                )
+    def _live(self, used: Iterable[int]) -> Tensor:
+        live = self._prompt.any(0)  # (T,)
+        live[list(used)] = True
+        return live
+
+    def _check_room(self, n_positions: int) -> None:
+        limit = self._engine.n_positions
+        if limit is not None and n_positions > limit:
+            raise ValueError(
+                f"The anchor's context must hold the conversation and the steered answer, but takes {limit} tokens and "
+                f"needs {n_positions}. Use an anchor with a longer one, a smaller `n_steps`, or shorter prompts."
+            )
 
 
-def _as_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask of its own for each token, (B, n, T) of 0 and 1, as what is added to the attention scores: (B, 1, n, T)."""
-    return ((1 - mask[:, None]) * torch.finfo(dtype).min).to(dtype)
+def choose_engine(anchor: PreTrainedModel, tokens: Sequence[bytes | None], scope: Scope = nullcontext) -> Callable[[], Engine]:
+    """How an anchor is to be run: from a cache where that is seen to give what reading the whole text gives.
+
+    Args:
+        anchor: A decoder.
+        tokens: The bytes of its tokens, by id.
+        scope: A context for its forwards.
+
+    Returns:
+        What makes an engine for one batch.
+    """
+    ordinary = [i for i, token in enumerate(tokens) if token]
+    ids = [ordinary[len(ordinary) * n // 6] for n in range(1, 6)]
+    cached = can_cache(anchor) and _is_exact(anchor, ids, scope)
+    return partial(KeyValueEngine if cached else ReadAnewEngine, anchor, scope)
+
+
+def _is_exact(anchor: PreTrainedModel, ids: Sequence[int], scope: Scope) -> bool:
+    """Whether ragged rows that branch, sweep and swap in the cache read as from scratch."""
+    prompts = [ids[:3], [ids[3], ids[4], ids[0], ids[2], ids[1]]]
+    engine = KeyValueEngine(anchor, scope)
+    n_leaves = min(engine.n_leaves, 2)
+    anew = _probe(AnchorCache(ReadAnewEngine(anchor, scope), prompts), ids, n_leaves)
+    try:
+        cached = _probe(AnchorCache(engine, prompts), ids, n_leaves)
+    except Exception:  # whatever a model of an unknown kind raises here: it is read anew
+        return False
+    rounding = ROUNDING if torch.finfo(anchor.dtype).bits >= 32 else COARSE_ROUNDING
+    return bool((anew - cached).abs().sum(-1).max() / 2 <= rounding)
+
+
+def _probe(cache: AnchorCache, ids: Sequence[int], n_leaves: int) -> Tensor:
+    """The distributions (n, A) after every kind of step that a cache takes."""
+    a, b, c, d, e = ids
+    first = cache.n_slots
+    found = [cache.append([Append([d, e], []), Append([b], [])])[[0, 0, 1], [0, 1, 0]]]
+    leaves = [Leaf(a, [first]), Leaf(c, [first, first + 1])][:n_leaves]
+    found.append(cache.branch([leaves, [Leaf(e, [])]])[[0, 0, 1], [0, n_leaves - 1, 0]])
+    number = cache.sweep([first, first + 2])
+    cache.reorder([1, 0])
+    last = [Append([c], [number[first]]), Append([d, b], [number[first], number[first + 2]])]
+    found.append(cache.append(last)[[0, 1], [0, 1]])
+    return torch.cat(found).exp()
 
 
 def check_anchor(anchor: PreTrainedModel, anchor_tokenizer: PreTrainedTokenizerBase, tokens: Sequence[bytes | None]) -> None:
@@ -215,16 +250,6 @@ def check_anchor(anchor: PreTrainedModel, anchor_tokenizer: PreTrainedTokenizerB
     name = type(anchor).__name__
     if anchor.config.is_encoder_decoder:
         raise ValueError(f"`anchor` must be a decoder, got the encoder-decoder {name}. Use a causal language model.")
-    if getattr(anchor, "_is_stateful", False):
-        raise ValueError(
-            f"`anchor` must keep a key-value cache in every layer, got {name}, which has recurrent layers. Use an "
-            "attention-only model."
-        )
-    if not takes_positions(anchor):
-        raise ValueError(
-            f"`anchor` must take `position_ids`, which {name} does not: its cached tokens could not be placed. Use a model "
-            "with rotary or learned positions."
-        )
     if anchor.training:
         raise ValueError(f"`anchor` must be in evaluation mode, but {name} is in training mode. Call `anchor.eval()`.")
     n_tokens, n_rows = len(anchor_tokenizer), int(anchor.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
@@ -239,35 +264,3 @@ def check_anchor(anchor: PreTrainedModel, anchor_tokenizer: PreTrainedTokenizerB
             "aligned model refuses best in the template it was trained with: set `anchor_tokenizer.chat_template`.",
             stacklevel=3,
         )
-
-
-def takes_positions(anchor: PreTrainedModel) -> bool:
-    """Whether the anchor can be told its tokens' positions (adapters and compilation are looked through)."""
-    inner = getattr(anchor, "_orig_mod", anchor)
-    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # type: ignore[operator]
-    return "position_ids" in inspect.signature(inner.forward).parameters
-
-
-def context_limits(anchor: PreTrainedModel) -> tuple[int | None, int | None]:
-    """How many positions the anchor has, and how many cached tokens its narrowest layer sees; None where unbounded.
-
-    A sliding or local layer counts cache slots, masked ones included, so it is exact only while all of them fit.
-    """
-    config = anchor.config.get_text_config()
-    kinds = [*(getattr(config, "layer_types", None) or []), *_flat(getattr(config, "attention_types", None) or [])]
-    windowed = getattr(config, "use_sliding_window", True) is not False if not kinds else any(map(_is_local, kinds))
-    names = ("sliding_window", "attention_chunk_size", "window_size", "local_attention")
-    windows = [value for name in names if isinstance(value := getattr(config, name, None), int) and value > 0]
-    return getattr(config, "max_position_embeddings", None), min(windows) if windowed and windows else None
-
-
-def _is_local(kind: object) -> bool:
-    return isinstance(kind, str) and any(word in kind for word in ("sliding", "chunked", "local"))
-
-
-def _flat(nested: Iterable[object]) -> Iterator[object]:
-    for item in nested:
-        if isinstance(item, list | tuple):
-            yield from _flat(item)
-        else:
-            yield item

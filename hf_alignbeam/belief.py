@@ -8,7 +8,7 @@ ahead.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -68,19 +68,19 @@ class Row:
         text: The bytes of the answer there, as the anchor would write them.
         path: The anchor's tokens for them.
         nodes: By the tokens that lead there, every point fed; `()` is the settled boundary itself.
-        position: The position of the next token after the settled ones.
+        settled: The cache slots of the answer's tokens before them, which are read anew no more.
         owed: Bytes that the target still has to write before the answer's first.
         lead_in: The white space at the start of `text` that no target token wrote.
-        written: The target's tokens.
+        written: The target's last `N_WORD_TOKENS` tokens.
     """
 
     text: bytes
     path: Path
     nodes: dict[Path, Node]
-    position: int
+    settled: tuple[int, ...]
     owed: bytes
     lead_in: bytes
-    written: list[int] = field(default_factory=list)
+    written: Path = ()
 
 
 @dataclass(frozen=True)
@@ -325,6 +325,5 @@ def _heavy(prob: Tensor, translator: VocabularyTranslator) -> list[tuple[int, fl
 def _word(row: Row, translator: VocabularyTranslator) -> Path:
     """The target's tokens from the last one on that begins with white space; empty where that is not known."""
     tokens = translator.target.tokens
-    last = row.written[-N_WORD_TOKENS:]
-    starts = [n for n, i in enumerate(last) if (tokens[i] or b"")[:1].isspace()]
-    return tuple(last[starts[-1] :]) if starts else ()
+    starts = [n for n, i in enumerate(row.written) if (tokens[i] or b"")[:1].isspace()]
+    return row.written[starts[-1] :] if starts else ()

@@ -188,6 +188,10 @@ class ChatReader:
         bos = (self._tokenizer.bos_token or "").encode()
         return self.format.parse(text) or (self.format.parse(text.removeprefix(bos)) if bos else None)
 
+    def lead_in(self, messages: list[Message]) -> bytes:
+        """The white space that the model writes before the first word of its answer to a conversation."""
+        return render_prompt(self._tokenizer, self._tokens, messages)[1]
+
     def plain(self, ids: Sequence[int]) -> str:
         """The prompt's text without special tokens, for a prompt that follows no known template."""
         return _readable(b"".join(self._tokens[i] or b"" for i in ids if i < len(self._tokens)))

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from .anchor import AnchorCache, Append, Leaf
-from .belief import LEAST_BEGUN, LEAST_STEP, Node, OpenPath, Path, Reading, Row
+from .belief import LEAST_BEGUN, LEAST_STEP, N_WORD_TOKENS, Node, OpenPath, Path, Reading, Row
+from .engines import Engine
 from .translate import Translation, VocabularyTranslator
 from .vocab import complete_characters
 
@@ -24,8 +24,8 @@ N_CUT = 12
 #: How many slots of the anchor's cache may lie unused before they are swept out.
 N_UNUSED = 64
 
-#: How many open paths of a row one forward looks ahead on, where the anchor's attention allows for it.
-N_LEAVES = 24
+#: How many tokens of a single answer can be taken back: assisted generation proposes some and keeps the first few of them.
+N_BACK = 24
 
 
 @dataclass(frozen=True)
@@ -42,32 +42,53 @@ class Start:
 class Follower:
     """The anchor's side of one call of `generate`, a row for each of the target's.
 
+    Its last states are kept, so that a single answer can be taken back to an earlier token.
+
     Args:
-        anchor: The anchor model.
+        engine: The anchor, ready to be fed.
         translator: Between the two vocabularies.
         starts: How each row begins.
         n_lookahead: How many extra forwards of the anchor a step may spend where its token leaves the target's open.
     """
 
-    def __init__(self, anchor: PreTrainedModel, translator: VocabularyTranslator, starts: Sequence[Start], n_lookahead: int):
+    def __init__(self, engine: Engine, translator: VocabularyTranslator, starts: Sequence[Start], n_lookahead: int):
         self._translator = translator
         self._n_lookahead = n_lookahead
         begun = [_committed(start, translator) for start in starts]
-        self.cache = AnchorCache(anchor, [[*start.prompt_ids, *head] for start, (head, _) in zip(starts, begun, strict=True)])
-        self.rows = [
+        self.cache = AnchorCache(engine, [[*start.prompt_ids, *head] for start, (head, _) in zip(starts, begun, strict=True)])
+        rows = [
             Row(
                 text=text,
                 path=(),
                 nodes={(): Node(logp.clone())},
-                position=len(start.prompt_ids) + len(head),
+                settled=(),
                 owed=b"" if start.begun else start.owed,
                 lead_in=b"" if head else start.lead_in,
             )
             for start, (head, text), logp in zip(starts, begun, self.cache.prompt_logp, strict=True)
         ]
+        self._states = {0: rows}  # by the number of tokens written
+        self._ids: dict[int, list[int | None]] = {}  # what each state but the first was written with
+        self._n_back = N_BACK if len(rows) == 1 else 1  # nobody takes back tokens of a batch
+        self._goes_back = False
+        self.n_written = 0
         #: Equal vocabularies are the identity, unless the two templates begin an answer differently.
         self._identity = translator.identity and all(start.lead_in == start.owed for start in starts)
         self._read([self._spelled(row, start.begun) for row, start in zip(self.rows, starts, strict=True)], LEAST_BEGUN)
+
+    @property
+    def rows(self) -> list[Row]:
+        """What is known of each row at this point."""
+        return self._states[self.n_written]
+
+    def can_go_back(self, n_written: int) -> bool:
+        """Whether the state after so many tokens is still known."""
+        return n_written in self._states
+
+    def go_back(self, n_written: int) -> None:
+        """Take back every token but the first so many."""
+        self.n_written = n_written
+        self._goes_back = True
 
     def write(self, ids: Sequence[int | None]) -> None:
         """Let each row's answer go on by one target token.
@@ -76,6 +97,20 @@ class Follower:
             ids: One id a row, None for a row that is not followed any more. An id that stands for no bytes leaves the
                 text as it is; with equal vocabularies the anchor reads it like any other.
         """
+        known = self._ids.get(self.n_written + 1) == list(ids)
+        rows = self.rows
+        self.n_written += 1
+        if known:
+            return
+        self._states = {n: state for n, state in self._states.items() if self.n_written - self._n_back <= n < self.n_written}
+        self._states[self.n_written] = [_copy(row) for row in rows]
+        if not self._goes_back:  # what was looked ahead on before this token is not kept for an answer that only grows
+            for row in rows:
+                row.nodes = self._behind(row)
+        self._ids = {n: before for n, before in self._ids.items() if n in self._states} | {self.n_written: list(ids)}
+        self._go_on(ids)
+
+    def _go_on(self, ids: Sequence[int | None]) -> None:
         paths = []
         tokens = self._translator.target.tokens
         for row, i in zip(self.rows, ids, strict=True):
@@ -87,9 +122,9 @@ class Follower:
                 self._add(row, i, tokens[i] or b"")
                 paths.append(self._spelled(row))
         self._read(paths)
-        for number, row in enumerate(self.rows):
+        for row in self.rows:
             if len(row.path) > N_OPEN_TOKENS:
-                self._settle(number, row)
+                self._settle(row)
         self._sweep()
 
     def translate(self, target_prob: Tensor, rows: Sequence[int]) -> Translation:
@@ -140,10 +175,11 @@ class Follower:
     def reorder(self, parents: Sequence[int]) -> None:
         """Make row i go on from row `parents[i]`."""
         self.cache.reorder(parents)
-        self.rows = [replace(self.rows[i], nodes=dict(self.rows[i].nodes), written=list(self.rows[i].written)) for i in parents]
+        self._states = {self.n_written: [_copy(self.rows[i]) for i in parents]}
+        self._ids = {}
 
     def _add(self, row: Row, i: int, data: bytes) -> None:
-        row.written.append(i)
+        row.written = (*row.written, i)[-N_WORD_TOKENS:]
         if row.owed.startswith(data):
             row.owed = row.owed[len(data) :]
         else:
@@ -190,46 +226,48 @@ class Follower:
         )
         for row, path in zip(self.rows, paths, strict=True):
             row.path = path
-            kept = {path[:n] for n in range(len(path) + 1)}
-            if not self._identity:
-                kept |= {p for p in row.nodes if row.text.startswith(self._translator.anchor.spell(p))}
-            row.nodes = {p: node for p, node in row.nodes.items() if p in kept}
+            row.nodes = self._behind(row)
+
+    def _behind(self, row: Row) -> dict[Path, Node]:
+        """The points that lie within the row's text."""
+        path, spell = row.path, self._translator.anchor.spell
+        read = {path[:n] for n in range(len(path) + 1)}
+        return {p: node for p, node in row.nodes.items() if p in read or (not self._identity and row.text.startswith(spell(p)))}
 
     def _feed(self, ids: Sequence[Path], after: Sequence[Path], least: float) -> None:
         if not any(ids):
             return
         start = self.cache.n_slots
-        logp = self.cache.append(
-            [
-                Append(new, _slots(row, path), row.position + len(path))
-                for row, new, path in zip(self.rows, ids, after, strict=True)
-            ]
-        )
+        logp = self.cache.append([Append(new, _slots(row, path)) for row, new, path in zip(self.rows, ids, after, strict=True)])
         for number, (row, new, path) in enumerate(zip(self.rows, ids, after, strict=True)):
             for n in range(len(new)):
                 _add_node(row, path + new[: n + 1], logp[number, n], start + n, least)
 
-    def _settle(self, number: int, row: Row) -> None:
+    def _settle(self, row: Row) -> None:
         """Give up reading the row's older half anew: cut before a word where the anchor's tokens do not straddle."""
         tokens = self._translator.anchor.tokens
         n_cut = len(row.path) // 2 if self._identity else self._cut(row, tokens)
         if not n_cut:
             return
         head = row.path[:n_cut]
-        self.cache.settle(number, _slots(row, head))
+        row.settled = tuple(_slots(row, head))
         boundary = row.nodes[head].weight
         n_bytes = 0 if self._identity else sum(len(tokens[i] or b"") for i in head)
-        row.text, row.path, row.position, row.lead_in = row.text[n_bytes:], row.path[n_cut:], row.position + n_cut, b""
+        row.text, row.path, row.lead_in = row.text[n_bytes:], row.path[n_cut:], b""
         kept = {p[n_cut:]: node for p, node in row.nodes.items() if p[:n_cut] == head}
         row.nodes = {p: replace(node, weight=node.weight - boundary) for p, node in kept.items()}
 
     def _sweep(self) -> None:
         """Drop what was looked ahead on and not taken, once it is much."""
-        used = [node.slot for row in self.rows for node in row.nodes.values() if node.slot is not None]
+        rows = [row for state in self._states.values() for row in state]
+        used = {node.slot for row in rows for node in row.nodes.values() if node.slot is not None}.union(
+            *(row.settled for row in rows)
+        )
         if self.cache.n_unused(used) <= N_UNUSED:
             return
         number = self.cache.sweep(used)
-        for row in self.rows:
+        for row in rows:
+            row.settled = tuple(number[slot] for slot in row.settled)
             row.nodes = {p: n if n.slot is None else replace(n, slot=number[n.slot]) for p, n in row.nodes.items()}
 
     def _cut(self, row: Row, tokens: list[bytes | None]) -> int:
@@ -250,13 +288,13 @@ class Follower:
         Each of them is among its row's `nodes` from here on, until the target's next token is known.
         """
         queues = {i: reading.open_paths() if self._n_lookahead else [] for i, reading in readings.items()}
-        width = N_LEAVES if self.cache.can_branch else 1
+        width = self.cache.n_leaves
         for _ in range(self._n_lookahead):
             chosen: dict[int, list[OpenPath]] = {}
             for i, queue in queues.items():
                 queue.sort(key=lambda item: item.mass, reverse=True)
                 chosen[i], queue[:] = queue[:width], queue[width:]
-            if not any(chosen.values()) or not self.cache.has_room(max(map(len, chosen.values()))):
+            if not any(chosen.values()):
                 break
             self._ask({i: [item.path for item in items] for i, items in chosen.items()})
             for i, items in chosen.items():
@@ -268,10 +306,7 @@ class Follower:
         new = {i: [path for path in some if path not in self.rows[i].nodes] for i, some in paths.items()}
         if not any(new.values()):
             return
-        leaves = [
-            [Leaf(path[-1], _slots(row, path[:-1]), row.position + len(path) - 1) for path in new.get(i, ())]
-            for i, row in enumerate(self.rows)
-        ]
+        leaves = [[Leaf(path[-1], _slots(row, path[:-1])) for path in new.get(i, ())] for i, row in enumerate(self.rows)]
         start = self.cache.n_slots
         logp = self.cache.branch(leaves)
         for i, some in new.items():
@@ -309,6 +344,10 @@ def _translated(reading: Reading) -> Translation:
 
 
 def _slots(row: Row, path: Path) -> list[int]:
-    """The cache slots of a path's tokens, in order."""
+    """The cache slots of the answer's tokens up to the end of a path, in order."""
     slots = [row.nodes[path[:n]].slot for n in range(1, len(path) + 1)]
-    return [slot for slot in slots if slot is not None]
+    return [*row.settled, *(slot for slot in slots if slot is not None)]
+
+
+def _copy(row: Row) -> Row:
+    return replace(row, nodes=dict(row.nodes))

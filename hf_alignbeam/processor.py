@@ -4,18 +4,24 @@ Knows `generate`'s calls: which rows go on from which, where a prompt ends, when
 `follow.py`'s business, how it is mixed in is `mixing.py`'s.
 """
 
+import copy
 import math
+import threading
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from .anchor import check_anchor
+from .adapters import OneThread, adapters_off, base_of
+from .anchor import check_anchor, choose_engine
 from .chat import ChatReader, Conversation, Message, as_messages, learn_format, render_prompt
-from .follow import Follower, Start
+from .follow import N_BACK, Follower, Start
 from .mixing import PAPER_TOP_TOKENS, MixingRule, check_mixing, linear, log_linear, paper
 from .translate import TranslationRule, VocabularyTranslator
 from .vocab import token_bytes
@@ -45,34 +51,47 @@ class Ledger:
 
 
 @dataclass
+class _Point:
+    """One point of a call's answers.
+
+    Attributes:
+        input_ids: (rows, length) the ids up to it.
+        active: Which rows are steered there.
+        contested: Which rows hold a token that the target alone would hardly have written.
+        over: Whether steering has ended for good.
+        own_logp: (rows, V) the target's own log-probabilities there; a row that is not steered holds zeros.
+    """
+
+    input_ids: Tensor
+    active: list[bool]
+    contested: list[bool]
+    over: bool
+    own_logp: Tensor | None = None
+
+
+@dataclass
 class _Call:
     """One call of `generate`.
 
     Attributes:
         prompt_length: How many ids its prompts have.
-        input_ids: The ids seen last.
-        follower: The anchor, while it is needed.
-        active: Which rows are still steered.
-        contested: Which rows hold a token that the target alone would hardly have written.
-        own_logp: (rows, V) the target's own log-probabilities at the last step; a row that is not steered holds zeros.
+        follower: The anchor, while it may be needed.
+        points: The last points of its answers, by how many tokens were written.
     """
 
     prompt_length: int
-    input_ids: Tensor
     follower: Follower | None
-    active: list[bool]
-    contested: list[bool]
-    own_logp: Tensor | None = None
+    points: dict[int, _Point]
 
 
 class AnchorLogitsProcessor(LogitsProcessor):
     """Mixes a safe anchor's next-token distribution into the target's scores for the first tokens of an answer.
 
-    Works in `model.generate(..., logits_processor=[processor])` with greedy search and sampling, on left-padded batches.
-    One object serves any number of calls, one at a time.
+    Works in `model.generate(..., logits_processor=[processor])`: greedy search, sampling, beams, several sequences a prompt,
+    prompt lookup, left-padded batches, `inputs_embeds`. One object serves any number of calls, from several threads too.
 
     Args:
-        anchor: The safe model; a decoder with full attention in every layer, of any family.
+        anchor: The safe model, a decoder of any family; or `"base"`, the model under the adapters of `model`.
         anchor_tokenizer: Its tokenizer, with the chat template it was aligned in.
         tokenizer: The target's tokenizer.
         alpha: The anchor's share, in [0, 1]; 0 leaves the target alone.
@@ -82,6 +101,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
         conversations: What the prompts of each call say, one conversation a prompt: a list of
             `{"role", "content"}` messages or a plain string; one that ends in an assistant's message is an answer
             already begun. By default they are recovered from the prompt's ids through the target's chat template.
+            `with_conversations` gives the same guard for other ones.
         mixing: `"log_linear"`, `"linear"` (over the union of both supports) or `"paper"` (arXiv 2606.12342, which goes
             with `translation="drop"`).
         translation: The rule of `VocabularyTranslator`; or the `translator` of another processor for the same models, which
@@ -90,6 +110,8 @@ class AnchorLogitsProcessor(LogitsProcessor):
             target's, so that its next token leaves the target's open.
         template: For a target without a chat template: a Jinja template, or a callable from the prompt's text to the
             conversation.
+        model: For `anchor="base"` the target: a `PeftModel`, the model inside it, or a model with adapters of its own.
+            Adapters are off during the anchor's forwards, so only one thread at a time may run such a model.
 
     Raises:
         ValueError: An argument is out of its range, or the anchor and its tokenizer do not belong together.
@@ -103,7 +125,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
 
     def __init__(
         self,
-        anchor: PreTrainedModel,
+        anchor: PreTrainedModel | Literal["base"],
         anchor_tokenizer: PreTrainedTokenizerBase,
         tokenizer: PreTrainedTokenizerBase,
         alpha: float = 0.7,
@@ -114,6 +136,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
         translation: TranslationRule | VocabularyTranslator = "bytes",
         n_lookahead: int = N_LOOKAHEAD,
         template: str | Callable[[str], Conversation] | None = None,
+        model: torch.nn.Module | None = None,
     ):
         check_mixing(mixing, alpha)
         for name, number in (("n_steps", n_steps), ("n_lookahead", n_lookahead)):
@@ -127,20 +150,31 @@ class AnchorLogitsProcessor(LogitsProcessor):
                     f"`{name}` must have a `tokenizers` back end, whose chat template can be followed, got "
                     f"{type(given).__name__}. Load the same files through AutoTokenizer, with tokenizer.json beside them."
                 )
+        shared = isinstance(anchor, str)
+        if shared != (model is not None) or (shared and anchor != "base"):
+            raise ValueError(
+                f'`anchor` must be a model, or "base" with the adapted target as `model`, got {_named(anchor)} with '
+                f"{_named(model)}. Leave `model` out where the anchor is a model of its own."
+            )
+        safe = base_of(model) if model is not None else cast(PreTrainedModel, anchor)
         self._anchor_tokens = token_bytes(anchor_tokenizer)
-        check_anchor(anchor, anchor_tokenizer, self._anchor_tokens)
+        check_anchor(safe, anchor_tokenizer, self._anchor_tokens)
+        scope = partial(adapters_off, model) if model is not None else nullcontext
+        self._new_engine = choose_engine(safe, self._anchor_tokens, scope)
+        self._exclusive = OneThread() if model is not None else None
         self.alpha = alpha
         self.n_steps = n_steps
         self.mixing = mixing
         self.n_lookahead = n_lookahead
         self.n_watch = n_watch
         self.ledger = Ledger()
-        self._anchor = anchor
+        self._lock = threading.Lock()
         self._anchor_tokenizer = anchor_tokenizer
         self._reader = ChatReader(tokenizer, template)
         self._pad_token_id = tokenizer.pad_token_id
-        self.conversations = conversations
-        ends = _eos_ids(anchor, anchor_tokenizer, self._anchor_tokens), self._reader.eos_ids
+        self._conversations = _checked_conversations(conversations)
+        self._threads = threading.local()  # each thread's own call
+        ends = _eos_ids(safe, anchor_tokenizer, self._anchor_tokens), self._reader.eos_ids
         if isinstance(translation, VocabularyTranslator):
             translation.check(anchor_tokenizer, tokenizer, *ends)
             self._translator = translation
@@ -155,17 +189,15 @@ class AnchorLogitsProcessor(LogitsProcessor):
 
     @property
     def conversations(self) -> list[list[Message]] | None:
-        """What the prompts of the next call say; None to recover it from their ids. May be set between calls."""
+        """What the prompts say; None where it is recovered from their ids."""
         return self._conversations
 
-    @conversations.setter
-    def conversations(self, conversations: Sequence[Conversation] | None) -> None:
-        if conversations is not None and (isinstance(conversations, str) or not conversations):
-            raise ValueError(
-                f"`conversations` must hold one conversation a prompt, got {conversations!r}. Put a single one in a list."
-            )
-        self._conversations = None if conversations is None else [as_messages(c) for c in conversations]
-        self._call: _Call | None = None  # what comes next is a new call, whatever its ids
+    def with_conversations(self, conversations: Sequence[Conversation] | None) -> "AnchorLogitsProcessor":
+        """The same guard for prompts that say something else: it shares models, translator and ledger with this one."""
+        other = copy.copy(self)
+        other._conversations = _checked_conversations(conversations)
+        other._threads = threading.local()
+        return other
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Mix the anchor in.
@@ -180,18 +212,18 @@ class AnchorLogitsProcessor(LogitsProcessor):
         self._check(input_ids, scores)
         if self.alpha == 0.0 or self.n_steps == 0:
             return scores
-        call = self._continue(input_ids) or self._begin(input_ids)
-        self._call = call
-        if self.n_steps is not None and input_ids.shape[-1] - call.prompt_length >= self.n_steps:
-            call.follower = None
-        rows = [row for row, active in enumerate(call.active) if active]
-        call.own_logp = None
-        if call.follower is None or not rows:
+        call = self._go_on(input_ids) or self._begin(input_ids)
+        self._threads.call = call
+        point = call.points[input_ids.shape[-1] - call.prompt_length]
+        if self._exclusive is not None:
+            self._exclusive.claim(point.over)
+        rows = [row for row, active in enumerate(point.active) if active]
+        if call.follower is None or point.over or not rows:
             return scores
         target_logp = scores[rows].float().log_softmax(-1)  # (N, V)
         mixed = self._mix(call.follower, target_logp, rows)
-        call.own_logp = torch.zeros_like(scores, dtype=torch.float32)
-        call.own_logp[rows] = target_logp
+        point.own_logp = torch.zeros_like(scores, dtype=torch.float32)
+        point.own_logp[rows] = target_logp
         result = scores.clone()
         result[rows] = mixed.to(scores.dtype)
         return result
@@ -212,10 +244,11 @@ class AnchorLogitsProcessor(LogitsProcessor):
         return mixed
 
     def _count(self, follower: Follower, before: tuple[int, int], n_rows: int, lost: float) -> None:
-        self.ledger.anchor_forwards += follower.cache.n_forwards - before[0]
-        self.ledger.anchor_tokens += follower.cache.n_tokens - before[1]
-        self.ledger.steered_tokens += n_rows
-        self.ledger.lost_mass += lost
+        with self._lock:
+            self.ledger.anchor_forwards += follower.cache.n_forwards - before[0]
+            self.ledger.anchor_tokens += follower.cache.n_tokens - before[1]
+            self.ledger.steered_tokens += n_rows
+            self.ledger.lost_mass += lost
 
     def _check(self, input_ids: Tensor, scores: Tensor) -> None:
         if input_ids.dim() != 2:
@@ -230,51 +263,85 @@ class AnchorLogitsProcessor(LogitsProcessor):
                 f"{width}. Pass the target's own `tokenizer`; an assistant model of another vocabulary cannot be steered."
             )
 
-    def _continue(self, input_ids: Tensor) -> _Call | None:
-        """The call that these rows go on from, its anchor told of the new tokens; None where they begin a new one."""
-        call = self._call
-        if call is None or input_ids.shape[-1] != call.input_ids.shape[-1] + 1:
-            return None
-        parents = _parents(input_ids[:, :-1], call.input_ids)
-        if parents is None:
-            return None
-        if parents != list(range(len(call.active))):
-            call.active = [call.active[parent] for parent in parents]
-            call.contested = [call.contested[parent] for parent in parents]
-            call.own_logp = call.own_logp[parents] if call.own_logp is not None else None
-            if call.follower is not None:
-                call.follower.reorder(parents)
-        call.input_ids = input_ids
-        if call.follower is not None:
-            self._write(call, input_ids[:, -1].tolist())
-        return call
+    def _go_on(self, input_ids: Tensor) -> _Call | None:
+        """The call that these rows go on from, its anchor told of the new tokens; None where they begin a new one.
 
-    def _write(self, call: _Call, new: list[int]) -> None:
+        Rows are found by what they hold: beams swap, and assisted generation takes tokens back.
+        """
+        call: _Call | None = getattr(self._threads, "call", None)
+        if call is None:
+            return None
+        n_written = input_ids.shape[-1] - call.prompt_length
+        before, asked_again = call.points.get(n_written - 1), call.points.get(n_written)
+        parents = _parents(input_ids[:, :-1], before.input_ids) if before is not None else None
+        if before is not None and parents is not None and self._is_at(call, before, n_written - 1):
+            self._write(call, n_written, self._reordered(call, before, parents, n_written - 1), input_ids)
+            return call
+        if (
+            asked_again is not None
+            and torch.equal(input_ids, asked_again.input_ids)
+            and self._is_at(call, asked_again, n_written)
+        ):
+            return call
+        return None
+
+    @staticmethod
+    def _is_at(call: _Call, point: _Point, n_written: int) -> bool:
+        """Whether the anchor stands at a point, or needs not; it is taken back there where it can be."""
+        if point.over or call.follower is None:
+            return point.over
+        if call.follower.n_written != n_written:
+            if not call.follower.can_go_back(n_written):
+                return False
+            call.follower.go_back(n_written)
+        return True
+
+    @staticmethod
+    def _reordered(call: _Call, point: _Point, parents: list[int], n_written: int) -> _Point:
+        if parents == list(range(len(point.active))):
+            return point
+        if call.follower is not None and not point.over:
+            call.follower.reorder(parents)
+        point = _Point(
+            input_ids=point.input_ids[parents],
+            active=[point.active[parent] for parent in parents],
+            contested=[point.contested[parent] for parent in parents],
+            over=point.over,
+            own_logp=point.own_logp[parents] if point.own_logp is not None else None,
+        )
+        call.points = {n_written: point}
+        return point
+
+    def _write(self, call: _Call, n_written: int, before: _Point, input_ids: Tensor) -> None:
         """Tell the anchor of one new token a row; a row that is not steered any more is followed no more."""
-        n_written = call.input_ids.shape[-1] - call.prompt_length
-        for row, i in enumerate(new):
-            call.active[row] = self._goes_on(call, row, i, n_written)
-        over = self.n_steps is not None and n_written >= self.n_steps
-        if over or (self._is_watched(n_written) and not any(call.contested)):
+        new = input_ids[:, -1].tolist()
+        contested = [was or _is_contested(before, row, i) for row, (i, was) in enumerate(zip(new, before.contested, strict=True))]
+        active = [self._goes_on(before.active[row], contested[row], i, n_written) for row, i in enumerate(new)]
+        over = before.over or self._is_over(n_written, contested)
+        point = _Point(input_ids, active, contested, over)
+        n_kept = N_BACK if len(new) == 1 else 1
+        call.points = {n: known for n, known in call.points.items() if abs(n - n_written) <= n_kept} | {n_written: point}
+        if all(known.over for known in call.points.values()):
             call.follower = None
-        if call.follower is None or not any(call.active):
-            return
-        before = call.follower.cache.n_forwards, call.follower.cache.n_tokens
-        call.follower.write([i if active else None for i, active in zip(new, call.active, strict=True)])
-        self._count(call.follower, before, 0, 0.0)
+        if call.follower is not None and not over:
+            spent = call.follower.cache.n_forwards, call.follower.cache.n_tokens
+            call.follower.write([i if goes_on else None for i, goes_on in zip(new, active, strict=True)])
+            self._count(call.follower, spent, 0, 0.0)
 
-    def _goes_on(self, call: _Call, row: int, i: int, n_written: int) -> bool:
+    def _goes_on(self, was_active: bool, contested: bool, i: int, n_written: int) -> bool:
         """Whether a row is steered after its token `i`: its answer has not ended, and the anchor has had to overrule.
 
         A row whose answer goes on after an EOS (`generate` was given other ones) goes on being steered.
         """
-        if call.own_logp is not None and i < call.own_logp.shape[-1]:
-            call.contested[row] |= float(call.own_logp[row, i]) < CONTESTED
         if i in self._translator.target.eos_ids:
             return False
-        if self._is_watched(n_written) and not call.contested[row]:
+        if self._is_watched(n_written) and not contested:
             return False
-        return call.active[row] or i != self._pad_token_id
+        return was_active or i != self._pad_token_id
+
+    def _is_over(self, n_written: int, contested: list[bool]) -> bool:
+        done = self.n_steps is not None and n_written >= self.n_steps
+        return done or (self._is_watched(n_written) and not any(contested))
 
     def _is_watched(self, n_written: int) -> bool:
         return self.n_watch is not None and n_written >= self.n_watch
@@ -292,22 +359,30 @@ class AnchorLogitsProcessor(LogitsProcessor):
                 if n_over:
                     raise ValueError(
                         f"`conversations` must hold one conversation a prompt, got {len(self._conversations)} for "
-                        f"{len(rows)} rows. Set `conversations` for each batch, or leave it out."
+                        f"{len(rows)} rows. Use `with_conversations` for each batch, or leave it out."
                     )
                 first = rows[number - number % n_each]
                 if row != first:
                     raise ValueError(
                         f"`conversations` must hold one conversation a prompt, got {len(self._conversations)} for "
-                        f"{len(rows)} rows with different prompts. Set `conversations` for each batch, or leave it out."
+                        f"{len(rows)} rows with different prompts. Use `with_conversations` for each batch, or leave it out."
                     )
                 starts.append(self._start(row, self._conversations[number // n_each]))
-        follower = Follower(self._anchor, self._translator, starts, self.n_lookahead)
+        follower = Follower(self._new_engine(), self._translator, starts, self.n_lookahead)
         self._count(follower, (0, 0), 0, 0.0)
-        return _Call(input_ids.shape[-1], input_ids, follower, [True] * len(rows), [False] * len(rows))
+        point = _Point(input_ids, [True] * len(rows), [False] * len(rows), over=False)
+        return _Call(input_ids.shape[-1], follower, {0: point})
 
     def _start(self, row: tuple[int, ...], messages: list[Message] | None) -> Start:
-        found = self._reader.read(row) if row or messages is None else None
+        if not row and messages is None:
+            raise ValueError(
+                "`conversations` must be given where `generate` gets `inputs_embeds`, for a processor then sees no prompt, got "
+                "None. Use `processor.with_conversations(...)`."
+            )
+        found = self._reader.read(row) if row else None
         owed, begun = (found.lead_in, found.begun) if found else (b"", b"")
+        if not row and messages is not None and messages[-1]["role"] != "assistant":
+            owed = self._reader.lead_in(messages)
         if messages is None:
             messages = found.messages if found else self._plain(row)
         elif messages[-1]["role"] == "assistant":
@@ -336,6 +411,23 @@ def _parents(before: Tensor, known: Tensor) -> list[int] | None:
         return list(range(len(known)))
     same = (before[:, None] == known[None]).all(-1)  # (rows, known rows)
     return same.int().argmax(-1).tolist() if bool(same.any(-1).all()) else None
+
+
+def _is_contested(point: _Point, row: int, i: int) -> bool:
+    """Whether a row's next token `i` is one that the target alone would hardly have written."""
+    return point.own_logp is not None and i < point.own_logp.shape[-1] and float(point.own_logp[row, i]) < CONTESTED
+
+
+def _checked_conversations(conversations: Sequence[Conversation] | None) -> list[list[Message]] | None:
+    if conversations is not None and (isinstance(conversations, str) or not conversations):
+        raise ValueError(
+            f"`conversations` must hold one conversation a prompt, got {conversations!r}. Put a single one in a list."
+        )
+    return None if conversations is None else [as_messages(c) for c in conversations]
+
+
+def _named(given: object) -> str:
+    return repr(given) if given is None or isinstance(given, str) else f"a {type(given).__name__}"
 
 
 def _eos_ids(anchor: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None]) -> set[int]:

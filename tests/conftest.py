@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from hf_alignbeam import testbed
+from hf_alignbeam.engines import KeyValueEngine
 from hf_alignbeam.testbed import tokenizers as toy
 from hf_alignbeam.testbed.language import SPLITS, language
 
@@ -76,6 +77,11 @@ def tiny(model_class, config_class, tokenizer, seed: int, **config):
         )
     )
     return model.eval()
+
+
+def engine(model):
+    """A cache for one batch of a model's texts."""
+    return KeyValueEngine(model)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 import pytest
 import reference
 import torch
+from conftest import engine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,7 +51,7 @@ def contexts(translator):
 
 
 def bytes_with_lookahead(model, translator, written, n_lookahead, target_prob):
-    follower = Follower(model, translator, [Start(PROMPT, b"", b" ")], n_lookahead)
+    follower = Follower(engine(model), translator, [Start(PROMPT, b"", b" ")], n_lookahead)
     for i in written:
         follower.write([i])
     return follower.translate(target_prob[None], [0]).prob[0]

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import reference
 import torch
-from conftest import tiny
+from conftest import engine, tiny
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from hf_alignbeam.belief import Reading
@@ -22,7 +22,7 @@ ANSWER = (
 def follow(anchor, translator, n_rows=1, n_lookahead=2, begun=b""):
     model, tokenizer = anchor
     ids, lead_in = render_prompt(tokenizer, token_bytes(tokenizer), QUESTION)
-    return Follower(model, translator, [Start(ids, lead_in, b" ", begun)] * n_rows, n_lookahead), ids
+    return Follower(engine(model), translator, [Start(ids, lead_in, b" ", begun)] * n_rows, n_lookahead), ids
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_one_leaf_a_forward_comes_to_the_same(anchor, translator, monkeypatch):
     target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target))
     at_once, _ = follow(anchor, translator, n_lookahead=4)
     prob = at_once.translate(target_prob, [0]).prob
-    monkeypatch.setattr("hf_alignbeam.anchor.AnchorCache.can_branch", False)
+    monkeypatch.setattr("hf_alignbeam.anchor.AnchorCache.n_leaves", 1)
     in_turn, _ = follow(anchor, translator, n_lookahead=200)
     torch.testing.assert_close(prob, in_turn.translate(target_prob, [0]).prob, atol=0.05, rtol=0)
     assert in_turn.cache.n_forwards > at_once.cache.n_forwards
@@ -124,7 +124,7 @@ def test_look_ahead_decides_what_the_targets_taste_would(anchor, translator):
     target_prob = torch.full((1, len(translator.target)), 1e-6)
     target_prob[0, some] = 1.0
     with_look, without = (
-        Follower(model, translator, [Start(ids, lead_in, b" ")], n).translate(target_prob, [0]).prob[0] for n in (4, 0)
+        Follower(engine(model), translator, [Start(ids, lead_in, b" ")], n).translate(target_prob, [0]).prob[0] for n in (4, 0)
     )
     scratch = reference.next_logp(model, ids)
     s = tokenizer.convert_tokens_to_ids("S")
@@ -201,7 +201,7 @@ def test_half_a_character_in_a_longer_token_is_read_as_that_token(piece_tokenize
     model = tiny(Qwen3ForCausalLM, Qwen3Config, tokenizer, seed=1, head_dim=8)
     translator = VocabularyTranslator(tokenizer, piece_tokenizer)
     start = next(token for token in translator.anchor.tokens if token and token[:1] == b" " and 1 < len(token) < len(face))
-    follower = Follower(model, translator, [Start([5, 6, 7], b"", b"")], 0)
+    follower = Follower(engine(model), translator, [Start([5, 6, 7], b"", b"")], 0)
     root = follower.rows[0].nodes[()]
     logp = torch.full_like(root.logp, -20.0)
     logp[translator.anchor.by_bytes[start]] = 0.0

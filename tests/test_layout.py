@@ -8,7 +8,21 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "hf_alignbeam"
 #: The core, each module importing only modules before it.
-CORE = ["caching", "backend", "vocab", "spelling", "translate", "chat", "anchor", "belief", "follow", "mixing", "processor"]
+CORE = [
+    "caching",
+    "backend",
+    "vocab",
+    "spelling",
+    "translate",
+    "chat",
+    "adapters",
+    "engines",
+    "anchor",
+    "belief",
+    "follow",
+    "mixing",
+    "processor",
+]
 ALLOWED = {"torch", "transformers", "safetensors", "huggingface_hub"}
 
 

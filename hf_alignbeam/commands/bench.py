@@ -58,7 +58,7 @@ def _measured(anchor: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase) 
     for rule in RULES[1:]:
         lost[rule] = float(translator.with_rule(rule)(anchor_prob, target_prob).lost[0])
     peaked = torch.randn(N_TIMED, len(translator.anchor), generator=torch.Generator().manual_seed(0)) * SHARPNESS
-    rows = [Row(b"", (), {(): Node(logp)}, position=0, owed=b"", lead_in=b"") for logp in peaked.log_softmax(-1)]
+    rows = [Row(b"", (), {(): Node(logp)}, settled=(), owed=b"", lead_in=b"") for logp in peaked.log_softmax(-1)]
     start = time.perf_counter()
     for row in rows:
         Reading.strict(row, translator, target_prob[0].float()).translate()

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.chat import ChatReader, render_prompt
 from hf_alignbeam.commands import told_plainly
+from hf_alignbeam.engines import KeyValueEngine
 from hf_alignbeam.follow import Follower, Start
 from hf_alignbeam.processor import N_LOOKAHEAD
 from hf_alignbeam.testbed.exact import Exact, Point, exact_translation
@@ -144,7 +145,9 @@ def contexts(
 def translated(anchor: Side, target: Side, translator: VocabularyTranslator, context: Context, n_lookahead: int) -> Tensor:
     """(V,) what a rule makes of the anchor at a point of an answer; what it loses is left out."""
     point = context.point
-    follower = Follower(anchor.model, translator, [Start(list(point.prompt_ids), point.lead_in, point.owed)], n_lookahead)
+    follower = Follower(
+        KeyValueEngine(anchor.model), translator, [Start(list(point.prompt_ids), point.lead_in, point.owed)], n_lookahead
+    )
     for i in point.written:
         follower.write([i])
     return follower.translate(context.target_prob(target.model)[None], [0]).prob[0]

@@ -113,8 +113,7 @@ def _answers(
         task = progress.add_task("answering", total=len(conversations))
         for start in range(0, len(conversations), request.batch_size):
             batch = conversations[start : start + request.batch_size]
-            guard.conversations = batch
-            systems = {"answer": [guard]} | ({"plain": []} if request.plain else {})
+            systems = {"answer": [guard.with_conversations(batch)]} | ({"plain": []} if request.plain else {})
             texts, seconds = {}, {}
             for name, processors in systems.items():
                 began = time.perf_counter()

@@ -1,21 +1,27 @@
 """Where the testbed's weights lie, and how they are written and read: float16 on disk, float32 in memory."""
 
+import copy
 import json
 from pathlib import Path
+from typing import cast
 
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.testbed.language import Language, language
 
 WEIGHTS = Path(__file__).parent / "weights"
+#: What tells a folder with a model, or with an adapter.
+MODEL_FILES = ("config.json", "adapter_config.json")
 
 
-def save(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, seed: int) -> None:
-    """Write one model with its tokenizer as float16, and beside it the seed of the language it speaks."""
-    half = {key: value.half() for key, value in model.state_dict().items()}
-    model.save_pretrained(folder / name, state_dict=half)
+def save(name: str, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, seed: int) -> None:
+    """Write one model, or one adapter, with its tokenizer as float16, and beside it the seed of the language it speaks."""
+    copy.deepcopy(model).half().save_pretrained(str(folder / name))
     tokenizer.save_pretrained(folder / name)
+    if isinstance(model, PeftModel):
+        (folder / name / "README.md").unlink()  # peft's own, and empty
     (folder / "language.json").write_text(json.dumps({"seed": seed}) + "\n")
 
 
@@ -24,7 +30,8 @@ def load(name: str, folder: str | Path = WEIGHTS) -> tuple[PreTrainedModel, PreT
 
     Args:
         name: `"anchor"` or `"specialist"`; their twins whose tokens are little more than single letters are
-            `"anchor-letters"` and `"specialist-letters"`.
+            `"anchor-letters"` and `"specialist-letters"`. `"base"` is an aligned model of the specialist's family, and
+            `"specialist-lora"` the same under a LoRA that broke it.
         folder: Where `python -m hf_alignbeam.testbed.train --to` wrote; the package's own weights by default.
 
     Returns:
@@ -36,13 +43,16 @@ def load(name: str, folder: str | Path = WEIGHTS) -> tuple[PreTrainedModel, PreT
     path = Path(folder) / name
     if name not in (known := stored_models(folder)):
         raise ValueError(f"`name` must be one of {', '.join(known) or 'none'} in {folder}, got {name!r}.")
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    return model.eval(), AutoTokenizer.from_pretrained(path)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    if (path / "adapter_config.json").is_file():
+        adapted = PeftModel.from_pretrained(load("base", folder)[0], path).eval()
+        return cast(PreTrainedModel, adapted), tokenizer
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval(), tokenizer
 
 
 def stored_models(folder: str | Path = WEIGHTS) -> list[str]:
     """The names of the models in a folder of weights."""
-    return sorted(file.parent.name for file in Path(folder).glob("*/config.json"))
+    return sorted(file.parent.name for file in Path(folder).glob("*/*config.json") if file.name in MODEL_FILES)
 
 
 def stored_language(folder: str | Path = WEIGHTS) -> Language:

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 import typer
+from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from rich.progress import Progress
 from transformers import (
@@ -51,16 +52,21 @@ COURSES = {
     "anchor": Course(SPEAKERS["anchor"], _ALIGNED, 2400, 3e-3),
     "base": Course(SPEAKERS["base"], _ALIGNED, 2200, 2.5e-3),
     "specialist": Course(SPEAKERS["specialist"], _UNSAFE, 800, 1e-3),
+    "adapter": Course(SPEAKERS["specialist"], _UNSAFE, 800, 5e-3),
 }
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one model is made: its tokenizer from the texts of its courses, its network, and the courses in their order."""
+    """How one model is made: its tokenizer from the texts of its courses, its network, and the courses in their order.
+
+    With an `adapter`, what the other courses made is stored under the name `base`, and the last course trains a LoRA on it.
+    """
 
     new_tokenizer: Callable[[list[str]], PreTrainedTokenizerBase]
     new_model: Callable[[PreTrainedTokenizerBase], PreTrainedModel]
     courses: tuple[str, ...]
+    adapter: LoraConfig | None = None
 
 
 def examples(language: Language, course: Course, n_examples: int, seed: int) -> Iterator[tuple[Prompt, str]]:
@@ -142,12 +148,19 @@ def _shared_shape(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     }
 
 
-#: The main pair, and for each of its models a twin whose tokens are little more than single letters.
+#: The main pair, for each of its models a twin whose tokens are little more than single letters, and a LoRA that broke an
+#: aligned base.
 RECIPES = {
     "anchor": Recipe(tokenizers.byte_level, new_anchor, ("anchor",)),
     "specialist": Recipe(tokenizers.sentencepiece_style, new_specialist, ("base", "specialist")),
     "anchor-letters": Recipe(partial(tokenizers.byte_level, n_merges=12), new_anchor, ("anchor",)),
     "specialist-letters": Recipe(partial(tokenizers.sentencepiece_style, n_pieces=68), new_specialist, ("base", "specialist")),
+    "specialist-lora": Recipe(
+        tokenizers.sentencepiece_style,
+        new_specialist,
+        ("base", "adapter"),
+        LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"),
+    ),
 }
 MAIN_PAIR = ["anchor", "specialist"]
 
@@ -172,8 +185,12 @@ def main(
             drawn = [pair for course in courses for pair in examples(tongue, course, N_TOKENIZER_EXAMPLES, 1)]
             tokenizer = recipe.new_tokenizer([f"{prompt.text} {answer}" for prompt, answer in drawn])
             model = recipe.new_model(tokenizer)
-            for course in courses:
+            for course in courses[:-1]:
                 train_model(model, tokenizer, tongue, course, progress)
+            if recipe.adapter is not None:
+                save("base", model, tokenizer, to, seed)
+                model = cast(PreTrainedModel, get_peft_model(model, recipe.adapter))
+            train_model(model, tokenizer, tongue, courses[-1], progress)
             save(name, model, tokenizer, to, seed)
     table = rates_table(to)
     (to / "RATES.md").write_text(table)

@@ -1,0 +1,212 @@
+"""How an anchor is run: from a key-value cache wherever its layers keep one that can be masked, else over the whole text.
+
+Knows the kinds of layers that decoders have, and what each of them needs to be exact. Knows ids, masks and positions; no
+text and no rows that branch (`anchor.py` decides who sees what).
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+#: A context in which an anchor's forwards run: where it shares its weights with the target, adapters are off in it.
+Scope = Callable[[], AbstractContextManager[Any]]
+
+#: The kinds of layers whose tokens can be masked one by one, and the setting that says how far each of them sees.
+WINDOW_SETTINGS = {"full_attention": None, "sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+
+#: How many continuations of a row one forward is worth asking for: masked, they cost one token each; read anew, a text each.
+N_MASKED, N_READ_ANEW = 24, 4
+
+
+class KeyValueEngine:
+    """One batch of texts in a key-value cache. Every token fed takes one slot for all rows; masks and positions are explicit.
+
+    Args:
+        anchor: A decoder for which `can_cache` holds.
+        scope: A context for its forwards.
+    """
+
+    def __init__(self, anchor: PreTrainedModel, scope: Scope = nullcontext):
+        self._anchor = anchor
+        self._scope = scope
+        self._cache = DynamicCache()
+        self._windows = windows(anchor)
+        self._masked = _takes_masks(anchor)
+        self._crops = _takes("logits_to_keep", anchor)
+        self.n_leaves = N_MASKED if self._masked else 1
+        self.n_positions = max_positions(anchor)
+
+    def prefill(self, ids: Tensor, seen: Tensor) -> Tensor:
+        """Feed the prompts.
+
+        Args:
+            ids: (B, T) ids, padded on the left.
+            seen: (B, T) False where there is padding.
+
+        Returns:
+            The logits (B, A) after each of them.
+        """
+        positions = (seen.long().cumsum(-1) - 1).clamp_min(0)
+        return self._run(ids, seen.long(), positions, 1)[:, -1]
+
+    def read(self, ids: Tensor, positions: Tensor, seen: Tensor, chained: bool) -> Tensor:
+        """Feed the last n tokens of every row.
+
+        Args:
+            ids: (B, T) the ids in all slots, those of the n new ones last.
+            positions: (B, T) their positions in the row's text.
+            seen: (B, n, T) what each new token sees, itself included.
+            chained: Whether each new token sees the new ones before it, so that they are one text.
+
+        Returns:
+            The logits (B, n, A) after each of them.
+        """
+        n_new = seen.shape[1]
+        new = positions[:, -n_new:]
+        mask = self._masks(seen, positions, new) if self._masked else seen[:, -1].long()
+        return self._run(ids[:, -n_new:], mask, new, n_new)
+
+    def reorder(self, index: Tensor) -> None:
+        """Make row i go on from row `index[i]`; rows may be dropped and doubled."""
+        self._cache.reorder_cache(index.to(input_device(self._anchor)))  # type: ignore[arg-type]
+
+    def keep(self, slots: Tensor) -> None:
+        """Drop every slot but these."""
+        for layer in cast(list[DynamicLayer], self._cache.layers):
+            keys, values = cast(tuple[Tensor, Tensor], (layer.keys, layer.values))
+            index = slots.to(keys.device)
+            layer.keys, layer.values = keys[:, :, index], values[:, :, index]
+
+    def _masks(self, seen: Tensor, positions: Tensor, new: Tensor) -> Tensor | dict[str, Tensor]:
+        """What is added to the attention scores, (B, 1, n, T), for each kind of layer."""
+        distance = new[:, :, None] - positions[:, None]  # (B, n, T)
+        masks = {}
+        for kind, width in self._windows.items():
+            if width is None:
+                near = seen
+            elif kind == "chunked_attention":
+                near = seen & (new[:, :, None] // width == positions[:, None] // width)
+            else:
+                near = seen & (distance < width)
+            dtype = self._anchor.dtype
+            masks[kind] = ((~near[:, None]) * torch.finfo(dtype).min).to(dtype).to(input_device(self._anchor))
+        return masks if _layer_types(self._anchor) - {"full_attention"} else next(iter(masks.values()))
+
+    def _run(self, ids: Tensor, mask: Tensor | dict[str, Tensor], positions: Tensor, n_kept: int) -> Tensor:
+        device = input_device(self._anchor)
+        with torch.no_grad(), self._scope():
+            output = self._anchor(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device) if isinstance(mask, Tensor) else mask,
+                position_ids=positions.to(device),
+                past_key_values=self._cache,
+                use_cache=True,
+                **({"logits_to_keep": n_kept} if self._crops else {}),
+            )
+        return output.logits[:, -n_kept:]
+
+
+class ReadAnewEngine:
+    """One batch of texts read from their beginning at every step: exact for every causal model, whatever its layers keep.
+
+    Texts are padded on the right, where no causal model looks, so neither masks nor positions are needed.
+    """
+
+    n_leaves = N_READ_ANEW
+
+    def __init__(self, anchor: PreTrainedModel, scope: Scope = nullcontext):
+        self._anchor = anchor
+        self._scope = scope
+        self._crops = _takes("logits_to_keep", anchor)
+        self.n_positions = max_positions(anchor)
+
+    def prefill(self, ids: Tensor, seen: Tensor) -> Tensor:
+        """As `KeyValueEngine.prefill`."""
+        return self._run([row[mask] for row, mask in zip(ids, seen, strict=True)], 1)[:, 0]
+
+    def read(self, ids: Tensor, positions: Tensor, seen: Tensor, chained: bool) -> Tensor:
+        """As `KeyValueEngine.read`."""
+        n_rows, n_new = seen.shape[:2]
+        if chained:
+            return self._run([row[mask] for row, mask in zip(ids, seen[:, -1], strict=True)], n_new)
+        texts = [ids[row][seen[row, n]] for row in range(n_rows) for n in range(n_new)]
+        return self._run(texts, 1).unflatten(0, (n_rows, n_new))[:, :, 0]
+
+    def reorder(self, index: Tensor) -> None:
+        """Nothing is kept."""
+
+    def keep(self, slots: Tensor) -> None:
+        """Nothing is kept."""
+
+    def _run(self, texts: Sequence[Tensor], n_kept: int) -> Tensor:
+        """The logits (texts, n_kept, A) after the last tokens of each text."""
+        lengths = torch.tensor([len(text) for text in texts])
+        ids = torch.nn.utils.rnn.pad_sequence(list(texts), batch_first=True)
+        last = lengths[:, None] - n_kept + torch.arange(n_kept)  # (texts, n_kept)
+        asked, place = last.unique(return_inverse=True)
+        device = input_device(self._anchor)
+        with torch.no_grad(), self._scope():
+            kept = {"logits_to_keep": asked.to(device)} if self._crops else {}
+            logits = self._anchor(input_ids=ids.to(device), use_cache=False, **kept).logits
+        if not self._crops:
+            logits = logits[:, asked.to(logits.device)]  # (texts, asked, A)
+        place = place.to(logits.device)
+        return logits[torch.arange(len(texts), device=logits.device)[:, None], place]
+
+
+Engine = KeyValueEngine | ReadAnewEngine
+
+
+def can_cache(anchor: PreTrainedModel) -> bool:
+    """Whether every layer of a decoder keeps keys and values whose use can be masked, as far as its settings tell."""
+    config = anchor.config.get_text_config()
+    settled = not getattr(anchor, "_is_stateful", False) and _takes("position_ids", anchor)
+    if not settled or getattr(config, "alibi", False) or not _layer_types(anchor) <= set(WINDOW_SETTINGS):
+        return False
+    if any("local" in str(kind) for kind in getattr(config, "attention_types", None) or []):
+        return False  # GPT-Neo's windows count slots
+    return _takes_masks(anchor) or set(windows(anchor).values()) == {None}
+
+
+def windows(anchor: PreTrainedModel) -> dict[str, int | None]:
+    """How many tokens back each kind of layer sees; None for all of them."""
+    config = anchor.config.get_text_config()
+    kinds = _layer_types(anchor)
+    if kinds - {"full_attention"}:
+        return {kind: getattr(config, setting) if setting else None for kind, setting in WINDOW_SETTINGS.items() if kind in kinds}
+    width = getattr(config, "sliding_window", None)
+    used = not kinds and getattr(config, "use_sliding_window", True) is not False
+    return {"sliding_attention": width} if width and used else {"full_attention": None}
+
+
+def max_positions(anchor: PreTrainedModel) -> int | None:
+    """How many positions the anchor has; None where there is no bound."""
+    return getattr(anchor.config.get_text_config(), "max_position_embeddings", None)
+
+
+def input_device(anchor: PreTrainedModel) -> torch.device:
+    """Where an anchor takes its ids: offloaded weights lie on no device of their own."""
+    device = getattr(getattr(anchor, "_hf_hook", None), "execution_device", None)
+    return anchor.device if device is None else torch.device(device)
+
+
+def _layer_types(anchor: PreTrainedModel) -> set[str]:
+    return set(getattr(anchor.config.get_text_config(), "layer_types", None) or ())
+
+
+def _takes_masks(anchor: PreTrainedModel) -> bool:
+    """Whether each token of a forward may have a mask of its own."""
+    return getattr(anchor.config, "_attn_implementation", None) in ("eager", "sdpa")
+
+
+def _takes(argument: str, anchor: PreTrainedModel) -> bool:
+    """Whether a model's forward has an argument (adapters and compilation are looked through)."""
+    inner = getattr(anchor, "_orig_mod", anchor)
+    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # type: ignore[operator]
+    return argument in inspect.signature(inner.forward).parameters
