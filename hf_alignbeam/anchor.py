@@ -5,10 +5,9 @@ next-token distribution after a path of tokens. How the model is run is `engines
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -200,7 +199,9 @@ class AnchorCache:
             )
 
 
-def choose_engine(anchor: PreTrainedModel, tokens: Sequence[bytes | None], scope: Scope = nullcontext) -> Callable[[], Engine]:
+def choose_engine(
+    anchor: PreTrainedModel, tokens: Sequence[bytes | None], scope: Scope = nullcontext
+) -> type[KeyValueEngine] | type[ReadAnewEngine]:
     """How an anchor is to be run: from a cache where that is seen to give what reading the whole text gives.
 
     Args:
@@ -209,12 +210,12 @@ def choose_engine(anchor: PreTrainedModel, tokens: Sequence[bytes | None], scope
         scope: A context for its forwards.
 
     Returns:
-        What makes an engine for one batch.
+        The engine to make for each batch.
     """
     ordinary = [i for i, token in enumerate(tokens) if token]
     ids = [ordinary[len(ordinary) * n // 6] for n in range(1, 6)]
     cached = can_cache(anchor) and _is_exact(anchor, ids, scope)
-    return partial(KeyValueEngine if cached else ReadAnewEngine, anchor, scope)
+    return KeyValueEngine if cached else ReadAnewEngine
 
 
 def _is_exact(anchor: PreTrainedModel, ids: Sequence[int], scope: Scope) -> bool:

@@ -82,6 +82,11 @@ class Row:
     lead_in: bytes
     written: Path = ()
 
+    def slots(self, path: Path) -> list[int]:
+        """The cache slots of the answer's tokens up to the end of a path, in order."""
+        slots = [self.nodes[path[:n]].slot for n in range(1, len(path) + 1)]
+        return [*self.settled, *(slot for slot in slots if slot is not None)]
+
 
 @dataclass(frozen=True)
 class Cover:

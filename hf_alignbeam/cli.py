@@ -74,8 +74,12 @@ def evaluate(
     weights: Weights = None,
     limit: Annotated[int | None, typer.Option(min=2, help="At most so many prompts of each kind.")] = None,
     sweep: Annotated[bool, typer.Option("--sweep", help="Compare mixing rules, alphas and n_steps on validation.")] = False,
-    anchor: Annotated[str, typer.Option(help="The anchor's name: anchor, or anchor-letters.")] = "anchor",
-    specialist: Annotated[str, typer.Option(help="The target's name: specialist, or specialist-letters.")] = "specialist",
+    anchor: Annotated[
+        str, typer.Option(help="The anchor's name: anchor, anchor-letters, or base for specialist-lora.")
+    ] = "anchor",
+    specialist: Annotated[
+        str, typer.Option(help="The target's name: specialist, specialist-letters or specialist-lora.")
+    ] = "specialist",
     alpha: Alpha = None,
     n_steps: Steps = None,
     mixing: Mixing = None,
@@ -96,17 +100,25 @@ def bench(
     fidelity: Annotated[
         bool, typer.Option("--fidelity", help="Distance of every rule to the exact translation, on the testbed's models.")
     ] = False,
+    families: Annotated[
+        bool, typer.Option("--families", help="The guard's laws on tiny models of every family, in every mode of generate.")
+    ] = False,
     split: Annotated[str, typer.Option(help="--fidelity: whose prompts, validation or test.")] = "test",
     contexts: Annotated[int, typer.Option(min=4, help="--fidelity: points of answers for each pair.")] = 64,
     weights: Weights = None,
 ) -> None:
-    """What translating between tokenizers loses and costs, and how far it is from exact."""
-    if bool(translation) == fidelity:
-        raise typer.BadParameter("give either --fidelity, or --translation A --translation B")
+    """What translating between tokenizers loses and costs, how far it is from exact, and where the guard is right."""
+    if [bool(translation), fidelity, families].count(True) != 1:
+        raise typer.BadParameter("give one of --fidelity, --families, or --translation A --translation B")
     if fidelity:
         from hf_alignbeam.commands.fidelity import run as measure_fidelity
 
         measure_fidelity(weights, split, contexts)
+        return
+    if families:
+        from hf_alignbeam.commands.families import run as try_families
+
+        try_families()
         return
     from hf_alignbeam.commands.bench import run
 

@@ -238,7 +238,7 @@ class Follower:
         if not any(ids):
             return
         start = self.cache.n_slots
-        logp = self.cache.append([Append(new, _slots(row, path)) for row, new, path in zip(self.rows, ids, after, strict=True)])
+        logp = self.cache.append([Append(new, row.slots(path)) for row, new, path in zip(self.rows, ids, after, strict=True)])
         for number, (row, new, path) in enumerate(zip(self.rows, ids, after, strict=True)):
             for n in range(len(new)):
                 _add_node(row, path + new[: n + 1], logp[number, n], start + n, least)
@@ -250,7 +250,7 @@ class Follower:
         if not n_cut:
             return
         head = row.path[:n_cut]
-        row.settled = tuple(_slots(row, head))
+        row.settled = tuple(row.slots(head))
         boundary = row.nodes[head].weight
         n_bytes = 0 if self._identity else sum(len(tokens[i] or b"") for i in head)
         row.text, row.path, row.lead_in = row.text[n_bytes:], row.path[n_cut:], b""
@@ -306,7 +306,7 @@ class Follower:
         new = {i: [path for path in some if path not in self.rows[i].nodes] for i, some in paths.items()}
         if not any(new.values()):
             return
-        leaves = [[Leaf(path[-1], _slots(row, path[:-1])) for path in new.get(i, ())] for i, row in enumerate(self.rows)]
+        leaves = [[Leaf(path[-1], row.slots(path[:-1])) for path in new.get(i, ())] for i, row in enumerate(self.rows)]
         start = self.cache.n_slots
         logp = self.cache.branch(leaves)
         for i, some in new.items():
@@ -341,12 +341,6 @@ def _translated(reading: Reading) -> Translation:
     translation = reading.translate()
     free = reading.or_free(float(translation.prob.sum() + translation.lost))
     return translation if free is reading else free.translate()
-
-
-def _slots(row: Row, path: Path) -> list[int]:
-    """The cache slots of the answer's tokens up to the end of a path, in order."""
-    slots = [row.nodes[path[:n]].slot for n in range(1, len(path) + 1)]
-    return [*row.settled, *(slot for slot in slots if slot is not None)]
 
 
 def _copy(row: Row) -> Row:

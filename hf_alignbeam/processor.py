@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from .adapters import OneThread, adapters_off, base_of
+from .adapters import OneThread, adapter_layers, adapters_off, base_of
 from .anchor import check_anchor, choose_engine
 from .chat import ChatReader, Conversation, Message, as_messages, learn_format, render_prompt
+from .engines import Scope
 from .follow import N_BACK, Follower, Start
 from .mixing import PAPER_TOP_TOKENS, MixingRule, check_mixing, linear, log_linear, paper
 from .translate import TranslationRule, VocabularyTranslator
@@ -159,8 +160,9 @@ class AnchorLogitsProcessor(LogitsProcessor):
         safe = base_of(model) if model is not None else cast(PreTrainedModel, anchor)
         self._anchor_tokens = token_bytes(anchor_tokenizer)
         check_anchor(safe, anchor_tokenizer, self._anchor_tokens)
-        scope = partial(adapters_off, model) if model is not None else nullcontext
-        self._new_engine = choose_engine(safe, self._anchor_tokens, scope)
+        self._anchor = safe
+        self._adapted = model
+        self._engine = choose_engine(safe, self._anchor_tokens, self._scope())
         self._exclusive = OneThread() if model is not None else None
         self.alpha = alpha
         self.n_steps = n_steps
@@ -186,6 +188,12 @@ class AnchorLogitsProcessor(LogitsProcessor):
     def translator(self) -> VocabularyTranslator:
         """What expresses the anchor in the target's vocabulary; other processors for the same models may share it."""
         return self._translator
+
+    @property
+    def follower(self) -> Follower | None:
+        """The anchor's side of this thread's last call, while it may be needed: to look at, not to change."""
+        call: _Call | None = getattr(self._threads, "call", None)
+        return call.follower if call is not None else None
 
     @property
     def conversations(self) -> list[list[Message]] | None:
@@ -368,10 +376,14 @@ class AnchorLogitsProcessor(LogitsProcessor):
                         f"{len(rows)} rows with different prompts. Use `with_conversations` for each batch, or leave it out."
                     )
                 starts.append(self._start(row, self._conversations[number // n_each]))
-        follower = Follower(self._new_engine(), self._translator, starts, self.n_lookahead)
+        follower = Follower(self._engine(self._anchor, self._scope()), self._translator, starts, self.n_lookahead)
         self._count(follower, (0, 0), 0, 0.0)
         point = _Point(input_ids, [True] * len(rows), [False] * len(rows), over=False)
         return _Call(input_ids.shape[-1], follower, {0: point})
+
+    def _scope(self) -> Scope:
+        """What the anchor's forwards run in; adapters are looked up for each call of `generate`, for more may be added."""
+        return nullcontext if self._adapted is None else partial(adapters_off, adapter_layers(self._adapted))
 
     def _start(self, row: tuple[int, ...], messages: list[Message] | None) -> Start:
         if not row and messages is None:

@@ -134,7 +134,7 @@ def test_no_anchor_forward_after_the_last_steered_token(anchor, specialist):
     assert len(n_forwards) == 3  # the prompt, and the tokens after each of the first two answers
     assert processor.ledger.anchor_forwards == 3
     assert processor.ledger.steered_tokens == 6
-    assert processor._threads.call.follower is None
+    assert processor.follower is None
 
 
 def test_steering_ends_where_the_anchor_overrules_nothing(anchor):

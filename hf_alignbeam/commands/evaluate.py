@@ -20,6 +20,8 @@ from hf_alignbeam.testbed.truth import Truth
 #: The anchor alone, in the target's tokens; and AlignBeam's rule as printed.
 WHOLE: dict[str, Any] = {"alpha": 1.0, "n_steps": None, "n_watch": None}
 PAPER: dict[str, Any] = {"mixing": "paper", "translation": "drop", "alpha": 0.5, "n_steps": 6, "n_watch": None}
+#: The name of the model under the testbed's LoRA: as anchor it is reached through its target.
+BASE = "base"
 ALPHAS = (0.5, 0.6, 0.65, 0.7, 0.75, 0.8)
 STEPS = (4, 8, 12, 20, None)
 #: The main table's columns: kind of prompt, and the share that counts there.
@@ -79,6 +81,8 @@ def _run(asked: Asked, given: Mapping[str, Any]) -> None:
     model, tokenizer = load(asked.specialist, folder)
 
     def guarded(**arguments: Any) -> AnchorLogitsProcessor:
+        if asked.anchor == BASE:
+            return AnchorLogitsProcessor("base", tokenizer, tokenizer, model=model, **arguments)
         return AnchorLogitsProcessor(anchor, anchor_tokenizer, tokenizer, **arguments)
 
     plain = System("specialist alone", model, tokenizer)

@@ -5,7 +5,7 @@ from pathlib import Path
 from hf_alignbeam.testbed.language import Prompt
 from hf_alignbeam.testbed.store import WEIGHTS, load, stored_language
 
-__all__ = ["Prompt", "load", "prompts"]
+__all__ = ["WEIGHTS", "Prompt", "load", "prompts"]
 
 
 def prompts(split: str, kind: str, folder: str | Path = WEIGHTS) -> list[Prompt]:

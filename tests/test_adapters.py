@@ -1,0 +1,195 @@
+import copy
+import threading
+
+import pytest
+import torch
+from conftest import tiny
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM, pipeline
+
+from hf_alignbeam import AnchorLogitsProcessor, testbed
+from hf_alignbeam.adapters import adapter_layers, adapters_off, base_of
+from hf_alignbeam.testbed.laws import MODES, outputs
+
+# peft 0.21 under transformers 5.23
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+IDS = torch.tensor([[5, 6, 7, 8]])
+
+
+@pytest.fixture(scope="module")
+def adapted():
+    """The testbed's LoRA specialist: (model, tokenizer)."""
+    return testbed.load("specialist-lora")
+
+
+@pytest.fixture(scope="module")
+def base():
+    return testbed.load("base")[0]
+
+
+@pytest.fixture(scope="module")
+def asked():
+    return [testbed.prompts("validation", kind)[0].conversation for kind in ("harmful", "general", "domain")]
+
+
+def random_adapter(model, **settings):
+    """A model under an adapter that does something."""
+    model = get_peft_model(copy.deepcopy(model), LoraConfig(r=2, target_modules=["q_proj", "up_proj"], **settings)).eval()
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data.normal_(0.0, 0.5)
+    return model
+
+
+def state(model):
+    layers = adapter_layers(model)
+    return (
+        [parameter.requires_grad for parameter in model.parameters()],
+        [(layer.disable_adapters, layer.active_adapters) for layer in layers],
+    )
+
+
+@torch.no_grad()
+def test_without_adapters_the_base_speaks_and_everything_stays_as_it_was(adapted, base):
+    model = adapted[0]
+    before, layers = state(model), adapter_layers(model)
+    alone, expected = model(input_ids=IDS).logits, base(input_ids=IDS).logits
+    assert not torch.equal(alone, expected)
+    with adapters_off(layers):
+        assert torch.equal(model.get_base_model()(input_ids=IDS).logits, expected)
+        with adapters_off(layers):
+            assert torch.equal(model.get_base_model()(input_ids=IDS).logits, expected)
+        assert torch.equal(model.get_base_model()(input_ids=IDS).logits, expected)
+    assert state(model) == before
+    with pytest.raises(KeyError), adapters_off(layers):
+        raise KeyError
+    assert state(model) == before
+    assert torch.equal(model(input_ids=IDS).logits, alone)
+
+
+@torch.no_grad()
+def test_layers_that_an_adapter_replaced_are_off_too(tiny_llama):
+    model = random_adapter(tiny_llama, modules_to_save=["lm_head"], trainable_token_indices=[5, 6])
+    for name, parameter in model.named_parameters():
+        if "modules_to_save" in name:
+            parameter.data.add_(0.5)
+    with adapters_off(adapter_layers(model)):
+        assert torch.equal(model(input_ids=IDS).logits, tiny_llama(input_ids=IDS).logits)
+    assert not torch.allclose(model(input_ids=IDS).logits, tiny_llama(input_ids=IDS).logits)
+
+
+@torch.no_grad()
+def test_of_several_adapters_the_chosen_one_comes_back(tiny_llama):
+    model = random_adapter(tiny_llama)
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["v_proj"]))
+    model.set_adapter("second")
+    before = state(model)
+    with adapters_off(adapter_layers(model)):
+        assert torch.equal(model(input_ids=IDS).logits, tiny_llama(input_ids=IDS).logits)
+    assert state(model) == before
+    assert model.active_adapter == "second"
+
+
+def test_a_flag_that_does_not_take_is_an_error(tiny_llama, monkeypatch):
+    model = random_adapter(tiny_llama)
+    layers = adapter_layers(model)
+    monkeypatch.setattr(type(layers[0]), "disable_adapters", property(lambda self: False))
+    with pytest.raises(RuntimeError, match="Adapters must be off"), adapters_off(layers):
+        pass
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_base_as_anchor_is_the_base_loaded_beside_it(mode, adapted, base, asked):
+    model, tokenizer = adapted
+    shared = AnchorLogitsProcessor("base", tokenizer, tokenizer, model=model)
+    apart = AnchorLogitsProcessor(base, tokenizer, tokenizer)
+    for one, other in zip(
+        outputs(model, tokenizer, asked, mode, shared), outputs(model, tokenizer, asked, mode, apart), strict=True
+    ):
+        assert torch.equal(one, other)
+    assert shared.ledger == apart.ledger
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["greedy", "4 beams"])
+def test_alpha_one_gives_the_bases_tokens(mode, adapted, base, asked):
+    model, tokenizer = adapted
+    guard = AnchorLogitsProcessor("base", tokenizer, tokenizer, model=model, alpha=1.0, n_steps=None, n_watch=None)
+    assert torch.equal(outputs(model, tokenizer, asked, mode, guard)[0], outputs(base, tokenizer, asked, mode)[0])
+
+
+@torch.no_grad()
+def test_every_door_gives_the_same_tokens(adapted, asked):
+    """Through `PeftModel.generate`, the model inside it, a pipeline, and a model that carries the adapter itself."""
+    model, tokenizer = adapted
+    native = testbed.load("base")[0]
+    native.load_adapter(str(testbed.WEIGHTS / "specialist-lora"))
+    inner = model.get_base_model()
+    expected = outputs(model, tokenizer, asked, "greedy", AnchorLogitsProcessor("base", tokenizer, tokenizer, model=model))[0]
+    for door, owner in ((inner, model), (inner, inner), (native, native)):
+        guard = AnchorLogitsProcessor("base", tokenizer, tokenizer, model=owner)
+        assert torch.equal(outputs(door, tokenizer, asked, "greedy", guard)[0], expected)
+    guard = AnchorLogitsProcessor("base", tokenizer, tokenizer, model=model)
+    pipe = pipeline("text-generation", model=model, tokenizer=tokenizer)
+    told = pipe(asked[:1], logits_processor=[guard], do_sample=False, max_new_tokens=8, return_full_text=False)
+    n_asked = tokenizer.apply_chat_template(asked[:1], add_generation_prompt=True, return_tensors="pt")["input_ids"].shape[1]
+    alone = outputs(model, tokenizer, asked[:1], "greedy", guard)[0]
+    assert told[0][0]["generated_text"] == tokenizer.decode(alone[0, n_asked:], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize(
+    ("anchor", "model", "message"),
+    [
+        ("base", None, "`anchor` must be a model, or \"base\" with the adapted target as `model`, got 'base' with None"),
+        ("bsae", "adapted", "got 'bsae' with a PeftModel"),
+        ("plain", "adapted", "got a LlamaForCausalLM with a PeftModel"),
+        ("base", "plain", '`model` must carry an adapter for `anchor="base"`, got LlamaForCausalLM without one'),
+        ("base", "merged", "but they are merged into its weights"),
+    ],
+)
+def test_what_has_no_base_is_refused(anchor, model, message, tiny_llama, piece_tokenizer):
+    adapter = random_adapter(tiny_llama)
+    if model == "merged":
+        adapter.merge_adapter()
+    given = {"adapted": adapter, "merged": adapter, "plain": tiny_llama, None: None}[model]
+    safe = tiny_llama if anchor == "plain" else anchor
+    with pytest.raises(ValueError, match=message):
+        AnchorLogitsProcessor(safe, piece_tokenizer, piece_tokenizer, model=given)
+
+
+@torch.no_grad()
+def test_a_prompt_tuned_target_has_its_base(tiny_llama, piece_tokenizer, asked):
+    """Prompt tuning puts no layers in: the decoder inside is the base."""
+    settings = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    model = get_peft_model(copy.deepcopy(tiny_llama), settings).eval()
+    assert type(base_of(model)) is LlamaForCausalLM
+    guard = AnchorLogitsProcessor("base", piece_tokenizer, piece_tokenizer, model=model, alpha=1.0, n_steps=None, n_watch=None)
+    plain = outputs(model, piece_tokenizer, asked, "greedy")[0]
+    guarded = outputs(model, piece_tokenizer, asked, "greedy", guard)[0]
+    assert torch.equal(guarded, outputs(tiny_llama, piece_tokenizer, asked, "greedy")[0])
+    assert not torch.equal(guarded, plain)
+
+
+def test_a_second_thread_is_refused_while_one_is_in_a_call(piece_tokenizer):
+    model = random_adapter(tiny(LlamaForCausalLM, LlamaConfig, piece_tokenizer, seed=2))
+    guard = AnchorLogitsProcessor("base", piece_tokenizer, piece_tokenizer, model=model, n_watch=None, n_steps=1)
+    ids = torch.tensor([piece_tokenizer("kill the weeds").input_ids])
+    scores = torch.zeros(1, len(piece_tokenizer))
+    begun, done = threading.Event(), threading.Event()
+
+    def first():
+        with pytest.warns(UserWarning, match="does not follow the target's chat template"):
+            guard(ids, scores)
+        begun.set()
+        done.wait(30)
+
+    thread = threading.Thread(target=first, name="first")
+    thread.start()
+    begun.wait(30)
+    try:
+        with pytest.raises(RuntimeError, match="must be used by one thread at a time, got MainThread while first is in a call"):
+            guard(ids, scores)
+    finally:
+        done.set()
+        thread.join()
+    assert not torch.equal(guard(ids, scores), scores)  # the first thread is gone
