@@ -191,9 +191,10 @@ def max_positions(anchor: PreTrainedModel) -> int | None:
 
 
 def input_device(anchor: PreTrainedModel) -> torch.device:
-    """Where an anchor takes its ids: offloaded weights lie on no device of their own."""
-    device = getattr(getattr(anchor, "_hf_hook", None), "execution_device", None)
-    return anchor.device if device is None else torch.device(device)
+    """Where an anchor takes its ids: offloaded embeddings lie on no device of their own."""
+    embeddings = anchor.get_input_embeddings()
+    device = getattr(getattr(embeddings, "_hf_hook", None), "execution_device", None)
+    return torch.device(device) if device is not None else next(embeddings.parameters()).device
 
 
 def _layer_types(anchor: PreTrainedModel) -> set[str]:

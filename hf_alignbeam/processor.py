@@ -228,7 +228,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
         rows = [row for row, active in enumerate(point.active) if active]
         if call.follower is None or point.over or not rows:
             return scores
-        target_logp = scores[rows].float().log_softmax(-1)  # (N, V)
+        target_logp = scores[rows].detach().float().log_softmax(-1)  # (N, V)
         mixed = self._mix(call.follower, target_logp, rows)
         point.own_logp = torch.zeros_like(scores, dtype=torch.float32)
         point.own_logp[rows] = target_logp

@@ -158,6 +158,7 @@ def test_what_has_no_base_is_refused(anchor, model, message, tiny_llama, piece_t
 
 
 @torch.no_grad()
+@pytest.mark.filterwarnings("ignore:Position ids are not supported:UserWarning")  # peft 0.21, in the target's own forwards
 def test_a_prompt_tuned_target_has_its_base(tiny_llama, piece_tokenizer, asked):
     """Prompt tuning puts no layers in: the decoder inside is the base."""
     settings = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)

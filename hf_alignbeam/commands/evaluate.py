@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from rich.console import Console
 from rich.progress import Progress
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,7 +21,7 @@ from hf_alignbeam.testbed.truth import Truth
 #: The anchor alone, in the target's tokens; and AlignBeam's rule as printed.
 WHOLE: dict[str, Any] = {"alpha": 1.0, "n_steps": None, "n_watch": None}
 PAPER: dict[str, Any] = {"mixing": "paper", "translation": "drop", "alpha": 0.5, "n_steps": 6, "n_watch": None}
-#: The name of the model under the testbed's LoRA: as anchor it is reached through its target.
+#: The name of the model under the testbed's LoRA; as its anchor it is the adapted model with its adapter off.
 BASE = "base"
 ALPHAS = (0.5, 0.6, 0.65, 0.7, 0.75, 0.8)
 STEPS = (4, 8, 12, 20, None)
@@ -81,7 +82,7 @@ def _run(asked: Asked, given: Mapping[str, Any]) -> None:
     model, tokenizer = load(asked.specialist, folder)
 
     def guarded(**arguments: Any) -> AnchorLogitsProcessor:
-        if asked.anchor == BASE:
+        if asked.anchor == BASE and isinstance(model, PeftModel):
             return AnchorLogitsProcessor("base", tokenizer, tokenizer, model=model, **arguments)
         return AnchorLogitsProcessor(anchor, anchor_tokenizer, tokenizer, **arguments)
 

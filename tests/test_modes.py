@@ -1,0 +1,205 @@
+"""The guard in every mode of generate, on the testbed's trained models."""
+
+import copy
+import threading
+
+import pytest
+import torch
+from accelerate import cpu_offload, disk_offload
+from conftest import tiny
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from hf_alignbeam import AnchorLogitsProcessor, testbed
+from hf_alignbeam.follow import Follower
+from hf_alignbeam.testbed.laws import MODES, alpha_one_is_the_anchor, outputs
+from hf_alignbeam.testbed.measure import encode
+
+KINDS = ("harmful", "general", "prefill")
+
+
+@pytest.fixture(scope="module")
+def asked():
+    return [testbed.prompts("validation", kind)[0].conversation for kind in KINDS]
+
+
+@pytest.fixture(scope="module")
+def guard(anchor, specialist):
+    return AnchorLogitsProcessor(*anchor, specialist[1])
+
+
+def equal(some, others):
+    return all(torch.equal(a, b) for a, b in zip(some, others, strict=True))
+
+
+@torch.no_grad()
+def generated(specialist, conversations, processor, **options):
+    model, tokenizer = specialist
+    inputs = encode(conversations, tokenizer)
+    options = {"max_new_tokens": 24, "do_sample": False, **options}
+    return model.generate(**inputs, logits_processor=[processor], **options)[:, inputs["input_ids"].shape[1] :]
+
+
+DRAWN = {mode for mode, options in MODES.items() if options.get("do_sample")}
+
+
+@pytest.mark.parametrize(
+    ("mode", "renumbered"), [*((mode, False) for mode in MODES), *((mode, True) for mode in MODES if mode not in DRAWN)]
+)
+def test_anchor_equal_to_target_is_plain_generate(mode, renumbered, anchor, renumbered_anchor, asked):
+    """Through bytes, too, unless tokens are drawn: text that the target would write otherwise is then never drawn."""
+    model, tokenizer = anchor
+    safe = renumbered_anchor if renumbered else anchor
+    processor = AnchorLogitsProcessor(*safe, tokenizer, alpha=0.5, n_steps=None, n_watch=None)
+    guarded = outputs(model, tokenizer, asked, mode, processor)
+    assert processor.ledger.steered_tokens > 0
+    assert equal(guarded, outputs(model, tokenizer, asked, mode))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("arguments", [{"alpha": 0.0}, {"n_steps": 0}])
+def test_a_guard_that_is_off_is_plain_generate(mode, arguments, anchor, specialist, asked):
+    processor = AnchorLogitsProcessor(*anchor, specialist[1], **arguments)
+    assert equal(outputs(*specialist, asked, mode, processor), outputs(*specialist, asked, mode))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_alpha_one_on_one_vocabulary_gives_the_anchors_tokens(mode, anchor, asked):
+    model, tokenizer = anchor
+    other = tiny(LlamaForCausalLM, LlamaConfig, tokenizer, seed=3)
+    assert alpha_one_is_the_anchor(other, model, tokenizer, asked, mode)
+
+
+@pytest.mark.parametrize("mode", ["4 beams", "greedy"])
+def test_batch_equals_one_by_one(mode, guard, specialist, asked):
+    options = MODES[mode]
+    together = generated(specialist, asked, guard, **options)
+    for row, conversation in zip(together, asked, strict=True):
+        alone = generated(specialist, [conversation], guard, **options)[0]
+        assert row[: len(alone)].tolist() == alone.tolist()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_object_used_before_is_as_good_as_new(mode, anchor, specialist, guard, asked):
+    outputs(*specialist, asked[1:], "4 beams", guard)
+    outputs(*specialist, asked[:1], "prompt lookup", guard)
+    fresh = AnchorLogitsProcessor(*anchor, specialist[1], translation=guard.translator)
+    assert equal(outputs(*specialist, asked, mode, guard), outputs(*specialist, asked, mode, fresh))
+
+
+def test_beams_do_swap(monkeypatch, guard, specialist, asked):
+    """What the laws above are about is seen to happen."""
+    swaps = []
+    reorder = Follower.reorder
+    monkeypatch.setattr(Follower, "reorder", lambda self, parents: (swaps.append(parents), reorder(self, parents))[1])
+    generated(specialist, asked, guard, num_beams=4)
+    assert len(swaps) > 2
+
+
+@pytest.mark.parametrize("kind", range(len(KINDS)))
+@pytest.mark.parametrize("n_watch", [4, None])
+def test_looked_up_tokens_are_taken_back_without_a_trace(kind, n_watch, monkeypatch, anchor, specialist, guard, asked):
+    """Verified greedily, prompt lookup gives what greedy search gives: a step back leaves nothing behind."""
+    steps_back = []
+    go_back = Follower.go_back
+    monkeypatch.setattr(Follower, "go_back", lambda self, n: (steps_back.append(n), go_back(self, n))[1])
+    processor = AnchorLogitsProcessor(*anchor, specialist[1], n_watch=n_watch, translation=guard.translator)
+    lookup = {"prompt_lookup_num_tokens": 6, "max_matching_ngram_size": 1}
+    looked_up = generated(specialist, [asked[kind]], processor, **lookup)
+    assert steps_back or n_watch  # a harmless answer may be steered for too short a time to be looked up
+    assert torch.equal(looked_up, generated(specialist, [asked[kind]], guard if n_watch else processor))
+
+
+@pytest.mark.parametrize("kind", range(len(KINDS)))
+def test_an_assistant_of_the_same_vocabulary_changes_nothing(kind, guard, specialist, asked):
+    """Assistant and target call one object in turn; the draft is steered, and what is kept is the target's own."""
+    assistant = tiny(LlamaForCausalLM, LlamaConfig, specialist[1], seed=3)
+    for helper in (assistant, copy.deepcopy(specialist[0])):
+        assisted = generated(specialist, [asked[kind]], guard, assistant_model=helper)
+        assert torch.equal(assisted, generated(specialist, [asked[kind]], guard))
+
+
+def test_an_assistant_of_another_vocabulary_is_refused(guard, specialist, anchor, asked):
+    options = {"assistant_model": anchor[0], "tokenizer": specialist[1], "assistant_tokenizer": anchor[1]}
+    with pytest.raises(ValueError, match="an assistant model of another vocabulary cannot be steered"):
+        generated(specialist, asked[:1], guard, **options)
+
+
+@torch.no_grad()
+def test_embeddings_are_steered_where_the_conversation_is_given(guard, specialist, asked):
+    model, tokenizer = specialist
+    inputs = encode(asked[:2], tokenizer)
+    embedded = {
+        "inputs_embeds": model.get_input_embeddings()(inputs["input_ids"]),
+        "attention_mask": inputs["attention_mask"],
+    }
+    for options in ({}, {"num_beams": 3}):
+        options = {"max_new_tokens": 20, "do_sample": False, **options}
+        found = model.generate(**embedded, logits_processor=[guard.with_conversations(asked[:2])], **options)
+        expected = model.generate(**inputs, logits_processor=[guard], **options)[:, inputs["input_ids"].shape[1] :]
+        assert torch.equal(found, expected)
+    with pytest.raises(ValueError, match="`conversations` must be given where `generate` gets `inputs_embeds`"):
+        model.generate(**embedded, logits_processor=[guard], max_new_tokens=2)
+
+
+def test_threads_share_one_object(anchor, specialist, guard, asked):
+    """Each thread has a call of its own; what they share is only read."""
+    expected = [generated(specialist, [conversation], guard) for conversation in asked]
+    n_before = guard.ledger.steered_tokens
+    found, errors = {}, []
+
+    def answer(number):
+        try:
+            found[number] = [generated(specialist, [asked[number]], guard) for _ in range(3)]
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=answer, args=(number,)) for number in range(len(asked))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    for number, answers in found.items():
+        assert all(torch.equal(answer, expected[number]) for answer in answers)
+    assert (guard.ledger.steered_tokens - n_before) % 3 == 0
+
+
+def test_renormalising_changes_nothing(guard, specialist, asked):
+    for options in ({}, {"num_beams": 3}):
+        plain = generated(specialist, asked, guard, **options)
+        assert torch.equal(generated(specialist, asked, guard, renormalize_logits=True, **options), plain)
+
+
+@pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16), (torch.bfloat16,) * 2])
+def test_dtypes_may_differ(dtypes, anchor, specialist, asked):
+    """A guard in 16 bits says what it says in 32, but for rounding."""
+    safe, model = (copy.deepcopy(m).to(dtype) for m, dtype in zip((anchor[0], specialist[0]), dtypes, strict=True))
+    rough = AnchorLogitsProcessor(safe, anchor[1], specialist[1])
+    exact = AnchorLogitsProcessor(*anchor, specialist[1], translation=rough.translator)
+    inputs = encode(asked, specialist[1])
+    scores = model(**inputs).logits[:, -1]
+    mixed, expected = (guard(inputs["input_ids"], scores.float()).softmax(-1) for guard in (rough, exact))
+    assert (mixed - expected).abs().sum(-1).max() / 2 < 0.05
+    assert generated((model, specialist[1]), asked, rough, num_beams=2).shape[0] == len(asked)
+
+
+@pytest.mark.parametrize("offload", ["cpu", "disk"])
+def test_an_offloaded_anchor_says_the_same(offload, anchor, specialist, guard, asked, tmp_path):
+    model = copy.deepcopy(anchor[0])
+    if offload == "cpu":
+        cpu_offload(model, execution_device=torch.device("cpu"))
+    else:
+        disk_offload(model, str(tmp_path), execution_device=torch.device("cpu"))
+    processor = AnchorLogitsProcessor(model, anchor[1], specialist[1], translation=guard.translator)
+    assert torch.equal(generated(specialist, asked, processor), generated(specialist, asked, guard))
+
+
+@torch.no_grad()
+def test_a_further_turn_is_steered_again(guard, specialist, asked):
+    """The prompt of the next turn extends the last answer; its own answer is guarded from its first token."""
+    turns = [*asked[1], {"role": "assistant", "content": "Yes."}, *asked[0]]
+    for conversation in (asked[1:2], [turns]):
+        n_before = guard.ledger.steered_tokens
+        answer = generated(specialist, conversation, guard)
+        assert guard.ledger.steered_tokens >= n_before + guard.n_watch
+    assert torch.equal(answer, generated(specialist, [turns], guard.with_conversations([turns])))
