@@ -7,13 +7,16 @@ ahead.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from .spelling import NONE
 from .translate import SETTLED_WEIGHT, Table, Translation, VocabularyTranslator
 
 Path = tuple[int, ...]
@@ -59,6 +62,12 @@ class Node:
     weight: float = 0.0
     slot: int | None = None
 
+    @cached_property
+    def likeliest(self) -> list[tuple[int, float]]:
+        """The `N_BRANCHES` likeliest next tokens and their log-probabilities, the likeliest first."""
+        values, ids = self.logp.topk(min(N_BRANCHES, len(self.logp)))
+        return list(zip(ids.tolist(), values.tolist(), strict=True))
+
 
 @dataclass
 class Row:
@@ -95,7 +104,8 @@ class Cover:
     Attributes:
         path: The anchor's tokens up to it.
         pending: The bytes of the text after it.
-        prob: The belief in each token, relative to the likeliest point's: (A,) with a table, else (M,).
+        node: The point.
+        weight: Its log-probability, relative to the likeliest point's.
         table: What any token there is for the target; None where only tokens that begin with the pending bytes can come.
         ids: (M,) those tokens; empty with a table.
         goals: (M,) where each of them leads, -1 where the target has written the pending bytes otherwise.
@@ -103,18 +113,27 @@ class Cover:
 
     path: Path
     pending: bytes
-    prob: Tensor
+    node: Node
+    weight: float
     table: Table | None
     ids: Tensor
     goals: Tensor
 
-    @property
+    @cached_property
+    def prob(self) -> Tensor:
+        """(M,) the belief in each token that begins with the pending bytes."""
+        return (self.node.logp[self.ids] + self.weight).exp()
+
+    @cached_property
     def belief(self) -> float:
         """How much belief goes on from here."""
-        if self.table is not None and self.table.possible is not None:
-            width = min(len(self.prob), len(self.table.possible))
-            return float((self.prob[:width] * self.table.possible[:width].to(self.prob.device)).sum())
-        return float(self.prob.sum())
+        if self.table is None:
+            return float(self.prob.sum())
+        if self.table.possible is None:
+            return math.exp(self.weight)
+        width = min(len(self.node.logp), len(self.table.possible))
+        prob = (self.node.logp[:width] + self.weight).exp()
+        return float((prob * self.table.possible[:width].to(prob.device)).sum())
 
     @property
     def ruled_out(self) -> float:
@@ -165,10 +184,12 @@ class Reading:
         if translator.rule != "bytes":
             return cls(row, translator, target_prob, ())
         reading = cls(row, translator, target_prob, _word(row, translator))
+        if not reading.word:
+            return reading
         kept = 0.0
         for cover in reading.covers:
             kept += cover.belief - cover.ruled_out
-            for at, i, mass in reading._single(cover):
+            for at, i, mass in reading.single(cover):
                 kept += mass * reading._fitting((i,), cover)
                 kept -= mass if cover.table is not None or int(cover.goals[at]) >= 0 else 0.0
         return reading.or_free(kept)
@@ -189,9 +210,8 @@ class Reading:
         pending = {path: row.text[len(text) :] for path, text in spelled.items() if row.text.startswith(text)}
         if self.translator.rule != "bytes":
             pending = {row.path: pending[row.path]}
-        none = torch.empty(0, dtype=torch.long)
         longer = {
-            path: (none, none) if self._at_end(left) else self.translator.speller.inside(left, row.owed, self.word)
+            path: (NONE, NONE) if self._at_end(left) else self.translator.speller.inside(left, row.owed, self.word)
             for path, left in pending.items()
         }
         going_on = [path for path, left in pending.items() if self._at_end(left) or len(longer[path][0])]
@@ -201,42 +221,18 @@ class Reading:
             node, left = row.nodes[path], pending[path]
             table = self.translator.table(left, row.owed) if self._at_end(left) else None
             ids, goals = (some.to(node.logp.device) for some in longer[path])
-            logp = node.logp if table is not None else node.logp[ids]
-            found.append(Cover(path, left, (logp + (node.weight - most)).exp(), table, ids, goals))
+            found.append(Cover(path, left, node, node.weight - most, table, ids, goals))
         return found
-
-    def translate(self) -> Translation:
-        """Every cover's share of the belief: its heavy tokens one by one, all others through the table.
-
-        Returns:
-            `prob` (V,) and `lost` (), not normalised.
-        """
-        prob, lost = torch.zeros_like(self.target_prob), self.target_prob.new_zeros(())
-        shares: list[tuple[Sequence[int], float]] = []
-        for cover in self.covers:
-            light = cover.prob.to(prob.device, copy=True)
-            for at, i, mass in self._single(cover) if self.translator.rule == "bytes" else ():
-                self._spread((i,), cover, mass, shares)
-                light[at] = 0.0
-            if cover.table is None:
-                fits = (cover.goals >= 0).to(prob.device)
-                prob.index_add_(0, cover.goals.to(prob.device)[fits], light[fits])
-            else:
-                part = cover.table.to(prob.device).apply(light[None], self.target_prob[None])
-                prob += part.prob[0]
-                lost = lost + part.lost[0]
-        self._share(shares, prob)
-        return Translation(prob, lost)
 
     def open_paths(self) -> list[OpenPath]:
         """Paths of one anchor token on which more than `HEAVY_MASS` of the row's belief hangs."""
-        return [
-            item for cover in self.covers for item in self._open(cover, (), [(i, mass) for _, i, mass in self._single(cover)])
-        ]
+        return [item for cover in self.covers for item in self._open(cover, (), [(i, mass) for _, i, mass in self.single(cover)])]
 
     def open_after(self, item: OpenPath) -> list[OpenPath]:
         """The paths one anchor token longer than a fed one that are still open."""
-        return self._open(item.cover, item.ids, _heavy(self.row.nodes[item.path].logp.exp() * item.mass, self.translator))
+        tokens = self.translator.anchor.tokens
+        nexts = [(i, item.mass * math.exp(logp)) for i, logp in self.row.nodes[item.path].likeliest[:N_HEAVY]]
+        return self._open(item.cover, item.ids, [(i, m) for i, m in nexts if m > HEAVY_MASS and i < len(tokens) and tokens[i]])
 
     @cached_property
     def _likely(self) -> list[int]:
@@ -253,15 +249,21 @@ class Reading:
     def _is_open(self, item: OpenPath) -> bool:
         return 0.0 < self._fitting(item.ids, item.cover) < 1.0 or len(self._ends(item.ids, item.cover, item.mass)) > 1
 
-    def _single(self, cover: Cover) -> Iterator[tuple[int, int, float]]:
-        """The heavy tokens of a cover, followed one by one: place in `cover.prob`, id and mass of each."""
-        values, places = cover.prob.topk(min(N_HEAVY, len(cover.prob)))
-        ids = places if cover.table is not None else cover.ids[places]
+    def single(self, cover: Cover) -> list[tuple[int, int, float]]:
+        """The heavy tokens of a cover, followed one by one: place among its tokens, id and mass of each."""
+        if self.translator.rule != "bytes":
+            return []
+        if cover.table is not None:
+            found = [(i, i, math.exp(logp + cover.weight)) for i, logp in cover.node.likeliest[:N_HEAVY]]
+        else:
+            values, places = cover.prob.topk(min(N_HEAVY, len(cover.prob)))
+            found = list(zip(places.tolist(), cover.ids[places].tolist(), values.tolist(), strict=True))
         tokens, pending = self.translator.anchor.tokens, cover.pending
-        for at, i, mass in zip(places.tolist(), ids.tolist(), values.tolist(), strict=True):
-            token = tokens[i] if i < len(tokens) else None
-            if mass > HEAVY_MASS and token and token.startswith(pending) and token != pending:
-                yield at, i, mass
+        return [
+            (at, i, mass)
+            for at, i, mass in found
+            if mass > HEAVY_MASS and i < len(tokens) and (tokens[i] or b"").startswith(pending) and (tokens[i] or b"") != pending
+        ]
 
     def _ends(self, ids: Path, cover: Cover, mass: float) -> list[int]:
         """The target tokens that a path of anchor tokens may lead to next, the one that its own text becomes first.
@@ -283,8 +285,8 @@ class Reading:
         """Of what may come after a path, the share after which the target's tokens of the last word still stand."""
         return self.translator.speller.spellings(ids, cover.pending, self.row.owed, self.word).share if self.word else 1.0
 
-    def _spread(self, ids: Path, cover: Cover, mass: float, shares: list[tuple[Sequence[int], float]]) -> None:
-        """Give the mass of a path of anchor tokens to the target tokens it leads to: append those with what they share.
+    def spread(self, ids: Path, cover: Cover, mass: float) -> Iterator[tuple[Sequence[int], float]]:
+        """The target tokens that a path of anchor tokens leads to, with the mass that each group of them shares.
 
         Where the anchor was asked what comes after it, its next tokens decide; elsewhere the target's own distribution
         over the tokens that the path can still become.
@@ -292,39 +294,85 @@ class Reading:
         node = self.row.nodes.get(cover.path + ids)
         if node is None:
             fitting = self._fitting(ids, cover) if mass > HEAVY_MASS else 1.0
-            shares.append((self._ends(ids, cover, mass), mass * fitting))
+            yield self._ends(ids, cover, mass), mass * fitting
             return
-        values, nexts = node.logp.exp().topk(min(N_BRANCHES, len(node.logp)))
         tokens = self.translator.anchor.tokens
-        for value, i in zip((mass * values).tolist(), nexts.tolist(), strict=True):
+        left = mass
+        for i, logp in node.likeliest:
+            value = mass * math.exp(logp)
             if value > LIGHT_MASS and i < len(tokens) and tokens[i]:
-                self._spread((*ids, i), cover, value, shares)
-                mass -= value
-        shares.append((self._ends(ids, cover, 0.0), max(mass, 0.0)))
+                yield from self.spread((*ids, i), cover, value)
+                left -= value
+        yield self._ends(ids, cover, 0.0), max(left, 0.0)
 
-    def _share(self, shares: Sequence[tuple[Sequence[int], float]], prob: Tensor) -> None:
-        """Add each mass to its target tokens by the target's own distribution, with a little weight on the first of them."""
-        some = [(ends, mass) for ends, mass in shares if ends]
-        ids = torch.tensor([t for ends, _ in some for t in ends], dtype=torch.long, device=prob.device)
-        group = torch.tensor([n for n, (ends, _) in enumerate(some) for _ in ends], dtype=torch.long, device=prob.device)
-        first = torch.tensor([n == 0 for ends, _ in some for n in range(len(ends))], dtype=prob.dtype, device=prob.device)
-        masses = torch.tensor([mass for _, mass in some], dtype=prob.dtype, device=prob.device)
-        weights = self.target_prob[ids]
-        weights = weights + first * (SETTLED_WEIGHT * _sums(weights, group, len(some))[group] + TINY)
-        prob.index_add_(0, ids, weights * (masses / _sums(weights, group, len(some)))[group])
+
+def translate(readings: Sequence[Reading], target_prob: Tensor) -> Translation:
+    """Every row's belief over the target's vocabulary: heavy tokens one by one, all others through the tables.
+
+    Args:
+        readings: One a row, all of one translator.
+        target_prob: (N, V) the target's own distributions.
+
+    Returns:
+        `prob` (N, V) and `lost` (N,), normalised; a row whose strict reading leaves next to nothing is read freely.
+    """
+    found = _sum(readings, target_prob)
+    totals = (found.prob.sum(-1) + found.lost).tolist()
+    for n, (reading, total) in enumerate(zip(readings, totals, strict=True)):
+        free = reading.or_free(total)
+        if free is not reading:
+            again = _sum([free], target_prob[n : n + 1])
+            found.prob[n], found.lost[n] = again.prob[0], again.lost[0]
+    return found.normalised()
+
+
+def _sum(readings: Sequence[Reading], target_prob: Tensor) -> Translation:
+    """Every cover's share of each row's belief, not normalised."""
+    prob, lost = torch.zeros_like(target_prob), target_prob.new_zeros(len(target_prob))
+    tables: dict[int, list[tuple[int, Cover, list[int]]]] = defaultdict(list)
+    shares: list[tuple[int, Sequence[int], float]] = []
+    for n, reading in enumerate(readings):
+        for cover in reading.covers:
+            heavy = reading.single(cover)
+            shares += [(n, ends, mass) for _, i, share in heavy for ends, mass in reading.spread((i,), cover, share)]
+            places = [at for at, _, _ in heavy]
+            if cover.table is not None:
+                tables[id(cover.table)].append((n, cover, places))
+            else:
+                light = cover.prob.clone()
+                light[places] = 0.0
+                fits = cover.goals >= 0
+                prob[n].index_add_(0, cover.goals[fits].to(prob.device), light[fits].to(prob.device))
+    for group in tables.values():
+        rows = torch.tensor([n for n, _, _ in group], device=prob.device)
+        weights = torch.tensor([cover.weight for _, cover, _ in group], device=prob.device)
+        light = torch.stack([cover.node.logp for _, cover, _ in group]).to(prob.device).add_(weights[:, None]).exp_()  # (M, A)
+        for row, (_, _, places) in zip(light, group, strict=True):
+            row[places] = 0.0
+        table = cast(Table, group[0][1].table).to(prob.device)
+        part = table.apply(light, target_prob if len(group) == len(target_prob) else target_prob[rows])
+        prob.index_add_(0, rows, part.prob)
+        lost.index_add_(0, rows, part.lost)
+    _share(shares, target_prob, prob)
+    return Translation(prob, lost)
+
+
+def _share(shares: Sequence[tuple[int, Sequence[int], float]], target_prob: Tensor, prob: Tensor) -> None:
+    """Add each mass to its row's target tokens by the target's own distribution, a little more to the first of them."""
+    some = [(n, ends, mass) for n, ends, mass in shares if ends]
+    width = prob.shape[-1]
+    ids = torch.tensor([n * width + t for n, ends, _ in some for t in ends], dtype=torch.long, device=prob.device)
+    group = torch.tensor([g for g, (_, ends, _) in enumerate(some) for _ in ends], dtype=torch.long, device=prob.device)
+    first = torch.tensor([at == 0 for _, ends, _ in some for at in range(len(ends))], dtype=prob.dtype, device=prob.device)
+    masses = torch.tensor([mass for _, _, mass in some], dtype=prob.dtype, device=prob.device)
+    weights = target_prob.reshape(-1)[ids]
+    weights = weights + first * (SETTLED_WEIGHT * _sums(weights, group, len(some))[group] + TINY)
+    prob.view(-1).index_add_(0, ids, weights * (masses / _sums(weights, group, len(some)))[group])
 
 
 def _sums(values: Tensor, group: Tensor, n_groups: int) -> Tensor:
     """(G,) the sum of the values (M,) of each group."""
     return values.new_zeros(n_groups).index_add_(0, group, values)
-
-
-def _heavy(prob: Tensor, translator: VocabularyTranslator) -> list[tuple[int, float]]:
-    """The likeliest ordinary tokens that weigh more than `HEAVY_MASS`, with their masses."""
-    values, ids = prob.topk(min(N_HEAVY, len(prob)))
-    tokens = translator.anchor.tokens
-    found = zip(ids.tolist(), values.tolist(), strict=True)
-    return [(i, mass) for i, mass in found if mass > HEAVY_MASS and i < len(tokens) and tokens[i]]
 
 
 def _word(row: Row, translator: VocabularyTranslator) -> Path:

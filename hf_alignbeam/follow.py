@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .anchor import AnchorCache, Append, Leaf
-from .belief import LEAST_BEGUN, LEAST_STEP, N_WORD_TOKENS, Node, OpenPath, Path, Reading, Row
+from .belief import LEAST_BEGUN, LEAST_STEP, N_WORD_TOKENS, Node, OpenPath, Path, Reading, Row, translate
 from .engines import Engine
 from .translate import Translation, VocabularyTranslator
 from .vocab import complete_characters
@@ -143,9 +143,7 @@ class Follower:
         readings = {i: Reading.strict(self.rows[i], self._translator, p) for i, p in zip(rows, target_prob, strict=True)}
         if self._translator.rule == "bytes":
             self._look_ahead(readings)
-        parts = [_translated(reading) for reading in readings.values()]
-        whole = Translation(torch.stack([p.prob for p in parts]), torch.stack([p.lost for p in parts]))
-        return whole.normalised()
+        return translate(list(readings.values()), target_prob)
 
     def translate_top(self, target_prob: Tensor, rows: Sequence[int], n_tokens: int) -> tuple[Tensor, Tensor]:
         """The paper's bridge: only the anchor's likeliest tokens, from where it has read to, by the translator's rule.
@@ -335,12 +333,6 @@ def _committed(start: Start, translator: VocabularyTranslator) -> tuple[Path, by
 
 def _begins_word(tail: bytes) -> bool:
     return tail[:1] == b" " and bool(tail[1:2].strip())
-
-
-def _translated(reading: Reading) -> Translation:
-    translation = reading.translate()
-    free = reading.or_free(float(translation.prob.sum() + translation.lost))
-    return translation if free is reading else free.translate()
 
 
 def _copy(row: Row) -> Row:

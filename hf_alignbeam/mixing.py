@@ -68,5 +68,5 @@ def paper(target_logp: Tensor, anchor_prob: Tensor, alpha: float, n_sources: Ten
 def _allowed(logp: Tensor, target_logp: Tensor) -> Tensor:
     """Normalise over what the target allows; a row with nothing left stays as the target has it."""
     logp = logp.masked_fill(target_logp == -torch.inf, -torch.inf)
-    empty = (logp == -torch.inf).all(-1, keepdim=True)
-    return torch.where(empty, target_logp, logp).log_softmax(-1)
+    empty = logp.amax(-1, keepdim=True) == -torch.inf  # (N, 1)
+    return (torch.where(empty, target_logp, logp) if empty.any() else logp).log_softmax(-1)

@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, cast
 
@@ -60,14 +60,14 @@ class _Point:
         active: Which rows are steered there.
         contested: Which rows hold a token that the target alone would hardly have written.
         over: Whether steering has ended for good.
-        own_logp: (rows, V) the target's own log-probabilities there; a row that is not steered holds zeros.
+        own_logp: By row that is steered there, the target's own log-probabilities (V,).
     """
 
     input_ids: Tensor
     active: list[bool]
     contested: list[bool]
     over: bool
-    own_logp: Tensor | None = None
+    own_logp: dict[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -182,7 +182,14 @@ class AnchorLogitsProcessor(LogitsProcessor):
             self._translator = translation
         else:
             self._translator = VocabularyTranslator(anchor_tokenizer, tokenizer, translation, *ends)
+        self._warm_up()
         self._told_plain = False
+
+    def _warm_up(self) -> None:
+        """Build what the first tokens of an answer will ask for, so that no step has to."""
+        question: list[Message] = [{"role": "user", "content": "?"}]
+        _, lead_in = render_prompt(self._anchor_tokenizer, self._anchor_tokens, question)
+        self._translator.warm_up(lead_in, self._reader.lead_in(question))
 
     @property
     def translator(self) -> VocabularyTranslator:
@@ -228,12 +235,14 @@ class AnchorLogitsProcessor(LogitsProcessor):
         rows = [row for row, active in enumerate(point.active) if active]
         if call.follower is None or point.over or not rows:
             return scores
-        target_logp = scores[rows].detach().float().log_softmax(-1)  # (N, V)
-        mixed = self._mix(call.follower, target_logp, rows)
-        point.own_logp = torch.zeros_like(scores, dtype=torch.float32)
-        point.own_logp[rows] = target_logp
+        every = len(rows) == len(scores)
+        target_logp = (scores if every else scores[rows]).detach().float().log_softmax(-1)  # (N, V)
+        mixed = self._mix(call.follower, target_logp, rows).to(scores.dtype)
+        point.own_logp = dict(zip(rows, target_logp, strict=True))
+        if every:
+            return mixed
         result = scores.clone()
-        result[rows] = mixed.to(scores.dtype)
+        result[rows] = mixed
         return result
 
     def _mix(self, follower: Follower, target_logp: Tensor, rows: list[int]) -> Tensor:
@@ -246,7 +255,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
         else:
             translation = follower.translate(target_prob, rows)
             lost = translation.lost
-            anchor_prob = translation.prob + lost[:, None] * target_prob
+            anchor_prob = torch.addcmul(translation.prob, lost[:, None], target_prob)
             mixed = (linear if self.mixing == "linear" else log_linear)(target_logp, anchor_prob, self.alpha)
         self._count(follower, before, len(rows), float(lost.sum()))
         return mixed
@@ -315,7 +324,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
             active=[point.active[parent] for parent in parents],
             contested=[point.contested[parent] for parent in parents],
             over=point.over,
-            own_logp=point.own_logp[parents] if point.own_logp is not None else None,
+            own_logp={row: point.own_logp[parent] for row, parent in enumerate(parents) if parent in point.own_logp},
         )
         call.points = {n_written: point}
         return point
@@ -427,7 +436,8 @@ def _parents(before: Tensor, known: Tensor) -> list[int] | None:
 
 def _is_contested(point: _Point, row: int, i: int) -> bool:
     """Whether a row's next token `i` is one that the target alone would hardly have written."""
-    return point.own_logp is not None and i < point.own_logp.shape[-1] and float(point.own_logp[row, i]) < CONTESTED
+    own_logp = point.own_logp.get(row)
+    return own_logp is not None and i < len(own_logp) and float(own_logp[i]) < CONTESTED
 
 
 def _checked_conversations(conversations: Sequence[Conversation] | None) -> list[list[Message]] | None:

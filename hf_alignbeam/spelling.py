@@ -17,6 +17,8 @@ N_TRIED = 512
 #: Characters that are tried after a text to see how its tokens may change when it goes on.
 PROBES = [bytes([byte]) for byte in b" .,'-0123456789abcdefghijklmnopqrstuvwxyz"]
 
+NONE = torch.empty(0, dtype=torch.long)
+
 
 @dataclass(frozen=True)
 class Spellings:
@@ -43,7 +45,6 @@ class Speller:
         self._anchor = anchor
         self._target = target
 
-    @cached_method(maxsize=256)
     def inside(self, pending: bytes, owed: bytes = b"", word: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
         """The anchor's tokens that are longer than `pending` and begin with it, and where each leads.
 
@@ -56,6 +57,10 @@ class Speller:
             Their ids (M,) and the target's next tokens (M,): -1 where it would have written the text with other tokens
             than those of `word`.
         """
+        return self._inside(pending, owed, word) if self._anchor.begins_a_token(pending) else (NONE, NONE)
+
+    @cached_method(maxsize=1024)
+    def _inside(self, pending: bytes, owed: bytes, word: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         ids = self._anchor.starting_with(pending)
         before = self._target.spell(word) + owed
         written = self._target.encode_batch([before + (self._anchor.tokens[i] or b"")[len(pending) :] for i in ids])

@@ -40,8 +40,7 @@ class Translation:
         """The same, scaled so that the mass kept and lost is 1 in each row; all is lost where there was none."""
         total = self.prob.sum(-1) + self.lost  # (N,)
         scale = torch.where(total > NEGLIGIBLE, 1.0 / total.clamp_min(NEGLIGIBLE), 0.0)
-        prob = self.prob * scale[:, None]
-        return Translation(prob, (1.0 - prob.sum(-1)).clamp_min(0.0))
+        return Translation(self.prob * scale[:, None], torch.where(scale > 0, self.lost * scale, 1.0))
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,9 @@ class Table:
     target writes (the space its template puts in front of an answer).
 
     Attributes:
-        source: (M,) anchor ids whose mass goes to one target id whatever comes after.
+        first: (V,) for each target id an anchor id whose mass goes to it whatever comes after.
+        reached: (V,) 1 where there is one, 0 elsewhere.
+        source: (M,) the other anchor ids whose mass goes to one target id whatever comes after.
         target: (M,) where it goes.
         groups: (G,) anchor ids that are also the start of longer target tokens.
         branch_group: (E,) index into `groups`.
@@ -63,6 +64,8 @@ class Table:
         possible: (A,) 1 for the anchor ids that go on from the pending bytes; None where nothing is pending.
     """
 
+    first: Tensor
+    reached: Tensor
     source: Tensor
     target: Tensor
     groups: Tensor
@@ -95,7 +98,10 @@ class Table:
         if self.possible is not None:
             width = min(anchor_prob.shape[-1], len(self.possible))
             anchor_prob = anchor_prob[:, :width] * self.possible[:width]
-        prob = torch.zeros_like(target_prob)
+        width = target_prob.shape[-1]
+        prob = (anchor_prob[:, self.first] * self.reached)[:, :width]
+        if prob.shape[-1] < width:
+            prob = torch.nn.functional.pad(prob, (0, width - prob.shape[-1]))  # (N, V)
         prob.index_add_(1, self.target, anchor_prob[:, self.source])
         if len(self.groups):
             shares = self._shares(target_prob)  # (N, E)
@@ -207,6 +213,18 @@ class VocabularyTranslator:
         table = self.table(pending, owed).to(target_prob.device)
         return table.apply(anchor_prob.to(target_prob.device), target_prob).normalised()
 
+    def warm_up(self, lead_in: bytes = b"", owed: bytes = b"") -> None:
+        """Build the maps for inside an answer and for its beginning.
+
+        Args:
+            lead_in: White space with which the anchor's answers begin.
+            owed: The same for the target.
+        """
+        if not self.identity:
+            self.table()
+            self.table(lead_in, owed)
+            self.anchor.begins_a_token(b" ")
+
     def table(self, pending: bytes = b"", owed: bytes = b"") -> Table:
         """The map at one point of an answer; built once a point."""
         return self._table(pending, owed)
@@ -226,13 +244,19 @@ class VocabularyTranslator:
         groups = {i: n for n, i in enumerate(branches)}
         flat = [(groups[i], t, settled) for i, ends in branches.items() for t, settled in ends]
         settled_ids = [i for i in goals if i not in groups]
+        first = {goals[i]: i for i in reversed(settled_ids)}
+        reached = torch.zeros(len(self.target))
+        reached[list(first)] = 1.0
+        others = [i for i in settled_ids if first[goals[i]] != i]
         possible = None
         if pending:
             possible = torch.zeros(len(self.anchor))
             possible[list(strings)] = 1.0
         return Table(
-            source=_ids(settled_ids),
-            target=_ids(goals[i] for i in settled_ids),
+            first=_ids(first.get(t, 0) for t in range(len(self.target))),
+            reached=reached,
+            source=_ids(others),
+            target=_ids(goals[i] for i in others),
             groups=_ids(groups),
             branch_group=_ids(group for group, _, _ in flat),
             branch_target=_ids(t for _, t, _ in flat),

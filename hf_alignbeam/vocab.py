@@ -122,6 +122,14 @@ class Vocabulary:
         tokens, ids = self._sorted
         return ids[bisect_right(tokens, prefix) : bisect_left(tokens, prefix + b"\xff" * (self.longest + 1))]
 
+    def begins_a_token(self, prefix: bytes) -> bool:
+        """Whether any token is longer than `prefix` and starts with it."""
+        if len(prefix) >= self.longest:
+            return False
+        tokens, _ = self._sorted
+        place = bisect_right(tokens, prefix)
+        return place < len(tokens) and tokens[place].startswith(prefix)
+
     def encode(self, data: bytes) -> tuple[int, ...]:
         """The ids of `data` as the middle of a text: the tokenizer's own where it gives the bytes back, else a cover.
 

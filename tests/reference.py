@@ -56,10 +56,14 @@ class TextAnchor(torch.nn.Module):
 
     def __init__(self, vocabulary, weights):
         super().__init__()
+        self._embeddings = torch.nn.Embedding(1, 1)
         self.config = PretrainedConfig(max_position_embeddings=512)
         self.config._attn_implementation = "sdpa"
         self._size, self._end = len(vocabulary), vocabulary.eos_ids[0]
         self._texts = [((*vocabulary.encode(text), self._end), weight) for text, weight in weights.items()]
+
+    def get_input_embeddings(self):
+        return self._embeddings
 
     def forward(self, input_ids, past_key_values, attention_mask=None, position_ids=None, **_):
         n_rows, n_new = input_ids.shape

@@ -6,7 +6,7 @@ import torch
 from conftest import engine, tiny
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from hf_alignbeam.belief import Reading
+from hf_alignbeam.belief import Reading, translate
 from hf_alignbeam.chat import render_prompt
 from hf_alignbeam.follow import N_OPEN_TOKENS, N_UNUSED, Follower, Start
 from hf_alignbeam.testbed import tokenizers as toy
@@ -249,6 +249,7 @@ def test_every_token_that_fits_inside_a_word_counts(anchor, translator):
     logp[ids] = torch.log_softmax(torch.where(goals >= 0, -8.0, 0.0), 0)  # what fits has next to nothing of the belief
     row.nodes = {(): replace(root, logp=logp)}
     target_prob = torch.full((len(translator.target),), 1.0 / len(translator.target))
-    prob = replace(Reading.strict(row, translator, target_prob), word=(first,)).translate().prob
+    reading = replace(Reading.strict(row, translator, target_prob), word=(first,))
+    prob = translate([reading], target_prob[None]).prob[0]
     assert set(goals[goals >= 0].tolist()) <= set(prob.nonzero().flatten().tolist())
     assert len(fitting) > 0

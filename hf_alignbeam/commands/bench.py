@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from hf_alignbeam.belief import Node, Reading, Row
+from hf_alignbeam.belief import Node, Reading, Row, translate
 from hf_alignbeam.commands import told_plainly
 from hf_alignbeam.translate import TranslationRule, VocabularyTranslator
 
@@ -61,7 +61,7 @@ def _measured(anchor: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase) 
     rows = [Row(b"", (), {(): Node(logp)}, settled=(), owed=b"", lead_in=b"") for logp in peaked.log_softmax(-1)]
     start = time.perf_counter()
     for row in rows:
-        Reading.strict(row, translator, target_prob[0].float()).translate()
+        translate([Reading.strict(row, translator, target_prob[0].float())], target_prob.float())
     step = 1000 * (time.perf_counter() - start) / N_TIMED
     shares = [f"{100 * (1 - lost['exact']):.1f} %", *(f"{100 * lost[rule]:.3f} %" for rule in RULES)]
     return [*shares, f"{build:.2f}", f"{step:.2f}", "; ".join(translator.target.losses) or "none"]
