@@ -16,7 +16,6 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from .spelling import NONE
 from .translate import SETTLED_WEIGHT, Table, Translation, VocabularyTranslator
 
 Path = tuple[int, ...]
@@ -37,6 +36,8 @@ HEAVY_MASS = 0.01
 LIGHT_MASS = 0.001
 #: At most so many of the heavy ones at one point.
 N_HEAVY = 12
+#: Inside a token of the anchor's, so many of the likeliest that go on from there are looked at: the rest are noise.
+N_INSIDE = 256
 #: What keeps a share defined where the target finds all of its tokens impossible.
 TINY = 1e-30
 #: How many of the target's likeliest tokens are asked whether the anchor may be on its way to them.
@@ -97,6 +98,9 @@ class Row:
         return [*self.settled, *(slot for slot in slots if slot is not None)]
 
 
+_NONE = torch.empty(0, dtype=torch.long)
+
+
 @dataclass(frozen=True)
 class Cover:
     """A point of the row's text from which the anchor may be writing on: everything before it is fed.
@@ -123,6 +127,11 @@ class Cover:
     def prob(self) -> Tensor:
         """(M,) the belief in each token that begins with the pending bytes."""
         return (self.node.logp[self.ids] + self.weight).exp()
+
+    @property
+    def most(self) -> float:
+        """The log-probability of the likeliest token there, relative to the likeliest point's."""
+        return self.weight + (self.node.likeliest[0][1] if self.table is not None else float(self.node.logp[self.ids].max()))
 
     @cached_property
     def belief(self) -> float:
@@ -210,19 +219,28 @@ class Reading:
         pending = {path: row.text[len(text) :] for path, text in spelled.items() if row.text.startswith(text)}
         if self.translator.rule != "bytes":
             pending = {row.path: pending[row.path]}
-        longer = {
-            path: (NONE, NONE) if self._at_end(left) else self.translator.speller.inside(left, row.owed, self.word)
-            for path, left in pending.items()
-        }
-        going_on = [path for path, left in pending.items() if self._at_end(left) or len(longer[path][0])]
-        most = max((row.nodes[path].weight for path in going_on), default=0.0)
-        found = []
-        for path in going_on:
-            node, left = row.nodes[path], pending[path]
-            table = self.translator.table(left, row.owed) if self._at_end(left) else None
-            ids, goals = (some.to(node.logp.device) for some in longer[path])
-            found.append(Cover(path, left, node, node.weight - most, table, ids, goals))
-        return found
+        begun = {path: left for path, left in pending.items() if self._at_end(left) or anchor.begins_a_token(left)}
+        most = max((row.nodes[path].weight for path in begun), default=0.0)
+        found = [self._cover(path, left, row.nodes[path].weight - most) for path, left in begun.items()]
+        least = max((cover.most for cover in found), default=0.0) + LEAST_STEP
+        return [self._led(cover, least) for cover in found if cover.most > least]
+
+    def _cover(self, path: Path, left: bytes, weight: float) -> Cover:
+        """A point with every token that may come there; where they lead is not known yet."""
+        node = self.row.nodes[path]
+        if self._at_end(left):
+            return Cover(path, left, node, weight, self.translator.table(left, self.row.owed), _NONE, _NONE)
+        ids = self.translator.speller.inside(left).to(node.logp.device)
+        return Cover(path, left, node, weight, None, ids, _NONE)
+
+    def _led(self, cover: Cover, least: float) -> Cover:
+        """The same with the tokens that carry anything at all, and where they lead."""
+        if cover.table is not None:
+            return cover
+        values, places = cover.node.logp[cover.ids].topk(min(N_INSIDE, len(cover.ids)))
+        ids = cover.ids[places[values + cover.weight > least]]
+        goals = self.translator.speller.goals(ids.tolist(), cover.pending, self.row.owed, self.word)
+        return replace(cover, ids=ids, goals=torch.tensor(goals, device=ids.device))
 
     def open_paths(self) -> list[OpenPath]:
         """Paths of one anchor token on which more than `HEAVY_MASS` of the row's belief hangs."""

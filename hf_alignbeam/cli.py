@@ -103,25 +103,43 @@ def bench(
     families: Annotated[
         bool, typer.Option("--families", help="The guard's laws on tiny models of every family, in every mode of generate.")
     ] = False,
+    speed: Annotated[
+        bool, typer.Option("--speed", help="What a steered step costs, on random models of realistic shape.")
+    ] = False,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Peak memory with the base under a LoRA as anchor, against the target alone.")
+    ] = False,
+    tokenizer: Annotated[str, typer.Option(help="--speed, --memory: the target's, a folder or a Hub id.")] = "Qwen/Qwen3-0.6B",
+    anchor_tokenizer: Annotated[str, typer.Option(help="--speed: the anchor's.")] = "meta-llama/Llama-3.2-1B",
+    text: Annotated[Path | None, typer.Option(help="--speed: a text to follow. Default: Python's own documentation.")] = None,
+    device: Annotated[str, typer.Option(help="--speed, --memory: where both models go.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="--speed, --memory: of both models' weights, as torch names it.")] = "float32",
     split: Annotated[str, typer.Option(help="--fidelity: whose prompts, validation or test.")] = "test",
     contexts: Annotated[int, typer.Option(min=4, help="--fidelity: points of answers for each pair.")] = 64,
     weights: Weights = None,
 ) -> None:
-    """What translating between tokenizers loses and costs, how far it is from exact, and where the guard is right."""
-    if [bool(translation), fidelity, families].count(True) != 1:
-        raise typer.BadParameter("give one of --fidelity, --families, or --translation A --translation B")
+    """What translating between tokenizers loses and costs, how far it is from exact, and what the guard costs and where."""
+    if [bool(translation), fidelity, families, speed, memory].count(True) != 1:
+        raise typer.BadParameter("give one of --fidelity, --families, --speed, --memory, or --translation A --translation B")
     if fidelity:
         from hf_alignbeam.commands.fidelity import run as measure_fidelity
 
         measure_fidelity(weights, split, contexts)
-        return
-    if families:
+    elif families:
         from hf_alignbeam.commands.families import run as try_families
 
         try_families()
-        return
-    from hf_alignbeam.commands.bench import run
+    elif speed:
+        from hf_alignbeam.commands.speed import run as measure_speed
 
-    if len(translation or ()) < 2:
-        raise typer.BadParameter("name at least two tokenizers: --translation A --translation B")
-    run(translation or [])
+        measure_speed(tokenizer, anchor_tokenizer, text, device, dtype)
+    elif memory:
+        from hf_alignbeam.commands.memory import run as measure_memory
+
+        measure_memory(tokenizer, device, dtype)
+    else:
+        from hf_alignbeam.commands.bench import run
+
+        if len(translation or ()) < 2:
+            raise typer.BadParameter("name at least two tokenizers: --translation A --translation B")
+        run(translation or [])

@@ -3,6 +3,7 @@
 Knows two vocabularies, byte strings and the tokens of the word that is being written. Knows no probabilities.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +15,8 @@ from .vocab import Vocabulary
 #: How many of the tokens that could come next `may_grow` tries, spread evenly over all of them.
 N_TRIED = 512
 
-#: Characters that are tried after a text to see how its tokens may change when it goes on.
-PROBES = [bytes([byte]) for byte in b" .,'-0123456789abcdefghijklmnopqrstuvwxyz"]
-
-NONE = torch.empty(0, dtype=torch.long)
+#: Characters that are tried after a text to see how its tokens may change when it goes on; one digit stands for all.
+PROBES = [bytes([byte]) for byte in b" .,'-0abcdefghijklmnopqrstuvwxyz"]
 
 
 @dataclass(frozen=True)
@@ -45,27 +44,37 @@ class Speller:
         self._anchor = anchor
         self._target = target
 
-    def inside(self, pending: bytes, owed: bytes = b"", word: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
-        """The anchor's tokens that are longer than `pending` and begin with it, and where each leads.
+    @cached_method(maxsize=256)
+    def inside(self, pending: bytes) -> Tensor:
+        """The ids (M,) of the anchor's tokens that are longer than `pending` and begin with it."""
+        return torch.tensor(self._anchor.starting_with(pending), dtype=torch.long)
+
+    def goals(self, ids: Sequence[int], pending: bytes, owed: bytes = b"", word: tuple[int, ...] = ()) -> list[int]:
+        """Where tokens of the anchor's lead that begin with what the target has written.
 
         Args:
-            pending: The first bytes of theirs, which the target has written.
+            ids: Some of `inside(pending)`.
+            pending: Their first bytes, which the target has written.
             owed: Bytes that the target still has to write before them.
             word: The target's tokens since its last word began.
 
         Returns:
-            Their ids (M,) and the target's next tokens (M,): -1 where it would have written the text with other tokens
-            than those of `word`.
+            The target's next token for each: -1 where it would have written the text with other tokens than those of
+            `word`.
         """
-        return self._inside(pending, owed, word) if self._anchor.begins_a_token(pending) else (NONE, NONE)
+        known = self._goals(pending, owed, word)
+        new = [i for i in ids if i not in known]
+        if new:
+            before = self._target.spell(word) + owed
+            written = self._target.encode_batch([before + (self._anchor.tokens[i] or b"")[len(pending) :] for i in new])
+            goals = (self._after(word, tokens) for tokens in written)
+            known.update(zip(new, (-1 if goal is None else goal for goal in goals), strict=True))
+        return [known[i] for i in ids]
 
     @cached_method(maxsize=1024)
-    def _inside(self, pending: bytes, owed: bytes, word: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        ids = self._anchor.starting_with(pending)
-        before = self._target.spell(word) + owed
-        written = self._target.encode_batch([before + (self._anchor.tokens[i] or b"")[len(pending) :] for i in ids])
-        goals = [self._after(word, tokens) for tokens in written]
-        return torch.tensor(ids, dtype=torch.long), torch.tensor([-1 if t is None else t for t in goals], dtype=torch.long)
+    def _goals(self, pending: bytes, owed: bytes, word: tuple[int, ...]) -> dict[int, int]:
+        """What `goals` has found, by the anchor's id."""
+        return {}
 
     @cached_method(maxsize=65_536)
     def may_grow(self, path: tuple[int, ...], t: int, pending: bytes = b"", owed: bytes = b"") -> bool:
@@ -83,8 +92,7 @@ class Speller:
         within = [self._anchor.by_bytes[rest[:n]] for n in range(1, len(rest) + 1) if rest[:n] in self._anchor.by_bytes]
         beyond = self._anchor.starting_with(rest)
         nexts = within + beyond[:: 1 + len(beyond) // N_TRIED]
-        written = self._anchor.encode_batch([spelled + (self._anchor.tokens[i] or b"") for i in nexts])
-        return any(ids == (*path, i) for ids, i in zip(written, nexts, strict=True))
+        return any(self._anchor.encode_batch([spelled + (self._anchor.tokens[i] or b"")]) == [(*path, i)] for i in nexts)
 
     @cached_method(maxsize=65_536)
     def next_token(self, rest: bytes, word: tuple[int, ...] = ()) -> int | None:
@@ -114,6 +122,8 @@ class Speller:
         """
         said = self._anchor.spell(path)
         rest = owed + said[len(pending) :]
+        if word and self._begins_anew(word, rest):
+            return self.spellings(path, pending, owed)
         own = self._anchor.encode_batch([said + probe for probe in PROBES])
         probes = [probe for probe, ids in zip(PROBES, own, strict=True) if ids[: len(path)] == path]
         text = self._target.spell(word) + rest
@@ -121,6 +131,14 @@ class Speller:
         found = [t for t in tried if t is not None]
         short = (t for t in found if len(self._target.tokens[t] or b"") <= len(rest))
         return Spellings(tuple(dict.fromkeys(short)), len(found) / len(tried))
+
+    @cached_method(maxsize=65_536)
+    def _begins_anew(self, word: tuple[int, ...], rest: bytes) -> bool:
+        """Whether `rest` begins another word, so that what comes after it leaves the tokens of `word` alone."""
+        if not rest[:1].isspace():
+            return False
+        text = self._target.spell(word)
+        return not text[-1:].isspace() and self._target.encode(text + rest) == (*word, *self._target.encode(rest))
 
     @staticmethod
     def _after(word: tuple[int, ...], ids: tuple[int, ...]) -> int | None:

@@ -58,7 +58,8 @@ class Table:
         groups: (G,) anchor ids that are also the start of longer target tokens.
         branch_group: (E,) index into `groups`.
         branch_target: (E,) the target ids a group's mass may go to.
-        branch_settled: (E,) whether that target id holds the group's own bytes and no more.
+        branch_weight: (E,) what it gets on top of the target's own share: `SETTLED_WEIGHT` where it holds the group's own
+            bytes and no more.
         extensions: for a path of anchor ids, the target ids whose bytes it is a proper start of.
         anchor_eos, target_eos: the ids that end an answer.
         possible: (A,) 1 for the anchor ids that go on from the pending bytes; None where nothing is pending.
@@ -71,7 +72,7 @@ class Table:
     groups: Tensor
     branch_group: Tensor
     branch_target: Tensor
-    branch_settled: Tensor
+    branch_weight: Tensor
     extensions: dict[tuple[int, ...], list[int]]
     anchor_eos: Tensor
     target_eos: Tensor
@@ -99,26 +100,21 @@ class Table:
             width = min(anchor_prob.shape[-1], len(self.possible))
             anchor_prob = anchor_prob[:, :width] * self.possible[:width]
         width = target_prob.shape[-1]
-        prob = (anchor_prob[:, self.first] * self.reached)[:, :width]
+        prob = anchor_prob.index_select(1, self.first[:width]) * self.reached[:width]
         if prob.shape[-1] < width:
             prob = torch.nn.functional.pad(prob, (0, width - prob.shape[-1]))  # (N, V)
-        prob.index_add_(1, self.target, anchor_prob[:, self.source])
+        prob.index_add_(1, self.target, anchor_prob.index_select(1, self.source))
         if len(self.groups):
-            shares = self._shares(target_prob)  # (N, E)
-            group_prob = anchor_prob[:, self.groups]  # (N, G)
-            prob.index_add_(1, self.branch_target, shares * group_prob[:, self.branch_group])
+            weights = target_prob.index_select(1, self.branch_target) + self.branch_weight  # (N, E)
+            totals = weights.new_zeros(len(weights), len(self.groups)).index_add_(1, self.branch_group, weights)
+            scale = anchor_prob.index_select(1, self.groups) / totals  # (N, G)
+            prob.index_add_(1, self.branch_target, weights * scale.index_select(1, self.branch_group))
         anchor_eos = self.anchor_eos[self.anchor_eos < anchor_prob.shape[-1]]
         target_eos = self.target_eos[self.target_eos < target_prob.shape[-1]]
         if len(anchor_eos) and len(target_eos):
             eos_prob = anchor_prob[:, anchor_eos].sum(-1, keepdim=True)  # (N, 1)
             prob[:, target_eos] += eos_prob * _normalised(target_prob[:, target_eos])
         return Translation(prob, (anchor_prob.sum(-1) - prob.sum(-1)).clamp_min(0.0))
-
-    def _shares(self, target_prob: Tensor) -> Tensor:
-        """Each branch's share (N, E) of its group, by the target's own distribution and a little weight on the settled."""
-        weights = target_prob[:, self.branch_target] + SETTLED_WEIGHT * self.branch_settled  # (N, E)
-        totals = weights.new_zeros(len(weights), len(self.groups))
-        return weights / totals.index_add_(1, self.branch_group, weights)[:, self.branch_group]
 
 
 class VocabularyTranslator:
@@ -153,7 +149,8 @@ class VocabularyTranslator:
     ):
         self.rule: TranslationRule = _checked_rule(rule)
         self.anchor = Vocabulary(anchor_tokenizer, anchor_eos_ids)
-        self.target = Vocabulary(tokenizer, eos_ids)
+        one = anchor_tokenizer is tokenizer and anchor_eos_ids == eos_ids
+        self.target = self.anchor if one else Vocabulary(tokenizer, eos_ids)
         #: How the target would write what the anchor says.
         self.speller = Speller(self.anchor, self.target)
         #: Equal vocabularies need no translation: the anchor reads the target's ids as they are.
@@ -260,7 +257,7 @@ class VocabularyTranslator:
             groups=_ids(groups),
             branch_group=_ids(group for group, _, _ in flat),
             branch_target=_ids(t for _, t, _ in flat),
-            branch_settled=torch.tensor([settled for _, _, settled in flat], dtype=torch.bool),
+            branch_weight=torch.tensor([SETTLED_WEIGHT * settled for _, _, settled in flat]),
             extensions=extensions,
             anchor_eos=_ids(() if pending else self.anchor.eos_ids),
             target_eos=_ids(self.target.eos_ids),

@@ -7,7 +7,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from hf_alignbeam import testbed
 from hf_alignbeam.cli import app
+from hf_alignbeam.commands import memory, speed
+from hf_alignbeam.testbed.families import FAMILIES
 from hf_alignbeam.testbed.store import WEIGHTS
 
 ANCHOR, TARGET = str(WEIGHTS / "anchor"), str(WEIGHTS / "specialist")
@@ -140,7 +143,58 @@ def test_fidelity_prints_every_pair_and_rule():
     assert "nan" not in result.output
 
 
-@pytest.mark.parametrize("arguments", [[], ["--fidelity", "--translation", "gpt2"], ["--translation", "gpt2"]])
+def table_of(output):
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in output.splitlines() if line.startswith("| ")]
+    return [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
+
+
+def test_speed_counts_what_every_system_feeds(monkeypatch, capsys, tmp_path):
+    """On models too small for its times to mean anything."""
+    small = speed.Shape(32, 48, 2, 2, 1, 16)
+    for name, value in {"CONTEXTS": (24,), "BATCH_SIZES": (1, 2), "N_STEPS": 3, "N_STEPS_OF_OTHERS": 3}.items():
+        monkeypatch.setattr(speed, name, value)
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(prompt.text for prompt in testbed.prompts("train", "general")[:300]))
+    speed.run(TARGET, ANCHOR, text, "cpu", "float32", (small, small))
+    rows = table_of(capsys.readouterr().out)
+    assert [row["system"] for row in rows] == ["ours", "ours, the same words again", "naive bridge", "anchor recomputed"] * 2
+    for row in rows:
+        assert all(float(row[name]) > 0.0 for name in ("target, ms", "anchor, ms", "own, ms"))
+        assert float(row["anchor forwards a step"]) >= 1.0
+    ours, recomputed = rows[0], rows[3]
+    assert float(recomputed["tokens fed a step"]) > 5 * float(ours["tokens fed a step"])
+    assert ours["one translation"].endswith("%")
+
+
+@pytest.mark.parametrize("what", ["--speed", "--memory"])
+def test_a_dtype_that_torch_does_not_know_is_named(what):
+    result = run("bench", what, "--tokenizer", TARGET, "--anchor-tokenizer", ANCHOR, "--dtype", "int8")
+    assert result.exit_code == 2
+    assert "`dtype` must name one of torch's floating-point types, got 'int8'" in " ".join(result.output.split())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_memory_of_the_testbeds_target(monkeypatch, capsys):
+    monkeypatch.setattr(memory, "CONTEXTS", ())
+    memory.run(str(TARGET), "cpu", "float32")
+    (row,) = table_of(capsys.readouterr().out)
+    assert row["target"] == "specialist-lora"
+    assert 0.9 < float(row["ratio"]) <= 1.05
+
+
+@pytest.mark.slow
+def test_families_prints_every_family():
+    result = run("bench", "--families")
+    assert result.exit_code == 0, result.output
+    rows = table_of(result.output)
+    assert [row["family"] for row in rows] == list(FAMILIES)
+    assert all(float(row["4 beams"]) <= 1e-4 for row in rows)
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--fidelity", "--speed"], ["--fidelity", "--translation", "gpt2"], ["--translation", "gpt2"]]
+)
 def test_bench_wants_one_thing_to_measure(arguments):
     result = run("bench", *arguments)
     assert result.exit_code == 2

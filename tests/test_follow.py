@@ -242,7 +242,8 @@ def test_every_token_that_fits_inside_a_word_counts(anchor, translator):
     first = translator.target.by_bytes[start]
     follower.write([first])
     row = follower.rows[0]
-    ids, goals = translator.speller.inside(b"w", b"", (first,))
+    ids = translator.speller.inside(b"w")
+    goals = torch.tensor(translator.speller.goals(ids.tolist(), b"w", b"", (first,)))
     fitting = ids[goals >= 0]
     root = row.nodes[()]
     logp = torch.full_like(root.logp, -30.0)

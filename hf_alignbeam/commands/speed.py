@@ -7,6 +7,7 @@ their forwards cost what they cost. Answers are forced along the text, so that t
 import ast
 import copy
 import inspect
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -50,9 +51,20 @@ N_STEPS = 24
 N_STEPS_OF_OTHERS = 4
 #: Of the tokens that follow another, so many are remembered; the paper's bridge looks at as many of the anchor's.
 N_FOLLOWING = N_BRIDGED = 50
-#: What a remembered token has on top of the random logits of the others.
-BOOST = 30.0
-COLUMNS = ("system", "batch", "context", "target, ms", "anchor, ms", "own, ms", "own share", "forwards a step", "tokens a step")
+#: The share of the mass that goes to whatever the text holds anywhere, and a tenth of it to every token alike.
+TAIL = 0.1
+COLUMNS = (
+    "system",
+    "batch",
+    "context",
+    "target, ms",
+    "anchor, ms",
+    "own, ms",
+    "own share",
+    "one translation",
+    "anchor forwards a step",
+    "tokens fed a step",
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,7 @@ class Shape:
     head_dim: int = 128
 
 
+TARGET = Shape()
 #: Half the target's weights, most of the rest in the vocabulary.
 ANCHOR = Shape(
     hidden_size=896, intermediate_size=2432, num_hidden_layers=20, num_attention_heads=14, num_key_value_heads=2, head_dim=64
@@ -85,7 +98,7 @@ class Sides:
 
 
 class Follows(torch.nn.Module):
-    """How often one token follows another in a text, as logits for the likeliest of them.
+    """How often one token follows another in a text, as logits: a tenth of the mass is spread as the text's tokens are.
 
     Args:
         tokenizer: Whose tokens.
@@ -96,6 +109,7 @@ class Follows(torch.nn.Module):
     ids: Tensor  # (known + 1, N_FOLLOWING)
     logp: Tensor  # (known + 1, N_FOLLOWING)
     place: Tensor  # (width,)
+    tail: Tensor  # (width,)
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str, width: int):
         super().__init__()
@@ -105,21 +119,26 @@ class Follows(torch.nn.Module):
             following[before][after] += 1
         rows = [Counter(written), *following.values()]  # the first for what was never seen
         ids = torch.zeros(len(rows), N_FOLLOWING, dtype=torch.long)
-        logp = torch.full((len(rows), N_FOLLOWING), -BOOST)
+        logp = torch.full((len(rows), N_FOLLOWING), -torch.inf)
         for n, row in enumerate(rows):
             common = row.most_common(N_FOLLOWING)
             ids[n, : len(common)] = torch.tensor([i for i, _ in common])
             logp[n, : len(common)] = torch.tensor([count / row.total() for _, count in common]).log()
+        tail = torch.full((width,), TAIL / 10 / width)
+        tail[list(rows[0])] += 0.9 * TAIL * torch.tensor(list(rows[0].values())) / rows[0].total()
         place = torch.zeros(width, dtype=torch.long)
         place[list(following)] = torch.arange(1, len(rows))
+        self.register_buffer("tail", tail.log())
         self.register_buffer("ids", ids)
         self.register_buffer("logp", logp)
         self.register_buffer("place", place)
 
     def forward(self, last: Tensor, logits: Tensor) -> Tensor:
-        """The logits (..., width) after each id in `last` (...), given what random weights say."""
+        """The logits (..., width) after each id in `last` (...), instead of those of random weights."""
         place = self.place[last]
-        return logits.scatter(-1, self.ids[place], (self.logp[place] + BOOST).to(logits.dtype))
+        ids = self.ids[place]
+        likely = torch.logaddexp(self.logp[place] + math.log(1.0 - TAIL), self.tail[ids])
+        return self.tail.to(logits.dtype).expand_as(logits).scatter(-1, ids, likely.to(logits.dtype))
 
 
 class ReadingLlama(LlamaForCausalLM):
@@ -205,15 +224,22 @@ class Spent:
     n_tokens: int = 0
 
 
-def run(tokenizer: str, anchor_tokenizer: str, text: Path | None, device: str, dtype: str, shapes: tuple[Shape, Shape]) -> None:
+def run(
+    tokenizer: str,
+    anchor_tokenizer: str,
+    text: Path | None,
+    device: str,
+    dtype: str,
+    shapes: tuple[Shape, Shape] = (TARGET, ANCHOR),
+) -> None:
     """Print a line for each system, batch and context."""
     console = Console(width=200)
     with told_plainly():
-        sides = _sides(tokenizer, anchor_tokenizer, text, torch.device(device), getattr(torch, dtype), *shapes)
+        sides = _sides(tokenizer, anchor_tokenizer, text, torch.device(device), as_dtype(dtype), *shapes)
     for line in ("| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("steps", total=len(BATCH_SIZES) * len(CONTEXTS) * 3)
+        task = progress.add_task("steps", total=len(BATCH_SIZES) * len(CONTEXTS) * 4)
         guard = AnchorLogitsProcessor(sides.anchor, sides.anchor_tokenizer, sides.tokenizer, n_steps=None, n_watch=None)
         again = copy.copy(sides.anchor)
         again.__class__ = RecomputingLlama
@@ -225,11 +251,12 @@ def run(tokenizer: str, anchor_tokenizer: str, text: Path | None, device: str, d
                 conversations, answers = _forced(sides, n_rows, n_context)
                 systems = {
                     "ours": guard.with_conversations(conversations),
+                    "ours, the same words again": guard.with_conversations(conversations),
                     "naive bridge": Naive(sides, conversations, guard.alpha),
                     "anchor recomputed": recomputing.with_conversations(conversations),
                 }
                 for name, processor in systems.items():
-                    n_steps = N_STEPS if name == "ours" else N_STEPS_OF_OTHERS
+                    n_steps = N_STEPS if name.startswith("ours") else N_STEPS_OF_OTHERS
                     cells = _measured(sides, conversations, answers[:, : n_steps + 1], processor)
                     line = "| " + " | ".join([name, str(n_rows), str(n_context), *cells]) + " |"
                     console.print(line, soft_wrap=True, markup=False, highlight=False)
@@ -238,7 +265,9 @@ def run(tokenizer: str, anchor_tokenizer: str, text: Path | None, device: str, d
     name = torch.cuda.get_device_name(sides.target.device) if sides.target.device.type == "cuda" else "CPU"
     console.print(
         f"\n{name}, {dtype}, {torch.get_num_threads()} threads; target {n_target:.0f} M weights, anchor {n_anchor:.0f} M, both "
-        f"random. Means over {N_STEPS} steps after the first; own share: what is neither model's forward, of both forwards."
+        f"random. Means over {N_STEPS} steps after the first ({N_STEPS_OF_OTHERS} for the systems ours is held against). Own "
+        "share: what is neither model's forward, of both models' forwards; one translation: the part of it that a translation "
+        "takes which is asked for again."
     )
 
 
@@ -258,9 +287,9 @@ def _sides(
         some.pad_token = some.pad_token or some.eos_token
     written = text.read_text() if text is not None else standard_library_text()
     with torch.device(device):
-        target = Qwen3ForCausalLM(Qwen3Config(vocab_size=_padded(own), tie_word_embeddings=True, **vars(shape)))
-        model = ReadingLlama(LlamaConfig(vocab_size=_padded(safe), tie_word_embeddings=True, **vars(anchor)))
-    model.follows = Follows(safe, written, _padded(safe)).to(device)
+        target = Qwen3ForCausalLM(Qwen3Config(vocab_size=padded_size(own), tie_word_embeddings=True, **vars(shape)))
+        model = ReadingLlama(LlamaConfig(vocab_size=padded_size(safe), tie_word_embeddings=True, **vars(anchor)))
+    model.follows = Follows(safe, written, padded_size(safe)).to(device)
     for network in (target, model):
         network.to(dtype=dtype).eval()  # type: ignore[call-arg]
     return Sides(target, own, model, safe, written)
@@ -276,7 +305,19 @@ def standard_library_text() -> str:
     return "\n\n".join(text for text in found if len(text) > N_CHARACTERS)
 
 
-def _padded(tokenizer: PreTrainedTokenizerBase) -> int:
+def as_dtype(name: str) -> torch.dtype:
+    """A floating-point type of torch's by its name.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"`dtype` must name one of torch's floating-point types, got {name!r}. Use float32 or bfloat16.")
+    return dtype
+
+
+def padded_size(tokenizer: PreTrainedTokenizerBase) -> int:
     """A vocabulary's size as models have it: a multiple of 128."""
     return -(-len(tokenizer) // 128) * 128
 
@@ -297,11 +338,11 @@ def _forced(sides: Sides, n_rows: int, n_context: int) -> tuple[list[list[dict[s
 def _measured(
     sides: Sides, conversations: list[list[dict[str, str]]], answers: Tensor, processor: LogitsProcessor
 ) -> Sequence[str]:
-    follows = Follows(sides.tokenizer, sides.text, _padded(sides.tokenizer)).to(answers.device)
+    follows = Follows(sides.tokenizer, sides.text, padded_size(sides.tokenizer)).to(answers.device)
     inputs = encode(conversations, sides.tokenizer).to(answers.device)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     cache = DynamicCache()
-    target, anchor, total, n_steps = Spent(), Spent(), 0.0, 0
+    target, anchor, total, translation, n_steps = Spent(), Spent(), 0.0, 0.0, 0
     new, positions = ids, (mask.cumsum(-1) - 1).clamp_min(0)
     for step in range(answers.shape[1]):
         with _timed(sides.target) as target_now:
@@ -319,14 +360,25 @@ def _measured(
                 all_of_it.n_forwards += now.n_forwards
                 all_of_it.n_tokens += now.n_tokens
             total += elapsed
+            translation += _translation_again(processor, scores)
             n_steps += 1
         new = answers[:, step : step + 1]
         ids, mask = torch.cat([ids, new], dim=-1), torch.cat([mask, torch.ones_like(new)], dim=-1)
         positions = positions[:, -1:] + 1
     own = total - anchor.seconds
-    share = own / (target.seconds + anchor.seconds)
+    shares = [f"{100 * part / (target.seconds + anchor.seconds):.1f} %" if part else "-" for part in (own, translation)]
     times = [f"{1000 * seconds / n_steps:.1f}" for seconds in (target.seconds, anchor.seconds, own)]
-    return [*times, f"{100 * share:.1f} %", f"{anchor.n_forwards / n_steps:.1f}", f"{anchor.n_tokens / n_steps:.1f}"]
+    return [*times, *shares, f"{anchor.n_forwards / n_steps:.1f}", f"{anchor.n_tokens / n_steps:.1f}"]
+
+
+def _translation_again(processor: LogitsProcessor, scores: Tensor) -> float:
+    """Seconds that the step's translation takes once everything it asks of the anchor is known."""
+    follower = processor.follower if isinstance(processor, AnchorLogitsProcessor) else None
+    if follower is None:
+        return 0.0
+    before = _clock(scores.device)
+    follower.translate(scores.softmax(-1), list(range(len(scores))))
+    return _clock(scores.device) - before
 
 
 @contextmanager

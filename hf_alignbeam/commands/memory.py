@@ -1,0 +1,126 @@
+"""`alignbeam bench --memory`: peak memory of a target under a LoRA, alone and with its base as anchor.
+
+Each figure is a process of its own, watched while it answers: what building the model took is not counted. One target is the
+testbed's, the other has a realistic shape and random weights.
+"""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import psutil  # type: ignore[import-untyped]
+import torch
+from peft import LoraConfig, get_peft_model
+from rich.console import Console
+from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
+
+from hf_alignbeam.commands import told_plainly
+from hf_alignbeam.commands.speed import CONTEXTS, TARGET, TEMPLATE, as_dtype, padded_size, standard_library_text
+from hf_alignbeam.processor import AnchorLogitsProcessor
+from hf_alignbeam.testbed.language import language
+from hf_alignbeam.testbed.measure import encode
+from hf_alignbeam.testbed.store import load
+
+N_NEW_TOKENS = 16
+#: Seconds between two looks at a process's memory.
+INTERVAL = 0.002
+#: Prompts that the testbed's target answers at once.
+N_PROMPTS = 100
+COLUMNS = ("target", "prompts", "target alone, MiB", "with its base as anchor, MiB", "ratio")
+
+
+def run(tokenizer: str, device: str, dtype: str) -> None:
+    """Print a line for the testbed's target, and one for each context of the realistic one."""
+    with told_plainly():
+        as_dtype(dtype)
+        AutoTokenizer.from_pretrained(tokenizer)
+    console = Console(width=200)
+    for line in ("| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    for name, n_context in (("specialist-lora", 0), *(("realistic", n_context) for n_context in CONTEXTS)):
+        alone, guarded = (_peak_of_a_process(system, n_context, tokenizer, device, dtype) for system in ("alone", "guarded"))
+        prompts = f"1 of {n_context} tokens" if n_context else str(N_PROMPTS)
+        line = f"| {name} | {prompts} | {alone:.0f} | {guarded:.0f} | {guarded / alone:.3f} |"
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    console.print(
+        f"\n{device}, {dtype}; {N_NEW_TOKENS} new tokens, all of them steered. On a CPU: of the whole process, while it answers."
+    )
+
+
+def _peak_of_a_process(*arguments: object) -> float:
+    command = [sys.executable, "-m", "hf_alignbeam.commands.memory", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    if done.returncode:
+        raise RuntimeError(f"Memory must be measured in a process of its own, which failed: {done.stderr[-2000:]}")
+    return float(done.stdout.split()[-1])
+
+
+@torch.no_grad()
+def peak(system: str, n_context: int, tokenizer: str, device: str, dtype: str) -> float:
+    """The peak memory in MiB of this process (on a GPU: of its tensors) while it answers.
+
+    Args:
+        system: `"alone"` or `"guarded"`.
+        n_context: The prompt's length in tokens; 0 for the testbed's target and prompts.
+        tokenizer: The realistic target's.
+        device: Where the target goes.
+        dtype: Of its weights.
+    """
+    if n_context:
+        model, own, inputs = _realistic(n_context, tokenizer, device, dtype)
+    else:
+        model, own = load("specialist-lora")
+        asked = language(0).prompts("test", "harmful")[:N_PROMPTS]
+        inputs = encode([prompt.conversation for prompt in asked], own).to(device)
+        model.to(device)  # type: ignore[arg-type]
+    processors = []
+    if system == "guarded":
+        processors.append(AnchorLogitsProcessor("base", own, own, model=model, n_steps=None, n_watch=None))
+    options = {"max_new_tokens": N_NEW_TOKENS, "min_new_tokens": N_NEW_TOKENS, "do_sample": False}
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        model.generate(**inputs, logits_processor=processors, **options)  # type: ignore[operator]
+        return torch.cuda.max_memory_allocated() / 2**20
+    return _watched(lambda: model.generate(**inputs, logits_processor=processors, **options))  # type: ignore[operator]
+
+
+def _realistic(
+    n_context: int, tokenizer: str, device: str, dtype: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, BatchEncoding]:
+    own = AutoTokenizer.from_pretrained(tokenizer, padding_side="left")
+    own.chat_template, own.pad_token = TEMPLATE, own.pad_token or own.eos_token
+    with torch.device(device):
+        base = Qwen3ForCausalLM(Qwen3Config(vocab_size=padded_size(own), tie_word_embeddings=True, **vars(TARGET)))
+        base.to(dtype=as_dtype(dtype))  # type: ignore[call-arg]
+        model = get_peft_model(base, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")).eval()
+    written = own(standard_library_text()[: 8 * n_context], add_special_tokens=False).input_ids
+    question = str(own.decode(written[:n_context]))
+    return cast(PreTrainedModel, model), own, encode([[{"role": "user", "content": question}]], own).to(device)
+
+
+def _watched(work: Callable[[], object]) -> float:
+    """The most memory in MiB that this process holds while it does some work."""
+    done = threading.Event()
+    process = psutil.Process()
+    most = [0]
+
+    def watch() -> None:
+        while not done.wait(INTERVAL):
+            most[0] = max(most[0], process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        work()
+    finally:
+        done.set()
+        watcher.join()
+    return most[0] / 2**20
+
+
+if __name__ == "__main__":
+    _, chosen, length, name, where, kind = sys.argv
+    print(peak(chosen, int(length), name, where, kind))
