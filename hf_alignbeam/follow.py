@@ -74,7 +74,7 @@ class Follower:
         self.n_written = 0
         #: Equal vocabularies are the identity, unless the two templates begin an answer differently.
         self._identity = translator.identity and all(start.lead_in == start.owed for start in starts)
-        self._read([self._spelled(row, start.begun) for row, start in zip(self.rows, starts, strict=True)], LEAST_BEGUN)
+        self._read(rows, [self._spelled(row, start.begun) for row, start in zip(rows, starts, strict=True)], LEAST_BEGUN)
 
     @property
     def rows(self) -> list[Row]:
@@ -97,23 +97,23 @@ class Follower:
             ids: One id a row, None for a row that is not followed any more. An id that stands for no bytes leaves the
                 text as it is; with equal vocabularies the anchor reads it like any other.
         """
-        known = self._ids.get(self.n_written + 1) == list(ids)
-        rows = self.rows
-        self.n_written += 1
-        if known:
-            return
-        self._states = {n: state for n, state in self._states.items() if self.n_written - self._n_back <= n < self.n_written}
-        self._states[self.n_written] = [_copy(row) for row in rows]
-        if not self._goes_back:  # what was looked ahead on before this token is not kept for an answer that only grows
-            for row in rows:
-                row.nodes = self._behind(row)
-        self._ids = {n: before for n, before in self._ids.items() if n in self._states} | {self.n_written: list(ids)}
-        self._go_on(ids)
+        n_written = self.n_written + 1
+        if self._ids.get(n_written) != list(ids):
+            rows = [_copy(row) for row in self.rows]
+            self._go_on(rows, ids)
+            if not self._goes_back:  # what was looked ahead on before this token is not kept for an answer that only grows
+                for row in self.rows:
+                    row.nodes = self._behind(row)
+            self._states = {n: state for n, state in self._states.items() if n_written - self._n_back <= n < n_written}
+            self._states[n_written] = rows
+            self._ids = {n: before for n, before in self._ids.items() if n in self._states} | {n_written: list(ids)}
+            self._sweep()
+        self.n_written = n_written
 
-    def _go_on(self, ids: Sequence[int | None]) -> None:
+    def _go_on(self, rows: Sequence[Row], ids: Sequence[int | None]) -> None:
         paths = []
         tokens = self._translator.target.tokens
-        for row, i in zip(self.rows, ids, strict=True):
+        for row, i in zip(rows, ids, strict=True):
             if i is None or i >= len(tokens) or not (tokens[i] or self._identity):
                 paths.append(row.path)
             elif self._identity:
@@ -121,11 +121,10 @@ class Follower:
             else:
                 self._add(row, i, tokens[i] or b"")
                 paths.append(self._spelled(row))
-        self._read(paths)
-        for row in self.rows:
+        self._read(rows, paths)
+        for row in rows:
             if len(row.path) > N_OPEN_TOKENS:
                 self._settle(row)
-        self._sweep()
 
     def translate(self, target_prob: Tensor, rows: Sequence[int]) -> Translation:
         """What the anchor would say next, over the target's vocabulary.
@@ -212,17 +211,16 @@ class Follower:
                 best = max(best, (node.weight + float(node.logp[i]), (*path, i)), key=lambda found: found[0])
         return best[1]
 
-    def _read(self, paths: Sequence[Path], least: float = LEAST_STEP) -> None:
+    def _read(self, rows: Sequence[Row], paths: Sequence[Path], least: float = LEAST_STEP) -> None:
         """Feed each row the tokens of its path that are not in the cache, and forget the branches not taken."""
-        n_known = [
-            max(n for n in range(len(path) + 1) if path[:n] in row.nodes) for row, path in zip(self.rows, paths, strict=True)
-        ]
+        n_known = [max(n for n in range(len(path) + 1) if path[:n] in row.nodes) for row, path in zip(rows, paths, strict=True)]
         self._feed(
+            rows,
             [path[n:] for path, n in zip(paths, n_known, strict=True)],
             [path[:n] for path, n in zip(paths, n_known, strict=True)],
             least,
         )
-        for row, path in zip(self.rows, paths, strict=True):
+        for row, path in zip(rows, paths, strict=True):
             row.path = path
             row.nodes = self._behind(row)
 
@@ -232,12 +230,12 @@ class Follower:
         read = {path[:n] for n in range(len(path) + 1)}
         return {p: node for p, node in row.nodes.items() if p in read or (not self._identity and row.text.startswith(spell(p)))}
 
-    def _feed(self, ids: Sequence[Path], after: Sequence[Path], least: float) -> None:
+    def _feed(self, rows: Sequence[Row], ids: Sequence[Path], after: Sequence[Path], least: float) -> None:
         if not any(ids):
             return
         start = self.cache.n_slots
-        logp = self.cache.append([Append(new, row.slots(path)) for row, new, path in zip(self.rows, ids, after, strict=True)])
-        for number, (row, new, path) in enumerate(zip(self.rows, ids, after, strict=True)):
+        logp = self.cache.append([Append(new, row.slots(path)) for row, new, path in zip(rows, ids, after, strict=True)])
+        for number, (row, new, path) in enumerate(zip(rows, ids, after, strict=True)):
             for n in range(len(new)):
                 _add_node(row, path + new[: n + 1], logp[number, n], start + n, least)
 

@@ -5,12 +5,11 @@ Knows `generate`'s calls: which rows go on from which, where a prompt ends, when
 """
 
 import copy
-import math
 import threading
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal, cast
 
@@ -20,18 +19,16 @@ from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBa
 
 from .adapters import OneThread, adapter_layers, adapters_off, base_of
 from .anchor import check_anchor, choose_engine
+from .calls import Call, Point, Rules
 from .chat import ChatReader, Conversation, Message, as_messages, learn_format, render_prompt
 from .engines import Scope
-from .follow import N_BACK, Follower, Start
+from .follow import Follower, Start
 from .mixing import PAPER_TOP_TOKENS, MixingRule, check_mixing, linear, log_linear, paper
 from .translate import TranslationRule, VocabularyTranslator
 from .vocab import token_bytes
 
 #: Extra forwards of the anchor a step may spend, by default: chosen by the distance to the exact translation.
 N_LOOKAHEAD = 4
-
-#: A token that the target alone would write less often than this is one that the anchor has won.
-CONTESTED = math.log(0.01)
 
 
 @dataclass
@@ -49,40 +46,6 @@ class Ledger:
     anchor_tokens: int = 0
     steered_tokens: int = 0
     lost_mass: float = 0.0
-
-
-@dataclass
-class _Point:
-    """One point of a call's answers.
-
-    Attributes:
-        input_ids: (rows, length) the ids up to it.
-        active: Which rows are steered there.
-        contested: Which rows hold a token that the target alone would hardly have written.
-        over: Whether steering has ended for good.
-        own_logp: By row that is steered there, the target's own log-probabilities (V,).
-    """
-
-    input_ids: Tensor
-    active: list[bool]
-    contested: list[bool]
-    over: bool
-    own_logp: dict[int, Tensor] = field(default_factory=dict)
-
-
-@dataclass
-class _Call:
-    """One call of `generate`.
-
-    Attributes:
-        prompt_length: How many ids its prompts have.
-        follower: The anchor, while it may be needed.
-        points: The last points of its answers, by how many tokens were written.
-    """
-
-    prompt_length: int
-    follower: Follower | None
-    points: dict[int, _Point]
 
 
 class AnchorLogitsProcessor(LogitsProcessor):
@@ -199,7 +162,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
     @property
     def follower(self) -> Follower | None:
         """The anchor's side of this thread's last call, while it may be needed: to look at, not to change."""
-        call: _Call | None = getattr(self._threads, "call", None)
+        call: Call | None = getattr(self._threads, "call", None)
         return call.follower if call is not None else None
 
     @property
@@ -227,43 +190,52 @@ class AnchorLogitsProcessor(LogitsProcessor):
         self._check(input_ids, scores)
         if self.alpha == 0.0 or self.n_steps == 0:
             return scores
-        call = self._go_on(input_ids) or self._begin(input_ids)
-        self._threads.call = call
-        point = call.points[input_ids.shape[-1] - call.prompt_length]
+        call, point = self._find(input_ids)
         if self._exclusive is not None:
             self._exclusive.claim(point.over)
-        rows = [row for row, active in enumerate(point.active) if active]
-        if call.follower is None or point.over or not rows:
+        rows = point.rows
+        if call.follower is None or not rows:
+            self._count(call, 0, 0.0)
+            self._threads.call = call
             return scores
         every = len(rows) == len(scores)
         target_logp = (scores if every else scores[rows]).detach().float().log_softmax(-1)  # (N, V)
-        mixed = self._mix(call.follower, target_logp, rows).to(scores.dtype)
+        mixed, lost = self._mix(call.follower, target_logp, rows)
         point.own_logp = dict(zip(rows, target_logp, strict=True))
+        self._count(call, len(rows), lost)
+        self._threads.call = call
         if every:
-            return mixed
+            return mixed.to(scores.dtype)
         result = scores.clone()
-        result[rows] = mixed
+        result[rows] = mixed.to(scores.dtype)
         return result
 
-    def _mix(self, follower: Follower, target_logp: Tensor, rows: list[int]) -> Tensor:
-        before = follower.cache.n_forwards, follower.cache.n_tokens
+    def _find(self, input_ids: Tensor) -> tuple[Call, Point]:
+        """The call that these rows belong to, a new one if need be, and the point of it that they are at."""
+        call: Call | None = getattr(self._threads, "call", None)
+        self._threads.call = None  # until all is well: what an error leaves half done must not be gone on from
+        point = call.reach(input_ids) if call is not None else None
+        if call is None or point is None:
+            call = self._begin(input_ids)
+            point = call.first
+        return call, point
+
+    def _mix(self, follower: Follower, target_logp: Tensor, rows: list[int]) -> tuple[Tensor, float]:
+        """The mixed log-probabilities (N, V) of some rows, and the anchor's mass that had no translation."""
         target_prob = target_logp.exp()
         if self.mixing == "paper":
             anchor_prob, n_sources = follower.translate_top(target_prob, rows, PAPER_TOP_TOKENS)
-            lost = 1.0 - anchor_prob.sum(-1)
-            mixed = paper(target_logp, anchor_prob, self.alpha, n_sources)
-        else:
-            translation = follower.translate(target_prob, rows)
-            lost = translation.lost
-            anchor_prob = torch.addcmul(translation.prob, lost[:, None], target_prob)
-            mixed = (linear if self.mixing == "linear" else log_linear)(target_logp, anchor_prob, self.alpha)
-        self._count(follower, before, len(rows), float(lost.sum()))
-        return mixed
+            return paper(target_logp, anchor_prob, self.alpha, n_sources), float((1.0 - anchor_prob.sum(-1)).sum())
+        translation = follower.translate(target_prob, rows)
+        anchor_prob = torch.addcmul(translation.prob, translation.lost[:, None], target_prob)
+        rule = linear if self.mixing == "linear" else log_linear
+        return rule(target_logp, anchor_prob, self.alpha), float(translation.lost.sum())
 
-    def _count(self, follower: Follower, before: tuple[int, int], n_rows: int, lost: float) -> None:
+    def _count(self, call: Call, n_rows: int, lost: float) -> None:
+        n_forwards, n_tokens = call.spent()
         with self._lock:
-            self.ledger.anchor_forwards += follower.cache.n_forwards - before[0]
-            self.ledger.anchor_tokens += follower.cache.n_tokens - before[1]
+            self.ledger.anchor_forwards += n_forwards
+            self.ledger.anchor_tokens += n_tokens
             self.ledger.steered_tokens += n_rows
             self.ledger.lost_mass += lost
 
@@ -280,90 +252,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
                 f"{width}. Pass the target's own `tokenizer`; an assistant model of another vocabulary cannot be steered."
             )
 
-    def _go_on(self, input_ids: Tensor) -> _Call | None:
-        """The call that these rows go on from, its anchor told of the new tokens; None where they begin a new one.
-
-        Rows are found by what they hold: beams swap, and assisted generation takes tokens back.
-        """
-        call: _Call | None = getattr(self._threads, "call", None)
-        if call is None:
-            return None
-        n_written = input_ids.shape[-1] - call.prompt_length
-        before, asked_again = call.points.get(n_written - 1), call.points.get(n_written)
-        parents = _parents(input_ids[:, :-1], before.input_ids) if before is not None else None
-        if before is not None and parents is not None and self._is_at(call, before, n_written - 1):
-            self._write(call, n_written, self._reordered(call, before, parents, n_written - 1), input_ids)
-            return call
-        if (
-            asked_again is not None
-            and torch.equal(input_ids, asked_again.input_ids)
-            and self._is_at(call, asked_again, n_written)
-        ):
-            return call
-        return None
-
-    @staticmethod
-    def _is_at(call: _Call, point: _Point, n_written: int) -> bool:
-        """Whether the anchor stands at a point, or needs not; it is taken back there where it can be."""
-        if point.over or call.follower is None:
-            return point.over
-        if call.follower.n_written != n_written:
-            if not call.follower.can_go_back(n_written):
-                return False
-            call.follower.go_back(n_written)
-        return True
-
-    @staticmethod
-    def _reordered(call: _Call, point: _Point, parents: list[int], n_written: int) -> _Point:
-        if parents == list(range(len(point.active))):
-            return point
-        if call.follower is not None and not point.over:
-            call.follower.reorder(parents)
-        point = _Point(
-            input_ids=point.input_ids[parents],
-            active=[point.active[parent] for parent in parents],
-            contested=[point.contested[parent] for parent in parents],
-            over=point.over,
-            own_logp={row: point.own_logp[parent] for row, parent in enumerate(parents) if parent in point.own_logp},
-        )
-        call.points = {n_written: point}
-        return point
-
-    def _write(self, call: _Call, n_written: int, before: _Point, input_ids: Tensor) -> None:
-        """Tell the anchor of one new token a row; a row that is not steered any more is followed no more."""
-        new = input_ids[:, -1].tolist()
-        contested = [was or _is_contested(before, row, i) for row, (i, was) in enumerate(zip(new, before.contested, strict=True))]
-        active = [self._goes_on(before.active[row], contested[row], i, n_written) for row, i in enumerate(new)]
-        over = before.over or self._is_over(n_written, contested)
-        point = _Point(input_ids, active, contested, over)
-        n_kept = N_BACK if len(new) == 1 else 1
-        call.points = {n: known for n, known in call.points.items() if abs(n - n_written) <= n_kept} | {n_written: point}
-        if all(known.over for known in call.points.values()):
-            call.follower = None
-        if call.follower is not None and not over:
-            spent = call.follower.cache.n_forwards, call.follower.cache.n_tokens
-            call.follower.write([i if goes_on else None for i, goes_on in zip(new, active, strict=True)])
-            self._count(call.follower, spent, 0, 0.0)
-
-    def _goes_on(self, was_active: bool, contested: bool, i: int, n_written: int) -> bool:
-        """Whether a row is steered after its token `i`: its answer has not ended, and the anchor has had to overrule.
-
-        A row whose answer goes on after an EOS (`generate` was given other ones) goes on being steered.
-        """
-        if i in self._translator.target.eos_ids:
-            return False
-        if self._is_watched(n_written) and not contested:
-            return False
-        return was_active or i != self._pad_token_id
-
-    def _is_over(self, n_written: int, contested: list[bool]) -> bool:
-        done = self.n_steps is not None and n_written >= self.n_steps
-        return done or (self._is_watched(n_written) and not any(contested))
-
-    def _is_watched(self, n_written: int) -> bool:
-        return self.n_watch is not None and n_written >= self.n_watch
-
-    def _begin(self, input_ids: Tensor) -> _Call:
+    def _begin(self, input_ids: Tensor) -> Call:
         """A new call: every row's conversation rendered for the anchor and read by it."""
         rows = [tuple(row) for row in input_ids.tolist()]
         known: dict[tuple[int, ...], Start] = {}
@@ -386,9 +275,8 @@ class AnchorLogitsProcessor(LogitsProcessor):
                     )
                 starts.append(self._start(row, self._conversations[number // n_each]))
         follower = Follower(self._engine(self._anchor, self._scope()), self._translator, starts, self.n_lookahead)
-        self._count(follower, (0, 0), 0, 0.0)
-        point = _Point(input_ids, [True] * len(rows), [False] * len(rows), over=False)
-        return _Call(input_ids.shape[-1], follower, {0: point})
+        rules = Rules(self.n_steps, self.n_watch, frozenset(self._translator.target.eos_ids), self._pad_token_id)
+        return Call(rules, input_ids, follower)
 
     def _scope(self) -> Scope:
         """What the anchor's forwards run in; adapters are looked up for each call of `generate`, for more may be added."""
@@ -424,20 +312,6 @@ class AnchorLogitsProcessor(LogitsProcessor):
                 stacklevel=2,
             )
         return [{"role": "user", "content": self._reader.plain(row)}]
-
-
-def _parents(before: Tensor, known: Tensor) -> list[int] | None:
-    """For each row (rows, length) the number of the known row that is equal to it; None where one has none."""
-    if torch.equal(before, known):
-        return list(range(len(known)))
-    same = (before[:, None] == known[None]).all(-1)  # (rows, known rows)
-    return same.int().argmax(-1).tolist() if bool(same.any(-1).all()) else None
-
-
-def _is_contested(point: _Point, row: int, i: int) -> bool:
-    """Whether a row's next token `i` is one that the target alone would hardly have written."""
-    own_logp = point.own_logp.get(row)
-    return own_logp is not None and i < len(own_logp) and float(own_logp[i]) < CONTESTED
 
 
 def _checked_conversations(conversations: Sequence[Conversation] | None) -> list[list[Message]] | None:

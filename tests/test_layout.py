@@ -20,6 +20,7 @@ CORE = [
     "anchor",
     "belief",
     "follow",
+    "calls",
     "mixing",
     "processor",
 ]

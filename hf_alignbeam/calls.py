@@ -1,0 +1,169 @@
+"""One call of `generate` as a processor sees it: which rows go on from which, and which of them are steered.
+
+Knows ids, rows and the rules by which steering ends. Knows no text, no anchor distribution and no mixing rule.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .follow import N_BACK, Follower
+
+#: A token that the target alone would write less often than this is one that the anchor has won.
+CONTESTED = math.log(0.01)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """When a row is steered.
+
+    Attributes:
+        n_steps: For how many tokens of its answer at most; None for all of them.
+        n_watch: After how many it is not, where the target alone finds each of them likely enough; None for never.
+        eos_ids: The ids that end an answer.
+        pad_token_id: What `generate` writes after it.
+    """
+
+    n_steps: int | None
+    n_watch: int | None
+    eos_ids: frozenset[int]
+    pad_token_id: int | None
+
+    def steers(self, was_active: bool, contested: bool, i: int, n_written: int) -> bool:
+        """Whether a row is steered after its token `i`: its answer has not ended, and the anchor has had to overrule.
+
+        A row whose answer goes on after an EOS (`generate` was given other ones) goes on being steered.
+        """
+        if i in self.eos_ids or (self._is_watched(n_written) and not contested):
+            return False
+        return was_active or i != self.pad_token_id
+
+    def are_over(self, n_written: int, contested: list[bool]) -> bool:
+        """Whether no row will be steered any more."""
+        done = self.n_steps is not None and n_written >= self.n_steps
+        return done or (self._is_watched(n_written) and not any(contested))
+
+    def _is_watched(self, n_written: int) -> bool:
+        return self.n_watch is not None and n_written >= self.n_watch
+
+
+@dataclass
+class Point:
+    """One point of a call's answers.
+
+    Attributes:
+        input_ids: (rows, length) the ids up to it.
+        active: Which rows are steered there.
+        contested: Which rows hold a token that the target alone would hardly have written.
+        over: Whether steering has ended for good.
+        own_logp: By row that is steered there, the target's own log-probabilities (V,).
+    """
+
+    input_ids: Tensor
+    active: list[bool]
+    contested: list[bool]
+    over: bool = False
+    own_logp: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> list[int]:
+        """The rows that are steered."""
+        return [] if self.over else [row for row, active in enumerate(self.active) if active]
+
+    def holds_contested(self, row: int, i: int) -> bool:
+        """Whether a row has a token that the target alone would hardly have written, its next one `i` included."""
+        own_logp = self.own_logp.get(row)
+        return self.contested[row] or (own_logp is not None and i < len(own_logp) and float(own_logp[i]) < CONTESTED)
+
+    def reordered(self, parents: list[int]) -> "Point":
+        """The same with row i in place of row `parents[i]`."""
+        return Point(
+            input_ids=self.input_ids[parents],
+            active=[self.active[parent] for parent in parents],
+            contested=[self.contested[parent] for parent in parents],
+            over=self.over,
+            own_logp={row: self.own_logp[parent] for row, parent in enumerate(parents) if parent in self.own_logp},
+        )
+
+
+class Call:
+    """One call of `generate`.
+
+    Args:
+        rules: When its rows are steered.
+        input_ids: (rows, length) its prompts.
+        follower: The anchor, which has read them.
+    """
+
+    def __init__(self, rules: Rules, input_ids: Tensor, follower: Follower):
+        self.follower: Follower | None = follower
+        self._rules = rules
+        self._prompt_length = input_ids.shape[-1]
+        #: Where its answers begin; below, their last points, by how many tokens were written.
+        self.first = Point(input_ids, [True] * len(input_ids), [False] * len(input_ids))
+        self._points = {0: self.first}
+        self._counted = (0, 0)
+
+    def spent(self) -> tuple[int, int]:
+        """How many forwards of the anchor there were since the last time this was asked, and tokens fed in them."""
+        if self.follower is None:
+            return 0, 0
+        before, self._counted = self._counted, (self.follower.cache.n_forwards, self.follower.cache.n_tokens)
+        return self._counted[0] - before[0], self._counted[1] - before[1]
+
+    def reach(self, input_ids: Tensor) -> Point | None:
+        """The point that these rows are at, the anchor told of their new tokens; None where they begin another call.
+
+        Rows are found by what they hold: beams swap, and assisted generation takes tokens back.
+        """
+        n_written = input_ids.shape[-1] - self._prompt_length
+        before, asked_again = self._points.get(n_written - 1), self._points.get(n_written)
+        parents = _parents(input_ids[:, :-1], before.input_ids) if before is not None else None
+        if before is not None and parents is not None and self._stands_at(before, n_written - 1):
+            return self._write(self._swapped(before, parents, n_written - 1), input_ids, n_written)
+        if asked_again is None or not torch.equal(input_ids, asked_again.input_ids):
+            return None
+        return asked_again if self._stands_at(asked_again, n_written) else None
+
+    def _stands_at(self, point: Point, n_written: int) -> bool:
+        """Whether the anchor stands at a point, or needs not; it is taken back there where it can be."""
+        if point.over or self.follower is None:
+            return point.over
+        if self.follower.n_written != n_written:
+            if not self.follower.can_go_back(n_written):
+                return False
+            self.follower.go_back(n_written)
+        return True
+
+    def _swapped(self, point: Point, parents: list[int], n_written: int) -> Point:
+        if parents == list(range(len(point.active))):
+            return point
+        if self.follower is not None and not point.over:
+            self.follower.reorder(parents)
+        point = point.reordered(parents)
+        self._points = {n_written: point}
+        return point
+
+    def _write(self, before: Point, input_ids: Tensor, n_written: int) -> Point:
+        """Tell the anchor of one new token a row; a row that is not steered any more is followed no more."""
+        new = input_ids[:, -1].tolist()
+        contested = [before.holds_contested(row, i) for row, i in enumerate(new)]
+        active = [self._rules.steers(before.active[row], contested[row], i, n_written) for row, i in enumerate(new)]
+        point = Point(input_ids, active, contested, before.over or self._rules.are_over(n_written, contested))
+        if self.follower is not None and not point.over:
+            self.follower.write([i if goes_on else None for i, goes_on in zip(new, active, strict=True)])
+        n_kept = N_BACK if len(new) == 1 else 1
+        self._points = {n: known for n, known in self._points.items() if abs(n - n_written) <= n_kept} | {n_written: point}
+        if all(known.over for known in self._points.values()):
+            self.follower = None
+        return point
+
+
+def _parents(before: Tensor, known: Tensor) -> list[int] | None:
+    """For each row (rows, length) the number of the known row that is equal to it; None where one has none."""
+    if torch.equal(before, known):
+        return list(range(len(known)))
+    same = (before[:, None] == known[None]).all(-1)  # (rows, known rows)
+    return same.int().argmax(-1).tolist() if bool(same.any(-1).all()) else None
