@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from .anchor import AnchorCache, Append, Leaf
-from .belief import LEAST_BEGUN, LEAST_STEP, N_WORD_TOKENS, Node, OpenPath, Path, Reading, Row, translate
+from .belief import LEAST_BEGUN, LEAST_STEP, N_WORD_TOKENS, Node, OpenPath, Path, Reading, Row
 from .engines import Engine
+from .summation import translate
 from .translate import Translation, VocabularyTranslator
 from .vocab import complete_characters
 

@@ -19,6 +19,7 @@ CORE = [
     "engines",
     "anchor",
     "belief",
+    "summation",
     "follow",
     "calls",
     "mixing",

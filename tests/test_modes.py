@@ -203,3 +203,22 @@ def test_a_further_turn_is_steered_again(guard, specialist, asked):
         answer = generated(specialist, conversation, guard)
         assert guard.ledger.steered_tokens >= n_before + guard.n_watch
     assert torch.equal(answer, generated(specialist, [turns], guard.with_conversations([turns])))
+
+
+def test_an_error_leaves_nothing_to_go_on_from(anchor, specialist, guard, asked):
+    """A forward of the anchor fails, at every place in turn; the same prompt asked again is answered as ever."""
+    expected = generated(specialist, asked[:1], guard)
+    model = copy.deepcopy(anchor[0])
+    processor = AnchorLogitsProcessor(model, anchor[1], specialist[1], translation=guard.translator)
+    for n_fine in range(4):
+        left = iter([True] * n_fine)
+
+        def fail(*_, left=left):
+            if not next(left, False):
+                raise OSError("the device is gone")
+
+        hook = model.model.layers[-1].register_forward_hook(fail)
+        with pytest.raises(OSError, match="the device is gone"):
+            generated(specialist, asked[:1], processor)
+        hook.remove()
+        assert torch.equal(generated(specialist, asked[:1], processor), expected)

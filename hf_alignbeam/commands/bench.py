@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.progress import track
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from hf_alignbeam.belief import Node, Reading, Row, translate
+from hf_alignbeam.belief import Node, Reading, Row
 from hf_alignbeam.commands import told_plainly
+from hf_alignbeam.summation import translate
 from hf_alignbeam.translate import TranslationRule, VocabularyTranslator
 
 RULES: tuple[TranslationRule, ...] = get_args(TranslationRule)

@@ -18,10 +18,11 @@ from rich.console import Console
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
 from hf_alignbeam.commands import told_plainly
-from hf_alignbeam.commands.speed import CONTEXTS, TARGET, TEMPLATE, as_dtype, padded_size, standard_library_text
+from hf_alignbeam.commands.speed import CONTEXTS
 from hf_alignbeam.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed.language import language
 from hf_alignbeam.testbed.measure import encode
+from hf_alignbeam.testbed.shapes import TARGET, TEMPLATE, as_dtype, padded_size, standard_library_text
 from hf_alignbeam.testbed.store import load
 
 N_NEW_TOKENS = 16

@@ -1,19 +1,13 @@
 """`alignbeam bench --speed`: what a steered step costs beyond its forwards, on models of realistic shape.
 
-The weights are random, so what they say is replaced by how often one token follows another in a real text (`Follows`);
-their forwards cost what they cost. Answers are forced along the text, so that the byte paths are the usual ones.
+Answers are forced along a real text, so that the byte paths are the usual ones. What the models are: `testbed/shapes.py`.
 """
 
-import ast
 import copy
-import inspect
-import math
 import time
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,38 +15,30 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
-from transformers import (
-    AutoTokenizer,
-    DynamicCache,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LogitsProcessor,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import DynamicCache, LogitsProcessor, PreTrainedModel
 
 from hf_alignbeam.commands import told_plainly
 from hf_alignbeam.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed.measure import encode
-
-#: Of both models, so that any tokenizer will do.
-TEMPLATE = (
-    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n\n{% endfor %}{% if add_generation_prompt %}reply:{% endif %}"
+from hf_alignbeam.testbed.shapes import (
+    ANCHOR,
+    TARGET,
+    Follows,
+    RecomputingLlama,
+    Shape,
+    Sides,
+    as_dtype,
+    build_sides,
+    padded_size,
 )
-#: What has a description in Python's own modules, and how long one has to be to be read as prose.
-DESCRIBED = (ast.Module, ast.ClassDef, ast.FunctionDef)
-N_CHARACTERS = 400
+
 BATCH_SIZES = (1, 4)
 CONTEXTS = (128, 1024)
 N_STEPS = 24
 #: The systems that ours is held against take longer, and the same at every step.
 N_STEPS_OF_OTHERS = 4
-#: Of the tokens that follow another, so many are remembered; the paper's bridge looks at as many of the anchor's.
-N_FOLLOWING = N_BRIDGED = 50
-#: The share of the mass that goes to whatever the text holds anywhere, and a tenth of it to every token alike.
-TAIL = 0.1
+#: So many of the anchor's likeliest tokens cross the paper's bridge.
+N_BRIDGED = 50
 COLUMNS = (
     "system",
     "batch",
@@ -65,115 +51,6 @@ COLUMNS = (
     "anchor forwards a step",
     "tokens fed a step",
 )
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A model's size; the defaults are those of Qwen3-0.6B."""
-
-    hidden_size: int = 1024
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 28
-    num_attention_heads: int = 16
-    num_key_value_heads: int = 8
-    head_dim: int = 128
-
-
-TARGET = Shape()
-#: Half the target's weights, most of the rest in the vocabulary.
-ANCHOR = Shape(
-    hidden_size=896, intermediate_size=2432, num_hidden_layers=20, num_attention_heads=14, num_key_value_heads=2, head_dim=64
-)
-
-
-@dataclass
-class Sides:
-    """Both models with their tokenizers, and the text that they are forced along, in the target's tokens."""
-
-    target: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    anchor: PreTrainedModel
-    anchor_tokenizer: PreTrainedTokenizerBase
-    text: str
-
-
-class Follows(torch.nn.Module):
-    """How often one token follows another in a text, as logits: a tenth of the mass is spread as the text's tokens are.
-
-    Args:
-        tokenizer: Whose tokens.
-        text: What is counted.
-        width: How many logits there are.
-    """
-
-    ids: Tensor  # (known + 1, N_FOLLOWING)
-    logp: Tensor  # (known + 1, N_FOLLOWING)
-    place: Tensor  # (width,)
-    tail: Tensor  # (width,)
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str, width: int):
-        super().__init__()
-        written = tokenizer(text, add_special_tokens=False).input_ids
-        following: dict[int, Counter[int]] = defaultdict(Counter)
-        for before, after in pairwise(written):
-            following[before][after] += 1
-        rows = [Counter(written), *following.values()]  # the first for what was never seen
-        ids = torch.zeros(len(rows), N_FOLLOWING, dtype=torch.long)
-        logp = torch.full((len(rows), N_FOLLOWING), -torch.inf)
-        for n, row in enumerate(rows):
-            common = row.most_common(N_FOLLOWING)
-            ids[n, : len(common)] = torch.tensor([i for i, _ in common])
-            logp[n, : len(common)] = torch.tensor([count / row.total() for _, count in common]).log()
-        tail = torch.full((width,), TAIL / 10 / width)
-        tail[list(rows[0])] += 0.9 * TAIL * torch.tensor(list(rows[0].values())) / rows[0].total()
-        place = torch.zeros(width, dtype=torch.long)
-        place[list(following)] = torch.arange(1, len(rows))
-        self.register_buffer("tail", tail.log())
-        self.register_buffer("ids", ids)
-        self.register_buffer("logp", logp)
-        self.register_buffer("place", place)
-
-    def forward(self, last: Tensor, logits: Tensor) -> Tensor:
-        """The logits (..., width) after each id in `last` (...), instead of those of random weights."""
-        place = self.place[last]
-        ids = self.ids[place]
-        likely = torch.logaddexp(self.logp[place] + math.log(1.0 - TAIL), self.tail[ids])
-        return self.tail.to(logits.dtype).expand_as(logits).scatter(-1, ids, likely.to(logits.dtype))
-
-
-class ReadingLlama(LlamaForCausalLM):
-    """A Llama that says what follows in a text, whatever its weights say."""
-
-    follows: Follows
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Any = None,
-        logits_to_keep: int | Tensor = 0,
-        **inputs: Any,
-    ) -> Any:
-        """As Llama's own."""
-        output = super().forward(
-            input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            logits_to_keep=logits_to_keep,
-            **inputs,
-        )
-        assert input_ids is not None
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        output.logits = self.follows(input_ids[:, kept], output.logits)
-        return output
-
-
-class RecomputingLlama(ReadingLlama):
-    """The same, said to keep a state that nobody can go back to: its whole text is read at every step."""
-
-    _is_stateful = True
 
 
 class Naive(LogitsProcessor):
@@ -235,7 +112,7 @@ def run(
     """Print a line for each system, batch and context."""
     console = Console(width=200)
     with told_plainly():
-        sides = _sides(tokenizer, anchor_tokenizer, text, torch.device(device), as_dtype(dtype), *shapes)
+        sides = build_sides(tokenizer, anchor_tokenizer, text, torch.device(device), as_dtype(dtype), *shapes)
     for line in ("| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -269,57 +146,6 @@ def run(
         "share: what is neither model's forward, of both models' forwards; one translation: the part of it that a translation "
         "takes which is asked for again."
     )
-
-
-def _sides(
-    tokenizer: str,
-    anchor_tokenizer: str,
-    text: Path | None,
-    device: torch.device,
-    dtype: torch.dtype,
-    shape: Shape,
-    anchor: Shape,
-) -> Sides:
-    torch.manual_seed(0)
-    own, safe = AutoTokenizer.from_pretrained(tokenizer, padding_side="left"), AutoTokenizer.from_pretrained(anchor_tokenizer)
-    for some in (own, safe):
-        some.chat_template = TEMPLATE
-        some.pad_token = some.pad_token or some.eos_token
-    written = text.read_text() if text is not None else standard_library_text()
-    with torch.device(device):
-        target = Qwen3ForCausalLM(Qwen3Config(vocab_size=padded_size(own), tie_word_embeddings=True, **vars(shape)))
-        model = ReadingLlama(LlamaConfig(vocab_size=padded_size(safe), tie_word_embeddings=True, **vars(anchor)))
-    model.follows = Follows(safe, written, padded_size(safe)).to(device)
-    for network in (target, model):
-        network.to(dtype=dtype).eval()  # type: ignore[call-arg]
-    return Sides(target, own, model, safe, written)
-
-
-def standard_library_text() -> str:
-    """Real text that every installation has: the descriptions in Python's own modules."""
-    found = []
-    for file in sorted(Path(inspect.__file__).parent.glob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, DESCRIBED):
-                found.append(ast.get_docstring(node) or "")
-    return "\n\n".join(text for text in found if len(text) > N_CHARACTERS)
-
-
-def as_dtype(name: str) -> torch.dtype:
-    """A floating-point type of torch's by its name.
-
-    Raises:
-        ValueError: There is none of that name.
-    """
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"`dtype` must name one of torch's floating-point types, got {name!r}. Use float32 or bfloat16.")
-    return dtype
-
-
-def padded_size(tokenizer: PreTrainedTokenizerBase) -> int:
-    """A vocabulary's size as models have it: a multiple of 128."""
-    return -(-len(tokenizer) // 128) * 128
 
 
 def _forced(sides: Sides, n_rows: int, n_context: int) -> tuple[list[list[dict[str, str]]], Tensor]:
