@@ -222,3 +222,4 @@ def test_an_error_leaves_nothing_to_go_on_from(anchor, specialist, guard, asked)
             generated(specialist, asked[:1], processor)
         hook.remove()
         assert torch.equal(generated(specialist, asked[:1], processor), expected)
+        generated(specialist, asked[1:2], processor)  # so that the next round has to read its prompt
