@@ -9,8 +9,14 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 Alpha = Annotated[float | None, typer.Option(help="The anchor's share, 0 to 1. Default: the processor's.")]
 Steps = Annotated[int | None, typer.Option(min=0, help="Tokens of each answer to steer. Default: the processor's.")]
+Watch = Annotated[int | None, typer.Option(min=1, help="Tokens after which unneeded steering ends. Default: the processor's.")]
 Mixing = Annotated[str | None, typer.Option(help="log_linear, linear or paper. Default: the processor's.")]
 Weights = Annotated[Path | None, typer.Option(help="A folder that the testbed's training wrote. Default: the package's.")]
+
+
+def _given(**options: object) -> dict[str, object]:
+    """The options that were typed."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 @app.callback()
@@ -32,12 +38,15 @@ def demo(
 @app.command()
 def generate(
     model: Annotated[str, typer.Option(help="The target: a folder or a Hub id.")],
-    anchor: Annotated[str, typer.Option(help="The safe model: a folder or a Hub id, of any family.")],
+    anchor: Annotated[
+        str, typer.Option(help="The safe model: a folder or a Hub id, of any family; or `base`, where --model is an adapter.")
+    ],
     prompt: Annotated[list[str] | None, typer.Option(help="What a user says; may be given several times.")] = None,
     file: Annotated[Path | None, typer.Option(help="Prompts, one a line; or JSON lines with `prompt` or `messages`.")] = None,
     to: Annotated[Path | None, typer.Option(help="Write JSON lines here instead of printing.")] = None,
     alpha: Alpha = None,
     n_steps: Steps = None,
+    n_watch: Watch = None,
     mixing: Mixing = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
@@ -49,7 +58,7 @@ def generate(
     """Answer prompts with a target model guarded by an anchor."""
     from hf_alignbeam.commands.generate import Request, run
 
-    given = {name: value for name, value in (("alpha", alpha), ("n_steps", n_steps), ("mixing", mixing)) if value is not None}
+    given = _given(alpha=alpha, n_steps=n_steps, n_watch=n_watch, mixing=mixing)
     run(
         Request(
             model=model,
@@ -82,12 +91,13 @@ def evaluate(
     ] = "specialist",
     alpha: Alpha = None,
     n_steps: Steps = None,
+    n_watch: Watch = None,
     mixing: Mixing = None,
 ) -> None:
     """The main-job table on the testbed: refusal, harm, over-refusal and correctness, with 95 % intervals."""
     from hf_alignbeam.commands.evaluate import Asked, run
 
-    given = {name: value for name, value in (("alpha", alpha), ("n_steps", n_steps), ("mixing", mixing)) if value is not None}
+    given = _given(alpha=alpha, n_steps=n_steps, n_watch=n_watch, mixing=mixing)
     run(Asked(split, weights, limit, sweep, anchor, specialist), given)
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +12,8 @@ from hf_alignbeam import testbed
 from hf_alignbeam.cli import app
 from hf_alignbeam.commands import memory, speed
 from hf_alignbeam.testbed.families import FAMILIES
-from hf_alignbeam.testbed.store import WEIGHTS
+from hf_alignbeam.testbed.store import WEIGHTS, stored_language
+from hf_alignbeam.testbed.truth import Truth
 
 ANCHOR, TARGET = str(WEIGHTS / "anchor"), str(WEIGHTS / "specialist")
 
@@ -124,6 +126,18 @@ def test_a_missing_model_is_an_error_without_a_traceback(tmp_path):
     result = run("generate", "--model", tmp_path, "--anchor", ANCHOR, "--prompt", "x")
     assert result.exit_code == 2
     assert "Error" in result.output
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_an_adapter_is_guarded_by_its_base(tmp_path):
+    folder = tmp_path / "lora"
+    shutil.copytree(WEIGHTS / "specialist-lora", folder)
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": str(WEIGHTS / "base")}))
+    asked = testbed.prompts("validation", "harmful")[0]
+    result = run("generate", "--model", folder, "--anchor", "base", "--prompt", asked.text, "--to", tmp_path / "told.jsonl")
+    assert result.exit_code == 0, result.output
+    assert Truth(stored_language()).refusal(json.loads((tmp_path / "told.jsonl").read_text())["answer"])
 
 
 def test_evaluate_prints_the_tables():

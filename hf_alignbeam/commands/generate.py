@@ -44,8 +44,10 @@ def run(request: Request) -> None:
         with errors.status("loading"):
             device = _device(request.device)
             model, tokenizer = _load(request.model, device)
-            anchor, anchor_tokenizer = _load(request.anchor, device)
-            guard = AnchorLogitsProcessor(anchor, anchor_tokenizer, tokenizer, **request.guard)
+            if request.anchor == "base":
+                guard = AnchorLogitsProcessor("base", tokenizer, tokenizer, model=model, **request.guard)
+            else:
+                guard = AnchorLogitsProcessor(*_load(request.anchor, device), tokenizer, **request.guard)
         records = _answers(request, conversations, model, tokenizer, guard, errors)
         if request.to is None:
             for record in records:
