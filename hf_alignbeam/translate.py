@@ -79,9 +79,11 @@ class Table:
     possible: Tensor | None
 
     def to(self, device: torch.device) -> "Table":
-        """The same table with its tensors on `device`."""
-        if self.source.device == device:
-            return self
+        """The same table with its tensors on `device`; moved there once."""
+        return self if self.source.device == device else self._moved(device)
+
+    @cached_method(maxsize=4)
+    def _moved(self, device: torch.device) -> "Table":
         moved: dict[str, Any] = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **moved)
 

@@ -223,3 +223,13 @@ def test_an_error_leaves_nothing_to_go_on_from(anchor, specialist, guard, asked)
         hook.remove()
         assert torch.equal(generated(specialist, asked[:1], processor), expected)
         generated(specialist, asked[1:2], processor)  # so that the next round has to read its prompt
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("devices", [("cuda", "cpu"), ("cpu", "cuda"), ("cuda", "cuda")])
+def test_devices_may_differ(devices, anchor, specialist, guard, asked):
+    safe, model = (copy.deepcopy(m).to(device) for m, device in zip((anchor[0], specialist[0]), devices, strict=True))
+    processor = AnchorLogitsProcessor(safe, anchor[1], specialist[1], translation=guard.translator)
+    inputs = encode(asked, specialist[1]).to(model.device)
+    moved = model.generate(**inputs, logits_processor=[processor], max_new_tokens=24, do_sample=False)
+    assert torch.equal(moved[:, inputs["input_ids"].shape[1] :].cpu(), generated(specialist, asked, guard))

@@ -1,4 +1,4 @@
-"""`alignbeam bench --memory`: peak memory of a target under a LoRA, alone and with its base as anchor.
+"""`alignbeam bench --memory`: what it costs to have the base under a LoRA as anchor, in memory and in time to get at it.
 
 Each figure is a process of its own, watched while it answers: what building the model took is not counted. One target is the
 testbed's, the other has a realistic shape and random weights.
@@ -7,16 +7,18 @@ testbed's, the other has a realistic shape and random weights.
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import psutil  # type: ignore[import-untyped]
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from rich.console import Console
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
+from hf_alignbeam.adapters import adapter_layers, adapters_off, base_of
 from hf_alignbeam.commands import told_plainly
 from hf_alignbeam.commands.speed import CONTEXTS
 from hf_alignbeam.processor import AnchorLogitsProcessor
@@ -30,6 +32,8 @@ N_NEW_TOKENS = 16
 INTERVAL = 0.002
 #: Prompts that the testbed's target answers at once.
 N_PROMPTS = 100
+#: Forwards that are timed in each way of reaching the base.
+N_TIMED = 5
 COLUMNS = ("target", "prompts", "target alone, MiB", "with its base as anchor, MiB", "ratio")
 
 
@@ -45,6 +49,8 @@ def run(tokenizer: str, device: str, dtype: str) -> None:
         alone, guarded = (_peak_of_a_process(system, n_context, tokenizer, device, dtype) for system in ("alone", "guarded"))
         prompts = f"1 of {n_context} tokens" if n_context else str(N_PROMPTS)
         line = f"| {name} | {prompts} | {alone:.0f} | {guarded:.0f} | {guarded / alone:.3f} |"
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    for line in ways(tokenizer, device, dtype):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     console.print(
         f"\n{device}, {dtype}; {N_NEW_TOKENS} new tokens, all of them steered. On a CPU: of the whole process, while it answers."
@@ -100,6 +106,37 @@ def _realistic(
     written = own(standard_library_text()[: 8 * n_context], add_special_tokens=False).input_ids
     question = str(own.decode(written[:n_context]))
     return cast(PreTrainedModel, model), own, encode([[{"role": "user", "content": question}]], own).to(device)
+
+
+@torch.no_grad()
+def ways(tokenizer: str, device: str, dtype: str) -> list[str]:
+    """A table of the ways to reach the base under an adapter, by the time that a forward of one token takes."""
+    adapted, _, inputs = _realistic(1, tokenizer, device, dtype)
+    model, base, layers = cast(PeftModel, adapted), base_of(adapted), adapter_layers(adapted)
+    ids = inputs["input_ids"][:, :1]
+
+    def off() -> object:
+        with adapters_off(layers):
+            return base(input_ids=ids)
+
+    def disabled() -> object:
+        with model.disable_adapter():
+            return model(input_ids=ids)
+
+    timed: dict[str, Callable[[], object]] = {
+        "the target itself, adapter on": lambda: model(input_ids=ids),
+        "ours": off,
+        "peft's `disable_adapter()`": disabled,
+        'peft\'s `adapter_names=["__base__"]`': lambda: model(input_ids=ids, adapter_names=["__base__"]),
+    }
+    lines = ["", "| a forward of one token | ms |", "|---|---|"]
+    for name, forward in timed.items():
+        forward()
+        began = time.perf_counter()
+        for _ in range(N_TIMED):
+            forward()
+        lines.append(f"| {name} | {1000 * (time.perf_counter() - began) / N_TIMED:.0f} |")
+    return lines
 
 
 def _watched(work: Callable[[], object]) -> float:
