@@ -69,9 +69,8 @@ class AnchorCache:
             self._prompt[row, width - len(prompt) :] = True
         self._positions = (self._prompt.long().cumsum(-1) - 1).clamp_min(0)  # (B, T)
         self._n_prompt = self._prompt.sum(-1).tolist()
-        self.n_forwards = self.n_tokens = 0
         self._check_room(width)
-        self.prompt_logp = self._counted(self._engine.prefill(self._ids, self._prompt)[:, None], width)[:, 0]  # (B, A)
+        self.prompt_logp = _logp(self._engine.prefill(self._ids, self._prompt))  # (B, A)
         if len(different) < len(prompts):
             places = [different.index(tuple(prompt)) for prompt in prompts]
             self.reorder(places)
@@ -81,6 +80,16 @@ class AnchorCache:
     def n_slots(self) -> int:
         """How many slots there are."""
         return self._ids.shape[-1]
+
+    @property
+    def n_forwards(self) -> int:
+        """How many forwards of the anchor there were."""
+        return self._engine.n_forwards
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens they were fed, padding included."""
+        return self._engine.n_tokens
 
     @property
     def n_leaves(self) -> int:
@@ -171,19 +180,7 @@ class AnchorCache:
         self._ids = torch.cat([self._ids, torch.tensor(ids)], dim=-1)
         self._positions = torch.cat([self._positions, positions], dim=-1)
         self._prompt = torch.cat([self._prompt, torch.zeros(n_rows, n_new, dtype=torch.bool)], dim=-1)
-        return self._counted(self._engine.read(self._ids, self._positions, visible, chained), n_new)
-
-    def _counted(self, logits: Tensor, n_new: int) -> Tensor:
-        """The log-probabilities (B, n, A) that one forward gave."""
-        self.n_forwards += 1
-        self.n_tokens += n_new * len(logits)
-        logp = logits.float().log_softmax(-1)
-        if torch.isnan(logp[..., 0]).any():  # one that is not a number spoils the sum, and so every other
-            raise ValueError(
-                "The anchor's logits must be numbers, got NaN or infinity. Check the anchor's weights and dtype (float16 "
-                "overflows in some models: load it in bfloat16 or float32)."
-            )
-        return logp
+        return _logp(self._engine.read(self._ids, self._positions, visible, chained))
 
     def _live(self, used: Iterable[int]) -> Tensor:
         live = self._prompt.any(0)  # (T,)
@@ -197,6 +194,17 @@ class AnchorCache:
                 f"The anchor's context must hold the conversation and the steered answer, but takes {limit} tokens and "
                 f"needs {n_positions}. Use an anchor with a longer one, a smaller `n_steps`, or shorter prompts."
             )
+
+
+def _logp(logits: Tensor) -> Tensor:
+    """The log-probabilities (..., A) that logits stand for."""
+    logp = logits.float().log_softmax(-1)
+    if torch.isnan(logp[..., 0]).any():  # one that is not a number spoils the sum, and so every other
+        raise ValueError(
+            "The anchor's logits must be numbers, got NaN or infinity. Check the anchor's weights and dtype (float16 "
+            "overflows in some models: load it in bfloat16 or float32)."
+        )
+    return logp
 
 
 def choose_engine(

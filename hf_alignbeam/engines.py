@@ -5,6 +5,7 @@ text and no rows that branch (`anchor.py` decides who sees what).
 """
 
 import inspect
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
@@ -41,6 +42,7 @@ class KeyValueEngine:
         self._crops = _takes("logits_to_keep", anchor)
         self.n_leaves = N_MASKED if self._masked else 1
         self.n_positions = max_positions(anchor)
+        self.n_forwards = self.n_tokens = 0
 
     def prefill(self, ids: Tensor, seen: Tensor) -> Tensor:
         """Feed the prompts.
@@ -109,13 +111,16 @@ class KeyValueEngine:
                 use_cache=True,
                 **({"logits_to_keep": n_kept} if self._crops else {}),
             )
+        self.n_forwards += 1
+        self.n_tokens += ids.numel()
         return output.logits[:, -n_kept:]
 
 
 class ReadAnewEngine:
     """One batch of texts read from their beginning at every step: exact for every causal model, whatever its layers keep.
 
-    Texts are padded on the right, where no causal model looks, so neither masks nor positions are needed.
+    Texts are padded on the right, where no causal model looks, so neither masks nor positions are needed. Recurrent layers
+    round otherwise where they read in chunks of another length: there, only texts of one length share a forward.
     """
 
     n_leaves = N_READ_ANEW
@@ -124,7 +129,9 @@ class ReadAnewEngine:
         self._anchor = anchor
         self._scope = scope
         self._crops = _takes("logits_to_keep", anchor)
+        self._pads = not getattr(anchor, "_is_stateful", False)
         self.n_positions = max_positions(anchor)
+        self.n_forwards = self.n_tokens = 0
 
     def prefill(self, ids: Tensor, seen: Tensor) -> Tensor:
         """As `KeyValueEngine.prefill`."""
@@ -146,6 +153,16 @@ class ReadAnewEngine:
 
     def _run(self, texts: Sequence[Tensor], n_kept: int) -> Tensor:
         """The logits (texts, n_kept, A) after the last tokens of each text."""
+        if self._pads:
+            return self._together(texts, n_kept)
+        alike: dict[int, list[int]] = defaultdict(list)
+        for number, text in enumerate(texts):
+            alike[len(text)].append(number)
+        parts = [self._together([texts[number] for number in some], n_kept) for some in alike.values()]
+        order = torch.tensor([number for some in alike.values() for number in some]).argsort()
+        return torch.cat(parts)[order.to(parts[0].device)]
+
+    def _together(self, texts: Sequence[Tensor], n_kept: int) -> Tensor:
         lengths = torch.tensor([len(text) for text in texts])
         ids = torch.nn.utils.rnn.pad_sequence(list(texts), batch_first=True)
         last = lengths[:, None] - n_kept + torch.arange(n_kept)  # (texts, n_kept)
@@ -156,6 +173,8 @@ class ReadAnewEngine:
             logits = self._anchor(input_ids=ids.to(device), use_cache=False, **kept).logits
         if not self._crops:
             logits = logits[:, asked.to(logits.device)]  # (texts, asked, A)
+        self.n_forwards += 1
+        self.n_tokens += ids.numel()
         place = place.to(logits.device)
         return logits[torch.arange(len(texts), device=logits.device)[:, None], place]
 
