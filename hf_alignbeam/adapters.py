@@ -6,30 +6,42 @@ Knows peft's adapter layers by what they can do, whether peft or transformers pu
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, ClassVar, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import PreTrainedModel
+
+#: Ways to start a LoRA that take their share out of the weights under it.
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def base_of(model: torch.nn.Module) -> PreTrainedModel:
     """The decoder inside a `PeftModel`; a model that carries its adapters itself is its own.
 
     Raises:
-        ValueError: The model has no adapters, or they are merged into its weights.
+        ValueError: The model has no adapters, they are merged into its weights, or taking them off does not give the base.
     """
     wrapped = hasattr(model, "get_base_model")
     layers = adapter_layers(model)
-    if not wrapped and not layers:
+    settings = list((getattr(model, "peft_config", None) or {}).values())
+    if not layers and not (wrapped and any(some.is_prompt_learning for some in settings)):
         raise ValueError(
-            f'`model` must carry an adapter for `anchor="base"`, got {type(model).__name__} without one. Load it with '
-            "peft, or give the safe model itself as `anchor`."
+            f'`model` must carry an adapter for `anchor="base"`, got {type(model).__name__} without one that can be turned '
+            "off (or merged into its weights). Load it with peft, or give the safe model itself as `anchor`."
         )
     if any(getattr(layer, "merged", False) for layer in layers):
         raise ValueError(
             '`model` must keep its adapters apart for `anchor="base"`, but they are merged into its weights. Call '
             "`unmerge_adapter()`, or give the safe model itself as `anchor`."
         )
+    for some in settings:
+        start, bias = getattr(some, "init_lora_weights", True), getattr(some, "bias", "none")
+        if bias != "none" or str(start).startswith(CHANGES_BASE):
+            raise ValueError(
+                f'`model` must leave the weights under its adapter as they were for `anchor="base"`, but with bias={bias!r} and '
+                f"init_lora_weights={start!r} they were changed. Give the safe model itself as `anchor`."
+            )
     return cast(PreTrainedModel, model.get_base_model() if wrapped else model)  # type: ignore[operator]
 
 
@@ -64,21 +76,39 @@ def adapters_off(layers: Sequence[Any]) -> Iterator[None]:
 
 
 class OneThread:
-    """Refuses a second thread while one is in a call: adapters are off for every thread alike, so both would be wrong."""
+    """Refuses a second thread while one is in a call: adapters are off for every thread alike, so both would be wrong.
 
-    def __init__(self) -> None:
-        self._owner: threading.Thread | None = None
+    Args:
+        model: Whose adapters are turned off, whatever guards it has.
+    """
 
-    def claim(self, over: bool) -> None:
-        """Say that the current thread is in a call, or that it needs the adapters off no more.
+    #: The thread that is in a call, by model, and in how many.
+    _owners: ClassVar[WeakKeyDictionary[torch.nn.Module, tuple[threading.Thread, int]]] = WeakKeyDictionary()
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, model: torch.nn.Module):
+        self._model = model
+
+    def claim(self) -> None:
+        """Say that the current thread has begun a call.
 
         Raises:
             RuntimeError: Another thread is in one.
         """
-        me, owner = threading.current_thread(), self._owner
-        if owner is not None and owner is not me and owner.is_alive():
-            raise RuntimeError(
-                f'A guard with `anchor="base"` must be used by one thread at a time, got {me.name} while {owner.name} is in a '
-                "call: adapters are turned off for all of them. Load the base as a model of its own and give it as `anchor`."
-            )
-        self._owner = None if over else me
+        me = threading.current_thread()
+        with self._lock:
+            owner, n_calls = self._owners.get(self._model, (me, 0))
+            if owner is not me and owner.is_alive():
+                raise RuntimeError(
+                    f"A model whose base is its anchor must be used by one thread at a time, got {me.name} while {owner.name} is "
+                    "in a call: adapters are turned off for all of them. Load the base as a model of its own and give it as "
+                    "`anchor`."
+                )
+            self._owners[self._model] = me, 1 + (n_calls if owner is me else 0)
+
+    def release(self) -> None:
+        """Say that a call has ended."""
+        with self._lock:
+            owner, n_calls = self._owners.pop(self._model, (None, 0))
+            if owner is not None and n_calls > 1:
+                self._owners[self._model] = owner, n_calls - 1

@@ -114,7 +114,8 @@ class AnchorCache:
         chain = torch.ones(n_new, n_new, dtype=torch.bool).tril()
         filled = [[*row.ids, *[0] * (n_new - len(row.ids))] for row in rows]
         depths = [[min(n, len(row.ids) - 1) for n in range(n_new)] for row in rows]
-        return self._read(filled, [[row.seen] * n_new for row in rows], depths, chain, chained=True)
+        n_real = [len(row.ids) for row in rows]
+        return self._read(filled, [[row.seen] * n_new for row in rows], depths, chain, n_real, chained=True)
 
     def branch(self, rows: Sequence[Sequence[Leaf]]) -> Tensor:
         """Feed every row any number of leaves, which do not see each other, in one forward.
@@ -129,7 +130,7 @@ class AnchorCache:
         filled = [[*(leaf.id for leaf in row), *[0] * (n_new - len(row))] for row in rows]
         seen = [[*(leaf.seen for leaf in row), *[()] * (n_new - len(row))] for row in rows]
         depths = [[0] * len(row) + [-1] * (n_new - len(row)) for row in rows]
-        return self._read(filled, seen, depths, torch.eye(n_new, dtype=torch.bool), chained=n_new == 1)
+        return self._read(filled, seen, depths, torch.eye(n_new, dtype=torch.bool), [len(row) for row in rows], chained=False)
 
     def n_unused(self, used: Iterable[int]) -> int:
         """How many slots hold no prompt and are used by nobody."""
@@ -162,6 +163,7 @@ class AnchorCache:
         seen: Sequence[Sequence[Sequence[int]]],
         depths: Sequence[Sequence[int]],
         among: Tensor,
+        n_real: Sequence[int],
         chained: bool,
     ) -> Tensor:
         """Feed (B, n) tokens: each sees its row's prompt, the slots in `seen`, and of the new ones what `among` (n, n) says."""
@@ -180,7 +182,7 @@ class AnchorCache:
         self._ids = torch.cat([self._ids, torch.tensor(ids)], dim=-1)
         self._positions = torch.cat([self._positions, positions], dim=-1)
         self._prompt = torch.cat([self._prompt, torch.zeros(n_rows, n_new, dtype=torch.bool)], dim=-1)
-        return _logp(self._engine.read(self._ids, self._positions, visible, chained))
+        return _logp(self._engine.read(self._ids, self._positions, visible, n_real, chained))
 
     def _live(self, used: Iterable[int]) -> Tensor:
         live = self._prompt.any(0)  # (T,)

@@ -4,6 +4,7 @@ Knows ids, rows and the rules by which steering ends. Knows no text, no anchor d
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -95,16 +96,34 @@ class Call:
         rules: When its rows are steered.
         input_ids: (rows, length) its prompts.
         follower: The anchor, which has read them.
+        groups: By row, the number of its prompt: beams swap among those of one prompt, whatever their ids.
+        on_end: What is to be done once, when the call ends.
     """
 
-    def __init__(self, rules: Rules, input_ids: Tensor, follower: Follower):
+    def __init__(
+        self,
+        rules: Rules,
+        input_ids: Tensor,
+        follower: Follower,
+        groups: Sequence[int],
+        on_end: Callable[[], None] | None = None,
+    ):
         self.follower: Follower | None = follower
+        self._on_end = on_end
         self._rules = rules
         self._prompt_length = input_ids.shape[-1]
+        self._groups = torch.tensor(list(groups), device=input_ids.device)
         #: Where its answers begin; below, their last points, by how many tokens were written.
-        self.first = Point(input_ids, [True] * len(input_ids), [False] * len(input_ids))
+        self.first = Point(input_ids.clone(), [True] * len(input_ids), [False] * len(input_ids))
         self._points = {0: self.first}
         self._counted = (0, 0)
+
+    def end(self) -> None:
+        """Let go of the anchor, and of what else the call held."""
+        self.follower = None
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end()
 
     def spent(self) -> tuple[int, int]:
         """How many forwards of the anchor there were since the last time this was asked, and tokens fed in them."""
@@ -113,6 +132,13 @@ class Call:
         before, self._counted = self._counted, (self.follower.cache.n_forwards, self.follower.cache.n_tokens)
         return self._counted[0] - before[0], self._counted[1] - before[1]
 
+    def knows(self, input_ids: Tensor) -> bool:
+        """Whether these rows are what the call has seen last, with some tokens taken back and one other written."""
+        length, latest = input_ids.shape[-1], self._points[max(self._points)].input_ids
+        if not self._prompt_length < length <= latest.shape[-1] or len(input_ids) != len(latest):
+            return False
+        return torch.equal(input_ids[:, : length - 1], latest[:, : length - 1])
+
     def reach(self, input_ids: Tensor) -> Point | None:
         """The point that these rows are at, the anchor told of their new tokens; None where they begin another call.
 
@@ -120,7 +146,7 @@ class Call:
         """
         n_written = input_ids.shape[-1] - self._prompt_length
         before, asked_again = self._points.get(n_written - 1), self._points.get(n_written)
-        parents = _parents(input_ids[:, :-1], before.input_ids) if before is not None else None
+        parents = self._parents(input_ids[:, :-1], before.input_ids) if before is not None else None
         if before is not None and parents is not None and self._stands_at(before, n_written - 1):
             return self._write(self._swapped(before, parents, n_written - 1), input_ids, n_written)
         if asked_again is None or not torch.equal(input_ids, asked_again.input_ids):
@@ -151,7 +177,7 @@ class Call:
         new = input_ids[:, -1].tolist()
         contested = [before.holds_contested(row, i) for row, i in enumerate(new)]
         active = [self._rules.steers(before.active[row], contested[row], i, n_written) for row, i in enumerate(new)]
-        point = Point(input_ids, active, contested, before.over or self._rules.are_over(n_written, contested))
+        point = Point(input_ids.clone(), active, contested, before.over or self._rules.are_over(n_written, contested))
         if self.follower is not None and not point.over:
             self.follower.write([i if goes_on else None for i, goes_on in zip(new, active, strict=True)])
         n_kept = N_BACK if len(new) == 1 else 1
@@ -160,10 +186,11 @@ class Call:
             self.follower = None
         return point
 
-
-def _parents(before: Tensor, known: Tensor) -> list[int] | None:
-    """For each row (rows, length) the number of the known row that is equal to it; None where one has none."""
-    if torch.equal(before, known):
-        return list(range(len(known)))
-    same = (before[:, None] == known[None]).all(-1)  # (rows, known rows)
-    return same.int().argmax(-1).tolist() if bool(same.any(-1).all()) else None
+    def _parents(self, before: Tensor, known: Tensor) -> list[int] | None:
+        """For each row (rows, length) the number of the known row of its prompt that is equal to it; None where one has none."""
+        if torch.equal(before, known):
+            return list(range(len(known)))
+        if before.shape != known.shape:
+            return None
+        same = (before[:, None] == known[None]).all(-1) & (self._groups[:, None] == self._groups[None])  # (rows, known rows)
+        return same.int().argmax(-1).tolist() if bool(same.any(-1).all()) else None

@@ -57,13 +57,14 @@ class KeyValueEngine:
         positions = (seen.long().cumsum(-1) - 1).clamp_min(0)
         return self._run(ids, seen.long(), positions, 1)[:, -1]
 
-    def read(self, ids: Tensor, positions: Tensor, seen: Tensor, chained: bool) -> Tensor:
+    def read(self, ids: Tensor, positions: Tensor, seen: Tensor, n_real: Sequence[int], chained: bool) -> Tensor:
         """Feed the last n tokens of every row.
 
         Args:
             ids: (B, T) the ids in all slots, those of the n new ones last.
             positions: (B, T) their positions in the row's text.
             seen: (B, n, T) what each new token sees, itself included.
+            n_real: (B,) how many of each row's new tokens count; the others fill up.
             chained: Whether each new token sees the new ones before it, so that they are one text.
 
         Returns:
@@ -119,8 +120,7 @@ class KeyValueEngine:
 class ReadAnewEngine:
     """One batch of texts read from their beginning at every step: exact for every causal model, whatever its layers keep.
 
-    Texts are padded on the right, where no causal model looks, so neither masks nor positions are needed. Recurrent layers
-    round otherwise where they read in chunks of another length: there, only texts of one length share a forward.
+    Texts of one length share a forward, so nothing is padded, and neither masks nor positions are needed.
     """
 
     n_leaves = N_READ_ANEW
@@ -129,21 +129,22 @@ class ReadAnewEngine:
         self._anchor = anchor
         self._scope = scope
         self._crops = _takes("logits_to_keep", anchor)
-        self._pads = not getattr(anchor, "_is_stateful", False)
         self.n_positions = max_positions(anchor)
         self.n_forwards = self.n_tokens = 0
 
     def prefill(self, ids: Tensor, seen: Tensor) -> Tensor:
         """As `KeyValueEngine.prefill`."""
-        return self._run([row[mask] for row, mask in zip(ids, seen, strict=True)], 1)[:, 0]
+        return torch.stack(self._run([row[mask] for row, mask in zip(ids, seen, strict=True)], [1] * len(ids)))[:, 0]
 
-    def read(self, ids: Tensor, positions: Tensor, seen: Tensor, chained: bool) -> Tensor:
+    def read(self, ids: Tensor, positions: Tensor, seen: Tensor, n_real: Sequence[int], chained: bool) -> Tensor:
         """As `KeyValueEngine.read`."""
-        n_rows, n_new = seen.shape[:2]
-        if chained:
-            return self._run([row[mask] for row, mask in zip(ids, seen[:, -1], strict=True)], n_new)
-        texts = [ids[row][seen[row, n]] for row in range(n_rows) for n in range(n_new)]
-        return self._run(texts, 1).unflatten(0, (n_rows, n_new))[:, :, 0]
+        places = [(row, n) for row, n_here in enumerate(n_real) for n in ([n_here - 1] if chained and n_here else range(n_here))]
+        kept = [n + 1 if chained else 1 for _, n in places]
+        found = self._run([ids[row][seen[row, n]] for row, n in places], kept)
+        logits = found[0].new_zeros(*seen.shape[:2], found[0].shape[-1])  # (B, n, A)
+        for (row, n), n_kept, part in zip(places, kept, found, strict=True):
+            logits[row, n + 1 - n_kept : n + 1] = part
+        return logits
 
     def reorder(self, index: Tensor) -> None:
         """Nothing is kept."""
@@ -151,32 +152,25 @@ class ReadAnewEngine:
     def keep(self, slots: Tensor) -> None:
         """Nothing is kept."""
 
-    def _run(self, texts: Sequence[Tensor], n_kept: int) -> Tensor:
-        """The logits (texts, n_kept, A) after the last tokens of each text."""
-        if self._pads:
-            return self._together(texts, n_kept)
+    def _run(self, texts: Sequence[Tensor], n_kept: Sequence[int]) -> list[Tensor]:
+        """For each text the logits (n, A) after the last of its tokens."""
         alike: dict[int, list[int]] = defaultdict(list)
         for number, text in enumerate(texts):
             alike[len(text)].append(number)
-        parts = [self._together([texts[number] for number in some], n_kept) for some in alike.values()]
-        order = torch.tensor([number for some in alike.values() for number in some]).argsort()
-        return torch.cat(parts)[order.to(parts[0].device)]
+        found: dict[int, Tensor] = {}
+        for numbers in alike.values():
+            most = max(n_kept[number] for number in numbers)
+            logits = self._together(torch.stack([texts[number] for number in numbers]), most)
+            found |= {number: part[most - n_kept[number] :] for number, part in zip(numbers, logits, strict=True)}
+        return [found[number] for number in range(len(texts))]
 
-    def _together(self, texts: Sequence[Tensor], n_kept: int) -> Tensor:
-        lengths = torch.tensor([len(text) for text in texts])
-        ids = torch.nn.utils.rnn.pad_sequence(list(texts), batch_first=True)
-        last = lengths[:, None] - n_kept + torch.arange(n_kept)  # (texts, n_kept)
-        asked, place = last.unique(return_inverse=True)
-        device = input_device(self._anchor)
+    def _together(self, ids: Tensor, n_kept: int) -> Tensor:
         with torch.no_grad(), self._scope():
-            kept = {"logits_to_keep": asked.to(device)} if self._crops else {}
-            logits = self._anchor(input_ids=ids.to(device), use_cache=False, **kept).logits
-        if not self._crops:
-            logits = logits[:, asked.to(logits.device)]  # (texts, asked, A)
+            kept = {"logits_to_keep": n_kept} if self._crops else {}
+            logits = self._anchor(input_ids=ids.to(input_device(self._anchor)), use_cache=False, **kept).logits
         self.n_forwards += 1
         self.n_tokens += ids.numel()
-        place = place.to(logits.device)
-        return logits[torch.arange(len(texts), device=logits.device)[:, None], place]
+        return logits[:, -n_kept:]  # (texts, n, A)
 
 
 Engine = KeyValueEngine | ReadAnewEngine

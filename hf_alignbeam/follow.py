@@ -26,7 +26,7 @@ N_CUT = 12
 N_UNUSED = 64
 
 #: How many tokens of a single answer can be taken back: assisted generation proposes some and keeps the first few of them.
-N_BACK = 24
+N_BACK = 64
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,15 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .adapters import OneThread, adapter_layers, adapters_off, base_of
 from .anchor import check_anchor, choose_engine
 from .calls import Call, Point, Rules
 from .chat import ChatReader, Conversation, Message, as_messages, learn_format, render_prompt
 from .engines import Scope
-from .follow import Follower, Start
+from .follow import N_BACK, Follower, Start
+from .loops import Loops, asking_loop
 from .mixing import PAPER_TOP_TOKENS, MixingRule, check_mixing, linear, log_linear, paper
 from .translate import TranslationRule, VocabularyTranslator
 from .vocab import token_bytes
@@ -126,7 +127,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
         self._anchor = safe
         self._adapted = model
         self._engine = choose_engine(safe, self._anchor_tokens, self._scope())
-        self._exclusive = OneThread() if model is not None else None
+        self._exclusive = OneThread(safe) if model is not None else None
         self.alpha = alpha
         self.n_steps = n_steps
         self.mixing = mixing
@@ -138,7 +139,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
         self._reader = ChatReader(tokenizer, template)
         self._pad_token_id = tokenizer.pad_token_id
         self._conversations = _checked_conversations(conversations)
-        self._threads = threading.local()  # each thread's own call
+        self._loops = Loops()
         ends = _eos_ids(safe, anchor_tokenizer, self._anchor_tokens), self._reader.eos_ids
         if isinstance(translation, VocabularyTranslator):
             translation.check(anchor_tokenizer, tokenizer, *ends)
@@ -151,8 +152,12 @@ class AnchorLogitsProcessor(LogitsProcessor):
     def _warm_up(self) -> None:
         """Build what the first tokens of an answer will ask for, so that no step has to."""
         question: list[Message] = [{"role": "user", "content": "?"}]
-        _, lead_in = render_prompt(self._anchor_tokenizer, self._anchor_tokens, question)
-        self._translator.warm_up(lead_in, self._reader.lead_in(question))
+        try:
+            _, lead_in = render_prompt(self._anchor_tokenizer, self._anchor_tokens, question)
+            owed = self._reader.lead_in(question)
+        except ValueError:  # a template that wants more than a question: its own answers will tell
+            lead_in = owed = b""
+        self._translator.warm_up(lead_in, owed)
 
     @property
     def translator(self) -> VocabularyTranslator:
@@ -161,8 +166,8 @@ class AnchorLogitsProcessor(LogitsProcessor):
 
     @property
     def follower(self) -> Follower | None:
-        """The anchor's side of this thread's last call, while it may be needed: to look at, not to change."""
-        call: Call | None = getattr(self._threads, "call", None)
+        """The anchor's side of this thread's last call, while that is under way and it may be needed: to look at only."""
+        call = self._loops.last
         return call.follower if call is not None else None
 
     @property
@@ -174,7 +179,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
         """The same guard for prompts that say something else: it shares models, translator and ledger with this one."""
         other = copy.copy(self)
         other._conversations = _checked_conversations(conversations)
-        other._threads = threading.local()
+        other._loops = Loops()
         return other
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -190,35 +195,47 @@ class AnchorLogitsProcessor(LogitsProcessor):
         self._check(input_ids, scores)
         if self.alpha == 0.0 or self.n_steps == 0:
             return scores
-        call, point = self._find(input_ids)
-        if self._exclusive is not None:
-            self._exclusive.claim(point.over)
+        loop = asking_loop()
+        call, point = self._find(loop, input_ids)
         rows = point.rows
-        if call.follower is None or not rows:
-            self._count(call, 0, 0.0)
-            self._threads.call = call
-            return scores
+        if call.follower is not None and rows:
+            scores = self._steered(call, point, scores, rows)
+        self._count(call, 0, 0.0)
+        self._loops.put(loop, call)
+        if loop is None and point.over:
+            call.end()  # nobody will say when a call by hand ends
+        return scores
+
+    def _steered(self, call: Call, point: Point, scores: Tensor, rows: list[int]) -> Tensor:
+        """Scores with the anchor mixed into some rows."""
         every = len(rows) == len(scores)
         target_logp = (scores if every else scores[rows]).detach().float().log_softmax(-1)  # (N, V)
-        mixed, lost = self._mix(call.follower, target_logp, rows)
+        mixed, lost = self._mix(cast(Follower, call.follower), target_logp, rows)
         point.own_logp = dict(zip(rows, target_logp, strict=True))
         self._count(call, len(rows), lost)
-        self._threads.call = call
         if every:
             return mixed.to(scores.dtype)
         result = scores.clone()
         result[rows] = mixed.to(scores.dtype)
         return result
 
-    def _find(self, input_ids: Tensor) -> tuple[Call, Point]:
+    def _find(self, loop: LogitsProcessorList | None, input_ids: Tensor) -> tuple[Call, Point]:
         """The call that these rows belong to, a new one if need be, and the point of it that they are at."""
-        call: Call | None = getattr(self._threads, "call", None)
-        self._threads.call = None  # until all is well: what an error leaves half done must not be gone on from
-        point = call.reach(input_ids) if call is not None else None
-        if call is None or point is None:
-            call = self._begin(input_ids)
-            point = call.first
-        return call, point
+        known = self._loops.take(loop)
+        point = known.reach(input_ids) if known is not None else None
+        if known is not None and point is not None:
+            return known, point
+        if known is not None:
+            if loop is not None and known.knows(input_ids):
+                raise ValueError(
+                    f"Assisted generation must take back at most {N_BACK} tokens of an answer at once, and took back more. Use a "
+                    "smaller `prompt_lookup_num_tokens` or `num_assistant_tokens`."
+                )
+            known.end()
+        call = self._begin(input_ids)
+        if loop is not None:
+            self._loops.when_over(loop, call.end)
+        return call, call.first
 
     def _mix(self, follower: Follower, target_logp: Tensor, rows: list[int]) -> tuple[Tensor, float]:
         """The mixed log-probabilities (N, V) of some rows, and the anchor's mass that had no translation."""
@@ -256,10 +273,11 @@ class AnchorLogitsProcessor(LogitsProcessor):
         """A new call: every row's conversation rendered for the anchor and read by it."""
         rows = [tuple(row) for row in input_ids.tolist()]
         known: dict[tuple[int, ...], Start] = {}
-        starts = []
+        starts, groups = [], []
         for number, row in enumerate(rows):
             if self._conversations is None:
                 starts.append(known.get(row) or known.setdefault(row, self._start(row, None)))
+                groups.append(list(known).index(row))
             else:
                 n_each, n_over = divmod(len(rows), len(self._conversations))
                 if n_over:
@@ -273,14 +291,26 @@ class AnchorLogitsProcessor(LogitsProcessor):
                         f"`conversations` must hold one conversation a prompt, got {len(self._conversations)} for "
                         f"{len(rows)} rows with different prompts. Use `with_conversations` for each batch, or leave it out."
                     )
+                groups.append(number // n_each)
                 starts.append(self._start(row, self._conversations[number // n_each]))
-        follower = Follower(self._engine(self._anchor, self._scope()), self._translator, starts, self.n_lookahead)
         rules = Rules(self.n_steps, self.n_watch, frozenset(self._translator.target.eos_ids), self._pad_token_id)
-        return Call(rules, input_ids, follower)
+        if self._exclusive is not None:
+            self._exclusive.claim()
+        release = self._exclusive.release if self._exclusive is not None else None
+        try:
+            follower = Follower(self._engine(self._anchor, self._scope()), self._translator, starts, self.n_lookahead)
+        except BaseException:
+            if release is not None:
+                release()
+            raise
+        return Call(rules, input_ids, follower, groups, release)
 
     def _scope(self) -> Scope:
         """What the anchor's forwards run in; adapters are looked up for each call of `generate`, for more may be added."""
-        return nullcontext if self._adapted is None else partial(adapters_off, adapter_layers(self._adapted))
+        if self._adapted is None:
+            return nullcontext
+        base_of(self._adapted)  # adapters may have been merged or taken out since
+        return partial(adapters_off, adapter_layers(self._adapted))
 
     def _start(self, row: tuple[int, ...], messages: list[Message] | None) -> Start:
         if not row and messages is None:

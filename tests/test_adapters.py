@@ -1,15 +1,16 @@
 import copy
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from conftest import tiny
-from peft import LoraConfig, PromptTuningConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM, pipeline
+from peft import AdaptionPromptConfig, LoraConfig, PromptTuningConfig, get_peft_model
+from transformers import LlamaForCausalLM, LogitsProcessor, pipeline
 
 from hf_alignbeam import AnchorLogitsProcessor, testbed
 from hf_alignbeam.adapters import adapter_layers, adapters_off, base_of
 from hf_alignbeam.testbed.laws import MODES, outputs
+from hf_alignbeam.testbed.measure import encode
 
 # peft 0.21 under transformers 5.23
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -171,26 +172,70 @@ def test_a_prompt_tuned_target_has_its_base(tiny_llama, piece_tokenizer, asked):
     assert not torch.equal(guarded, plain)
 
 
-def test_a_second_thread_is_refused_while_one_is_in_a_call(piece_tokenizer):
-    model = random_adapter(tiny(LlamaForCausalLM, LlamaConfig, piece_tokenizer, seed=2))
-    guard = AnchorLogitsProcessor("base", piece_tokenizer, piece_tokenizer, model=model, n_watch=None, n_steps=1)
-    ids = torch.tensor([piece_tokenizer("kill the weeds").input_ids])
-    scores = torch.zeros(1, len(piece_tokenizer))
-    begun, done = threading.Event(), threading.Event()
+def test_a_base_that_is_gone_is_refused(tiny_llama, piece_tokenizer, asked):
+    """Merged after the guard was built, the model under the adapter is the unsafe one."""
+    model = random_adapter(tiny_llama)
+    guard = AnchorLogitsProcessor("base", piece_tokenizer, piece_tokenizer, model=model)
+    outputs(model, piece_tokenizer, asked, "greedy", guard)
+    model.merge_adapter()
+    with pytest.raises(ValueError, match="merged into its weights"):
+        outputs(model, piece_tokenizer, asked, "greedy", guard)
+    model.unmerge_adapter()
+    outputs(model, piece_tokenizer, asked, "greedy", guard)
+    merged = model.merge_and_unload()
+    with pytest.raises(ValueError, match="without one that can be turned off"):
+        outputs(merged, piece_tokenizer, asked, "greedy", guard)
 
-    def first():
-        with pytest.warns(UserWarning, match="does not follow the target's chat template"):
-            guard(ids, scores)
-        begun.set()
-        done.wait(30)
 
-    thread = threading.Thread(target=first, name="first")
+@pytest.mark.parametrize("settings", [{"bias": "all"}, {"init_lora_weights": "pissa"}, {"init_lora_weights": "olora"}])
+@pytest.mark.parametrize("owner", ["wrapped", "inner"])
+def test_an_adapter_that_changed_what_is_under_it_is_refused(settings, owner, tiny_llama, piece_tokenizer):
+    model = get_peft_model(copy.deepcopy(tiny_llama), LoraConfig(r=2, target_modules=["q_proj"], **settings)).eval()
+    given = model if owner == "wrapped" else model.get_base_model()
+    with pytest.raises(ValueError, match="`model` must leave the weights under its adapter as they were"):
+        AnchorLogitsProcessor("base", piece_tokenizer, piece_tokenizer, model=given)
+
+
+def test_an_adapter_without_layers_is_refused(tiny_llama, piece_tokenizer):
+    settings = AdaptionPromptConfig(adapter_len=2, adapter_layers=1, task_type="CAUSAL_LM")
+    model = get_peft_model(copy.deepcopy(tiny_llama), settings).eval()
+    with pytest.raises(ValueError, match="without one that can be turned off"):
+        AnchorLogitsProcessor("base", piece_tokenizer, piece_tokenizer, model=model)
+
+
+def test_a_second_thread_is_refused_while_one_is_in_a_call(adapted, asked):
+    """Whatever guard it has; the first one's answer is not disturbed, and the next thread is served."""
+    model, tokenizer = adapted
+    guards = [AnchorLogitsProcessor("base", tokenizer, tokenizer, model=model) for _ in range(2)]
+    expected = outputs(model, tokenizer, asked, "greedy", guards[0])[0]
+    begun, refused = threading.Event(), threading.Event()
+    found = []
+
+    class Waits(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            scores = guards[0](input_ids, scores)
+            begun.set()
+            refused.wait(30)
+            return scores
+
+    thread = threading.Thread(target=lambda: found.append(outputs(model, tokenizer, asked, "greedy", Waits())[0]), name="first")
     thread.start()
     begun.wait(30)
     try:
-        with pytest.raises(RuntimeError, match="must be used by one thread at a time, got MainThread while first is in a call"):
-            guard(ids, scores)
+        with pytest.raises(RuntimeError, match="used by one thread at a time, got MainThread while first is in a call"):
+            guards[1](encode(asked, tokenizer)["input_ids"], torch.zeros(len(asked), len(tokenizer)))
     finally:
-        done.set()
+        refused.set()
         thread.join()
-    assert not torch.equal(guard(ids, scores), scores)  # the first thread is gone
+    assert torch.equal(found[0], expected)
+    assert torch.equal(outputs(model, tokenizer, asked, "greedy", guards[1])[0], expected)
+
+
+def test_threads_of_a_pool_take_turns(adapted, asked):
+    """A thread that lives on after its answer does not keep the others out."""
+    model, tokenizer = adapted
+    guard = AnchorLogitsProcessor("base", tokenizer, tokenizer, model=model)
+    expected = outputs(model, tokenizer, asked, "greedy", guard)[0]
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        for pool in (one, other, one):
+            assert torch.equal(pool.submit(outputs, model, tokenizer, asked, "greedy", guard).result()[0], expected)

@@ -22,6 +22,7 @@ CORE = [
     "summation",
     "follow",
     "calls",
+    "loops",
     "mixing",
     "processor",
 ]

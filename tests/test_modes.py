@@ -1,7 +1,9 @@
 """The guard in every mode of generate, on the testbed's trained models."""
 
 import copy
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -223,6 +225,100 @@ def test_an_error_leaves_nothing_to_go_on_from(anchor, specialist, guard, asked)
         hook.remove()
         assert torch.equal(generated(specialist, asked[:1], processor), expected)
         generated(specialist, asked[1:2], processor)  # so that the next round has to read its prompt
+
+
+@pytest.mark.parametrize("kind", range(len(KINDS)))
+def test_an_answer_gone_on_with_is_a_new_call(kind, anchor, specialist, guard, asked):
+    """However much of the last answer the next prompt holds, edited or not: what was steered then counts for nothing."""
+    tokenizer = specialist[1]
+    inputs = encode([asked[kind]], tokenizer)
+    n_asked = inputs["input_ids"].shape[1]
+    take = tokenizer.convert_tokens_to_ids("▁Take")
+    told = specialist[0].generate(**inputs, logits_processor=[guard], max_new_tokens=10, do_sample=False)
+    for ids in (told, torch.cat([told[:, : n_asked + 6], torch.tensor([[take]])], dim=-1), told[:, : n_asked + 7]):
+        fresh = AnchorLogitsProcessor(*anchor, tokenizer, translation=guard.translator)
+        n_before = guard.ledger.steered_tokens
+        answers = [
+            specialist[0].generate(
+                ids, attention_mask=torch.ones_like(ids), logits_processor=[p], max_new_tokens=10, do_sample=False
+            )
+            for p in (guard, fresh)
+        ]
+        assert torch.equal(*answers)
+        assert guard.ledger.steered_tokens - n_before == fresh.ledger.steered_tokens > 0
+
+
+@torch.no_grad()
+def test_beams_swap_within_their_own_prompt(guard, specialist, asked):
+    """Embedded prompts all look alike to a processor."""
+    model, tokenizer = specialist
+    options = {"num_beams": 6, "max_new_tokens": 20, "do_sample": False}
+
+    def answers(conversations):
+        inputs = encode(conversations, tokenizer)
+        embedded = model.get_input_embeddings()(inputs["input_ids"])
+        processors = [guard.with_conversations(conversations)]
+        return model.generate(
+            inputs_embeds=embedded, attention_mask=inputs["attention_mask"], logits_processor=processors, **options
+        )
+
+    others = [testbed.prompts("validation", kind)[n].conversation for kind in ("harmful", "domain") for n in (1, 2)]
+    together = answers([*asked[:2], *others])
+    for row, conversation in zip(together, [*asked[:2], *others], strict=True):
+        alone = answers([conversation])[0]
+        assert row[: len(alone)].tolist() == alone.tolist()
+
+
+def test_many_tokens_may_be_taken_back_and_too_many_are_an_error(monkeypatch, anchor, specialist, guard, asked):
+    lookup = {"prompt_lookup_num_tokens": 40, "max_matching_ngram_size": 1, "max_new_tokens": 60}
+    given = AnchorLogitsProcessor(
+        *anchor, specialist[1], conversations=asked[:1], n_steps=None, n_watch=None, translation=guard.translator
+    )
+    greedy = generated(specialist, asked[:1], given, max_new_tokens=60)
+    assert torch.equal(generated(specialist, asked[:1], given, **lookup), greedy)
+    for module in ("follow", "calls", "processor"):
+        monkeypatch.setattr(f"hf_alignbeam.{module}.N_BACK", 2)
+    with pytest.raises(ValueError, match="Assisted generation must take back at most 2 tokens of an answer at once"):
+        generated(specialist, asked[:1], given, **lookup)
+
+
+def test_ids_in_a_buffer_that_is_written_over_are_read_anew(specialist, guard):
+    tokenizer = specialist[1]
+    harmless, harmful = (
+        {ids.shape[1]: ids for prompt in testbed.prompts("validation", kind)[:40] for ids in [encode_one(prompt, tokenizer)]}
+        for kind in ("general", "harmful")
+    )
+    length = max(set(harmless) & set(harmful))
+    scores = torch.zeros(1, len(tokenizer))
+    processor = guard.with_conversations(None)
+    buffer = harmless[length].clone()
+    first = processor(buffer, scores)
+    buffer[:] = harmful[length]
+    second = processor(buffer, scores)
+    assert not torch.allclose(first, second)
+    torch.testing.assert_close(second, guard.with_conversations(None)(harmful[length], scores))
+
+
+def encode_one(prompt, tokenizer):
+    return encode([prompt.conversation], tokenizer)["input_ids"]
+
+
+def test_the_anchors_cache_goes_with_the_call(monkeypatch, guard, specialist, asked):
+    """Also where the answer ended before steering did."""
+    caches = []
+    begin = Follower.__init__
+
+    def noted(self, *arguments):
+        begin(self, *arguments)
+        caches.append(weakref.ref(self.cache))
+
+    monkeypatch.setattr(Follower, "__init__", noted)
+    for n_tokens in (2, 24):
+        generated(specialist, asked[:1], guard, max_new_tokens=n_tokens)
+        assert guard.follower is None
+    gc.collect()
+    assert len(caches) == 2
+    assert all(cache() is None for cache in caches)
 
 
 @pytest.mark.gpu
