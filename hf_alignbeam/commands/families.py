@@ -79,7 +79,8 @@ def run() -> None:
     console = Console(width=220)
     bench = Bench()
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-    all_kept, all_errors = [], []
+    all_kept: list[bool] = []
+    all_errors: list[float] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for family in track(FAMILIES, description="families", console=Console(stderr=True), transient=True):
@@ -94,9 +95,9 @@ def run() -> None:
     for line in lines:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     summary = (
-        f"{len(FAMILIES)} families: the laws hold in {sum(all_kept)} of {len(all_kept)} cells. The last {len(MODES)} columns: the "
-        "largest difference of a log-probability between the anchor in the guard and the anchor from scratch, over all points held "
-        f"at every call; {max(all_errors):.0e} at most. Transformers' own classifier-free guidance, whose second model's cache "
-        f"follows row numbers, under 4 beams: {wrong:.1f}."
+        f"{len(FAMILIES)} families: the laws hold in {sum(all_kept)} of {len(all_kept)} cells. The last {len(MODES)} columns: "
+        "the largest difference of a log-probability between the anchor in the guard and the anchor from scratch, over all "
+        f"points held at every call; {max(all_errors):.0e} at most. Transformers' own classifier-free guidance, whose second "
+        f"model's cache follows row numbers, under 4 beams: {wrong:.1f}."
     )
     console.print("\n" + summary, soft_wrap=True, markup=False, highlight=False)
