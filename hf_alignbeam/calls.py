@@ -4,7 +4,8 @@ Knows ids, rows and the rules by which steering ends. Knows no text, no anchor d
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -124,6 +125,15 @@ class Call:
         on_end, self._on_end = self._on_end, None
         if on_end is not None:
             on_end()
+
+    @contextmanager
+    def ended_by_errors(self) -> Iterator[None]:
+        """End the call where a block fails."""
+        try:
+            yield
+        except BaseException:
+            self.end()
+            raise
 
     def spent(self) -> tuple[int, int]:
         """How many forwards of the anchor there were since the last time this was asked, and tokens fed in them."""

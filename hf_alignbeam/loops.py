@@ -8,6 +8,8 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from transformers import LogitsProcessorList
 
@@ -51,11 +53,11 @@ class Loops(threading.local):
         self._calls[_key(loop)] = call
         self._last = weakref.ref(call)
 
-    def when_over(self, loop: LogitsProcessorList, *then: Callable[[], None]) -> None:
+    def when_over(self, loop: LogitsProcessorList, *then: Callable[[], Any]) -> None:
         """Forget a loop's call, and do something more, when the loop ends."""
-        weakref.finalize(loop, self._calls.pop, _key(loop), None)
-        for what in then:
-            weakref.finalize(loop, what)
+        forget: Callable[[], Any] = partial(self._calls.pop, _key(loop), None)
+        for what in (forget, *then):
+            weakref.finalize(loop, what).atexit = False
 
 
 def _key(loop: LogitsProcessorList | None) -> int:

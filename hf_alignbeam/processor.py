@@ -199,7 +199,8 @@ class AnchorLogitsProcessor(LogitsProcessor):
         call, point = self._find(loop, input_ids)
         rows = point.rows
         if call.follower is not None and rows:
-            scores = self._steered(call, point, scores, rows)
+            with call.ended_by_errors():
+                scores = self._steered(call, point, scores, rows)
         self._count(call, 0, 0.0)
         self._loops.put(loop, call)
         if loop is None and point.over:
@@ -222,10 +223,11 @@ class AnchorLogitsProcessor(LogitsProcessor):
     def _find(self, loop: LogitsProcessorList | None, input_ids: Tensor) -> tuple[Call, Point]:
         """The call that these rows belong to, a new one if need be, and the point of it that they are at."""
         known = self._loops.take(loop)
-        point = known.reach(input_ids) if known is not None else None
-        if known is not None and point is not None:
-            return known, point
         if known is not None:
+            with known.ended_by_errors():
+                point = known.reach(input_ids)
+            if point is not None:
+                return known, point
             if loop is not None and known.knows(input_ids):
                 raise ValueError(
                     f"Assisted generation must take back at most {N_BACK} tokens of an answer at once, and took back more. Use a "

@@ -94,3 +94,14 @@ def test_a_call_ends_once():
     call.end()
     assert ended == [1]
     assert call.follower is None
+
+
+def test_an_error_ends_a_call():
+    ended = []
+    call = Call(rules(), torch.tensor([[1, 2]]), NotedFollower(), [0], lambda: ended.append(1))
+    with call.ended_by_errors():
+        pass
+    assert not ended
+    with pytest.raises(KeyboardInterrupt), call.ended_by_errors():
+        raise KeyboardInterrupt
+    assert ended == [1]
