@@ -4,7 +4,7 @@ Knows peft's adapter layers by what they can do, whether peft or transformers pu
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, cast
 from weakref import WeakKeyDictionary
@@ -82,33 +82,36 @@ class OneThread:
         model: Whose adapters are turned off, whatever guards it has.
     """
 
-    #: The thread that is in a call, by model, and in how many.
-    _owners: ClassVar[WeakKeyDictionary[torch.nn.Module, tuple[threading.Thread, int]]] = WeakKeyDictionary()
-    _lock: ClassVar[threading.Lock] = threading.Lock()
+    #: By model, the calls that are under way and the thread of each.
+    _calls: ClassVar[WeakKeyDictionary[torch.nn.Module, dict[object, threading.Thread]]] = WeakKeyDictionary()
+    #: Reentrant, for a call may be found to have ended while another one begins.
+    _lock: ClassVar[threading.RLock] = threading.RLock()
 
     def __init__(self, model: torch.nn.Module):
         self._model = model
 
-    def claim(self) -> None:
+    def claim(self) -> Callable[[], None]:
         """Say that the current thread has begun a call.
+
+        Returns:
+            What says that it has ended.
 
         Raises:
             RuntimeError: Another thread is in one.
         """
-        me = threading.current_thread()
+        me, call = threading.current_thread(), object()
         with self._lock:
-            owner, n_calls = self._owners.get(self._model, (me, 0))
-            if owner is not me and owner.is_alive():
-                raise RuntimeError(
-                    f"A model whose base is its anchor must be used by one thread at a time, got {me.name} while {owner.name} is "
-                    "in a call: adapters are turned off for all of them. Load the base as a model of its own and give it as "
-                    "`anchor`."
-                )
-            self._owners[self._model] = me, 1 + (n_calls if owner is me else 0)
+            calls = self._calls.setdefault(self._model, {})
+            for owner in list(calls.values()):
+                if owner is not me and owner.is_alive():
+                    raise RuntimeError(
+                        f"A model whose base is its anchor must be used by one thread at a time, got {me.name} while "
+                        f"{owner.name} is in a call: adapters are turned off for all of them. Load the base as a model of its own "
+                        "and give it as `anchor`."
+                    )
+            calls[call] = me
 
-    def release(self) -> None:
-        """Say that a call has ended."""
-        with self._lock:
-            owner, n_calls = self._owners.pop(self._model, (None, 0))
-            if owner is not None and n_calls > 1:
-                self._owners[self._model] = owner, n_calls - 1
+        def release() -> None:
+            calls.pop(call, None)
+
+        return release

@@ -296,9 +296,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
                 groups.append(number // n_each)
                 starts.append(self._start(row, self._conversations[number // n_each]))
         rules = Rules(self.n_steps, self.n_watch, frozenset(self._translator.target.eos_ids), self._pad_token_id)
-        if self._exclusive is not None:
-            self._exclusive.claim()
-        release = self._exclusive.release if self._exclusive is not None else None
+        release = self._exclusive.claim() if self._exclusive is not None else None
         try:
             follower = Follower(self._engine(self._anchor, self._scope()), self._translator, starts, self.n_lookahead)
         except BaseException:
