@@ -236,7 +236,7 @@ class Reading:
         values, places = cover.node.logp[cover.ids].topk(min(N_INSIDE, len(cover.ids)))
         ids = cover.ids[places[values + cover.weight > least]]
         goals = self.translator.speller.goals(ids.tolist(), cover.pending, self.row.owed, self.word)
-        return replace(cover, ids=ids, goals=torch.tensor(goals, device=ids.device))
+        return replace(cover, ids=ids, goals=torch.tensor(goals, dtype=torch.long, device=ids.device))
 
     def open_paths(self) -> list[OpenPath]:
         """Paths of one anchor token on which more than `HEAVY_MASS` of the row's belief hangs."""

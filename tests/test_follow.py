@@ -255,3 +255,17 @@ def test_every_token_that_fits_inside_a_word_counts(anchor, translator):
     prob = translate([reading], target_prob[None]).prob[0]
     assert set(goals[goals >= 0].tolist()) <= set(prob.nonzero().flatten().tolist())
     assert len(fitting) > 0
+
+
+def test_a_point_from_which_nothing_goes_on_weighs_nothing(anchor, translator):
+    """Its likeliest token may be lost to rounding at the very threshold."""
+    follower, _ = follow(anchor, translator, n_lookahead=0)
+    follower.write([translator.target.by_bytes[b" w"]])
+    target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target))
+    reading = Reading.strict(follower.rows[0], translator, target_prob[0])
+    inside = next(cover for cover in reading.covers if cover.table is None)
+    empty = reading._led(inside, least=inside.most + 1.0)
+    assert len(empty.ids) == 0
+    reading.__dict__["covers"] = [*(cover for cover in reading.covers if cover is not inside), empty]
+    translation = translate([reading], target_prob)
+    assert translation.prob.sum().item() + translation.lost.item() == pytest.approx(1.0, abs=1e-4)
