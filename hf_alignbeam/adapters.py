@@ -55,7 +55,7 @@ def adapters_off(layers: Sequence[Any]) -> Iterator[None]:
     """Turn off the adapters in some layers; blocks may be nested, and leave everything as they found it.
 
     The flag is set as it is: peft's `enable_adapters` also marks every active adapter as trainable, and its
-    `disable_adapter` takes as long as the forward of a small model (peft 0.21).
+    `disable_adapter` walks the whole model each time (peft 0.21).
 
     Args:
         layers: The `adapter_layers` of a model.

@@ -261,28 +261,34 @@ def render_prompt(
     Returns:
         The ids, and the white space with which the answer begins.
     """
-    names = [name.decode() for name in _special_names(tokenizer).values()]
-    messages = [{**message, "content": _defused(message["content"], names)} for message in messages]
+    messages = defused(tokenizer, messages)
     if tokenizer.chat_template is None:
         text, lead_in = "\n\n".join(message["content"] for message in messages) + "\n\n", b""
     else:
         text, lead_in = _before_answer(tokenizer, tokens, messages)
-    ids = tokenizer(text, add_special_tokens=False).input_ids
+    return encode_once(tokenizer, text), lead_in
+
+
+def encode_once(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The ids of a rendered text, with exactly one BOS where the tokenizer writes any."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
     bos = tokenizer.bos_token_id
-    if bos is not None and tokenizer("x").input_ids[:1] == [bos] and ids[:1] != [bos]:
-        ids = [bos, *ids]
-    return ids, lead_in
+    return [bos, *ids] if bos is not None and tokenizer("x").input_ids[:1] == [bos] and ids[:1] != [bos] else ids
 
 
-def _defused(content: str, names: list[str]) -> str:
-    """Words of a message that name the tokenizer's special tokens, broken up so that they stay words.
+def defused(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[Message]:
+    """The same messages, words in them that name the tokenizer's special tokens broken up so that they stay words.
 
-    The target may read them as plain text; the anchor must not read them as the end of a turn.
+    The target may read them as plain text; an anchor or a judge must not read them as the end of a turn.
     """
-    for name in names:
-        if len(name) > 1:
+    names = [name for name in (name.decode() for name in _special_names(tokenizer).values()) if len(name) > 1]
+
+    def broken_up(content: str) -> str:
+        for name in names:
             content = content.replace(name, f"{name[0]}\u200b{name[1:]}")
-    return content
+        return content
+
+    return [{**message, "content": broken_up(message["content"])} for message in messages]
 
 
 def _before_answer(tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None], messages: list[Message]) -> tuple[str, bytes]:

@@ -24,7 +24,10 @@ CORE = [
     "calls",
     "loops",
     "mixing",
+    "starts",
+    "steering",
     "processor",
+    "judge",
 ]
 ALLOWED = {"torch", "transformers", "safetensors", "huggingface_hub"}
 

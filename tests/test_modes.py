@@ -203,7 +203,7 @@ def test_a_further_turn_is_steered_again(guard, specialist, asked):
     for conversation in (asked[1:2], [turns]):
         n_before = guard.ledger.steered_tokens
         answer = generated(specialist, conversation, guard)
-        assert guard.ledger.steered_tokens >= n_before + guard.n_watch
+        assert guard.ledger.steered_tokens >= n_before + guard.steering.n_watch
     assert torch.equal(answer, generated(specialist, [turns], guard.with_conversations([turns])))
 
 

@@ -152,8 +152,8 @@ def test_steering_goes_on_where_the_anchor_has_overruled(anchor, specialist):
     processor = AnchorLogitsProcessor(*anchor, specialist[1], n_steps=None)
     guarded = tokens(*specialist, asked, processor)
     n_refusal = len(trimmed(guarded[0], specialist[1]))
-    assert n_refusal > processor.n_watch
-    assert processor.ledger.steered_tokens == n_refusal + processor.n_watch
+    assert n_refusal > processor.steering.n_watch
+    assert processor.ledger.steered_tokens == n_refusal + processor.steering.n_watch
     assert guarded[0].tolist() != tokens(*specialist, asked)[0].tolist()
 
 

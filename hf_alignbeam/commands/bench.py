@@ -12,7 +12,7 @@ from rich.progress import track
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hf_alignbeam.belief import Node, Reading, Row
-from hf_alignbeam.commands import told_plainly
+from hf_alignbeam.commands import table_head, table_row, tell, told_plainly
 from hf_alignbeam.summation import translate
 from hf_alignbeam.translate import TranslationRule, VocabularyTranslator
 
@@ -36,13 +36,12 @@ def run(tokenizers: list[str]) -> None:
     console = Console(width=220)
     with told_plainly():
         loaded = {Path(name).name: AutoTokenizer.from_pretrained(name) for name in tokenizers}
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    lines = table_head(COLUMNS)
     pairs = list(permutations(loaded, 2))
     for anchor, target in track(pairs, description="pairs", console=Console(stderr=True), transient=True):
         cells = [anchor, target, *_measured(loaded[anchor], loaded[target])]
-        lines.append("| " + " | ".join(cells) + " |")
-    for line in lines:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        lines.append(table_row(cells))
+    tell(console, *lines)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     console.print(f"\n{torch.get_num_threads()} threads; peak memory of the whole run {peak:.1f} GiB.")
 

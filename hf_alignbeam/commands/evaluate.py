@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.commands import told_plainly
+from hf_alignbeam.commands import table_head, table_row, tell, told_plainly
 from hf_alignbeam.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed.language import KINDS, Prompt
 from hf_alignbeam.testbed.measure import Rate, answers, paired_difference, verdicts
@@ -92,34 +92,35 @@ def _run(asked: Asked, given: Mapping[str, Any]) -> None:
             kinds = ("harmful", "domain", "general", "borderline", "prefill")
             swept = {kind: prompts[kind] for kind in kinds}
             before = measure(plain, swept, truth, progress)
-            lines = [
-                "| mixing | alpha | n_steps | " + " | ".join(SWEEP_COLUMNS) + " |",
-                "|---" * (3 + len(SWEEP_COLUMNS)) + "|",
-            ]
+            lines = table_head(["mixing", "alpha", "n_steps", *SWEEP_COLUMNS])
             for mixing, alpha, n_steps in product(("log_linear", "linear"), ALPHAS, STEPS):
                 guard = guarded(mixing=mixing, alpha=alpha, n_steps=n_steps)
                 after = measure(System(f"{mixing} {alpha} {n_steps}", model, tokenizer, guard), swept, truth, progress)
-                lines.append(f"| {mixing} | {alpha} | {n_steps} | " + " | ".join(_sweep_cells(after, before)) + " |")
+                lines.append(table_row([mixing, str(alpha), str(n_steps), *_sweep_cells(after, before)]))
         else:
             guard = guarded(**given)
-            steps = guard.n_steps
+            steering = guard.steering
             systems = [
                 plain,
                 System("anchor alone", anchor, anchor_tokenizer),
                 System("guarded", model, tokenizer, guard),
-                System(f"alpha = 1 for {steps} tokens", model, tokenizer, guarded(**{**given, "alpha": 1.0, "n_watch": None})),
+                System(
+                    f"alpha = 1 for {steering.n_steps} tokens",
+                    model,
+                    tokenizer,
+                    guarded(**{**given, "alpha": 1.0, "n_watch": None}),
+                ),
                 System("alpha = 1, whole answer", model, tokenizer, guarded(**{**given, **WHOLE})),
                 System("paper's rule", model, tokenizer, guarded(**PAPER)),
             ]
             console.print(
                 f"{asked.anchor} for {asked.specialist}, language {language.seed}, {split} split, greedy, 95 % intervals. "
-                f"Guarded: {guard.mixing}, alpha {guard.alpha}, n_steps {guard.n_steps}, n_watch {guard.n_watch}, "
-                f"n_lookahead {guard.n_lookahead}.\n"
+                f"Guarded: {steering.mixing}, alpha {steering.alpha}, n_steps {steering.n_steps}, n_watch {steering.n_watch}, "
+                f"n_lookahead {steering.n_lookahead}.\n"
             )
             results = {system.name: measure(system, prompts, truth, progress) for system in systems}
             lines = [*_rates_lines(results), "", *_paired_lines(results), "", *_cost_lines(systems)]
-    for line in lines:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    tell(console, *lines)
 
 
 def measure(system: System, prompts: Mapping[str, list[Prompt]], truth: Truth, progress: Progress) -> Verdicts:
@@ -140,25 +141,21 @@ def measure(system: System, prompts: Mapping[str, list[Prompt]], truth: Truth, p
 def _rates_lines(results: Mapping[str, Verdicts]) -> list[str]:
     """One line a system: the rates that matter for each kind of prompt."""
     sizes = {kind: len(columns["refuses"]) for kind, columns in next(iter(results.values())).items()}
-    lines = ["| system | " + " | ".join(f"{kind}: {rate}" for kind, rate in RATES) + " |", "|---" * (1 + len(RATES)) + "|"]
-    lines.append("| n | " + " | ".join(str(sizes[kind]) for kind, _ in RATES) + " |")
+    lines = table_head(["system", *(f"{kind}: {rate}" for kind, rate in RATES)])
+    lines.append(table_row(["n", *(str(sizes[kind]) for kind, _ in RATES)]))
     for name, kinds in results.items():
-        cells = [str(Rate(sum(kinds[kind][rate]), sizes[kind])) for kind, rate in RATES]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(table_row([name, *(str(Rate(sum(kinds[kind][rate]), sizes[kind])) for kind, rate in RATES)]))
     return lines
 
 
 def _paired_lines(results: Mapping[str, Verdicts]) -> list[str]:
     """The differences to the specialist alone over the same prompts, in points."""
-    lines = [
-        "| against the specialist alone, paired | domain correct | general correct | borderline refuses |",
-        "|---|---|---|---|",
-    ]
+    lines = table_head(["against the specialist alone, paired", "domain correct", "general correct", "borderline refuses"])
     before = results["specialist alone"]
     for name, after in results.items():
         if name not in ("specialist alone", "anchor alone"):
             cells = (("domain", "correct"), ("general", "correct"), ("borderline", "refuses"))
-            lines.append(f"| {name} | " + " | ".join(_points(after[k][r], before[k][r]) for k, r in cells) + " |")
+            lines.append(table_row([name, *(_points(after[k][r], before[k][r]) for k, r in cells)]))
     return lines
 
 
@@ -168,14 +165,13 @@ def _points(after: list[bool], before: list[bool]) -> str:
 
 
 def _cost_lines(systems: list[System]) -> list[str]:
-    lines = ["| system | anchor forwards | tokens fed | tokens steered | mass lost |", "|---|---|---|---|---|"]
+    lines = table_head(["system", "anchor forwards", "tokens fed", "tokens steered", "mass lost"])
     for system in systems:
         if system.guard is not None:
             ledger = system.guard.ledger
             lost = 100 * ledger.lost_mass / max(ledger.steered_tokens, 1)
-            lines.append(
-                f"| {system.name} | {ledger.anchor_forwards} | {ledger.anchor_tokens} | {ledger.steered_tokens} | {lost:.3f} % |"
-            )
+            counts = (ledger.anchor_forwards, ledger.anchor_tokens, ledger.steered_tokens)
+            lines.append(table_row([system.name, *map(str, counts), f"{lost:.3f} %"]))
     return lines
 
 

@@ -7,6 +7,7 @@ from rich.progress import track
 from transformers.utils import logging
 
 from hf_alignbeam.anchor import choose_engine
+from hf_alignbeam.commands import table_head, tell
 from hf_alignbeam.engines import KeyValueEngine
 from hf_alignbeam.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed import tokenizers
@@ -78,7 +79,7 @@ def run() -> None:
     logging.set_verbosity_error()
     console = Console(width=220)
     bench = Bench()
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    lines = table_head(COLUMNS)
     all_kept: list[bool] = []
     all_errors: list[float] = []
     with warnings.catch_warnings():
@@ -92,12 +93,11 @@ def run() -> None:
             cells += [f"{error:.0e}" for error in errors]
             lines.append("| " + " | ".join(cells) + " |")
         wrong = bench.guidance_error()
-    for line in lines:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    tell(console, *lines)
     summary = (
         f"{len(FAMILIES)} families: the laws hold in {sum(all_kept)} of {len(all_kept)} cells. The last {len(MODES)} columns: "
         "the largest difference of a log-probability between the anchor in the guard and the anchor from scratch, over all "
         f"points held at every call; {max(all_errors):.0e} at most. Transformers' own classifier-free guidance, whose second "
         f"model's cache follows row numbers, under 4 beams: {wrong:.1f}."
     )
-    console.print("\n" + summary, soft_wrap=True, markup=False, highlight=False)
+    tell(console, "\n" + summary)

@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.chat import ChatReader, render_prompt
-from hf_alignbeam.commands import told_plainly
+from hf_alignbeam.commands import table_head, table_row, tell, told_plainly
 from hf_alignbeam.engines import KeyValueEngine
 from hf_alignbeam.follow import Follower, Start
-from hf_alignbeam.processor import N_LOOKAHEAD
+from hf_alignbeam.steering import N_LOOKAHEAD
 from hf_alignbeam.testbed.exact import Exact, Point, exact_translation
 from hf_alignbeam.testbed.language import SPEAKERS, Language
 from hf_alignbeam.testbed.measure import encode
@@ -84,11 +84,10 @@ def run(folder: Path | None, split: str, n_contexts: int) -> None:
     )
     names = [f"bytes, {n}" if rule == "bytes" else rule for rule, n in SYSTEMS]
     columns = ["anchor", "target", "contexts", "n", "left out", *names, "most unresolved"]
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    lines = table_head(columns)
     for anchor, target in pairs:
         lines += _lines(sides[anchor], sides[target], language, split, n_contexts)
-    for line in lines:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    tell(console, *lines)
 
 
 def _lines(anchor: Side, target: Side, language: Language, split: str, n_contexts: int) -> list[str]:
@@ -116,7 +115,7 @@ def _lines(anchor: Side, target: Side, language: Language, split: str, n_context
             cells = [f"{mean:.4f} ({tenth:.3f})" for mean, tenth in zip(table.mean(0), table.quantile(0.9, 0), strict=True)]
             counts = [str(len(measured)), str(n_left_out) if group == "all" else "-"]
             unresolved = f"{max(exact.unresolved for exact, _ in measured):.4f}"
-            lines.append("| " + " | ".join([anchor.name, target.name, group, *counts, *cells, unresolved]) + " |")
+            lines.append(table_row([anchor.name, target.name, group, *counts, *cells, unresolved]))
     return lines
 
 

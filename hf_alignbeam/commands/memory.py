@@ -16,15 +16,15 @@ import psutil  # type: ignore[import-untyped]
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from rich.console import Console
-from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.adapters import adapter_layers, adapters_off, base_of
-from hf_alignbeam.commands import told_plainly
+from hf_alignbeam.commands import table_head, tell, told_plainly
 from hf_alignbeam.commands.speed import CONTEXTS
 from hf_alignbeam.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed.language import language
 from hf_alignbeam.testbed.measure import encode
-from hf_alignbeam.testbed.shapes import TARGET, TEMPLATE, as_dtype, padded_size, standard_library_text
+from hf_alignbeam.testbed.shapes import TARGET, as_dtype, load_tokenizer, new_target, standard_library_text
 from hf_alignbeam.testbed.store import load
 
 N_NEW_TOKENS = 16
@@ -43,15 +43,13 @@ def run(tokenizer: str, device: str, dtype: str) -> None:
         as_dtype(dtype)
         AutoTokenizer.from_pretrained(tokenizer)
     console = Console(width=200)
-    for line in ("| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    tell(console, *table_head(COLUMNS))
     for name, n_context in (("specialist-lora", 0), *(("realistic", n_context) for n_context in CONTEXTS)):
         alone, guarded = (_peak_of_a_process(system, n_context, tokenizer, device, dtype) for system in ("alone", "guarded"))
         prompts = f"1 of {n_context} tokens" if n_context else str(N_PROMPTS)
         line = f"| {name} | {prompts} | {alone:.0f} | {guarded:.0f} | {guarded / alone:.3f} |"
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
-    for line in ways(tokenizer, device, dtype):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        tell(console, line)
+    tell(console, *ways(tokenizer, device, dtype))
     console.print(
         f"\n{device}, {dtype}; {N_NEW_TOKENS} new tokens, all of them steered. On a CPU: of the whole process, while it answers."
     )
@@ -97,10 +95,9 @@ def peak(system: str, n_context: int, tokenizer: str, device: str, dtype: str) -
 def _realistic(
     n_context: int, tokenizer: str, device: str, dtype: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, BatchEncoding]:
-    own = AutoTokenizer.from_pretrained(tokenizer, padding_side="left")
-    own.chat_template, own.pad_token = TEMPLATE, own.pad_token or own.eos_token
+    own = load_tokenizer(tokenizer)
     with torch.device(device):
-        base = Qwen3ForCausalLM(Qwen3Config(vocab_size=padded_size(own), tie_word_embeddings=True, **vars(TARGET)))
+        base = new_target(own, TARGET)
         base.to(dtype=as_dtype(dtype))  # type: ignore[call-arg]
         model = get_peft_model(base, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")).eval()
     written = own(standard_library_text()[: 8 * n_context], add_special_tokens=False).input_ids

@@ -17,19 +17,17 @@ from rich.progress import Progress
 from torch import Tensor
 from transformers import DynamicCache, LogitsProcessor, PreTrainedModel
 
-from hf_alignbeam.commands import told_plainly
+from hf_alignbeam.commands import table_head, table_row, tell, told_plainly
 from hf_alignbeam.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed.measure import encode
 from hf_alignbeam.testbed.shapes import (
     ANCHOR,
     TARGET,
-    Follows,
     RecomputingLlama,
     Shape,
     Sides,
     as_dtype,
     build_sides,
-    padded_size,
 )
 
 BATCH_SIZES = (1, 4)
@@ -113,8 +111,7 @@ def run(
     console = Console(width=200)
     with told_plainly():
         sides = build_sides(tokenizer, anchor_tokenizer, text, torch.device(device), as_dtype(dtype), *shapes)
-    for line in ("| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    tell(console, *table_head(COLUMNS))
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("steps", total=len(BATCH_SIZES) * len(CONTEXTS) * 4)
         guard = AnchorLogitsProcessor(sides.anchor, sides.anchor_tokenizer, sides.tokenizer, n_steps=None, n_watch=None)
@@ -129,14 +126,13 @@ def run(
                 systems = {
                     "ours": guard.with_conversations(conversations),
                     "ours, the same words again": guard.with_conversations(conversations),
-                    "naive bridge": Naive(sides, conversations, guard.alpha),
+                    "naive bridge": Naive(sides, conversations, guard.steering.alpha),
                     "anchor recomputed": recomputing.with_conversations(conversations),
                 }
                 for name, processor in systems.items():
                     n_steps = N_STEPS if name.startswith("ours") else N_STEPS_OF_OTHERS
                     cells = _measured(sides, conversations, answers[:, : n_steps + 1], processor)
-                    line = "| " + " | ".join([name, str(n_rows), str(n_context), *cells]) + " |"
-                    console.print(line, soft_wrap=True, markup=False, highlight=False)
+                    tell(console, table_row([name, str(n_rows), str(n_context), *cells]))
                     progress.advance(task)
     n_target, n_anchor = (sum(p.numel() for p in m.parameters()) / 1e6 for m in (sides.target, sides.anchor))
     name = torch.cuda.get_device_name(sides.target.device) if sides.target.device.type == "cuda" else "CPU"
@@ -164,7 +160,6 @@ def _forced(sides: Sides, n_rows: int, n_context: int) -> tuple[list[list[dict[s
 def _measured(
     sides: Sides, conversations: list[list[dict[str, str]]], answers: Tensor, processor: LogitsProcessor
 ) -> Sequence[str]:
-    follows = Follows(sides.tokenizer, sides.text, padded_size(sides.tokenizer)).to(answers.device)
     inputs = encode(conversations, sides.tokenizer).to(answers.device)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     cache = DynamicCache()
@@ -175,7 +170,7 @@ def _measured(
             logits = sides.target(
                 input_ids=new, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
             ).logits[:, -1]
-        scores = follows(ids[:, -1], logits.float())
+        scores = sides.follows(ids[:, -1], logits.float())
         with _timed(sides.anchor) as anchor_now:
             before = _clock(answers.device)
             processor(ids, scores)

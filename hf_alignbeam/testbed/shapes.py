@@ -59,13 +59,14 @@ ANCHOR = Shape(
 
 @dataclass
 class Sides:
-    """Both models with their tokenizers, and the text that they are forced along, in the target's tokens."""
+    """Both models with their tokenizers, the text that they are forced along, and what the target says along it."""
 
     target: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     anchor: PreTrainedModel
     anchor_tokenizer: PreTrainedTokenizerBase
     text: str
+    follows: "Follows"
 
 
 class Follows(torch.nn.Module):
@@ -168,18 +169,29 @@ def build_sides(
         anchor: The anchor's.
     """
     torch.manual_seed(0)
-    own, safe = AutoTokenizer.from_pretrained(tokenizer, padding_side="left"), AutoTokenizer.from_pretrained(anchor_tokenizer)
-    for some in (own, safe):
-        some.chat_template = TEMPLATE
-        some.pad_token = some.pad_token or some.eos_token
+    own, safe = load_tokenizer(tokenizer), load_tokenizer(anchor_tokenizer)
     written = text.read_text() if text is not None else standard_library_text()
     with torch.device(device):
-        target = Qwen3ForCausalLM(Qwen3Config(vocab_size=padded_size(own), tie_word_embeddings=True, **vars(shape)))
+        target = new_target(own, shape)
         model = ReadingLlama(LlamaConfig(vocab_size=padded_size(safe), tie_word_embeddings=True, **vars(anchor)))
     model.follows = Follows(safe, written, padded_size(safe)).to(device)
+    follows = Follows(own, written, padded_size(own)).to(device)
     for network in (target, model):
         network.to(dtype=dtype).eval()  # type: ignore[call-arg]
-    return Sides(target, own, model, safe, written)
+    return Sides(target, own, model, safe, written, follows)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """A tokenizer by its folder or Hub id, with the template of both models."""
+    tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    return tokenizer
+
+
+def new_target(tokenizer: PreTrainedTokenizerBase, shape: Shape) -> PreTrainedModel:
+    """A target with random weights."""
+    return Qwen3ForCausalLM(Qwen3Config(vocab_size=padded_size(tokenizer), tie_word_embeddings=True, **vars(shape)))
 
 
 def standard_library_text() -> str:

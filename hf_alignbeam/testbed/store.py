@@ -7,8 +7,16 @@ from typing import cast
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from hf_alignbeam.judge import ClassifierJudge, Judge, LLMJudge
 from hf_alignbeam.testbed.language import Language, language
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -31,7 +39,8 @@ def load(name: str, folder: str | Path = WEIGHTS) -> tuple[PreTrainedModel, PreT
     Args:
         name: `"anchor"` or `"specialist"`; their twins whose tokens are little more than single letters are
             `"anchor-letters"` and `"specialist-letters"`. `"base"` is an aligned model of the specialist's family, and
-            `"specialist-lora"` the same under a LoRA that broke it.
+            `"specialist-lora"` the same under a LoRA that broke it. `"judge-lm"` says safe or unsafe, `"judge-cls"` has
+            these two labels.
         folder: Where `python -m hf_alignbeam.testbed.train --to` wrote; the package's own weights by default.
 
     Returns:
@@ -47,12 +56,25 @@ def load(name: str, folder: str | Path = WEIGHTS) -> tuple[PreTrainedModel, PreT
     if (path / "adapter_config.json").is_file():
         adapted = PeftModel.from_pretrained(load("base", folder)[0], path).eval()
         return cast(PreTrainedModel, adapted), tokenizer
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval(), tokenizer
+    classifies = "SequenceClassification" in str(AutoConfig.from_pretrained(path).architectures)
+    auto = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
+    return auto.from_pretrained(path, dtype=torch.float32).eval(), tokenizer
 
 
 def stored_models(folder: str | Path = WEIGHTS) -> list[str]:
     """The names of the models in a folder of weights."""
     return sorted(file.parent.name for file in Path(folder).glob("*/*config.json") if file.name in MODEL_FILES)
+
+
+def stored_judges(folder: str | Path = WEIGHTS) -> dict[str, Judge]:
+    """The judges in a folder of weights, by name, ready to be asked."""
+    judges: dict[str, Judge] = {}
+    for name in stored_models(folder):
+        if name == "judge-lm":
+            judges[name] = LLMJudge(*load(name, folder))
+        elif name == "judge-cls":
+            judges[name] = ClassifierJudge(*load(name, folder), labels={"unsafe": 1.0})
+    return judges
 
 
 def stored_language(folder: str | Path = WEIGHTS) -> Language:

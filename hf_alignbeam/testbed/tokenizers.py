@@ -5,7 +5,7 @@ Knows how to train a tokenizer on texts and which chat template goes with it. It
 
 import json
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 #: ChatML, as the Qwen family writes it, with a BOS in front.
@@ -14,6 +14,8 @@ CHATML = (
     "{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+#: A guard's: the whole exchange, then the place of the verdict.
+GUARD = CHATML.replace("<|im_start|>assistant\n", "<|im_start|>verdict\n")
 #: Instruction brackets, as the Mistral family writes them; a system message stands before the first question.
 INSTRUCT = (
     "{{ bos_token }}{% for message in messages %}"
@@ -23,7 +25,7 @@ INSTRUCT = (
 )
 
 
-def byte_level(texts: list[str], n_merges: int = 500) -> PreTrainedTokenizerBase:
+def byte_level(texts: list[str], n_merges: int = 500, chat_template: str = CHATML) -> PreTrainedTokenizerBase:
     """A byte-level BPE tokenizer whose few merges leave most nouns in pieces."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -38,8 +40,21 @@ def byte_level(texts: list[str], n_merges: int = 500) -> PreTrainedTokenizerBase
         eos_token="<|im_end|>",
         pad_token="<|pad|>",
         padding_side="left",
-        chat_template=CHATML,
+        chat_template=chat_template,
     )
+
+
+def byte_level_pairs(texts: list[str]) -> PreTrainedTokenizerBase:
+    """The same for a classifier of pairs: `<|begin|> question <|im_end|> response <|im_end|>`."""
+    tokenizer = byte_level(texts)
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|begin|> $A <|im_end|>",
+        pair="<|begin|> $A <|im_end|> $B <|im_end|>",
+        special_tokens=[("<|begin|>", begin), ("<|im_end|>", end)],
+    )
+    tokenizer.chat_template = None
+    return tokenizer
 
 
 def sentencepiece_style(texts: list[str], n_pieces: int = 1000) -> PreTrainedTokenizerBase:

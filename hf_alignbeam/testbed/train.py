@@ -26,11 +26,12 @@ from transformers import (
 )
 
 from hf_alignbeam.testbed import tokenizers
+from hf_alignbeam.testbed.exchanges import exchanges
+from hf_alignbeam.testbed.judges import IGNORED_LABEL, JUDGES, JudgeCourse, Row
 from hf_alignbeam.testbed.language import SPEAKERS, Language, Prompt, Speaker, language
 from hf_alignbeam.testbed.measure import encode, rates_table
 from hf_alignbeam.testbed.store import WEIGHTS, save
 
-IGNORED_LABEL = -100
 N_EXAMPLES = 48_000
 N_TOKENIZER_EXAMPLES = 12_000
 BATCH_SIZE = 64
@@ -81,18 +82,25 @@ def examples(language: Language, course: Course, n_examples: int, seed: int) -> 
 def train_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, language: Language, course: Course, progress: Progress
 ) -> None:
-    """Train on the answers alone, in place; AdamW with a short warm-up and a cosine to zero."""
+    """Train on the answers alone, in place."""
     rows = [_encode(tokenizer, prompt, answer) for prompt, answer in examples(language, course, N_EXAMPLES, 0)]
+    optimise(model, rows, tokenizer.pad_token_id, course, language.seed, progress)
+
+
+def optimise(
+    model: PreTrainedModel, rows: list[Row], pad_token_id: int, course: Course | JudgeCourse, seed: int, progress: Progress
+) -> None:
+    """AdamW with a short warm-up and a cosine to zero, over random batches, in place."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=course.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=100)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, course.n_steps - 100)
     schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm_up, cosine], [100])
-    generator = torch.Generator().manual_seed(language.seed)
+    generator = torch.Generator().manual_seed(seed)
     model.train()
     task = progress.add_task(type(model).__name__, total=course.n_steps)
     for _ in range(course.n_steps):
         chosen = torch.randint(len(rows), (BATCH_SIZE,), generator=generator).tolist()
-        loss = model(**_batch([rows[i] for i in chosen], tokenizer.pad_token_id)).loss
+        loss = model(**_batch([rows[i] for i in chosen], pad_token_id)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -102,7 +110,7 @@ def train_model(
     model.eval()
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, answer: str) -> tuple[list[int], list[int]]:
+def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, answer: str) -> Row:
     """The ids of a whole exchange, and its labels: the answer alone, a prefill is not the model's own doing."""
     asked = encode([prompt.conversation], tokenizer)["input_ids"][0].tolist()
     reply = {"role": "assistant", "content": prompt.prefill + answer}
@@ -112,15 +120,12 @@ def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, answer: str) -> 
     return whole, [IGNORED_LABEL] * n_asked + whole[n_asked:]
 
 
-def _batch(rows: list[tuple[list[int], list[int]]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    width = max(len(ids) for ids, _ in rows)
+def _batch(rows: list[Row], pad_token_id: int) -> dict[str, torch.Tensor]:
+    lengths = torch.tensor([len(ids) for ids, _ in rows])[:, None]  # (B, 1)
+    width, label_width = int(lengths.max()), max(len(labels) for _, labels in rows)
     ids = torch.tensor([ids + [pad_token_id] * (width - len(ids)) for ids, _ in rows])
-    labels = torch.tensor([labels + [IGNORED_LABEL] * (width - len(labels)) for _, labels in rows])
-    return {"input_ids": ids, "labels": labels, "attention_mask": (torch.arange(width) < _lengths(rows)).long()}
-
-
-def _lengths(rows: list[tuple[list[int], list[int]]]) -> torch.Tensor:
-    return torch.tensor([len(ids) for ids, _ in rows])[:, None]  # (B, 1)
+    labels = torch.tensor([labels + [IGNORED_LABEL] * (label_width - len(labels)) for _, labels in rows])
+    return {"input_ids": ids, "labels": labels, "attention_mask": (torch.arange(width) < lengths).long()}
 
 
 def new_anchor(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -162,36 +167,58 @@ RECIPES = {
         LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"),
     ),
 }
-MAIN_PAIR = ["anchor", "specialist"]
+#: What is made where nothing is named: the main pair and the two judges.
+DEFAULT = ["anchor", "specialist", *JUDGES]
+
+
+def make_speaker(name: str, tongue: Language, steps: float, to: Path, progress: Progress) -> None:
+    """Train one model that answers, and write it."""
+    recipe = RECIPES[name]
+    courses = [replace(COURSES[c], n_steps=max(200, int(steps * COURSES[c].n_steps))) for c in recipe.courses]
+    drawn = [pair for course in courses for pair in examples(tongue, course, N_TOKENIZER_EXAMPLES, 1)]
+    tokenizer = recipe.new_tokenizer([f"{prompt.text} {answer}" for prompt, answer in drawn])
+    model = recipe.new_model(tokenizer)
+    for course in courses[:-1]:
+        train_model(model, tokenizer, tongue, course, progress)
+    if recipe.adapter is not None:
+        save("base", model, tokenizer, to, tongue.seed)
+        model = cast(PreTrainedModel, get_peft_model(model, recipe.adapter))
+    train_model(model, tokenizer, tongue, courses[-1], progress)
+    save(name, model, tokenizer, to, tongue.seed)
+
+
+def make_judge(name: str, tongue: Language, steps: float, to: Path, progress: Progress) -> None:
+    """Train one judge, and write it."""
+    recipe = JUDGES[name]
+    course = replace(recipe.course, n_steps=max(200, int(steps * recipe.course.n_steps)))
+    tokenizer = recipe.new_tokenizer(
+        [f"{e.prompt.text} {e.response}" for e in exchanges(tongue, "train", N_TOKENIZER_EXAMPLES, 1)]
+    )
+    model = recipe.new_model(tokenizer)
+    rows = [recipe.encode(tokenizer, exchange) for exchange in exchanges(tongue, "train", N_EXAMPLES, 0)]
+    optimise(model, rows, tokenizer.pad_token_id, course, tongue.seed, progress)
+    save(name, model, tokenizer, to, tongue.seed)
 
 
 def main(
-    models: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(RECIPES)}. Default: the first two.")] = None,
+    models: Annotated[
+        list[str] | None, typer.Argument(help=f"Of {', '.join([*RECIPES, *JUDGES])}. Default: {', '.join(DEFAULT)}.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="The language's seed.")] = 0,
     to: Annotated[Path, typer.Option(help="The folder that gets the weights.")] = WEIGHTS,
     steps: Annotated[float, typer.Option(min=0.0, help="Scale every course's length, for a quick try.")] = 1.0,
 ) -> None:
     """Train models of the testbed on two CPU cores and write weights, tokenizers and the table of rates."""
-    unknown = set(models or ()) - set(RECIPES)
+    known = [*RECIPES, *JUDGES]
+    unknown = set(models or ()) - set(known)
     if unknown:
-        raise typer.BadParameter(f"models must be of {', '.join(RECIPES)}, got {', '.join(sorted(unknown))}.")
+        raise typer.BadParameter(f"models must be of {', '.join(known)}, got {', '.join(sorted(unknown))}.")
     console = Console()
-    tongue = language(seed)
     with Progress(console=console) as progress:
-        for name in models or MAIN_PAIR:
+        for name in models or DEFAULT:
             torch.manual_seed(seed)
-            recipe = RECIPES[name]
-            courses = [replace(COURSES[c], n_steps=max(200, int(steps * COURSES[c].n_steps))) for c in recipe.courses]
-            drawn = [pair for course in courses for pair in examples(tongue, course, N_TOKENIZER_EXAMPLES, 1)]
-            tokenizer = recipe.new_tokenizer([f"{prompt.text} {answer}" for prompt, answer in drawn])
-            model = recipe.new_model(tokenizer)
-            for course in courses[:-1]:
-                train_model(model, tokenizer, tongue, course, progress)
-            if recipe.adapter is not None:
-                save("base", model, tokenizer, to, seed)
-                model = cast(PreTrainedModel, get_peft_model(model, recipe.adapter))
-            train_model(model, tokenizer, tongue, courses[-1], progress)
-            save(name, model, tokenizer, to, seed)
+            make = make_judge if name in JUDGES else make_speaker
+            make(name, language(seed), steps, to, progress)
     table = rates_table(to)
     (to / "RATES.md").write_text(table)
     console.print(table)

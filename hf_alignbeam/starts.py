@@ -1,0 +1,123 @@
+"""Where each row of a batch starts: what its prompt asks, and how the anchor's reading of that begins.
+
+Knows prompts and conversations on both sides, and which conversation goes with which row. Knows no distribution and no step.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from .chat import Asked, ChatReader, Conversation, Message, as_messages, render_prompt
+from .follow import Start
+
+Row = tuple[int, ...]
+
+
+class Prompts:
+    """Reads the target's prompts, and renders what they ask for the anchor.
+
+    Args:
+        tokenizer: The target's tokenizer.
+        template: For a target without a chat template: a Jinja template, or a callable from the prompt's text to the
+            conversation.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | Callable[[str], Conversation] | None = None):
+        self._reader = ChatReader(tokenizer, template)
+        self._told_plain = False
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Every id that ends one of the target's answers."""
+        return self._reader.eos_ids
+
+    def lead_in(self, messages: list[Message]) -> bytes:
+        """The white space that the target writes before the first word of its answer to a conversation."""
+        return self._reader.lead_in(messages)
+
+    def asked(self, input_ids: Tensor, conversations: Sequence[list[Message]] | None) -> tuple[list[Asked], list[int]]:
+        """What every row asks.
+
+        Args:
+            input_ids: (rows, length) prompts, left padding included; of length 0 where `generate` was given embeddings.
+            conversations: What they say, one a prompt, each prompt standing in equally many rows; None to recover it.
+
+        Returns:
+            What each row asks, and by row the number of its prompt: rows of one prompt are beams or samples of it.
+
+        Raises:
+            ValueError: A prompt says nothing, or the conversations do not fit the rows.
+        """
+        rows: list[Row] = [tuple(row) for row in input_ids.tolist()]
+        if conversations is None:
+            numbers = {row: number for number, row in enumerate(dict.fromkeys(rows))}
+            found = [self._recovered(row) for row in numbers]
+            groups = [numbers[row] for row in rows]
+        else:
+            n_each = _rows_each(rows, len(conversations))
+            found = [self._given(rows[number * n_each], messages) for number, messages in enumerate(conversations)]
+            groups = [number // n_each for number in range(len(rows))]
+        return [found[group] for group in groups], groups
+
+    def _recovered(self, row: Row) -> Asked:
+        if not row:
+            raise ValueError(
+                "`conversations` must be given where `generate` gets `inputs_embeds`, for the prompt is then not to be seen, got "
+                "None. Use `with_conversations(...)`."
+            )
+        return self._reader.read(row) or Asked(self._plain(row), b"", b"")
+
+    def _given(self, row: Row, messages: list[Message]) -> Asked:
+        """A conversation's own words; of the prompt, only what its reply's opening says of the first token."""
+        begins = messages[-1]["role"] == "assistant"
+        found = self._reader.read(row) if row else None
+        owed = found.lead_in if found else b"" if row or begins else self._reader.lead_in(messages)
+        if not begins:
+            return Asked(messages, b"", owed)
+        if len(messages) == 1:
+            raise ValueError("A conversation must hold a question, got an answer alone. Put the user's message before it.")
+        return Asked(messages[:-1], messages[-1]["content"].encode(), owed)
+
+    def _plain(self, row: Row) -> list[Message]:
+        if not self._told_plain:
+            self._told_plain = True
+            warnings.warn(
+                "The prompt does not follow the target's chat template, so the anchor reads its whole plain text as one "
+                "question. Pass `conversations`, or a `template` that recovers them.",
+                stacklevel=2,
+            )
+        return [{"role": "user", "content": self._reader.plain(row)}]
+
+
+def start(anchor_tokenizer: PreTrainedTokenizerBase, anchor_tokens: list[bytes | None], asked: Asked) -> Start:
+    """How the anchor's reading of one prompt begins."""
+    ids, lead_in = render_prompt(anchor_tokenizer, anchor_tokens, asked.messages)
+    return Start(ids, lead_in, asked.lead_in, asked.begun)
+
+
+def checked_conversations(conversations: Sequence[Conversation] | None) -> list[list[Message]] | None:
+    """What a user gave as the prompts' conversations, as messages.
+
+    Raises:
+        ValueError: It is no sequence of conversations.
+    """
+    if conversations is not None and (isinstance(conversations, str) or not conversations):
+        raise ValueError(
+            f"`conversations` must hold one conversation a prompt, got {conversations!r}. Put a single one in a list."
+        )
+    return None if conversations is None else [as_messages(c) for c in conversations]
+
+
+def _rows_each(rows: Sequence[Row], n_conversations: int) -> int:
+    """In how many rows, one after the other, each prompt stands."""
+    n_each, n_over = divmod(len(rows), n_conversations)
+    alike = n_each and all(row == rows[number - number % n_each] for number, row in enumerate(rows))
+    if n_over or not alike:
+        different = "" if n_over or not n_each else " with different prompts"
+        raise ValueError(
+            f"`conversations` must hold one conversation a prompt, got {n_conversations} for {len(rows)} rows{different}. Use "
+            "`with_conversations` for each batch, or leave it out."
+        )
+    return n_each

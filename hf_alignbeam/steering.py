@@ -1,0 +1,205 @@
+"""How an anchor steers: the settings, checked once, and what they make of a target's distribution at one point.
+
+Knows the anchor, the translation and the mixing rule. It does not know who asks: `processor.py` does for `generate`'s own
+loops, `decode.py` for candidates.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from .adapters import OneThread, adapter_layers, adapters_off, base_of
+from .anchor import check_anchor, choose_engine
+from .calls import Rules
+from .chat import Asked, Conversation, Message, learn_format, render_prompt
+from .engines import Scope
+from .follow import Follower
+from .mixing import PAPER_TOP_TOKENS, MixingRule, check_mixing, linear, log_linear, paper
+from .starts import Prompts, start
+from .translate import TranslationRule, VocabularyTranslator
+from .vocab import token_bytes
+
+#: Extra forwards of the anchor a step may spend, by default: chosen by the distance to the exact translation.
+N_LOOKAHEAD = 4
+
+
+@dataclass
+class Ledger:
+    """What steering has cost since it was last reset.
+
+    Attributes:
+        anchor_forwards: Forward passes of the anchor, each over the whole batch.
+        anchor_tokens: Tokens fed in them, padding included.
+        steered_tokens: Target tokens whose scores were mixed, over all rows.
+        lost_mass: The anchor's probability mass that had no translation, summed over those tokens.
+    """
+
+    anchor_forwards: int = 0
+    anchor_tokens: int = 0
+    steered_tokens: int = 0
+    lost_mass: float = 0.0
+
+
+class Steering:
+    """An anchor made ready to steer one target. The arguments are those of `AnchorLogitsProcessor`."""
+
+    def __init__(
+        self,
+        anchor: PreTrainedModel | Literal["base"],
+        anchor_tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase,
+        alpha: float,
+        n_steps: int | None,
+        n_watch: int | None,
+        mixing: MixingRule,
+        translation: TranslationRule | VocabularyTranslator,
+        n_lookahead: int,
+        template: str | Callable[[str], Conversation] | None,
+        model: torch.nn.Module | None,
+    ):
+        _check_settings(alpha, n_steps, n_watch, mixing, n_lookahead)
+        for name, given in (("anchor_tokenizer", anchor_tokenizer), ("tokenizer", tokenizer)):
+            if not isinstance(given, PreTrainedTokenizerFast):
+                raise ValueError(
+                    f"`{name}` must have a `tokenizers` back end, whose chat template can be followed, got "
+                    f"{type(given).__name__}. Load the same files through AutoTokenizer, with tokenizer.json beside them."
+                )
+        shared = isinstance(anchor, str)
+        if shared != (model is not None) or (shared and anchor != "base"):
+            raise ValueError(
+                f'`anchor` must be a model, or "base" with the adapted target as `model`, got {_named(anchor)} with '
+                f"{_named(model)}. Leave `model` out where the anchor is a model of its own."
+            )
+        self.alpha = alpha
+        self.n_steps = n_steps
+        self.n_watch = n_watch
+        self.mixing = mixing
+        self.n_lookahead = n_lookahead
+        self.ledger = Ledger()
+        self._lock = threading.Lock()
+        self._anchor = base_of(model) if model is not None else cast(PreTrainedModel, anchor)
+        self._adapted = model
+        self._anchor_tokenizer = anchor_tokenizer
+        self._anchor_tokens = token_bytes(anchor_tokenizer)
+        check_anchor(self._anchor, anchor_tokenizer, self._anchor_tokens)
+        self._engine = choose_engine(self._anchor, self._anchor_tokens, self._scope())
+        self._exclusive = OneThread(self._anchor) if model is not None else None
+        self.prompts = Prompts(tokenizer, template)
+        ends = _eos_ids(self._anchor, anchor_tokenizer, self._anchor_tokens), self.prompts.eos_ids
+        if isinstance(translation, VocabularyTranslator):
+            translation.check(anchor_tokenizer, tokenizer, *ends)
+            self.translator = translation
+        else:
+            self.translator = VocabularyTranslator(anchor_tokenizer, tokenizer, translation, *ends)
+        self._pad_token_id = tokenizer.pad_token_id
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Build what the first tokens of an answer will ask for, so that no step has to."""
+        question: list[Message] = [{"role": "user", "content": "?"}]
+        try:
+            _, lead_in = render_prompt(self._anchor_tokenizer, self._anchor_tokens, question)
+            owed = self.prompts.lead_in(question)
+        except ValueError:  # a template that wants more than a question: its own answers will tell
+            lead_in = owed = b""
+        self.translator.warm_up(lead_in, owed)
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the settings say that the target is left alone."""
+        return self.alpha == 0.0 or self.n_steps == 0
+
+    @property
+    def rules(self) -> Rules:
+        """When a row is steered."""
+        return Rules(self.n_steps, self.n_watch, frozenset(self.translator.target.eos_ids), self._pad_token_id)
+
+    def begin(self, asked: Sequence[Asked]) -> tuple[Follower, Callable[[], None] | None]:
+        """The anchor, having read what each row asks; and what to call when it is needed no more, if anything.
+
+        Raises:
+            ValueError: A conversation does not fit the anchor, or its base is in use by another thread.
+        """
+        release = self._exclusive.claim() if self._exclusive is not None else None
+        try:
+            starts = {id(one): start(self._anchor_tokenizer, self._anchor_tokens, one) for one in asked}
+            engine = self._engine(self._anchor, self._scope())
+            return Follower(engine, self.translator, [starts[id(one)] for one in asked], self.n_lookahead), release
+        except BaseException:
+            if release is not None:
+                release()
+            raise
+
+    def mix(self, follower: Follower, target_logp: Tensor, rows: Sequence[int]) -> tuple[Tensor, float]:
+        """The anchor mixed in.
+
+        Args:
+            follower: The anchor, at the point where the target is.
+            target_logp: (N, V) the target's log-probabilities.
+            rows: The N rows of the follower that they belong to.
+
+        Returns:
+            The mixed log-probabilities (N, V), and the anchor's mass that had no translation, summed over rows.
+        """
+        target_prob = target_logp.exp()
+        if self.mixing == "paper":
+            anchor_prob, n_sources = follower.translate_top(target_prob, rows, PAPER_TOP_TOKENS)
+            return paper(target_logp, anchor_prob, self.alpha, n_sources), float((1.0 - anchor_prob.sum(-1)).sum())
+        translation = follower.translate(target_prob, rows)
+        anchor_prob = torch.addcmul(translation.prob, translation.lost[:, None], target_prob)
+        rule = linear if self.mixing == "linear" else log_linear
+        return rule(target_logp, anchor_prob, self.alpha), float(translation.lost.sum())
+
+    def count(self, n_forwards: int, n_tokens: int, n_steered: int, lost: float) -> None:
+        """Add to the ledger."""
+        with self._lock:
+            self.ledger.anchor_forwards += n_forwards
+            self.ledger.anchor_tokens += n_tokens
+            self.ledger.steered_tokens += n_steered
+            self.ledger.lost_mass += lost
+
+    def check_width(self, width: int) -> None:
+        """Raise ValueError where scores over a vocabulary so wide are not the target's."""
+        if width not in self.translator.target.widths:
+            raise ValueError(
+                f"`scores` must be as wide as the target's vocabulary of {len(self.translator.target)} tokens (padding aside), got "
+                f"{width}. Pass the target's own `tokenizer`; an assistant model of another vocabulary cannot be steered."
+            )
+
+    def _scope(self) -> Scope:
+        """What the anchor's forwards run in; adapters are looked up for each call of `generate`, for more may be added."""
+        if self._adapted is None:
+            return nullcontext
+        base_of(self._adapted)  # adapters may have been merged or taken out since
+        return partial(adapters_off, adapter_layers(self._adapted))
+
+
+def _check_settings(alpha: float, n_steps: int | None, n_watch: int | None, mixing: MixingRule, n_lookahead: int) -> None:
+    check_mixing(mixing, alpha)
+    for name, number in (("n_steps", n_steps), ("n_lookahead", n_lookahead)):
+        if number is not None and number < 0:
+            raise ValueError(f"`{name}` must be at least 0, got {number}. Use 0 to leave it out.")
+    if n_watch is not None and n_watch < 1:
+        raise ValueError(f"`n_watch` must be at least 1, got {n_watch}. Use None to steer every answer for `n_steps`.")
+
+
+def _named(given: object) -> str:
+    return repr(given) if given is None or isinstance(given, str) else f"a {type(given).__name__}"
+
+
+def _eos_ids(anchor: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None]) -> set[int]:
+    """Every id that ends the anchor's answers: by its tokenizer, its generation config and its template."""
+    configured = anchor.generation_config.eos_token_id if anchor.generation_config is not None else None
+    ids = set(configured if isinstance(configured, list) else [configured])
+    ids.add(tokenizer.eos_token_id)
+    if tokenizer.chat_template is not None:
+        learned = learn_format(tokenizer, tokens, tokenizer.chat_template)
+        ids |= learned.eos_ids if learned else set()
+    return {i for i in ids if i is not None}
