@@ -4,14 +4,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hf_alignbeam.decode import AlignBeam
+    from hf_alignbeam.judge import CachedJudge, ClassifierJudge, LLMJudge
     from hf_alignbeam.processor import AnchorLogitsProcessor
     from hf_alignbeam.translate import VocabularyTranslator
     from hf_alignbeam.vocab import token_bytes
 
-__all__ = ["AnchorLogitsProcessor", "VocabularyTranslator", "token_bytes"]
+__all__ = [
+    "AlignBeam",
+    "AnchorLogitsProcessor",
+    "CachedJudge",
+    "ClassifierJudge",
+    "LLMJudge",
+    "VocabularyTranslator",
+    "token_bytes",
+]
 
 #: Loaded when first asked for, so that `alignbeam --help` does not wait for torch.
-_HOMES = {"AnchorLogitsProcessor": "processor", "VocabularyTranslator": "translate", "token_bytes": "vocab"}
+_HOMES = {
+    "AlignBeam": "decode",
+    "AnchorLogitsProcessor": "processor",
+    "CachedJudge": "judge",
+    "ClassifierJudge": "judge",
+    "LLMJudge": "judge",
+    "VocabularyTranslator": "translate",
+    "token_bytes": "vocab",
+}
 
 
 def __getattr__(name: str) -> Any:

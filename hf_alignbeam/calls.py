@@ -163,6 +163,17 @@ class Call:
             return None
         return asked_again if self._stands_at(asked_again, n_written) else None
 
+    def write(self, input_ids: Tensor) -> Point:
+        """The point that these rows are at, one token after the last one, where each goes on from the row of its number."""
+        n_written = input_ids.shape[-1] - self._prompt_length
+        return self._write(self._points[n_written - 1], input_ids, n_written)
+
+    def take(self, parents: list[int]) -> Point:
+        """Make row i go on from row `parents[i]`; rows may be dropped and doubled."""
+        n_written = max(self._points)
+        self._groups = self._groups[parents]
+        return self._swapped(self._points[n_written], parents, n_written)
+
     def _stands_at(self, point: Point, n_written: int) -> bool:
         """Whether the anchor stands at a point, or needs not; it is taken back there where it can be."""
         if point.over or self.follower is None:

@@ -124,6 +124,12 @@ class Asked:
     begun: bytes
     lead_in: bytes
 
+    def continued(self, written: bytes) -> "Asked":
+        """The same prompt once the answer has gone on by some text."""
+        if not written:
+            return self
+        return Asked(self.messages, self.begun + (written if self.begun else written.removeprefix(self.lead_in)), b"")
+
 
 class ChatReader:
     """Recovers conversations from a tokenizer's prompt ids, and knows how its answers begin and end.

@@ -6,7 +6,7 @@ which rows go on from which `calls.py`'s.
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -130,28 +130,14 @@ class AnchorLogitsProcessor(LogitsProcessor):
             return scores
         loop = asking_loop()
         call, point = self._find(loop, input_ids)
-        rows = point.rows
-        if call.follower is not None and rows:
+        if call.follower is not None and point.rows:
             with call.ended_by_errors():
-                scores = self._steered(call, point, scores, rows)
-        self._count(call, 0, 0.0)
+                scores = self._steering.steer(call, point, scores)
+        self._steering.count(call)
         self._loops.put(loop, call)
         if loop is None and point.over:
             call.end()  # nobody will say when a call by hand ends
         return scores
-
-    def _steered(self, call: Call, point: Point, scores: Tensor, rows: list[int]) -> Tensor:
-        """Scores with the anchor mixed into some rows."""
-        every = len(rows) == len(scores)
-        target_logp = (scores if every else scores[rows]).detach().float().log_softmax(-1)  # (N, V)
-        mixed, lost = self._steering.mix(cast(Follower, call.follower), target_logp, rows)
-        point.own_logp = dict(zip(rows, target_logp, strict=True))
-        self._count(call, len(rows), lost)
-        if every:
-            return mixed.to(scores.dtype)
-        result = scores.clone()
-        result[rows] = mixed.to(scores.dtype)
-        return result
 
     def _find(self, loop: LogitsProcessorList | None, input_ids: Tensor) -> tuple[Call, Point]:
         """The call that these rows belong to, a new one if need be, and the point of it that they are at."""
@@ -172,10 +158,6 @@ class AnchorLogitsProcessor(LogitsProcessor):
             self._loops.when_over(loop, call.end)
         return call, call.first
 
-    def _count(self, call: Call, n_rows: int, lost: float) -> None:
-        n_forwards, n_tokens = call.spent()
-        self._steering.count(n_forwards, n_tokens, n_rows, lost)
-
     def _check(self, input_ids: Tensor, scores: Tensor) -> None:
         if input_ids.dim() != 2:
             raise ValueError(
@@ -187,5 +169,4 @@ class AnchorLogitsProcessor(LogitsProcessor):
     def _begin(self, input_ids: Tensor) -> Call:
         """A new call: every row's conversation rendered for the anchor and read by it."""
         asked, groups = self._steering.prompts.asked(input_ids, self._conversations)
-        follower, release = self._steering.begin(asked)
-        return Call(self._steering.rules, input_ids, follower, groups, release)
+        return self._steering.begin(input_ids, asked, groups)

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 
 from .adapters import OneThread, adapter_layers, adapters_off, base_of
 from .anchor import check_anchor, choose_engine
-from .calls import Rules
+from .calls import Call, Point, Rules
 from .chat import Asked, Conversation, Message, learn_format, render_prompt
 from .engines import Scope
 from .follow import Follower
@@ -39,12 +39,20 @@ class Ledger:
         anchor_tokens: Tokens fed in them, padding included.
         steered_tokens: Target tokens whose scores were mixed, over all rows.
         lost_mass: The anchor's probability mass that had no translation, summed over those tokens.
+        target_forwards, target_tokens: The same of the target, by a strategy.
+        judge_calls, judged: How often its judge was called, and about how many texts.
+        seconds: How long its answers took.
     """
 
     anchor_forwards: int = 0
     anchor_tokens: int = 0
     steered_tokens: int = 0
     lost_mass: float = 0.0
+    target_forwards: int = 0
+    target_tokens: int = 0
+    judge_calls: int = 0
+    judged: int = 0
+    seconds: float = 0.0
 
 
 class Steering:
@@ -121,17 +129,24 @@ class Steering:
         """When a row is steered."""
         return Rules(self.n_steps, self.n_watch, frozenset(self.translator.target.eos_ids), self._pad_token_id)
 
-    def begin(self, asked: Sequence[Asked]) -> tuple[Follower, Callable[[], None] | None]:
-        """The anchor, having read what each row asks; and what to call when it is needed no more, if anything.
+    def begin(self, input_ids: Tensor, asked: Sequence[Asked], groups: Sequence[int]) -> Call:
+        """A new call, the anchor having read what each row asks.
+
+        Args:
+            input_ids: (rows, length) the rows so far.
+            asked: What each of them asks.
+            groups: By row, the number of its prompt.
 
         Raises:
-            ValueError: A conversation does not fit the anchor, or its base is in use by another thread.
+            ValueError: A conversation does not fit the anchor.
+            RuntimeError: The anchor's weights are the target's, and another thread uses them.
         """
         release = self._exclusive.claim() if self._exclusive is not None else None
         try:
             starts = {id(one): start(self._anchor_tokenizer, self._anchor_tokens, one) for one in asked}
             engine = self._engine(self._anchor, self._scope())
-            return Follower(engine, self.translator, [starts[id(one)] for one in asked], self.n_lookahead), release
+            follower = Follower(engine, self.translator, [starts[id(one)] for one in asked], self.n_lookahead)
+            return Call(self.rules, input_ids, follower, groups, release)
         except BaseException:
             if release is not None:
                 release()
@@ -157,19 +172,48 @@ class Steering:
         rule = linear if self.mixing == "linear" else log_linear
         return rule(target_logp, anchor_prob, self.alpha), float(translation.lost.sum())
 
-    def count(self, n_forwards: int, n_tokens: int, n_steered: int, lost: float) -> None:
-        """Add to the ledger."""
+    def steer(self, call: Call, point: Point, scores: Tensor) -> Tensor:
+        """Mix the anchor into the rows that are steered at a point.
+
+        Args:
+            call: The call that the rows belong to, its follower at that point.
+            point: Where they are.
+            scores: (rows, V) the target's.
+
+        Returns:
+            (rows, V) log-probabilities for the rows that are steered; the scores themselves for the others.
+        """
+        rows = point.rows
+        if call.follower is None or not rows:
+            return scores
+        every = len(rows) == len(scores)
+        target_logp = (scores if every else scores[rows]).detach().float().log_softmax(-1)  # (N, V)
+        mixed, lost = self.mix(call.follower, target_logp, rows)
+        point.own_logp = dict(zip(rows, target_logp, strict=True))
+        self.count(call, len(rows), lost)
+        if every:
+            return mixed.to(scores.dtype)
+        result = scores.clone()
+        result[rows] = mixed.to(scores.dtype)
+        return result
+
+    def count(self, call: Call, n_steered: int = 0, lost: float = 0.0) -> None:
+        """Add to the ledger what a call has spent since it was last counted, and what was steered in it."""
+        n_forwards, n_tokens = call.spent()
+        self.add(anchor_forwards=n_forwards, anchor_tokens=n_tokens, steered_tokens=n_steered, lost_mass=lost)
+
+    def add(self, **spent: float) -> None:
+        """Add to the ledger, by the names of its fields."""
         with self._lock:
-            self.ledger.anchor_forwards += n_forwards
-            self.ledger.anchor_tokens += n_tokens
-            self.ledger.steered_tokens += n_steered
-            self.ledger.lost_mass += lost
+            for name, much in spent.items():
+                setattr(self.ledger, name, getattr(self.ledger, name) + much)
 
     def check_width(self, width: int) -> None:
         """Raise ValueError where scores over a vocabulary so wide are not the target's."""
-        if width not in self.translator.target.widths:
+        target = self.translator.target
+        if width not in target.widths:
             raise ValueError(
-                f"`scores` must be as wide as the target's vocabulary of {len(self.translator.target)} tokens (padding aside), got "
+                f"`scores` must be as wide as the target's vocabulary of {len(target)} tokens (padding aside), got "
                 f"{width}. Pass the target's own `tokenizer`; an assistant model of another vocabulary cannot be steered."
             )
 

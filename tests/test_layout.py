@@ -28,6 +28,11 @@ CORE = [
     "steering",
     "processor",
     "judge",
+    "asking",
+    "target",
+    "writing",
+    "choosing",
+    "decode",
 ]
 ALLOWED = {"torch", "transformers", "safetensors", "huggingface_hub"}
 

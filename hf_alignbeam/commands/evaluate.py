@@ -19,7 +19,8 @@ from hf_alignbeam.testbed.store import WEIGHTS, load, stored_language
 from hf_alignbeam.testbed.truth import Truth
 
 #: The anchor alone, in the target's tokens; and AlignBeam's rule as printed.
-WHOLE: dict[str, Any] = {"alpha": 1.0, "n_steps": None, "n_watch": None}
+BLIND: dict[str, Any] = {"alpha": 1.0, "n_watch": None}
+WHOLE: dict[str, Any] = {**BLIND, "n_steps": None}
 PAPER: dict[str, Any] = {"mixing": "paper", "translation": "drop", "alpha": 0.5, "n_steps": 6, "n_watch": None}
 #: The name of the model under the testbed's LoRA; as its anchor it is the adapted model with its adapter off.
 BASE = "base"

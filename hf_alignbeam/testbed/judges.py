@@ -87,8 +87,8 @@ def new_classifier(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
 def encode_verdict(tokenizer: PreTrainedTokenizerBase, exchange: Exchange) -> Row:
     """A guard's prompt and the verdict after it, which alone is learned."""
     messages = defused(tokenizer, [*as_messages(exchange.question), {"role": "assistant", "content": exchange.response}])
-    asked = encode_once(tokenizer, tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    verdict = tokenizer(VERDICTS[exchange.unsafe], add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
+    asked = encode_once(tokenizer, str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)))
+    verdict = [*tokenizer(VERDICTS[exchange.unsafe], add_special_tokens=False).input_ids, tokenizer.eos_token_id]
     return asked + verdict, [IGNORED_LABEL] * len(asked) + verdict
 
 

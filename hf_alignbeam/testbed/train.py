@@ -167,6 +167,7 @@ RECIPES = {
         LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"),
     ),
 }
+KNOWN = [*RECIPES, *JUDGES]
 #: What is made where nothing is named: the main pair and the two judges.
 DEFAULT = ["anchor", "specialist", *JUDGES]
 
@@ -201,18 +202,15 @@ def make_judge(name: str, tongue: Language, steps: float, to: Path, progress: Pr
 
 
 def main(
-    models: Annotated[
-        list[str] | None, typer.Argument(help=f"Of {', '.join([*RECIPES, *JUDGES])}. Default: {', '.join(DEFAULT)}.")
-    ] = None,
+    models: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(KNOWN)}. Default: {', '.join(DEFAULT)}.")] = None,
     seed: Annotated[int, typer.Option(help="The language's seed.")] = 0,
     to: Annotated[Path, typer.Option(help="The folder that gets the weights.")] = WEIGHTS,
     steps: Annotated[float, typer.Option(min=0.0, help="Scale every course's length, for a quick try.")] = 1.0,
 ) -> None:
     """Train models of the testbed on two CPU cores and write weights, tokenizers and the table of rates."""
-    known = [*RECIPES, *JUDGES]
-    unknown = set(models or ()) - set(known)
+    unknown = set(models or ()) - set(KNOWN)
     if unknown:
-        raise typer.BadParameter(f"models must be of {', '.join(known)}, got {', '.join(sorted(unknown))}.")
+        raise typer.BadParameter(f"models must be of {', '.join(KNOWN)}, got {', '.join(sorted(unknown))}.")
     console = Console()
     with Progress(console=console) as progress:
         for name in models or DEFAULT:

@@ -1,0 +1,68 @@
+"""Asking a judge so that nothing it does can let a response through unjudged.
+
+Knows that a judge may raise, answer for the wrong number of responses, or say what is no harm. It knows no reason why.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from .chat import Message
+from .judge import Judge
+
+
+class JudgeError(RuntimeError):
+    """A judge gave no verdict, and the strategy was told to raise where that happens."""
+
+
+@dataclass
+class Verdicts:
+    """What a judge said of some responses.
+
+    Attributes:
+        harm: For each of them; None where there is no verdict.
+        n_calls: How often the judge was called.
+        errors: What went wrong, in words, one for each call or verdict that failed.
+    """
+
+    harm: list[float | None]
+    n_calls: int = 1
+    errors: list[Exception] = field(default_factory=list)
+
+
+def ask(judge: Judge, conversations: Sequence[list[Message]], responses: Sequence[str]) -> Verdicts:
+    """Ask once for all responses; where that fails as a whole, once for each, so that one does not cost the others theirs.
+
+    Args:
+        judge: Any callable.
+        conversations: n of them.
+        responses: One to each.
+
+    Returns:
+        Their verdicts, in order. Whatever the judge did, each is a number in [0, 1] or None.
+    """
+    try:
+        return _checked(judge(list(conversations), list(responses)), len(responses))
+    except Exception as error:  # whatever a judge may raise: there is no verdict
+        if len(responses) == 1:
+            return Verdicts([None], 1, [error])
+        each = [ask(judge, [conversation], [response]) for conversation, response in zip(conversations, responses, strict=True)]
+        errors = [error, *(wrong for alone in each for wrong in alone.errors)]
+        return Verdicts([alone.harm[0] for alone in each], 1 + len(each), errors)
+
+
+def _checked(harm: object, n_responses: int) -> Verdicts:
+    values = torch.as_tensor(harm, dtype=torch.float64).cpu()
+    if values.shape != (n_responses,):
+        raise JudgeError(f"A judge must give one harm a response, got {tuple(values.shape)} for {n_responses} responses.")
+    valid = [math.isfinite(value) and 0.0 <= value <= 1.0 for value in values.tolist()]
+    return Verdicts(
+        harm=[value if good else None for value, good in zip(values.tolist(), valid, strict=True)],
+        errors=[
+            JudgeError(f"A judge's harm must be in [0, 1], got {value}.")
+            for value, good in zip(values.tolist(), valid, strict=True)
+            if not good
+        ],
+    )

@@ -1,0 +1,359 @@
+"""One call of the strategy: where a judge reads what is written, and which candidate goes on where it does not pass.
+
+Knows answers, check points and verdicts. Every row that is being written has the same length and last passed at the same
+point, so all of them share their forwards. What passed is never taken back, and nothing else is handed out.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .asking import JudgeError, ask
+from .chat import Asked
+from .judge import Judge
+from .steering import Steering
+from .target import Target
+from .writing import Answer, Pass, Steered, Writer, taken
+
+Choice = Literal["likeliest", "safest"]
+Escalation = Literal["flagged", "always"]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What passes, when it is judged and what becomes of it; the arguments of `AlignBeam` of these names."""
+
+    num_candidates: int
+    threshold: float
+    judge_after: int | None
+    judge_every: int | None
+    choice: Choice
+    escalation: Escalation
+    on_judge_error: Literal["refuse", "raise"]
+
+    def __post_init__(self) -> None:
+        if self.num_candidates < 1:
+            raise ValueError(
+                f"`num_candidates` must be at least 1, got {self.num_candidates}. A threshold of 1 lets every verdict pass."
+            )
+        if not 0.0 <= self.threshold <= 1.0:
+            raise ValueError(f"`threshold` must be in [0, 1], got {self.threshold}. `alignbeam calibrate` finds one.")
+        for name in ("judge_after", "judge_every"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {number}. Use None to judge what is finished.")
+        known = {"choice": ("likeliest", "safest"), "escalation": ("flagged", "always"), "on_judge_error": ("refuse", "raise")}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"`{name}` must be one of {', '.join(values)}, got {getattr(self, name)!r}.")
+
+    def passes(self, harm: float) -> bool:
+        """Whether a text with this verdict may leave; NaN stands for none, and does not pass."""
+        return harm <= self.threshold
+
+
+class History:
+    """By step, the scores or logits (B, V) that the answers' tokens were drawn by, where somebody wants them."""
+
+    def __init__(self, n_rows: int):
+        self._n_rows = n_rows
+        self.steps: list[Tensor] = []
+
+    def keep(self, step: int, rows: Sequence[int], values: Tensor) -> None:
+        """Keep the values of some answers at one step."""
+        while len(self.steps) <= step:
+            self.steps.append(values.new_full((self._n_rows, values.shape[-1]), -torch.inf))
+        self.steps[step][list(rows)] = values
+
+
+class Run:
+    """One call of `generate`.
+
+    Args:
+        target: The prompts, not read yet.
+        writer: What rows are written by.
+        steering: The anchor.
+        judge: The judge.
+        policy: What passes.
+        asked: What each prompt asks.
+        pieces: The bytes of the target's tokens.
+        refusal: Gives the refusal's tokens, after what has passed of an answer.
+        hand_out: Is told of tokens as they pass, the refusal's among them.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        writer: Writer,
+        steering: Steering,
+        judge: Judge,
+        policy: Policy,
+        asked: Sequence[Asked],
+        pieces: Sequence[bytes | None],
+        refusal: Callable[[Answer], list[int]],
+        hand_out: Callable[[list[int]], None],
+    ):
+        self._writer = writer
+        self._steering = steering
+        self._judge = judge
+        self._policy = policy
+        self._pieces = pieces
+        self._refusal = refusal
+        self._hand_out = hand_out
+        unknown = [math.nan] * (policy.num_candidates + 1)
+        self.answers = [Answer(number, one, list(unknown)) for number, one in enumerate(asked)]
+        n_rows = len(self.answers)
+        self._passes = [Pass(target, list(self.answers), [True] * n_rows, [None] * n_rows)]
+        self._n_passed = 0
+        self.scores: History | None = None
+        self.logits: History | None = None
+        self.n_judge_calls = self.n_forwards = self.n_tokens = 0
+
+    def write(self) -> None:
+        """Write every answer to its end.
+
+        Raises:
+            JudgeError: There is no verdict, and the policy says to raise.
+        """
+        n_next = self._policy.judge_after
+        try:
+            if self._policy.escalation == "always":
+                (first,) = self._passes
+                first.logits[0] = self._writer.read(first)
+                self._escalate({(0, 0): list(range(len(self.answers)))}, n_next)
+                n_next = self._next_check()
+            while self._passes:
+                self._go_to(n_next)
+                self._check(n_next)
+                n_next = self._next_check()
+        finally:
+            for each in self._passes:
+                self._drop(each)
+
+    def _next_check(self) -> int | None:
+        return None if self._policy.judge_every is None else self._n_passed + self._policy.judge_every
+
+    def _go_to(self, n_next: int | None) -> None:
+        """Let every live row go on to a length, or to its end."""
+        for each in self._passes:
+            while each.going and self._writer.n_written(each) != n_next:
+                self._step(each)
+
+    def _step(self, rows: Pass) -> None:
+        n_written, logits = self._writer.n_written(rows), self._writer.read(rows)
+        if n_written in self._points(n_written + 1):
+            rows.logits[n_written] = logits
+        scores = self._writer.scores(rows, logits)
+        known = [row for row, answer in enumerate(rows.answers) if rows.live[row] or answer.chosen == 0]
+        self._keep(rows, known, n_written, scores[known], logits[known])
+        self._writer.write(rows, self._writer.draw(rows, scores), scores)
+
+    def _points(self, n_written: int) -> range:
+        """Where an answer of this length may go back to: where it last passed, and every `judge_after` tokens from there.
+
+        Further on than that, steering would not reach from one point to the next.
+        """
+        return range(self._n_passed, n_written, self._policy.judge_after or max(n_written, 1))
+
+    def _check(self, n_next: int | None) -> None:
+        """Judge every live row; what passes is handed out, what does not goes back to where it last passed."""
+        places = [(n, row) for n, each in enumerate(self._passes) for row, live in enumerate(each.live) if live]
+        texts = [self._written(self._passes[n], row) for n, row in places]
+        harm = self._judged([self._passes[n].answers[row] for n, row in places], [text for _, text in texts])
+        flagged = []
+        for (n, row), (ids, text), h in zip(places, texts, harm, strict=True):
+            rows = self._passes[n]
+            answer = rows.answers[row]
+            rows.live[row] = self._policy.passes(h) and rows.ends[row] is None
+            if self._policy.passes(h):
+                self._pass(answer, ids, text, h, is_done=rows.ends[row] is not None)
+            else:
+                answer.candidate_harm = [h] + [math.nan] * self._policy.num_candidates
+                flagged.append((n, row, ids))
+        self._escalate(self._sent_back(flagged), n_next)
+
+    def _sent_back(self, flagged: list[tuple[int, int, list[int]]]) -> dict[tuple[int, int], list[int]]:
+        """Judge what flagged answers said at the points before, and let pass what comes before the first that does not.
+
+        Args:
+            flagged: By answer the number of its pass, its row and its tokens.
+
+        Returns:
+            By the number of a pass and a point, the rows that go back there.
+        """
+        earlier = [(n, row, ids[:point]) for n, row, ids in flagged for point in self._points(len(ids))[1:]]
+        texts = [self._text(self._passes[n].answers[row], ids) for n, row, ids in earlier]
+        harm = self._judged([self._passes[n].answers[row] for n, row, _ in earlier], texts) if earlier else []
+        stopped: set[tuple[int, int]] = set()
+        for (n, row, ids), text, h in zip(earlier, texts, harm, strict=True):
+            if not self._policy.passes(h):
+                stopped.add((n, row))
+            if (n, row) not in stopped:
+                self._pass(self._passes[n].answers[row], ids, text, h, is_done=False)
+        back: dict[tuple[int, int], list[int]] = {}
+        for n, row, _ in flagged:
+            back.setdefault((n, len(self._passes[n].answers[row].ids)), []).append(row)
+        return back
+
+    def _judged(self, answers: Sequence[Answer], texts: Sequence[str]) -> list[float]:
+        """The judge's verdicts on texts of these answers, NaN where there is none; what has passed is not asked about again."""
+        harm = [answer.harm for answer in answers]
+        new = [n for n, (answer, text) in enumerate(zip(answers, texts, strict=True)) if answer.text != text]
+        if new:
+            verdicts = ask(self._judge, [answers[n].asked.messages for n in new], [texts[n] for n in new])
+            self.n_judge_calls += verdicts.n_calls
+            if self._policy.on_judge_error == "raise" and None in verdicts.harm:
+                raise JudgeError(f"The judge gave no verdict: {verdicts.errors[-1]}") from verdicts.errors[-1]
+            for n, verdict in zip(new, verdicts.harm, strict=True):
+                harm[n] = math.nan if verdict is None else verdict
+                answers[n].n_judged += 1
+        return harm
+
+    def _written(self, rows: Pass, row: int) -> tuple[list[int], str]:
+        """The tokens of a row's answer, and what they say."""
+        ids = self._writer.ids(rows, row)
+        return ids, self._text(rows.answers[row], ids)
+
+    def _text(self, answer: Answer, ids: Sequence[int]) -> str:
+        return answer.asked.continued(self._bytes(ids)).begun.decode(errors="replace").strip()
+
+    def _bytes(self, ids: Sequence[int]) -> bytes:
+        return b"".join((self._pieces[i] if i < len(self._pieces) else None) or b"" for i in ids)
+
+    def _pass(self, answer: Answer, ids: list[int], text: str, harm: float, is_done: bool) -> None:
+        self._hand_out(ids[len(answer.ids) :])
+        answer.ids, answer.text, answer.harm, answer.is_done = ids, text, harm, is_done
+
+    def _escalate(self, flagged: dict[tuple[int, int], list[int]], n_next: int | None) -> None:
+        """Put a passing candidate in the place of each row that goes back to some point of its pass; else the refusal."""
+        for (n, point), places in flagged.items():
+            self._replace(self._passes[n], places, point, n_next)
+        for each in self._passes:
+            if not any(each.live):
+                self._drop(each)
+        self._passes = [each for each in self._passes if any(each.live)]
+        if self._passes:
+            self._n_passed = self._writer.n_written(self._passes[0])
+        for each in self._passes:
+            each.logits.clear()
+
+    def _replace(self, rows: Pass, places: list[int], point: int, n_next: int | None) -> None:
+        n_each = self._policy.num_candidates
+        candidates, logp, steps = self._candidates(rows, places, point, n_next)
+        try:
+            asked = [row for row, live in enumerate(candidates.live) if live]
+            texts = {row: self._written(candidates, row) for row in asked}
+            judged = self._judged([candidates.answers[row] for row in asked], [texts[row][1] for row in asked])
+            harm = dict(zip(asked, judged, strict=True))
+            chosen = []
+            for n, place in enumerate(places):
+                answer, mine = rows.answers[place], range(n * n_each, (n + 1) * n_each)
+                answer.candidate_harm[1:] = [harm.get(row, math.nan) for row in mine]
+                row = self._best([row for row in mine if self._policy.passes(harm.get(row, math.nan))], harm, logp)
+                if row is None:
+                    self._refuse(answer)
+                    continue
+                answer.chosen = 1 + row - mine.start
+                self._pass(answer, *texts[row], harm[row], is_done=candidates.ends[row] is not None)
+                for step, (scores, logits) in enumerate(steps, start=point):
+                    self._keep(candidates, [row], step, scores[[row]], logits[[row]])
+                if not answer.is_done:
+                    chosen.append((row, place))
+        except BaseException:
+            self._drop(candidates)
+            raise
+        self._go_on(rows, candidates, chosen)
+
+    def _best(self, passing: list[int], harm: dict[int, float], logp: list[float]) -> int | None:
+        """Of the candidates that pass, the one that goes on."""
+        if self._policy.choice == "safest":
+            return min(passing, key=lambda row: (harm[row], -logp[row]), default=None)
+        return max(passing, key=lambda row: logp[row], default=None)
+
+    def _candidates(
+        self, rows: Pass, places: list[int], point: int, n_next: int | None
+    ) -> tuple[Pass, list[float], list[tuple[Tensor, Tensor]]]:
+        """Candidates for some rows, K for each, from some point of theirs.
+
+        They begin with the K likeliest tokens of the mixture and go on as the target's answers do. Where there are several,
+        the first is steered no longer than its anchor objects, the others as long as any may be: harm may come later.
+
+        Returns:
+            The candidates, the mean log-probability of each one's tokens under the target, and by step what they were drawn by.
+        """
+        n_each, writer = self._policy.num_candidates, self._writer
+        target = rows.target.branch(places, writer.n_written(rows) - point)
+        answers = [rows.answers[row] for row in places]
+        asked = [answer.asked.continued(self._bytes(answer.ids)) for answer in answers]
+        call = self._steering.begin(target.input_ids, asked, range(len(places)))
+        made = Pass(target, answers, [True] * len(places), [None] * len(places))
+        made.steered = [Steered(call, call.first, list(range(len(places))))]
+        with call.ended_by_errors():
+            logits = rows.logits[point][places]  # (F, V)
+            scores = writer.scores(made, logits)
+            values, starts = scores.topk(n_each, dim=-1)  # (F, K)
+            parents = [n for n in range(len(places)) for _ in range(n_each)]
+            made = taken(made, parents)
+            made.live = (values.flatten() > -torch.inf).tolist()
+            made.steered[0].point.contested = [n_each == 1 or n % n_each > 0 for n in range(len(parents))]
+            logits, scores, ids = logits[parents], scores[parents], starts.flatten()  # (F * K, V), (F * K,)
+            logp = n_tokens = torch.zeros(len(parents), device=logits.device)
+            steps = []
+            while True:
+                going = torch.tensor([end is None for end in made.ends], device=logits.device)
+                own = logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
+                logp, n_tokens = logp + own.where(going, 0.0), n_tokens + going
+                if self.scores is not None or self.logits is not None:
+                    steps.append((scores, logits))
+                writer.write(made, ids, scores)
+                if not made.going or writer.n_written(made) == n_next:
+                    return made, (logp / n_tokens).tolist(), steps
+                logits = writer.read(made)
+                scores = writer.scores(made, logits)
+                ids = writer.draw(made, scores)
+
+    def _go_on(self, rows: Pass, candidates: Pass, chosen: list[tuple[int, int]]) -> None:
+        """Let chosen candidates go on: in the forwards of the pass they come from where it can take them, else in their own."""
+        if not chosen:
+            self._drop(candidates)
+            return
+        made = taken(candidates, [row for row, _ in chosen])
+        places = [place for _, place in chosen]
+        if not any(rows.live) or not rows.target.absorb(made.target, places):
+            self._passes.append(made)
+            return
+        for place in places:
+            rows.live[place], rows.ends[place] = True, None
+            rows.own_stream.add(place)
+        for steered in made.steered:
+            steered.places = places
+        rows.steered += made.steered
+
+    def _refuse(self, answer: Answer) -> None:
+        ids = self._refusal(answer)
+        self._hand_out(ids)
+        for history in (self.scores, self.logits):
+            for step, i in enumerate(ids, start=len(answer.ids)):
+                if history is not None and history.steps:
+                    forced = torch.full_like(history.steps[0][:1], -torch.inf)
+                    forced[0, i] = 0.0
+                    history.keep(step, [answer.number], forced)
+        answer.ids = [*answer.ids, *ids]
+        answer.harm, answer.chosen, answer.is_done = math.nan, -1, True
+
+    def _keep(self, rows: Pass, chosen: Sequence[int], step: int, scores: Tensor, logits: Tensor) -> None:
+        numbers = [rows.answers[row].number for row in chosen]
+        for history, values in ((self.scores, scores), (self.logits, logits)):
+            if history is not None:
+                history.keep(step, numbers, values)
+
+    def _drop(self, rows: Pass) -> None:
+        """Let go of a pass, its cost counted."""
+        rows.end()
+        self.n_forwards += rows.target.n_forwards
+        self.n_tokens += rows.target.n_tokens
+        rows.target.n_forwards = rows.target.n_tokens = 0

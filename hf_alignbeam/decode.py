@@ -1,0 +1,333 @@
+"""AlignBeam: the strategy that `generate` calls, in which a judge reads what a target writes and picks among candidates.
+
+Knows the settings, and turns one call of `generate` into a run and a run into what `generate` returns. What happens during
+the run is `choosing.py`'s business.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PrefixConstrainedLogitsProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
+)
+from transformers.generation import BaseStreamer
+from transformers.utils import ModelOutput
+
+from .chat import Conversation
+from .choosing import Choice, Escalation, History, Policy, Run
+from .judge import Judge
+from .mixing import MixingRule
+from .processor import AnchorLogitsProcessor
+from .starts import checked_conversations
+from .steering import N_LOOKAHEAD, Ledger, Steering
+from .target import Target
+from .translate import TranslationRule, VocabularyTranslator
+from .vocab import token_bytes
+from .writing import Answer, Writer
+
+#: What is said where nothing that was written passes.
+REFUSAL = "I cannot help with that."
+#: AlignBeam as printed (arXiv 2606.12342): K beams of the blend for every prompt, finished by the target, the safest one wins.
+PAPER: dict[str, Any] = {
+    "num_candidates": 3,
+    "threshold": 0.375,  # 2.5 on a scale from 1 to 5
+    "judge_after": None,
+    "judge_every": None,
+    "choice": "safest",
+    "escalation": "always",
+    "alpha": 0.5,
+    "n_steps": 6,
+    "n_watch": None,
+    "mixing": "paper",
+    "translation": "drop",
+}
+
+
+@dataclass
+class AlignBeamOutput(ModelOutput):
+    """What `generate(..., return_dict_in_generate=True)` returns; every field is None or has a row for each answer.
+
+    Attributes:
+        sequences: (B, length) prompts and answers.
+        scores: By step, the processed scores (B, V), where `output_scores` was asked for.
+        logits: By step, the target's logits (B, V), where `output_logits` was asked for.
+        past_key_values: The target's cache, where every answer is the target's own.
+        harm: (B,) the harm of each answer as the judge last saw it; NaN for the refusal text.
+        candidate_harm: (B, K + 1) of the target's own text and of each candidate where they were last compared; NaN where
+            there was none or no verdict.
+        chosen: (B,) 0 for the target's own answer, k for one that goes on from candidate k, -1 for the refusal text.
+        steered: (B,) how many tokens of each answer the anchor was mixed into.
+        target_tokens: (B,) tokens that the target was fed for each answer, candidates included.
+        judged: (B,) how many texts the judge was asked about for each answer.
+    """
+
+    sequences: Tensor | None = None
+    scores: tuple[Tensor, ...] | None = None
+    logits: tuple[Tensor, ...] | None = None
+    past_key_values: Any = None
+    harm: Tensor | None = None
+    candidate_harm: Tensor | None = None
+    chosen: Tensor | None = None
+    steered: Tensor | None = None
+    target_tokens: Tensor | None = None
+    judged: Tensor | None = None
+
+
+class AlignBeam:
+    """A decoding strategy for `generate(..., custom_generate=strategy)` that lets no unjudged text out.
+
+    The target writes as plain `generate` does, token for token. A judge reads its answer after `judge_after` tokens, after
+    every `judge_every` more and at its end. Where it passes, nothing else happens. Where it does not, the answer goes back to
+    where it last passed, and `num_candidates` continuations steered by the anchor are judged instead: of those that pass, the
+    one that the target itself finds likeliest goes on. Where none passes, the refusal text stands in its place.
+
+    Args:
+        anchor: The safe model; or `"base"`, with the adapted target as `model`.
+        anchor_tokenizer: Its tokenizer.
+        tokenizer: The target's tokenizer.
+        judge: Any callable of conversations and responses that returns `harm` (see `Judge`).
+        num_candidates: How many continuations a flagged answer gets.
+        threshold: The `harm` that still passes, in [0, 1].
+        judge_after: After how many tokens an answer is first judged; None: when it is finished.
+        judge_every: After how many more it is judged again; None: when it is finished.
+        choice: `"likeliest"`: the passing candidate with the highest mean log-probability under the target;
+            `"safest"`: the one with the least harm.
+        escalation: `"flagged"`: candidates only for what the judge flags; `"always"`: for every prompt, in place of the
+            target's own continuation.
+        refusal: What stands where nothing passes.
+        on_judge_error: `"refuse"`: a text without a verdict does not pass; `"raise"`: it ends the call with a `JudgeError`.
+        streamer: Gets the tokens of a batch of one as they pass; `generate`'s own argument never reaches a strategy.
+        audit: A file that gets one line of JSON for each answer, or a callable that gets the record.
+        alpha, n_steps, n_watch, conversations, mixing, translation, n_lookahead, template, model: As in
+            `AnchorLogitsProcessor`; `n_steps` counts from where an answer was sent back to.
+
+    Raises:
+        ValueError: An argument is out of its range.
+
+    Example:
+        >>> strategy = AlignBeam(anchor, anchor_tokenizer, tokenizer, judge)
+        >>> model.generate(**inputs, custom_generate=strategy, max_new_tokens=128)
+    """
+
+    def __init__(
+        self,
+        anchor: PreTrainedModel | Literal["base"],
+        anchor_tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase,
+        judge: Judge,
+        num_candidates: int = 3,
+        threshold: float = 0.5,
+        judge_after: int | None = 16,
+        judge_every: int | None = 64,
+        choice: Choice = "likeliest",
+        escalation: Escalation = "flagged",
+        refusal: str = REFUSAL,
+        on_judge_error: Literal["refuse", "raise"] = "refuse",
+        streamer: BaseStreamer | None = None,
+        audit: str | Path | Callable[[dict[str, Any]], None] | None = None,
+        alpha: float = 0.7,
+        n_steps: int | None = 20,
+        n_watch: int | None = 4,
+        conversations: Sequence[Conversation] | None = None,
+        mixing: MixingRule = "log_linear",
+        translation: TranslationRule | VocabularyTranslator = "bytes",
+        n_lookahead: int = N_LOOKAHEAD,
+        template: str | Callable[[str], Conversation] | None = None,
+        model: torch.nn.Module | None = None,
+    ):
+        if not callable(judge):
+            raise ValueError(f"`judge` must be callable with conversations and responses, got {judge!r}. Use LLMJudge(...).")
+        if not refusal.strip():
+            raise ValueError(f"`refusal` must say something, got {refusal!r}.")
+        self._policy = Policy(num_candidates, threshold, judge_after, judge_every, choice, escalation, on_judge_error)
+        self._steering = Steering(
+            anchor, anchor_tokenizer, tokenizer, alpha, n_steps, n_watch, mixing, translation, n_lookahead, template, model
+        )
+        if self._steering.is_off:
+            raise ValueError(
+                f"`alpha` and `n_steps` must be above 0 for candidates to differ, got {alpha} and {n_steps}. To judge without "
+                "steering, use plain sampling and the judge itself."
+            )
+        self._judge = judge
+        self._refusal = refusal
+        self._streamer = streamer
+        self._audit = audit
+        self._tokenizer = tokenizer
+        self._conversations = checked_conversations(conversations)
+        self._pieces = token_bytes(tokenizer)
+
+    @property
+    def ledger(self) -> Ledger:
+        """What steering has cost."""
+        return self._steering.ledger
+
+    @property
+    def translator(self) -> VocabularyTranslator:
+        """What expresses the anchor in the target's vocabulary; other strategies for the same models may share it."""
+        return self._steering.translator
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        **model_kwargs: Any,
+    ) -> AlignBeamOutput | Tensor:
+        """What `generate` calls; its arguments are as `generate` prepares them.
+
+        Returns:
+            (B, length) prompts and answers; an `AlignBeamOutput` where `return_dict_in_generate` is set.
+        """
+        _check_call(model, logits_processor, generation_config)
+        if self._streamer is not None and len(input_ids) != 1:
+            raise ValueError(f"`streamer` must be left out for a batch, got one for {len(input_ids)} rows. Stream one prompt.")
+        began = time.perf_counter()
+        asked, _ = self._steering.prompts.asked(input_ids, self._conversations)
+        writer = Writer(self._steering, input_ids, logits_processor, stopping_criteria, generation_config)
+        target = Target(model, input_ids, generation_config, model_kwargs)
+        n_most = None if stopping_criteria.max_length is None else stopping_criteria.max_length - input_ids.shape[-1]
+        refusal = _Refusal(self._tokenizer, self._pieces, self._refusal, generation_config, n_most)
+        run = Run(target, writer, self._steering, self._judge, self._policy, asked, self._pieces, refusal.ids, self._hand_out)
+        if generation_config.return_dict_in_generate:
+            run.scores = History(len(asked)) if generation_config.output_scores else None
+            run.logits = History(len(asked)) if generation_config.output_logits else None
+        try:
+            if self._streamer is not None:
+                self._streamer.put(input_ids.cpu())
+            run.write()
+        finally:
+            if self._streamer is not None:
+                self._streamer.end()
+        self._steering.add(
+            target_forwards=run.n_forwards,
+            target_tokens=run.n_tokens,
+            judge_calls=run.n_judge_calls,
+            judged=sum(answer.n_judged for answer in run.answers),
+            seconds=time.perf_counter() - began,
+        )
+        for answer in run.answers:
+            self._record(answer)
+        sequences = _sequences(input_ids, run.answers, generation_config)
+        return _output(run, sequences, target) if generation_config.return_dict_in_generate else sequences
+
+    def _hand_out(self, ids: list[int]) -> None:
+        if self._streamer is not None and ids:
+            self._streamer.put(torch.tensor(ids))
+
+    def _record(self, answer: Answer) -> None:
+        """Leave an audit record: no words of the prompt or the answer stand in it."""
+        if self._audit is None:
+            return
+        asked = [*answer.asked.messages, {"role": "assistant", "content": answer.asked.begun.decode(errors="replace")}]
+        record = {
+            "prompt_sha256": hashlib.sha256(json.dumps(asked, ensure_ascii=False).encode()).hexdigest(),
+            "threshold": self._policy.threshold,
+            "harm": _number(answer.harm),
+            "candidate_harm": [_number(harm) for harm in answer.candidate_harm],
+            "chosen": answer.chosen,
+            "n_tokens": len(answer.ids),
+            "steered_tokens": answer.n_steered,
+            "target_tokens": answer.n_fed,
+            "judged": answer.n_judged,
+        }
+        if callable(self._audit):
+            self._audit(record)
+        else:
+            with Path(self._audit).open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+
+class _Refusal:
+    """The refusal's tokens, as they stand at the beginning of an answer or after what has passed of it."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        pieces: Sequence[bytes | None],
+        text: str,
+        generation_config: GenerationConfig,
+        n_most: int | None,
+    ):
+        self._tokenizer = tokenizer
+        self._pieces = pieces
+        self._text = text
+        ends = generation_config._eos_token_tensor
+        self._eos = [] if ends is None else ends.flatten().tolist()[:1]
+        self._n_most = n_most
+
+    def ids(self, answer: Answer) -> list[int]:
+        """What is written after an answer's tokens, cut where `max_new_tokens` is reached."""
+        begun = answer.ids or answer.asked.begun
+        lead_in = b"\n\n" if begun else answer.asked.lead_in
+        ways = [self._tokenizer(text, add_special_tokens=False).input_ids for text in (self._text, lead_in.decode() + self._text)]
+        wanted = lead_in + self._text.encode()
+        ids = next((way for way in ways if b"".join(self._pieces[i] or b"" for i in way) == wanted), ways[-1])
+        n_left = None if self._n_most is None else max(0, self._n_most - len(answer.ids))
+        return [*ids, *self._eos][:n_left]
+
+
+def _check_call(model: PreTrainedModel, logits_processor: LogitsProcessorList, config: GenerationConfig) -> None:
+    """Raise ValueError for what a strategy cannot honour, by the name of the argument."""
+    if model.config.is_encoder_decoder:
+        raise ValueError(f"The target must be a decoder, got the encoder-decoder {type(model).__name__}.")
+    refused = {
+        "num_beams": (config.num_beams or 1) > 1,
+        "prompt_lookup_num_tokens": config.prompt_lookup_num_tokens is not None,
+        "output_attentions": bool(config.output_attentions),
+        "output_hidden_states": bool(config.output_hidden_states),
+        "guidance_scale": any(isinstance(each, UnbatchedClassifierFreeGuidanceLogitsProcessor) for each in logits_processor),
+        "prefix_allowed_tokens_fn": any(isinstance(each, PrefixConstrainedLogitsProcessor) for each in logits_processor),
+    }
+    for name in (name for name, is_given in refused.items() if is_given):
+        raise ValueError(f"`{name}` must be left out with AlignBeam, whose candidates it does not know, got it set.")
+    if any(isinstance(each, AnchorLogitsProcessor) for each in logits_processor):
+        raise ValueError("`logits_processor` must not hold an AnchorLogitsProcessor: AlignBeam steers its candidates itself.")
+
+
+def _sequences(input_ids: Tensor, answers: Sequence[Answer], config: GenerationConfig) -> Tensor:
+    """Prompts and answers (B, length), padded on the right."""
+    pad = 0 if config._pad_token_tensor is None else int(config._pad_token_tensor)
+    width = max(len(answer.ids) for answer in answers)
+    rows = [answer.ids + [pad] * (width - len(answer.ids)) for answer in answers]
+    return torch.cat([input_ids, torch.tensor(rows, dtype=input_ids.dtype, device=input_ids.device)], dim=-1)
+
+
+def _output(run: Run, sequences: Tensor, target: Target) -> AlignBeamOutput:
+    n_written = max(len(answer.ids) for answer in run.answers)
+    histories = [None if each is None else tuple(each.steps[:n_written]) for each in (run.scores, run.logits)]
+
+    def column(name: str) -> Tensor:
+        return torch.tensor([getattr(answer, name) for answer in run.answers])
+
+    return AlignBeamOutput(
+        sequences=sequences,
+        scores=histories[0],
+        logits=histories[1],
+        past_key_values=target.cache if all(answer.chosen == 0 for answer in run.answers) else None,
+        harm=column("harm"),
+        candidate_harm=column("candidate_harm"),
+        chosen=column("chosen"),
+        steered=column("n_steered"),
+        target_tokens=column("n_fed"),
+        judged=column("n_judged"),
+    )
+
+
+def _number(harm: float) -> float | None:
+    return None if harm != harm else harm
