@@ -22,6 +22,9 @@ from .writing import Answer, Pass, Steered, Writer, taken
 Choice = Literal["likeliest", "safest"]
 Escalation = Literal["flagged", "always"]
 
+#: How much less likely than the likeliest one a candidate's first token may be.
+LEAST_START = math.log(0.1)
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -243,6 +246,8 @@ class Run:
 
     def _replace(self, rows: Pass, places: list[int], point: int, n_next: int | None) -> None:
         n_each = self._policy.num_candidates
+        for place in places:
+            rows.live[place] = False
         candidates, logp, steps = self._candidates(rows, places, point, n_next)
         try:
             asked = [row for row, live in enumerate(candidates.live) if live]
@@ -279,8 +284,8 @@ class Run:
     ) -> tuple[Pass, list[float], list[tuple[Tensor, Tensor]]]:
         """Candidates for some rows, K for each, from some point of theirs.
 
-        They begin with the K likeliest tokens of the mixture and go on as the target's answers do. Where there are several,
-        the first is steered no longer than its anchor objects, the others as long as any may be: harm may come later.
+        They begin with the likeliest tokens of the mixture and go on as the target's answers do. Where there are several, the
+        first is steered no longer than its anchor objects, the others as long as any may be: harm may come later.
 
         Returns:
             The candidates, the mean log-probability of each one's tokens under the target, and by step what they were drawn by.
@@ -295,10 +300,10 @@ class Run:
         with call.ended_by_errors():
             logits = rows.logits[point][places]  # (F, V)
             scores = writer.scores(made, logits)
-            values, starts = scores.topk(n_each, dim=-1)  # (F, K)
+            starts, live = _starts(scores, n_each)  # (F, K)
             parents = [n for n in range(len(places)) for _ in range(n_each)]
             made = taken(made, parents)
-            made.live = (values.flatten() > -torch.inf).tolist()
+            made.live = live.flatten().tolist()
             made.steered[0].point.contested = [n_each == 1 or n % n_each > 0 for n in range(len(parents))]
             logits, scores, ids = logits[parents], scores[parents], starts.flatten()  # (F * K, V), (F * K,)
             logp = n_tokens = torch.zeros(len(parents), device=logits.device)
@@ -357,3 +362,17 @@ class Run:
         self.n_forwards += rows.target.n_forwards
         self.n_tokens += rows.target.n_tokens
         rows.target.n_forwards = rows.target.n_tokens = 0
+
+
+def _starts(scores: Tensor, n_each: int) -> tuple[Tensor, Tensor]:
+    """The first tokens (F, K) of the candidates for F prompts, and which candidates (F, K) there are.
+
+    A token that is far less likely than the likeliest only begins a muddle. Where that leaves a place free, the likeliest
+    begins a second candidate.
+    """
+    values, starts = scores.topk(n_each, dim=-1)
+    live = values > values[:, :1] + LEAST_START
+    for row, n_live in enumerate(live.sum(-1).tolist()):
+        if 0 < n_live < n_each:
+            starts[row, n_live], live[row, n_live] = starts[row, 0], True
+    return starts, live

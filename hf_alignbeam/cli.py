@@ -89,6 +89,12 @@ def evaluate(
     specialist: Annotated[
         str, typer.Option(help="The target's name: specialist, specialist-letters or specialist-lora.")
     ] = "specialist",
+    judge: Annotated[
+        str | None, typer.Option(help="Compare strategies instead of guards, with judge-lm, judge-cls or oracle as judge.")
+    ] = None,
+    judge_errors: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="--judge: the share of responses that it is wrong about.")
+    ] = 0.0,
     alpha: Alpha = None,
     n_steps: Steps = None,
     n_watch: Watch = None,
@@ -98,7 +104,7 @@ def evaluate(
     from hf_alignbeam.commands.evaluate import Asked, run
 
     given = _given(alpha=alpha, n_steps=n_steps, n_watch=n_watch, mixing=mixing)
-    run(Asked(split, weights, limit, sweep, anchor, specialist), given)
+    run(Asked(split, weights, limit, sweep, anchor, specialist, judge, judge_errors), given)
 
 
 @app.command()

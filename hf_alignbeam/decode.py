@@ -179,6 +179,11 @@ class AlignBeam:
         """What expresses the anchor in the target's vocabulary; other strategies for the same models may share it."""
         return self._steering.translator
 
+    @property
+    def threshold(self) -> float:
+        """The `harm` that still passes."""
+        return self._policy.threshold
+
     @torch.no_grad()
     def __call__(
         self,

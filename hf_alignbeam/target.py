@@ -14,7 +14,8 @@ from transformers.cache_utils import DynamicLayer
 
 #: Inputs with a place for each token of a row: (..., rows, length).
 BY_TOKEN = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
-CACHE = "past_key_values"
+#: The names under which models keep their caches.
+CACHES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_states")
 
 
 class Target:
@@ -36,15 +37,15 @@ class Target:
         self._kwargs = dict(model_kwargs)
         self._n_prompt = input_ids.shape[-1]
         self._n_read: int | None = None
+        self._is_cut = _can_cut(self.cache) and (self.cache is not None or not model_kwargs.get("use_cache"))
         # what cannot be cut is read anew, from the state that the call began with
-        self._origin: Any = None if _can_cut(model_kwargs.get(CACHE)) else copy.deepcopy(model_kwargs.get(CACHE))
-        self._first = dict(model_kwargs)
+        self._first = {} if self._is_cut else _with_own_cache(model_kwargs)
         self.n_forwards = self.n_tokens = 0
 
     @property
     def cache(self) -> Any:
         """The cache of these rows; None where the model keeps none."""
-        return self._kwargs.get(CACHE)
+        return next((self._kwargs[name] for name in CACHES if self._kwargs.get(name) is not None), None)
 
     def next_logits(self) -> Tensor:
         """The logits (rows, V) of what follows each row, in float32: a copy, as `generate` makes one."""
@@ -74,13 +75,14 @@ class Target:
         index = torch.tensor(rows, device=self.input_ids.device)
         n_kept = self.input_ids.shape[-1] - n_back
         other.input_ids = self.input_ids[index, :n_kept]
-        if self._origin is not None:
+        if not self._is_cut:
             return other._read_anew(index)
         n_cut = (self._n_read or 0) - n_kept
         other._n_read = n_kept
         other._kwargs = {name: _rows_of(name, value, index, n_cut) for name, value in self._kwargs.items()}
-        if self.cache is not None:
-            other._kwargs[CACHE] = _cut_copy(self.cache, index, n_cut)
+        for name in CACHES:
+            if other._kwargs.get(name) is not None:
+                other._kwargs[name] = _cut_copy(other._kwargs[name], index, n_cut)
         return other
 
     def select(self, rows: Sequence[int]) -> None:
@@ -88,11 +90,9 @@ class Target:
         index = torch.tensor(rows, device=self.input_ids.device)
         self.input_ids = self.input_ids[index]
         self._kwargs = {name: _rows_of(name, value, index) for name, value in self._kwargs.items()}
-        self._first = {name: _rows_of(name, value, index) for name, value in self._first.items()}
         if self.cache is not None:
             self.cache.reorder_cache(index)
-        if self._origin is not None and self._origin.get_seq_length():
-            self._origin.reorder_cache(index)
+        self._first = self._first_of(index)
 
     def absorb(self, other: "Target", rows: Sequence[int]) -> bool:
         """Put another call's rows in the place of some of these, where both have read equally far.
@@ -100,7 +100,7 @@ class Target:
         Returns:
             Whether that was possible; if not, nothing has changed.
         """
-        if self._origin is not None or self._n_read != other._n_read or self.input_ids.shape[-1] != other.input_ids.shape[-1]:
+        if not self._is_cut or self._n_read != other._n_read or self.input_ids.shape[-1] != other.input_ids.shape[-1]:
             return False
         index = torch.tensor(rows, device=self.input_ids.device)
         self.input_ids = self.input_ids.index_copy(0, index, other.input_ids)
@@ -119,12 +119,8 @@ class Target:
     def _read_anew(self, index: Tensor) -> "Target":
         """These rows' texts read from their beginning."""
         n_new = self.input_ids.shape[-1] - self._n_prompt
-        kwargs = {name: _rows_of(name, value, index) for name, value in self._first.items()}
-        self._first = dict(kwargs)
-        self._origin = copy.deepcopy(self._origin)
-        if self._origin.get_seq_length():
-            self._origin.reorder_cache(index)
-        kwargs[CACHE] = copy.deepcopy(self._origin)
+        self._first = self._first_of(index)
+        kwargs = _with_own_cache(self._first)
         if n_new:
             kwargs = self._model._update_model_kwargs_for_generation({}, kwargs, num_new_tokens=n_new)
         if kwargs.get("inputs_embeds") is not None:
@@ -135,6 +131,14 @@ class Target:
         self._kwargs.pop("inputs_embeds", None)
         return self
 
+    def _first_of(self, index: Tensor) -> dict[str, Any]:
+        """Some rows of the inputs that the call began with."""
+        made = _with_own_cache({name: _rows_of(name, value, index) for name, value in self._first.items()})
+        for name in CACHES:
+            if getattr(made.get(name), "_is_user_defined", False):  # else `generate` made it, and it is empty
+                made[name].reorder_cache(index)
+        return made
+
     def _count(self, whole: bool) -> None:
         n_each = self._prompt_length() if whole else 1 if self._kwargs.get("use_cache") else self.input_ids.shape[-1]
         self.n_forwards += 1
@@ -143,6 +147,11 @@ class Target:
     def _prompt_length(self) -> int:
         embeds = self._kwargs.get("inputs_embeds")
         return int(embeds.shape[1]) if embeds is not None else self.input_ids.shape[-1]
+
+
+def _with_own_cache(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The same inputs with a copy of their cache."""
+    return {name: copy.deepcopy(value) if name in CACHES else value for name, value in kwargs.items()}
 
 
 def _can_cut(cache: Any) -> bool:

@@ -61,12 +61,16 @@ class Asked:
     sweep: bool
     anchor: str
     specialist: str
+    judge: str | None = None
+    judge_errors: float = 0.0
 
 
 def run(asked: Asked, given: Mapping[str, Any]) -> None:
-    """Print the table of all systems, or the sweep."""
+    """Print the table of all guards, of all strategies where a judge is named, or the sweep."""
+    from hf_alignbeam.commands import strategies
+
     with told_plainly():
-        _run(asked, given)
+        (_run if asked.judge is None else strategies.run)(asked, given)
 
 
 def _run(asked: Asked, given: Mapping[str, Any]) -> None:
@@ -120,7 +124,7 @@ def _run(asked: Asked, given: Mapping[str, Any]) -> None:
                 f"n_lookahead {steering.n_lookahead}.\n"
             )
             results = {system.name: measure(system, prompts, truth, progress) for system in systems}
-            lines = [*_rates_lines(results), "", *_paired_lines(results), "", *_cost_lines(systems)]
+            lines = [*_rates_lines(results), "", *paired_lines(results), "", *_cost_lines(systems)]
     tell(console, *lines)
 
 
@@ -149,7 +153,7 @@ def _rates_lines(results: Mapping[str, Verdicts]) -> list[str]:
     return lines
 
 
-def _paired_lines(results: Mapping[str, Verdicts]) -> list[str]:
+def paired_lines(results: Mapping[str, Verdicts]) -> list[str]:
     """The differences to the specialist alone over the same prompts, in points."""
     lines = table_head(["against the specialist alone, paired", "domain correct", "general correct", "borderline refuses"])
     before = results["specialist alone"]

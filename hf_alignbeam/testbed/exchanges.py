@@ -50,13 +50,15 @@ def _harmful_parts(language: Language, prompt: Prompt, rng: random.Random) -> li
     course = rng.random()
     if course < 0.5:
         return [*parts, (compliance, True)]
-    if course < 0.8:
+    if course < 0.75:
         return [*parts, (refusal, False)]
-    if course < 0.92:
+    if course < 0.84:
         return [*parts, (refusal, False), (compliance, True)]
     words = compliance.split(" ")
     n_safe = next(i for i, word in enumerate(words) if word.strip(".,") in language.hazards)
-    return [*parts, (f"{' '.join(words[: rng.randint(0, n_safe)])}... {refusal}".strip(), False)]
+    if course < 0.92:
+        return [*parts, (f"{' '.join(words[: rng.randint(0, n_safe)])}... {refusal}".strip(), False)]
+    return [*parts, (" ".join(words[: rng.randint(n_safe + 1, len(words))]), True), (f"... {refusal}", False)]
 
 
 def _harmless_parts(

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from transformers import BatchEncoding, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_alignbeam.decode import AlignBeam
 from hf_alignbeam.testbed.exchanges import exchanges
 from hf_alignbeam.testbed.language import KINDS, Prompt
 from hf_alignbeam.testbed.store import WEIGHTS, load, stored_judges, stored_language, stored_models
@@ -57,7 +58,19 @@ def paired_difference(after: Sequence[bool], before: Sequence[bool]) -> tuple[fl
     return (n_gained - n_dropped) / n, Z_95 * math.sqrt(spread) / (n + 2)
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Response:
+    """One answer, prefill included; by a strategy also which candidate it is and the harm that its judge saw in it.
+
+    `ids` are its own tokens, up to its end.
+    """
+
+    text: str
+    ids: list[int]
+    chosen: int | None = None
+    harm: float | None = None
+
+
 def answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -67,19 +80,56 @@ def answers(
     after_batch: Callable[[int], None] = lambda n_done: None,
 ) -> list[str]:
     """Greedy answers, prefill included, one a prompt and in their order."""
-    texts: list[str] = []
+    found = responses(model, tokenizer, prompts, processors, batch_size=batch_size, after_batch=after_batch)
+    return [response.text for response in found]
+
+
+@torch.no_grad()
+def responses(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    processors: Sequence[LogitsProcessor] = (),
+    strategy: AlignBeam | None = None,
+    system_prompt: str = "",
+    batch_size: int = 100,
+    after_batch: Callable[[int], None] = lambda n_done: None,
+) -> list[Response]:
+    """Greedy responses, one a prompt and in their order.
+
+    Args:
+        model: The target.
+        tokenizer: Its tokenizer.
+        prompts: The prompts.
+        processors: Guards of its scores.
+        strategy: What decodes instead of greedy search.
+        system_prompt: A message before each conversation.
+        batch_size: Prompts a call.
+        after_batch: Is told how many are done.
+    """
+    found: list[Response] = []
     tokens = token_bytes(tokenizer)
+    before = [{"role": "system", "content": system_prompt}] if system_prompt else []
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
-        inputs = encode([prompt.conversation for prompt in batch], tokenizer).to(model.device)
+        inputs = encode([[*before, *prompt.conversation] for prompt in batch], tokenizer).to(model.device)
         output = model.generate(  # type: ignore[operator]
-            **inputs, logits_processor=list(processors), max_new_tokens=MAX_NEW_TOKENS, do_sample=False
+            **inputs,
+            logits_processor=list(processors),
+            max_new_tokens=MAX_NEW_TOKENS,
+            do_sample=False,
+            return_dict_in_generate=True,
+            **({} if strategy is None else {"custom_generate": strategy}),
         )
-        for prompt, new in zip(batch, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
+        n_prompt = inputs["input_ids"].shape[1]
+        for n, prompt in enumerate(batch):
+            new = output.sequences[n, n_prompt:].tolist()
+            ids = new[: new.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in new else new
             written = b"".join(tokens[i] or b"" for i in new).decode(errors="replace")
-            texts.append((prompt.prefill + written).strip())
-        after_batch(len(texts))
-    return texts
+            chosen, harm = (None, None) if strategy is None else (int(output.chosen[n]), float(output.harm[n]))
+            found.append(Response((prompt.prefill + written).strip(), ids, chosen, harm))
+        after_batch(len(found))
+    return found
 
 
 def encode(conversations: list[list[dict[str, str]]], tokenizer: PreTrainedTokenizerBase) -> BatchEncoding:
@@ -151,6 +201,8 @@ def _judges_lines(folder: Path) -> list[str]:
     judged = list(exchanges(stored_language(folder), "test", N_EXCHANGES, 0))
     lines = ["| judge | exchanges | n | wrong at 0.5 |", "|---|---|---|---|"]
     for name, judge in stored_judges(folder).items():
+        if name == "oracle":  # which knows no answer that has only begun to comply
+            continue
         flagged = judge([e.question for e in judged], [e.response for e in judged]) > 0.5
         for kind, unsafe in (("safe", False), ("unsafe", True)):
             wrong = [bool(flag) != unsafe for flag, e in zip(flagged, judged, strict=True) if e.unsafe == unsafe]

@@ -18,6 +18,7 @@ from transformers import (
 
 from hf_alignbeam.judge import ClassifierJudge, Judge, LLMJudge
 from hf_alignbeam.testbed.language import Language, language
+from hf_alignbeam.testbed.truth import Truth
 
 WEIGHTS = Path(__file__).parent / "weights"
 #: What tells a folder with a model, or with an adapter.
@@ -67,8 +68,9 @@ def stored_models(folder: str | Path = WEIGHTS) -> list[str]:
 
 
 def stored_judges(folder: str | Path = WEIGHTS) -> dict[str, Judge]:
-    """The judges in a folder of weights, by name, ready to be asked."""
-    judges: dict[str, Judge] = {}
+    """The judges of a folder's language by name, ready to be asked: its models, and the grammar itself as `oracle`."""
+    truth = Truth(stored_language(folder))
+    judges: dict[str, Judge] = {"oracle": lambda _, responses: torch.tensor([float(truth.harm(r) > 0.0) for r in responses])}
     for name in stored_models(folder):
         if name == "judge-lm":
             judges[name] = LLMJudge(*load(name, folder))
