@@ -22,9 +22,6 @@ from .writing import Answer, Pass, Steered, Writer, taken
 Choice = Literal["likeliest", "safest"]
 Escalation = Literal["flagged", "always"]
 
-#: How much less likely than the likeliest one a candidate's first token may be.
-LEAST_START = math.log(0.1)
-
 
 @dataclass(frozen=True)
 class Policy:
@@ -37,6 +34,7 @@ class Policy:
     choice: Choice
     escalation: Escalation
     on_judge_error: Literal["refuse", "raise"]
+    min_start: float
 
     def __post_init__(self) -> None:
         if self.num_candidates < 1:
@@ -45,6 +43,8 @@ class Policy:
             )
         if not 0.0 <= self.threshold <= 1.0:
             raise ValueError(f"`threshold` must be in [0, 1], got {self.threshold}. `alignbeam calibrate` finds one.")
+        if not 0.0 <= self.min_start <= 1.0:
+            raise ValueError(f"`min_start` must be in [0, 1], got {self.min_start}. Use 0 to take any token as a beginning.")
         for name in ("judge_after", "judge_every"):
             number = getattr(self, name)
             if number is not None and number < 1:
@@ -300,7 +300,7 @@ class Run:
         with call.ended_by_errors():
             logits = rows.logits[point][places]  # (F, V)
             scores = writer.scores(made, logits)
-            starts, live = _starts(scores, n_each)  # (F, K)
+            starts, live = self._starts(scores, self._steering.anchor_logp(call, call.first))  # (F, K)
             parents = [n for n in range(len(places)) for _ in range(n_each)]
             made = taken(made, parents)
             made.live = live.flatten().tolist()
@@ -320,6 +320,24 @@ class Run:
                 logits = writer.read(made)
                 scores = writer.scores(made, logits)
                 ids = writer.draw(made, scores)
+
+    def _starts(self, scores: Tensor, anchor_logp: Tensor) -> tuple[Tensor, Tensor]:
+        """The first tokens (F, K) of the candidates for F prompts, and which candidates (F, K) there are.
+
+        A token that the mixture, or the anchor alone, finds far less likely than its likeliest only begins a muddle. Where that
+        leaves a place free, the likeliest begins a second candidate.
+        """
+        n_each, least = self._policy.num_candidates, math.log(self._policy.min_start or 1e-30)
+        values, starts = scores.topk(n_each, dim=-1)  # (F, K)
+        proposed = anchor_logp.gather(-1, starts) >= anchor_logp.amax(-1, keepdim=True) + least
+        live = (values >= values[:, :1] + least) & proposed & (values > -torch.inf)
+        live[:, 0] = values[:, 0] > -torch.inf
+        order = live.int().argsort(dim=-1, descending=True, stable=True)
+        starts, live = starts.gather(-1, order), live.gather(-1, order)
+        for row, n_live in enumerate(live.sum(-1).tolist()):
+            if 0 < n_live < n_each and self._policy.min_start:
+                starts[row, n_live], live[row, n_live] = starts[row, 0], True
+        return starts, live
 
     def _go_on(self, rows: Pass, candidates: Pass, chosen: list[tuple[int, int]]) -> None:
         """Let chosen candidates go on: in the forwards of the pass they come from where it can take them, else in their own."""
@@ -362,17 +380,3 @@ class Run:
         self.n_forwards += rows.target.n_forwards
         self.n_tokens += rows.target.n_tokens
         rows.target.n_forwards = rows.target.n_tokens = 0
-
-
-def _starts(scores: Tensor, n_each: int) -> tuple[Tensor, Tensor]:
-    """The first tokens (F, K) of the candidates for F prompts, and which candidates (F, K) there are.
-
-    A token that is far less likely than the likeliest only begins a muddle. Where that leaves a place free, the likeliest
-    begins a second candidate.
-    """
-    values, starts = scores.topk(n_each, dim=-1)
-    live = values > values[:, :1] + LEAST_START
-    for row, n_live in enumerate(live.sum(-1).tolist()):
-        if 0 < n_live < n_each:
-            starts[row, n_live], live[row, n_live] = starts[row, 0], True
-    return starts, live

@@ -48,6 +48,7 @@ PAPER: dict[str, Any] = {
     "judge_every": None,
     "choice": "safest",
     "escalation": "always",
+    "min_start": 0.0,
     "alpha": 0.5,
     "n_steps": 6,
     "n_watch": None,
@@ -109,6 +110,7 @@ class AlignBeam:
             target's own continuation.
         refusal: What stands where nothing passes.
         on_judge_error: `"refuse"`: a text without a verdict does not pass; `"raise"`: it ends the call with a `JudgeError`.
+        min_start: A candidate's first token is at least so likely, by the mixture and by the anchor alone, as the likeliest.
         streamer: Gets the tokens of a batch of one as they pass; `generate`'s own argument never reaches a strategy.
         audit: A file that gets one line of JSON for each answer, or a callable that gets the record.
         alpha, n_steps, n_watch, conversations, mixing, translation, n_lookahead, template, model: As in
@@ -136,6 +138,7 @@ class AlignBeam:
         escalation: Escalation = "flagged",
         refusal: str = REFUSAL,
         on_judge_error: Literal["refuse", "raise"] = "refuse",
+        min_start: float = 0.1,
         streamer: BaseStreamer | None = None,
         audit: str | Path | Callable[[dict[str, Any]], None] | None = None,
         alpha: float = 0.7,
@@ -152,7 +155,7 @@ class AlignBeam:
             raise ValueError(f"`judge` must be callable with conversations and responses, got {judge!r}. Use LLMJudge(...).")
         if not refusal.strip():
             raise ValueError(f"`refusal` must say something, got {refusal!r}.")
-        self._policy = Policy(num_candidates, threshold, judge_after, judge_every, choice, escalation, on_judge_error)
+        self._policy = Policy(num_candidates, threshold, judge_after, judge_every, choice, escalation, on_judge_error, min_start)
         self._steering = Steering(
             anchor, anchor_tokenizer, tokenizer, alpha, n_steps, n_watch, mixing, translation, n_lookahead, template, model
         )

@@ -197,6 +197,14 @@ class Steering:
         result[rows] = mixed.to(scores.dtype)
         return result
 
+    def anchor_logp(self, call: Call, point: Point) -> Tensor:
+        """What the anchor alone would write next in the rows that were steered at a point, as log-probabilities (rows, V)."""
+        assert call.follower is not None
+        target_prob = torch.stack([point.own_logp[row] for row in point.rows]).exp()
+        if self.mixing == "paper":
+            return call.follower.translate_top(target_prob, point.rows, PAPER_TOP_TOKENS)[0].log()
+        return call.follower.translate(target_prob, point.rows).prob.log()
+
     def count(self, call: Call, n_steered: int = 0, lost: float = 0.0) -> None:
         """Add to the ledger what a call has spent since it was last counted, and what was steered in it."""
         n_forwards, n_tokens = call.spent()

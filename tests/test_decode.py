@@ -1,6 +1,7 @@
 """The laws of the strategy, in generate: what passes is plain generate, what does not never leaves."""
 
 import json
+import re
 import time
 
 import pytest
@@ -121,12 +122,11 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(
-    "when", [{"judge_after": 3, "judge_every": 5}, {"judge_after": None}, {}], ids=["often", "once", "default"]
-)
+@pytest.mark.parametrize("when", ["often", "once", "by default"])
 def test_a_passing_judge_is_plain_generate(way, when, specialist, strategy, mixed):
+    settings = {"often": {"judge_after": 3, "judge_every": 5}, "once": {"judge_after": None}, "by default": {}}[when]
     plain, n_prompt = generated(specialist, mixed, **WAYS[way])
-    ours, _ = generated(specialist, mixed, strategy(passing, **when), **WAYS[way])
+    ours, _ = generated(specialist, mixed, strategy(passing, **settings), **WAYS[way])
     assert torch.equal(plain, ours)
     assert plain.shape[1] > n_prompt
 
@@ -433,9 +433,8 @@ def test_refused_by_name(specialist, strategy, anchor):
     ],
 )
 def test_wrong_settings_are_named(settings, message, strategy):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=re.escape(message)):
         strategy(passing, **settings)
-    assert message in str(error.value)
 
 
 def test_a_judge_must_be_callable(strategy):
@@ -550,6 +549,10 @@ FAULTS = {
 }
 
 
+#: Faults of single verdicts: asking again is for calls that failed as a whole.
+UNMENDED = ("is not a number", "is above 1", "is below 0")
+
+
 class Faulty:
     """Another judge, one call of which goes wrong."""
 
@@ -566,10 +569,11 @@ class Faulty:
         return harm
 
 
-def n_calls_of(specialist, strategy, oracle, conversations, settings):
+def sizes_of_calls(specialist, strategy, oracle, conversations, settings):
+    """About how many texts a judge is asked in each of its calls."""
     noted = Noted(oracle)
     texts(specialist, conversations, strategy(noted, **settings))
-    return len(noted.calls)
+    return [len(call) for call in noted.calls]
 
 
 SETTINGS = {"judge_after": 6, "judge_every": 8}
@@ -578,7 +582,7 @@ SETTINGS = {"judge_after": 6, "judge_every": 8}
 @pytest.mark.parametrize("fault", FAULTS)
 def test_no_unjudged_text_leaves_wherever_the_judge_fails(fault, specialist, strategy, oracle, mixed):
     conversations = mixed[::2]
-    n_calls = n_calls_of(specialist, strategy, oracle, conversations, SETTINGS)
+    n_calls = len(sizes_of_calls(specialist, strategy, oracle, conversations, SETTINGS))
     assert n_calls >= 4
     healthy = texts(specialist, conversations, strategy(oracle, **SETTINGS))
     for at in range(n_calls):
@@ -589,7 +593,7 @@ def test_no_unjudged_text_leaves_wherever_the_judge_fails(fault, specialist, str
             begun = conversation[-1]["content"] if conversation[-1]["role"] == "assistant" else ""
             ours = text.removesuffix(REFUSAL).strip()
             assert not ours or any(passed.removeprefix(begun).strip() == ours for passed in judge.passed)
-            if fault in ("raises", "times out", "has one too few", "has one too many", "is a table", "is nothing", "is text"):
+            if fault not in UNMENDED:
                 assert text == usual  # asked again one by one, nobody loses anything
 
 
@@ -597,19 +601,18 @@ def test_no_unjudged_text_leaves_wherever_the_judge_fails(fault, specialist, str
 def test_a_clear_error_leaves_where_that_is_asked_for(fault, specialist, strategy, oracle):
     conversations = asked("harmful", 1)
     settings = {**SETTINGS, "on_judge_error": "raise"}
-    n_calls = n_calls_of(specialist, strategy, oracle, conversations, settings)
-    raised = 0
-    for at in range(n_calls):
+    sizes = sizes_of_calls(specialist, strategy, oracle, conversations, settings)
+    healthy = texts(specialist, conversations, strategy(oracle, **settings))
+    n_mended = 0
+    for at, size in enumerate(sizes):
         judge = Faulty(oracle, FAULTS[fault], at)
-        try:
-            said = texts(specialist, conversations, strategy(judge, **settings))
-        except JudgeError as error:
-            raised += 1
-            assert "The judge gave no verdict" in str(error)
-            assert error.__cause__ is not None
-        else:  # several candidates, asked again one by one
-            assert said == texts(specialist, conversations, strategy(oracle, **settings))
-    assert raised >= 1
+        if size == 1 or fault in UNMENDED:
+            with pytest.raises(JudgeError, match="The judge gave no verdict: ") as error:
+                texts(specialist, conversations, strategy(judge, **settings))
+            assert error.value.__cause__ is not None
+        else:  # of several texts each is asked about again, alone
+            n_mended += texts(specialist, conversations, strategy(judge, **settings)) == healthy
+    assert n_mended == (0 if fault in UNMENDED else sum(size > 1 for size in sizes) > 0)
 
 
 def test_one_prompt_that_breaks_the_judge_costs_the_others_nothing(specialist, strategy, oracle, mixed):
