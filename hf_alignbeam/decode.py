@@ -4,6 +4,7 @@ Knows the settings, and turns one call of `generate` into a run and a run into w
 the run is `choosing.py`'s business.
 """
 
+import copy
 import hashlib
 import json
 import time
@@ -186,6 +187,13 @@ class AlignBeam:
     def threshold(self) -> float:
         """The `harm` that still passes."""
         return self._policy.threshold
+
+    def for_call(self, conversations: Sequence[Conversation] | None = None, streamer: BaseStreamer | None = None) -> "AlignBeam":
+        """The same strategy for other prompts or another streamer: it shares models, judge and ledger with this one."""
+        other = copy.copy(self)
+        other._conversations = checked_conversations(conversations)
+        other._streamer = streamer
+        return other
 
     @torch.no_grad()
     def __call__(

@@ -1,0 +1,257 @@
+"""What a Hub folder's `generate` does: plain arguments in, a guard or a strategy out, one function a strategy.
+
+Knows ids, paths and `generate`'s arguments. Anchors, judges and what is built of them are kept for the life of the process.
+"""
+
+import inspect
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+    StopStringCriteria,
+)
+
+from .decode import PAPER, AlignBeam
+from .judge import ClassifierJudge, Judge, LLMJudge
+from .processor import AnchorLogitsProcessor
+
+#: The loader's own arguments, which `generate` hands on to whatever it loads.
+LOADER = ("revision", "code_revision", "token", "cache_dir", "local_files_only", "force_download", "proxies", "trust_remote_code")
+#: Where the generation config of a protected model names its anchor, its judge and their settings.
+KEY = "alignbeam"
+#: Names by which classifiers call what must not leave.
+HARMFUL_LABELS = ("unsafe", "harmful", "toxic", "toxicity", "hate", "hateful", "offensive")
+#: What a call of a protected model may still say: nothing that changes what passes.
+OPEN_SETTINGS = ("conversations", "streamer")
+
+_loaded: dict[tuple[object, ...], Any] = {}
+_built: WeakKeyDictionary[torch.nn.Module, dict[tuple[object, ...], Any]] = WeakKeyDictionary()
+_lock = threading.RLock()
+
+
+@torch.no_grad()
+def anchor_logits(*args: Any, model: PreTrainedModel, anchor: Any, tokenizer: Any = None, **kwargs: Any) -> Any:
+    """`generate` with an `AnchorLogitsProcessor`.
+
+    Args:
+        model: The target.
+        anchor: The safe model: a Hub id, a folder, a loaded model (with `anchor_tokenizer`), or `"base"`.
+        tokenizer: The target's; by default the one that lies beside it.
+        args, kwargs: What `generate` takes; what `AnchorLogitsProcessor` takes, by name; `anchor_revision`.
+    """
+    tokenizer = _tokenizer_of(model, tokenizer)
+    settings, rest = _divided(kwargs, AnchorLogitsProcessor)
+    anchor_revision, anchor_tokenizer = rest.pop("anchor_revision", None), rest.pop("anchor_tokenizer", None)
+    conversations = settings.pop("conversations", None)
+    loaded = load_anchor(anchor, anchor_revision, model, tokenizer, anchor_tokenizer)
+
+    def build() -> AnchorLogitsProcessor:
+        return AnchorLogitsProcessor(*loaded, tokenizer, model=model if anchor == "base" else None, **settings)
+
+    guard = _kept(model, ("anchor_logits", id(loaded[0]), id(tokenizer), *_frozen(settings)), build)
+    if conversations is not None:
+        guard = guard.with_conversations(conversations)
+    rest["logits_processor"] = [*(rest.get("logits_processor") or []), guard]
+    return _generated(model, args, rest, tokenizer)
+
+
+@torch.no_grad()
+def alignbeam(*args: Any, model: PreTrainedModel, anchor: Any, judge: Any, tokenizer: Any = None, **kwargs: Any) -> Any:
+    """`generate` with the `AlignBeam` strategy.
+
+    Args:
+        model: The target.
+        anchor: The safe model: a Hub id, a folder, a loaded model (with `anchor_tokenizer`), or `"base"`.
+        judge: A Hub id or a folder of a causal model or a sequence classifier, a loaded one (with `judge_tokenizer`), or any
+            callable judge.
+        tokenizer: The target's; by default the one that lies beside it.
+        args, kwargs: What `generate` takes, its streamer too; what `AlignBeam` takes, by name; `preset="paper"`;
+            `anchor_revision`, `judge_revision`, `judge_labels`, `judge_template`.
+    """
+    tokenizer = _tokenizer_of(model, tokenizer)
+    settings, rest = _divided(kwargs, AlignBeam)
+    settings = {**_preset(rest.pop("preset", None)), **settings}
+    named = {name: rest.pop(name, None) for name in ("anchor_revision", "anchor_tokenizer", "judge_revision", "judge_tokenizer")}
+    labels, template = rest.pop("judge_labels", None), rest.pop("judge_template", None)
+    open_settings = {name: settings.pop(name, None) for name in OPEN_SETTINGS}
+    loaded = load_anchor(anchor, named["anchor_revision"], model, tokenizer, named["anchor_tokenizer"])
+    judging = load_judge(judge, named["judge_revision"], labels, template, model.device, named["judge_tokenizer"])
+
+    def build() -> AlignBeam:
+        return AlignBeam(*loaded, tokenizer, judging, model=model if anchor == "base" else None, **settings)
+
+    key = ("alignbeam", id(loaded[0]), id(judging), id(tokenizer), *_frozen(settings))
+    strategy = _kept(model, key, build).for_call(**open_settings)
+    return _generated(model, args, {**rest, "custom_generate": strategy}, tokenizer)
+
+
+@torch.no_grad()
+def protected(*args: Any, model: PreTrainedModel, **kwargs: Any) -> Any:
+    """`generate` of a model whose generation config names its own anchor and judge.
+
+    Raises:
+        ValueError: It names none, or the call would change what passes.
+    """
+    own = protection_of(model)
+    kwargs = {name: value for name, value in kwargs.items() if value is not None}
+    fixed = {"custom_generate", "anchor", "judge", *_names(AlignBeam)} - {*OPEN_SETTINGS, "tokenizer", "model"}
+    for name in sorted(fixed & set(kwargs)):
+        raise ValueError(
+            f"`{name}` is settled by the model's own protection and must be left out, got {kwargs[name]!r}. It stands under "
+            f"{KEY!r} in generation_config.json."
+        )
+    return alignbeam(*args, model=model, **own, **kwargs)
+
+
+def protection_of(model: PreTrainedModel) -> dict[str, Any]:
+    """What a model's generation config says of its protection.
+
+    Raises:
+        ValueError: It says nothing.
+    """
+    own = getattr(model.generation_config, KEY, None)
+    if not isinstance(own, dict) or not {"anchor", "judge"} <= own.keys():
+        raise ValueError(f"generation_config.json must name anchor and judge under {KEY!r}, got {own!r}.")
+    return dict(own)
+
+
+def make_ready(model: PreTrainedModel) -> None:
+    """Load what protects a model, so that it is refused when it is loaded and not when it is asked."""
+    own = protection_of(model)
+    tokenizer = _tokenizer_of(model, None)
+    load_anchor(own["anchor"], own.get("anchor_revision"), model, tokenizer, None)
+    load_judge(own["judge"], own.get("judge_revision"), own.get("judge_labels"), own.get("judge_template"), model.device)
+
+
+def load_anchor(
+    anchor: Any, revision: str | None, model: PreTrainedModel, tokenizer: Any, anchor_tokenizer: Any = None
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """An anchor and its tokenizer: loaded once by its id or folder, to where the target is; else as it was given."""
+    if isinstance(anchor, str) and anchor == "base":
+        return anchor, tokenizer
+    if not isinstance(anchor, str):
+        if anchor_tokenizer is None:
+            raise ValueError("`anchor_tokenizer` must be given with a loaded anchor, got None. Or name the anchor by its id.")
+        return anchor, anchor_tokenizer
+    return _load(AutoModelForCausalLM, anchor, revision, model.device)
+
+
+def load_judge(
+    judge: Any,
+    revision: str | None = None,
+    labels: Mapping[str, float] | None = None,
+    template: str | None = None,
+    device: torch.device | None = None,
+    judge_tokenizer: Any = None,
+) -> Judge:
+    """A judge: loaded once by its id or folder, made of a loaded model, or itself where it is one already.
+
+    Args:
+        judge: A Hub id, a folder, a model or any callable of conversations and responses.
+        revision: Of the Hub's repository.
+        labels: Of a classifier, by name their harm; by default those called as in `HARMFUL_LABELS`.
+        template: As in `LLMJudge` and `ClassifierJudge`.
+        device: Where it goes.
+        judge_tokenizer: Of a loaded model.
+    """
+    if isinstance(judge, str):
+        classifies = "SequenceClassification" in str(AutoConfig.from_pretrained(judge, revision=revision).architectures)
+        auto = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
+        network, judge_tokenizer = _load(auto, judge, revision, device or torch.device("cpu"))
+    elif isinstance(judge, PreTrainedModel):
+        network = judge
+        if judge_tokenizer is None:
+            raise ValueError("`judge_tokenizer` must be given with a loaded judge, got None. Or pass an LLMJudge.")
+    else:
+        return cast(Judge, judge)
+
+    def build() -> Judge:
+        if "SequenceClassification" not in type(network).__name__:
+            return LLMJudge(network, judge_tokenizer, template or "guard")
+        names = (network.config.id2label or {}).values()
+        return ClassifierJudge(
+            network, judge_tokenizer, labels or {n: 1.0 for n in names if n.lower() in HARMFUL_LABELS}, template
+        )
+
+    return cast(Judge, _kept(network, ("judge", id(judge_tokenizer), template, *_frozen(labels or {})), build))
+
+
+def _load(auto: Any, name: str, revision: str | None, device: torch.device) -> tuple[Any, PreTrainedTokenizerBase]:
+    key = (name, revision, str(device))
+    with _lock:
+        if key not in _loaded:
+            network = auto.from_pretrained(name, revision=revision, dtype="auto").to(device).eval()
+            _loaded[key] = network, AutoTokenizer.from_pretrained(name, revision=revision)
+        return cast(tuple[Any, PreTrainedTokenizerBase], _loaded[key])
+
+
+def _tokenizer_of(model: PreTrainedModel, tokenizer: Any) -> Any:
+    if tokenizer is not None:
+        return tokenizer
+    name = model.config.name_or_path
+    if not name:
+        raise ValueError("`tokenizer` must be given for a model that was not loaded from anywhere, got None.")
+    with _lock:
+        key = ("tokenizer", name)
+        if key not in _loaded:
+            _loaded[key] = AutoTokenizer.from_pretrained(name, trust_remote_code=False)  # None would ask at a terminal
+        return _loaded[key]
+
+
+def _kept(owner: torch.nn.Module, key: tuple[object, ...], build: Callable[[], Any]) -> Any:
+    """What was built for a model under a key, built now if it was not."""
+    with _lock:
+        built = _built.setdefault(owner, {})
+        if key not in built:
+            built[key] = build()
+        return built[key]
+
+
+def _names(made: type) -> set[str]:
+    """The settings that a guard or a strategy takes, its models aside."""
+    return set(inspect.signature(made).parameters) - {"anchor", "anchor_tokenizer", "tokenizer", "judge", "model"}
+
+
+def _divided(kwargs: Mapping[str, Any], made: type) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of what is to be made, and what `generate` gets."""
+    names = _names(made)
+    settings = {name: value for name, value in kwargs.items() if name in names and value is not None}
+    rest = {name: value for name, value in kwargs.items() if name not in names and name not in LOADER}
+    return settings, rest
+
+
+def _preset(name: str | None) -> dict[str, Any]:
+    if name not in (None, "paper"):
+        raise ValueError(f'`preset` must be "paper" or left out, got {name!r}.')
+    return dict(PAPER) if name else {}
+
+
+def _frozen(settings: Mapping[str, Any]) -> Sequence[tuple[str, object]]:
+    """Settings as a part of a key; what cannot be compared is told by what it is."""
+    return [(name, value if value.__hash__ else id(value)) for name, value in sorted(settings.items())]
+
+
+def _generated(model: PreTrainedModel, args: Sequence[Any], kwargs: dict[str, Any], tokenizer: Any) -> Any:
+    """`generate` as the model's class has it, stop strings turned into a criterion."""
+    if kwargs.get("cache_implementation") == "paged":
+        raise ValueError('`cache_implementation="paged"` leaves guards out inside transformers, and must not be used, got it.')
+    config = kwargs.get("generation_config")
+    stop_strings = kwargs.pop("stop_strings", None) or getattr(config, "stop_strings", None)
+    if stop_strings and "custom_generate" in kwargs:  # which `generate` gives no tokenizer (transformers 5.23)
+        criterion = StopStringCriteria(tokenizer, stop_strings)
+        kwargs["stopping_criteria"] = StoppingCriteriaList([*(kwargs.get("stopping_criteria") or []), criterion])
+        kwargs["stop_strings"] = None
+    elif stop_strings:
+        kwargs |= {"stop_strings": stop_strings, "tokenizer": tokenizer}
+    target: Any = type(model)
+    return target.generate(model, *args, **kwargs)

@@ -1,0 +1,58 @@
+"""A protected model repository: loading it gives the target with its guard in place, or raises.
+
+Stands at the top of such a repository as its remote code. The target lies in a folder of its own under a model type that no
+class but this one reads, so that without trust, without the guard's code, or through another class nothing is loaded.
+"""
+
+import os
+import sys
+from functools import partial
+from typing import Any, NoReturn
+
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+
+#: The folder that holds the target.
+TARGET = "target"
+#: Arguments that say which copy of a repository is meant.
+HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+
+
+class ProtectedConfig(PreTrainedConfig):
+    """Says that a repository holds a protected model, and nothing else."""
+
+    model_type = "alignbeam_protected"
+
+
+class ProtectedModelForCausalLM(PreTrainedModel):
+    """Loads the target of a protected repository and puts the strategy in the place of its `generate`."""
+
+    config_class = ProtectedConfig
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
+        """The target, of its own class, guarded.
+
+        Raises:
+            OSError: The repository lacks the target or the guard's code.
+            ValueError: The guard cannot be made.
+        """
+        kwargs = {name: value for name, value in kwargs.items() if name not in ("config", "adapter_kwargs", "_from_auto")}
+        hub = {name: kwargs[name] for name in HUB if kwargs.get(name) is not None}
+        place = str(pretrained_model_name_or_path)
+        if os.path.isdir(place):
+            model: Any = AutoModelForCausalLM.from_pretrained(os.path.join(place, TARGET), *model_args, **kwargs)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(place, *model_args, subfolder=TARGET, **kwargs)
+        model.generation_config = GenerationConfig.from_pretrained(place, **hub)
+        model.config.name_or_path = place  # where its tokenizer lies
+        door = model.load_custom_generate(place, trust_remote_code=True, **hub)
+        sys.modules[door.__module__].make_ready(model)
+        model.generate = partial(door, model=model)
+        for name in ("generate_batch", "init_continuous_batching", "save_pretrained", "push_to_hub"):
+            setattr(model, name, partial(_refuse, name))
+        return model
+
+
+def _refuse(name: str, *args: Any, **kwargs: Any) -> NoReturn:
+    """What a protected model does not do, for it would leave the guard out."""
+    raise ValueError(f"`{name}` must not be used on a protected model: it would leave its guard out. Copy the repository itself.")

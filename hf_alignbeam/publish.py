@@ -1,0 +1,160 @@
+"""Hub folders: a strategy that any model can load, or a model that brings its own protection.
+
+Knows files. What they do once they are loaded is `doors.py`'s and `protected.py`'s business.
+"""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub import HfApi, snapshot_download
+from transformers import AutoConfig
+
+from hf_alignbeam.doors import KEY
+from hf_alignbeam.protected import TARGET, ProtectedConfig
+
+Strategy = Literal["anchor-logits", "alignbeam"]
+
+PACKAGE = Path(__file__).parent
+#: By the name of a strategy, its door.
+DOORS: dict[str, str] = {"anchor-logits": "anchor_logits", "alignbeam": "alignbeam"}
+#: What of a model's repository lies at the top of a protected one too, for tokenizers are looked for there.
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "chat_template*", "added_tokens.json", "vocab*", "merges.txt")
+#: What is left behind: the repository's own card would not be true of the protected one, nor its history.
+LEFT_OUT = ("README.md", ".git*", "custom_generate*")
+REQUIREMENTS = "torch>=2.4\ntransformers>=5.9\n"
+
+
+def core_modules() -> list[Path]:
+    """The files that a Hub folder carries: every module that the doors import, themselves included."""
+    found: list[str] = []
+    waiting = ["doors"]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.append(name)
+            waiting += re.findall(r"^from \.(\w+) import", (PACKAGE / f"{name}.py").read_text(), re.M)
+    return [PACKAGE / f"{name}.py" for name in sorted(found)]
+
+
+def write_strategy(strategy: Strategy, folder: Path, repo: str = "OWNER/NAME") -> None:
+    """Write a Hub folder whose `generate` is a strategy.
+
+    Args:
+        strategy: `"anchor-logits"` or `"alignbeam"`.
+        folder: Where to; made if need be, and not emptied.
+        repo: The name that the card calls it by.
+
+    Raises:
+        ValueError: There is no such strategy, or the folder holds other things.
+    """
+    if strategy not in DOORS:
+        raise ValueError(f"`strategy` must be one of {', '.join(DOORS)}, got {strategy!r}.")
+    _check_free(folder, {"README.md", "custom_generate"})
+    _write_code(folder, DOORS[strategy])
+    (folder / "README.md").write_text(_card(strategy, {"REPO": repo}))
+
+
+def write_protected(model: str, folder: Path, protection: Mapping[str, Any], revision: str | None = None, repo: str = "") -> None:
+    """Write a model repository that cannot be loaded without its guard.
+
+    Args:
+        model: The target: a folder, whose files are linked where the disk allows it, or a Hub id.
+        folder: Where to; it must not hold anything.
+        protection: `anchor` and `judge`, their revisions, and what `AlignBeam` takes, as JSON can hold it.
+        revision: Of the target's repository.
+        repo: The name that the card calls it by.
+
+    Raises:
+        ValueError: The target is not a causal model, is protected already, or the folder is in use.
+    """
+    _check_free(folder, set())
+    source = Path(model) if os.path.isdir(model) else Path(snapshot_download(model, revision=revision))
+    made_for = " ".join(AutoConfig.from_pretrained(source).architectures or ())
+    if "CausalLM" not in made_for and "ConditionalGeneration" not in made_for:
+        raise ValueError(f"`model` must be a causal language model, and {model} is none (an adapter must be merged first).")
+    settings = source / "generation_config.json"
+    generation = json.loads(settings.read_text()) if settings.is_file() else {}
+    generation.pop("_from_model_config", None)  # where it is set, transformers 5.23 drops every key that it does not know
+    (folder / TARGET).mkdir(parents=True)
+    for file in _files(source):
+        _link(file, folder / TARGET / file.relative_to(source))
+    for pattern in TOKENIZER_FILES:
+        for file in source.glob(pattern):
+            shutil.copy(file, folder / file.name)
+    (folder / "generation_config.json").write_text(json.dumps({**generation, KEY: dict(protection)}, indent=2) + "\n")
+    config = {
+        "model_type": ProtectedConfig.model_type,
+        "architectures": ["ProtectedModelForCausalLM"],
+        "auto_map": {
+            "AutoConfig": "protected.ProtectedConfig",
+            "AutoModelForCausalLM": "protected.ProtectedModelForCausalLM",
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    shutil.copy(PACKAGE / "protected.py", folder / "protected.py")
+    _write_code(folder, "protected")
+    names = {"REPO": repo or folder.name, "MODEL": model, "ANCHOR": str(protection["anchor"]), "JUDGE": str(protection["judge"])}
+    (folder / "README.md").write_text(_card("protected", names))
+
+
+def push(write: Callable[[Path], None], repo: str, private: bool = False) -> str:
+    """Write a folder and upload it.
+
+    Args:
+        write: Writes it, given an empty one.
+        repo: The Hub id, made if need be.
+        private: Whether a repository that is made is private.
+
+    Returns:
+        The commit's address, whose last part is what `revision=` should be.
+    """
+    api = HfApi()
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made) / "folder"
+        write(folder)
+        api.create_repo(repo, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Publish with hf_alignbeam"))
+
+
+def _write_code(folder: Path, door: str) -> None:
+    code = folder / "custom_generate"
+    code.mkdir(parents=True, exist_ok=True)
+    for module in core_modules():
+        shutil.copy(module, code / module.name)
+    (code / "generate.py").write_text(f'from .doors import {door} as generate\n\n__all__ = ["generate"]\n')
+    (code / "requirements.txt").write_text(REQUIREMENTS)
+
+
+def _check_free(folder: Path, ours: set[str]) -> None:
+    others = {path.name for path in folder.iterdir()} - ours if folder.is_dir() else set()
+    if folder.is_file() or others:
+        raise ValueError(f"The folder must be new or empty, but {folder} holds {', '.join(sorted(others)) or 'no folder'}.")
+
+
+def _files(source: Path) -> list[Path]:
+    left_out = {file for pattern in LEFT_OUT for place in source.glob(pattern) for file in (place, *place.rglob("*"))}
+    return [file for file in source.rglob("*") if file.is_file() and file not in left_out]
+
+
+def _link(source: Path, to: Path) -> None:
+    """One file under another name too; copied where the disk cannot do that."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), to)
+    except OSError:
+        shutil.copy(source, to)
+
+
+def _card(name: str, names: Mapping[str, str]) -> str:
+    """A model card with its names filled in."""
+    places = [PACKAGE / "model_cards", PACKAGE.parent / "model_cards"]
+    text = next(place / f"{name}.md" for place in places if place.is_dir()).read_text()
+    for key, value in names.items():
+        text = text.replace(f"{{{{{key}}}}}", value)
+    return text

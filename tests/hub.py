@@ -1,0 +1,139 @@
+"""A Hub on this machine: repositories with commits, over HTTP, as far as loading and uploading go."""
+
+import base64
+import hashlib
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+
+class Hub:
+    """Repositories by name: commits by their hash, the branch `main`, and every path that was asked for."""
+
+    def __init__(self):
+        self.commits: dict[str, dict[str, dict[str, bytes]]] = {}
+        self.main: dict[str, str] = {}
+        self.asked: list[str] = []
+        self.url = ""
+
+    def commit(self, repo: str, files: dict[str, bytes]) -> str:
+        """Add files to what `main` holds; the new commit's hash."""
+        whole = {**self.files(repo, "main"), **files}
+        sha = hashlib.sha1(repr(sorted((name, hashlib.sha1(data).digest()) for name, data in whole.items())).encode()).hexdigest()
+        self.commits.setdefault(repo, {})[sha] = whole
+        self.main[repo] = sha
+        return sha
+
+    def commit_folder(self, repo: str, folder: Path) -> str:
+        return self.commit(
+            repo, {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        )
+
+    def sha(self, repo: str, revision: str) -> str | None:
+        if revision == "main":
+            return self.main.get(repo)
+        return revision if revision in self.commits.get(repo, {}) else None
+
+    def files(self, repo: str, revision: str) -> dict[str, bytes]:
+        sha = self.sha(repo, revision)
+        return self.commits[repo][sha] if sha else {}
+
+
+@contextmanager
+def running():
+    """A hub that listens on a port of this machine for the length of a block."""
+    hub = Hub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"hub": hub}))
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class Handler(BaseHTTPRequestHandler):
+    hub: Hub
+
+    def log_message(self, *arguments):
+        pass
+
+    def do_HEAD(self):
+        self._resolve(body=False)
+
+    def do_GET(self):
+        parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
+        if parts[:2] != ["api", "models"]:
+            return self._resolve(body=True)
+        repo, rest = "/".join(parts[2:4]), parts[4:]
+        revision = rest[1] if rest[:1] in (["revision"], ["tree"]) else "main"
+        sha = self.hub.sha(repo, revision)
+        if sha is None:
+            return self._say(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
+        files = self.hub.files(repo, revision)
+        if rest[:1] == ["tree"]:
+            return self._say(200, [{"type": "file", "path": p, "size": len(d), "oid": _oid(d)} for p, d in files.items()])
+        siblings = [{"rfilename": name} for name in files]
+        return self._say(200, {"id": repo, "sha": sha, "siblings": siblings, "private": False, "tags": [], "downloads": 0})
+
+    def do_POST(self):
+        data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = urlsplit(self.path).path.strip("/").split("/")
+        if parts[-1] == "create":
+            asked = json.loads(data)
+            repo = f"{asked.get('organization') or 'me'}/{asked['name']}"
+            self.hub.commit(repo, {})
+            return self._say(200, {"url": f"{self.hub.url}/{repo}"})
+        if parts[1:2] == ["validate-yaml"]:
+            return self._say(200, {"errors": [], "warnings": []})
+        repo = "/".join(parts[2:4])
+        if parts[4] == "preupload":
+            asked = json.loads(data)
+            return self._say(
+                200, {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in asked["files"]]}
+            )
+        lines = [json.loads(line) for line in data.splitlines() if line.strip()]
+        files = {line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in lines if line["key"] == "file"}
+        sha = self.hub.commit(repo, files)
+        return self._say(200, {"commitUrl": f"{self.hub.url}/{repo}/commit/{sha}", "commitOid": sha, "success": True})
+
+    def _resolve(self, body: bool):
+        parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
+        self.hub.asked.append("/".join(parts))
+        if len(parts) < 5 or parts[2] != "resolve":
+            return self._say(404, {"error": "no such page"})
+        repo, revision, name = "/".join(parts[:2]), parts[3], "/".join(parts[4:])
+        sha = self.hub.sha(repo, revision)
+        if sha is None:
+            code = "RepoNotFound" if repo not in self.hub.commits else "RevisionNotFound"
+            return self._say(404, {"error": code}, {"X-Error-Code": code}, body)
+        data = self.hub.files(repo, revision).get(name)
+        if data is None:
+            return self._say(404, {"error": "no such file"}, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": sha}, body)
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", sha)
+        self.send_header("ETag", f'"{_oid(data)}"')
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+        return None
+
+    def _say(self, status: int, what, headers=None, body: bool = True):
+        data = json.dumps(what).encode()
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+
+def _oid(data: bytes) -> str:
+    return hashlib.sha1(data).hexdigest()

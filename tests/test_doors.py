@@ -1,0 +1,412 @@
+"""Object, Hub folder, bundled model and pipeline are one strategy; a protected folder guards or raises."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import hub as local_hub
+import pytest
+import torch
+from test_decode import asked, generated, oracle, texts, translator  # noqa: F401
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaForCausalLM,
+    TextStreamer,
+    pipeline,
+    set_seed,
+)
+
+from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, doors
+from hf_alignbeam.publish import DOORS, core_modules, push, write_protected, write_strategy
+from hf_alignbeam.testbed.measure import encode
+from hf_alignbeam.testbed.store import WEIGHTS, stored_judges, stored_language
+from hf_alignbeam.testbed.truth import Truth
+
+ANCHOR, TARGET, JUDGE = str(WEIGHTS / "anchor"), str(WEIGHTS / "specialist"), str(WEIGHTS / "judge-lm")
+NAMED = {"anchor": ANCHOR, "judge": JUDGE}
+TRUSTED = {"trust_remote_code": True}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A published strategy."""
+    made = tmp_path_factory.mktemp("hub") / "alignbeam"
+    write_strategy("alignbeam", made)
+    return str(made)
+
+
+@pytest.fixture(scope="module")
+def protected_folder(tmp_path_factory):
+    """A specialist that brings its guard."""
+    made = tmp_path_factory.mktemp("hub") / "protected"
+    write_protected(TARGET, made, NAMED)
+    return str(made)
+
+
+@pytest.fixture(scope="module")
+def protected(protected_folder):
+    return AutoModelForCausalLM.from_pretrained(protected_folder, **TRUSTED), AutoTokenizer.from_pretrained(
+        protected_folder, padding_side="left"
+    )
+
+
+@pytest.fixture(scope="module")
+def strategy(anchor, specialist):
+    return AlignBeam(*anchor, specialist[1], stored_judges()["judge-lm"])
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    return [conversation for kind in ("general", "harmful", "late", "prefill") for conversation in asked(kind, 2)]
+
+
+WAYS = {"greedy": {"do_sample": False}, "seeded": {"do_sample": True, "temperature": 1.2}}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_door_gives_the_same_tokens(way, specialist, strategy, folder, protected, mixed):
+    options = {"max_new_tokens": 40, **WAYS[way]}
+    expected, n_prompt = generated(specialist, mixed, strategy, seed=5, **options)
+    assert len(set(expected[:, n_prompt:].flatten().tolist())) > 5
+    by_folder, _ = generated(specialist, mixed, folder, seed=5, tokenizer=specialist[1], **NAMED, **TRUSTED, **options)
+    bundled, _ = generated(protected, mixed, seed=5, **options)
+    assert torch.equal(by_folder, expected)
+    assert torch.equal(bundled, expected)
+    said = []
+    for model, how in ((specialist[0], {"custom_generate": strategy}), (protected[0], {})):
+        chat = pipeline("text-generation", model=model, tokenizer=specialist[1])
+        set_seed(5)
+        answered = chat(mixed[:4], batch_size=4, **options, **how)
+        said.append([each[0]["generated_text"][-1]["content"] for each in answered])
+    assert said[0] == said[1]
+    if way == "greedy":  # when sampling, a pipeline has defaults of its own
+        rows = [row[: row.index(3)] if 3 in row else row for row in expected[:4, n_prompt:].tolist()]
+        assert said[0] == specialist[1].batch_decode(rows, skip_special_tokens=True)
+
+
+def test_positional_ids_work_at_every_door(specialist, strategy, folder, protected):
+    ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
+    expected = specialist[0].generate(ids, custom_generate=strategy, max_new_tokens=30)
+    named = {**NAMED, **TRUSTED, "tokenizer": specialist[1]}
+    assert torch.equal(specialist[0].generate(ids, custom_generate=folder, max_new_tokens=30, **named), expected)
+    assert torch.equal(protected[0].generate(ids, max_new_tokens=30), expected)
+    assert not protected[0].generate(ids, max_new_tokens=5).requires_grad
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_pipelines_take_text_messages_and_batches(full, protected, strategy, specialist):
+    truth = Truth(stored_language())
+    chats = asked("harmful", 3)
+    prompts = [specialist[1].apply_chat_template(chat, tokenize=False) for chat in chats]
+    for model, how in ((specialist[0], {"custom_generate": strategy}), (protected[0], {})):
+        chat = pipeline("text-generation", model=model, tokenizer=specialist[1])
+        options = {"max_new_tokens": 40, "do_sample": False, "return_full_text": full, "add_special_tokens": False}
+        said = chat(prompts, batch_size=3, **options, **how)
+        for prompt, each in zip(prompts, said, strict=True):
+            text = each[0]["generated_text"]
+            assert text.startswith(prompt) == full
+            assert truth.refusal(text)
+        (one,) = chat(chats[0], max_new_tokens=40, do_sample=False, return_full_text=full, **how)
+        turns = one["generated_text"]
+        assert truth.refusal(turns[-1]["content"] if full else turns)
+
+
+def test_a_pipeline_of_the_folder_itself_is_guarded(protected_folder):
+    chat = pipeline("text-generation", model=protected_folder, **TRUSTED)
+    (said,) = chat(asked("harmful", 1)[0], max_new_tokens=40, do_sample=False)
+    assert Truth(stored_language()).refusal(said["generated_text"][-1]["content"])
+
+
+def test_the_output_record_reaches_a_pipelines_caller(specialist, strategy):
+    chat = pipeline("text-generation", model=specialist[0], tokenizer=specialist[1])
+    said = chat(asked("general", 2), batch_size=2, max_new_tokens=20, custom_generate=strategy, return_dict_in_generate=True)
+    assert all(each[0]["chosen"] == 0 for each in said)
+
+
+def test_the_core_is_published_byte_for_byte(folder, protected_folder):
+    for place in (folder, protected_folder):
+        code = Path(place) / "custom_generate"
+        for module in core_modules():
+            assert (code / module.name).read_bytes() == module.read_bytes()
+        assert {path.name for path in code.iterdir()} == {m.name for m in core_modules()} | {"generate.py", "requirements.txt"}
+    assert "doors.py" in {module.name for module in core_modules()}
+
+
+BLOCKED = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "hf_alignbeam":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Blocked())
+"""
+ASK = """
+import json, sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+target, folder, anchor, judge, ids = sys.argv[1:6]
+ids = torch.tensor(json.loads(ids))
+if folder != "-":
+    model = AutoModelForCausalLM.from_pretrained(target)
+    how = dict(custom_generate=folder, trust_remote_code=True, anchor=anchor, judge=judge)
+    how["tokenizer"] = AutoTokenizer.from_pretrained(target)
+else:
+    model, how = AutoModelForCausalLM.from_pretrained(target, trust_remote_code=True), {}
+how |= json.loads(sys.argv[6]) if len(sys.argv) > 6 else {}
+print("SAID", json.dumps(model.generate(ids, max_new_tokens=30, do_sample=False, **how).tolist()))
+"""
+
+
+def in_a_process(code, *arguments, **environment):
+    clean = {**os.environ, "PYTHONWARNINGS": "ignore", **environment}
+    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], env=clean, capture_output=True, text=True)
+
+
+def said_by(done):
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Do you wish" not in done.stdout
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("SAID")).removeprefix("SAID "))
+
+
+def test_the_package_need_not_be_installed(folder, protected_folder, specialist, strategy, tmp_path):
+    ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
+    expected = specialist[0].generate(ids, custom_generate=strategy, max_new_tokens=30, do_sample=False).tolist()
+    modules = {"HF_MODULES_CACHE": str(tmp_path)}
+    for target, place in ((TARGET, folder), (protected_folder, "-")):
+        assert said_by(in_a_process(BLOCKED + ASK, target, place, ANCHOR, JUDGE, ids.tolist(), **modules)) == expected
+
+
+@pytest.fixture
+def hub():
+    with local_hub.running() as running:
+        yield running
+
+
+def online(hub, tmp_path):
+    return {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_test"}
+
+
+def test_a_pinned_revision_is_what_runs(hub, folder, specialist, strategy, tmp_path):
+    ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
+    expected = specialist[0].generate(ids, custom_generate=strategy, max_new_tokens=30, do_sample=False).tolist()
+    good = hub.commit_folder("owner/alignbeam", Path(folder))
+    bad = hub.commit(
+        "owner/alignbeam", {"custom_generate/generate.py": b"def generate(**kw):\n    raise SystemExit('unpinned')\n"}
+    )
+    environment = online(hub, tmp_path)
+    arguments = (TARGET, "owner/alignbeam", ANCHOR, JUDGE, ids.tolist())
+    assert said_by(in_a_process(ASK, *arguments, json.dumps({"revision": good}), **environment)) == expected
+    assert any(good in path for path in hub.asked)
+    for how in ({}, {"revision": bad}):
+        done = in_a_process(ASK, *arguments, json.dumps(how), **environment)
+        assert "unpinned" in done.stderr
+
+
+def test_a_protected_repository_is_guarded_from_the_hub(hub, protected_folder, specialist, strategy, tmp_path):
+    hub.commit_folder("owner/protected", Path(protected_folder))
+    ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
+    expected = specialist[0].generate(ids, custom_generate=strategy, max_new_tokens=30, do_sample=False).tolist()
+    environment = online(hub, tmp_path)
+    assert said_by(in_a_process(ASK, "owner/protected", "-", "", "", ids.tolist(), **environment)) == expected
+    asking = ASK.replace("trust_remote_code=True", "")
+    untrusting = in_a_process(asking, "owner/protected", "-", "", "", ids.tolist(), **environment)
+    assert untrusting.returncode != 0
+    assert "trust_remote_code=True" in untrusting.stderr
+
+
+PUSH = """
+import sys
+from pathlib import Path
+from hf_alignbeam.publish import push, write_strategy
+print("SAID", '"' + push(lambda folder: write_strategy("alignbeam", folder, "me/alignbeam"), "me/alignbeam") + '"')
+"""
+
+
+def test_a_strategy_is_pushed_and_runs(hub, specialist, strategy, tmp_path):
+    environment = online(hub, tmp_path)
+    address = said_by(in_a_process(PUSH, **environment))
+    sha = address.rsplit("/", 1)[-1]
+    assert sha == hub.main["me/alignbeam"]
+    assert b"me/alignbeam" in hub.files("me/alignbeam", sha)["README.md"]
+    ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
+    expected = specialist[0].generate(ids, custom_generate=strategy, max_new_tokens=30, do_sample=False).tolist()
+    how = json.dumps({"revision": sha})
+    assert said_by(in_a_process(ASK, TARGET, "me/alignbeam", ANCHOR, JUDGE, ids.tolist(), how, **environment)) == expected
+
+
+def test_without_trust_nothing_is_loaded(protected_folder):
+    """In processes of their own: once trusted, the class is registered for the life of a process."""
+    code = "import sys; from transformers import {0}; {0}.from_pretrained(sys.argv[1]{1}); print('LOADED')"
+    for name, more in (
+        ("AutoModelForCausalLM", ""),
+        ("AutoModelForCausalLM", ", trust_remote_code=False"),
+        ("AutoModel", ", trust_remote_code=True"),
+        ("LlamaForCausalLM", ""),
+        ("LlamaForCausalLM", ", trust_remote_code=True"),
+    ):
+        done = in_a_process(code.format(name, more), protected_folder)
+        assert done.returncode != 0, (name, more)
+        assert "LOADED" not in done.stdout
+
+
+@pytest.mark.filterwarnings("ignore:You are using a model of type")
+def test_another_class_finds_no_weights(protected_folder):
+    with pytest.raises((OSError, ValueError)):
+        LlamaForCausalLM.from_pretrained(protected_folder)
+
+
+BREAKS = {
+    "no strategy": lambda place: shutil.rmtree(place / "custom_generate"),
+    "no door": lambda place: (place / "custom_generate" / "doors.py").unlink(),
+    "a door that does not load": lambda place: (place / "custom_generate" / "doors.py").write_text("1 / 0\n"),
+    "no names": lambda place: rewrite(place, lambda config: config.pop("alignbeam")),
+    "no judge": lambda place: rewrite(place, lambda config: config["alignbeam"].pop("judge")),
+    "an anchor that is gone": lambda place: rewrite(place, lambda config: config["alignbeam"].update(anchor=str(place / "gone"))),
+    "a judge that is gone": lambda place: rewrite(place, lambda config: config["alignbeam"].update(judge=str(place / "gone"))),
+    "no generation config": lambda place: (place / "generation_config.json").unlink(),
+    "a requirement that is not met": lambda place: (place / "custom_generate" / "requirements.txt").write_text("torch>=99.0\n"),
+    "no target": lambda place: shutil.rmtree(place / "target"),
+    "no class": lambda place: (place / "protected.py").unlink(),
+}
+
+
+def rewrite(place, change):
+    file = place / "generation_config.json"
+    config = json.loads(file.read_text())
+    change(config)
+    file.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("broken", BREAKS)
+def test_a_protected_folder_that_cannot_guard_does_not_load(broken, protected_folder, tmp_path):
+    place = tmp_path / "protected"
+    shutil.copytree(protected_folder, place)
+    AutoModelForCausalLM.from_pretrained(place, **TRUSTED)
+    BREAKS[broken](place)
+    with pytest.raises((OSError, ValueError, ImportError, ZeroDivisionError, AttributeError)):
+        AutoModelForCausalLM.from_pretrained(place, **TRUSTED)
+
+
+def test_a_protected_model_takes_no_way_round(protected, specialist, strategy, tmp_path):
+    model = protected[0]
+    ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
+    for name, value in {
+        "custom_generate": strategy,
+        "judge": lambda c, r: torch.zeros(len(r)),
+        "threshold": 1.0,
+        "judge_after": 400,
+        "alpha": 0.1,
+        "num_candidates": 1,
+    }.items():
+        with pytest.raises(ValueError, match=f"`{name}` is settled by the model's own protection"):
+            model.generate(ids, **{name: value})
+    with pytest.raises(ValueError, match="`num_beams` must be left out"):
+        model.generate(ids, num_beams=2, max_new_tokens=3)
+    with pytest.raises(ValueError, match='`cache_implementation="paged"`'):
+        model.generate(ids, cache_implementation="paged")
+    for name in ("generate_batch", "init_continuous_batching", "save_pretrained", "push_to_hub"):
+        with pytest.raises(ValueError, match=f"`{name}` must not be used on a protected model"):
+            getattr(model, name)(str(tmp_path / "x"))
+    assert model.generation_config.alignbeam["judge"] == JUDGE
+    with pytest.raises(ValueError, match="generation_config.json must name anchor and judge"):
+        doors.protected(ids, model=specialist[0])
+
+
+def test_a_protected_config_of_the_callers_own_still_guards(protected, specialist):
+    ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
+    end = specialist[1].eos_token_id
+    said = protected[0].generate(ids, generation_config=GenerationConfig(max_new_tokens=30, eos_token_id=end, pad_token_id=3))
+    assert Truth(stored_language()).refusal(specialist[1].decode(said[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+def test_weights_are_linked_and_the_card_names_what_guards(protected_folder):
+    place = Path(protected_folder)
+    assert (place / "target" / "model.safetensors").stat().st_ino == (WEIGHTS / "specialist" / "model.safetensors").stat().st_ino
+    card = (place / "README.md").read_text()
+    assert "custom_generate" in card
+    assert all(name in card for name in (TARGET, ANCHOR, JUDGE))
+    assert "{{" not in card
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_cards_have_the_communitys_sections(name, tmp_path):
+    write_strategy(name, tmp_path / "made", "me/mine")
+    card = (tmp_path / "made" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\ntags:\n- custom_generate\n")
+    sections = [
+        "Description",
+        "Base model",
+        "Model compatibility",
+        "Additional Arguments",
+        "Output Type changes",
+        "Example usage",
+    ]
+    assert [line.removeprefix("## ") for line in card.splitlines() if line.startswith("## ")] == sections
+    assert 'custom_generate="me/mine"' in card
+    assert "revision=" in card
+
+
+def test_stop_strings_streamers_and_presets_pass_the_door(specialist, folder, capsys):
+    named = {**NAMED, **TRUSTED, "tokenizer": specialist[1]}
+    (cut,) = texts(specialist, asked("harmful", 1), folder, stop_strings=["safe", "Sorry", "not", "dangerous"], **named)
+    assert cut.rstrip(",").endswith(("safe", "Sorry", "not", "dangerous"))
+    (said,) = texts(specialist, asked("general", 1), folder, streamer=TextStreamer(specialist[1], skip_prompt=True), **named)
+    assert said in capsys.readouterr().out
+    with pytest.raises(ValueError, match='`preset` must be "paper" or left out'):
+        texts(specialist, asked("general", 1), folder, preset="mine", **named)
+    assert texts(specialist, asked("harmful", 1), folder, preset="paper", **named)[0]
+
+
+def test_the_anchor_logits_folder_is_the_processor(specialist, anchor, tmp_path):
+    write_strategy("anchor-logits", tmp_path / "made")
+    conversations = asked("harmful", 3)
+    guard = AnchorLogitsProcessor(*anchor, specialist[1])
+    inputs = encode(conversations, specialist[1])
+    expected = specialist[0].generate(**inputs, logits_processor=[guard], max_new_tokens=30, num_beams=2)
+    named = {"custom_generate": str(tmp_path / "made"), "anchor": ANCHOR, "tokenizer": specialist[1], **TRUSTED}
+    assert torch.equal(specialist[0].generate(**inputs, max_new_tokens=30, num_beams=2, **named), expected)
+
+
+def test_doors_take_loaded_models_and_load_named_ones_once(specialist, anchor, monkeypatch):
+    judge = stored_judges()["oracle"]
+    ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
+    given = {"anchor": anchor[0], "anchor_tokenizer": anchor[1], "judge": judge, "tokenizer": specialist[1]}
+    said = doors.alignbeam(ids, model=specialist[0], max_new_tokens=30, **given)
+    assert Truth(stored_language()).refusal(specialist[1].decode(said[0, ids.shape[1] :], skip_special_tokens=True))
+    n_loads = []
+    original = AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *a, **k: (n_loads.append(a), original(*a, **k))[1])
+    monkeypatch.setattr(doors, "_loaded", {})
+    for _ in range(3):
+        doors.alignbeam(ids, model=specialist[0], max_new_tokens=3, tokenizer=specialist[1], **NAMED)
+    assert len(n_loads) == 2
+    for kind in ("anchor", "judge"):
+        loaded = {**NAMED, kind: anchor[0], "tokenizer": specialist[1]}
+        with pytest.raises(ValueError, match=f"`{kind}_tokenizer` must be given with a loaded {kind}"):
+            doors.alignbeam(ids, model=specialist[0], **loaded)
+
+
+def test_a_classifier_needs_labels_that_say_harm(specialist):
+    ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
+    named = {"anchor": ANCHOR, "judge": str(WEIGHTS / "judge-cls"), "tokenizer": specialist[1]}
+    said = doors.alignbeam(ids, model=specialist[0], max_new_tokens=30, **named)
+    assert Truth(stored_language()).refusal(specialist[1].decode(said[0, ids.shape[1] :], skip_special_tokens=True))
+    with pytest.raises(ValueError, match="`labels` must name labels of the model"):
+        doors.alignbeam(ids, model=specialist[0], judge_labels={"toxic": 1.0}, **named)
+
+
+def test_folders_in_use_and_wrong_targets_are_refused(protected_folder, tmp_path):
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(ValueError, match="must be new or empty, but .* holds mine.txt"):
+        write_strategy("alignbeam", tmp_path)
+    with pytest.raises(ValueError, match="must be new or empty"):
+        write_protected(TARGET, tmp_path, NAMED)
+    with pytest.raises(ValueError, match="`strategy` must be one of anchor-logits, alignbeam"):
+        write_strategy("steer", tmp_path / "new")
+    with pytest.raises(ValueError, match="`model` must be a causal language model"):
+        write_protected(str(WEIGHTS / "judge-cls"), tmp_path / "cls", NAMED)
+    assert callable(push)
