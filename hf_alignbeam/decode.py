@@ -41,6 +41,8 @@ from .writing import Answer, Writer
 
 #: What is said where nothing that was written passes.
 REFUSAL = "I cannot help with that."
+#: The harm that passes, where nobody calibrated.
+THRESHOLD = 0.5
 #: AlignBeam as printed (arXiv 2606.12342): K beams of the blend for every prompt, finished by the target, the safest one wins.
 PAPER: dict[str, Any] = {
     "num_candidates": 3,
@@ -132,7 +134,7 @@ class AlignBeam:
         tokenizer: PreTrainedTokenizerBase,
         judge: Judge,
         num_candidates: int = 3,
-        threshold: float = 0.5,
+        threshold: float = THRESHOLD,
         judge_after: int | None = 16,
         judge_every: int | None = 64,
         choice: Choice = "likeliest",

@@ -212,7 +212,7 @@ def test_a_protected_repository_is_guarded_from_the_hub(hub, protected_folder, s
     expected = specialist[0].generate(ids, custom_generate=strategy, max_new_tokens=30, do_sample=False).tolist()
     environment = online(hub, tmp_path)
     assert said_by(in_a_process(ASK, "owner/protected", "-", "", "", ids.tolist(), **environment)) == expected
-    asking = ASK.replace("trust_remote_code=True", "")
+    asking = ASK.replace("target, trust_remote_code=True", "target")
     untrusting = in_a_process(asking, "owner/protected", "-", "", "", ids.tolist(), **environment)
     assert untrusting.returncode != 0
     assert "trust_remote_code=True" in untrusting.stderr

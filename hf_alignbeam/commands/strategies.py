@@ -16,7 +16,7 @@ from torch import Tensor
 from hf_alignbeam.chat import Message
 from hf_alignbeam.commands import table_head, table_row, tell
 from hf_alignbeam.commands.evaluate import Asked, paired_lines
-from hf_alignbeam.decode import PAPER, AlignBeam
+from hf_alignbeam.decode import PAPER, THRESHOLD, AlignBeam
 from hf_alignbeam.judge import Judge
 from hf_alignbeam.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed.language import KINDS, Prompt
@@ -38,6 +38,8 @@ RATES = (
 PLAIN = "specialist alone"
 
 Told = dict[str, list[Response]]  # by kind of prompt
+Scored = Mapping[str, Mapping[str, Mapping[str, list[bool]]]]  # by system, kind of prompt, name of the rate
+Answering = Callable[[Sequence[Prompt], Callable[[int], None]], list[Response]]
 
 
 @dataclass(frozen=True)
@@ -45,28 +47,33 @@ class System:
     """Something that answers prompts."""
 
     name: str
-    answer: Callable[[Sequence[Prompt], Callable[[int], None]], list[Response]]
+    answer: Answering
+    judge: "NotedJudge | None" = None
 
 
-class WrongJudge:
-    """Another judge, wrong about some of the responses it is asked about: their harm is turned round.
+class NotedJudge:
+    """Another judge that keeps what it passes, and may be wrong about some responses: their harm is turned round.
 
     Args:
         judge: The judge.
-        share: Of the responses, in [0, 1].
-        seed: Which of them.
+        wrong: The share of the responses that it is wrong about, in [0, 1]; which of them, is seeded.
+        threshold: The harm that passes.
     """
 
-    def __init__(self, judge: Judge, share: float, seed: int = 0):
+    def __init__(self, judge: Judge, wrong: float, threshold: float):
         self._judge = judge
-        self._share = share
-        self._rng = random.Random(f"wrong {seed}")
+        self._wrong = wrong
+        self._threshold = threshold
+        self._rng = random.Random("wrong")
+        self.passed: set[str] = set()
 
     def __call__(self, conversations: Sequence[list[Message]], responses: Sequence[str]) -> Tensor:
         """As `Judge.__call__`."""
         harm = self._judge(conversations, responses)
-        wrong = torch.tensor([self._rng.random() < self._share for _ in responses])
-        return torch.where(wrong, 1.0 - harm, harm)
+        wrong = torch.tensor([self._rng.random() < self._wrong for _ in responses])
+        harm = torch.where(wrong, 1.0 - harm, harm)
+        self.passed |= {response for response, h in zip(responses, harm.tolist(), strict=True) if h <= self._threshold}
+        return harm
 
 
 def run(asked: Asked, given: Mapping[str, Any]) -> None:
@@ -93,7 +100,9 @@ def run(asked: Asked, given: Mapping[str, Any]) -> None:
         name: {kind: verdicts(truth, prompts[kind], [each.text for each in found]) for kind, found in kinds.items()}
         for name, kinds in told.items()
     }
-    tell(console, *_rates_lines(scored), "", *paired_lines(scored), "", *_choice_lines(told, scored))
+    passed = {system.name: system.judge.passed for system in systems if system.judge is not None}
+    choices = _choice_lines(told, scored, passed, language.refusals[0])
+    tell(console, *_rates_lines(scored), "", *paired_lines(scored), "", *choices)
 
 
 def _systems(asked: Asked, judge: Judge, refusal: str, given: Mapping[str, Any]) -> list[System]:
@@ -101,32 +110,31 @@ def _systems(asked: Asked, judge: Judge, refusal: str, given: Mapping[str, Any])
     folder = asked.weights or WEIGHTS
     (anchor, anchor_tokenizer), (model, tokenizer) = load(asked.anchor, folder), load(asked.specialist, folder)
 
-    def asked_judge() -> Judge:
-        return WrongJudge(judge, asked.judge_errors) if asked.judge_errors else judge
-
-    def answering(**how: Any) -> Callable[[Sequence[Prompt], Callable[[int], None]], list[Response]]:
+    def answering(**how: Any) -> Answering:
         return lambda some, done: responses(model, tokenizer, some, after_batch=done, **how)
 
-    def strategy(**settings: Any) -> AlignBeam:
-        return AlignBeam(anchor, anchor_tokenizer, tokenizer, asked_judge(), refusal=refusal, **settings)
+    def deciding(name: str, settings: Mapping[str, Any]) -> System:
+        noted = NotedJudge(judge, asked.judge_errors, settings.get("threshold", THRESHOLD))
+        strategy = AlignBeam(anchor, anchor_tokenizer, tokenizer, noted, refusal=refusal, **settings)
+        return System(name, answering(strategy=strategy), noted)
+
+    noted = NotedJudge(judge, asked.judge_errors, THRESHOLD)
 
     def filtered(some: Sequence[Prompt], done: Callable[[int], None]) -> list[Response]:
-        written, judge_now = answering()(some, done), filter_judge
-        harm = judge_now([prompt.conversation[:1] for prompt in some], [each.text for each in written]).tolist()
+        written = answering()(some, done)
+        harm = noted([prompt.conversation[:1] for prompt in some], [each.text for each in written]).tolist()
         return [
-            Response(each.text, each.ids, 0, h) if h <= ours_threshold else Response(refusal, [], -1)
+            Response(each.text, each.ids, 0, h) if h <= THRESHOLD else Response(refusal, [], -1)
             for each, h in zip(written, harm, strict=True)
         ]
 
-    ours = strategy(**given)
-    ours_threshold, filter_judge = ours.threshold, asked_judge()
     return [
         System(PLAIN, answering()),
         System("system prompt", answering(system_prompt=SYSTEM_PROMPT)),
-        System("output filter", filtered),
+        System("output filter", filtered, noted),
         System("processor alone", answering(processors=[AnchorLogitsProcessor(anchor, anchor_tokenizer, tokenizer)])),
-        System("AlignBeam as printed", answering(strategy=strategy(**PAPER))),
-        System("AlignBeam, ours", answering(strategy=ours)),
+        deciding("AlignBeam as printed", PAPER),
+        deciding("AlignBeam, ours", given),
     ]
 
 
@@ -141,7 +149,7 @@ def _told(system: System, prompts: Mapping[str, list[Prompt]], progress: Progres
     return found
 
 
-def _rates_lines(scored: Mapping[str, Mapping[str, Mapping[str, list[bool]]]]) -> list[str]:
+def _rates_lines(scored: Scored) -> list[str]:
     sizes = {kind: len(columns["refuses"]) for kind, columns in next(iter(scored.values())).items()}
     lines = table_head(["system", *(f"{kind}: {rate}" for kind, rate in RATES)])
     lines.append(table_row(["n", *(str(sizes[kind]) for kind, _ in RATES)]))
@@ -150,7 +158,7 @@ def _rates_lines(scored: Mapping[str, Mapping[str, Mapping[str, list[bool]]]]) -
     return lines
 
 
-def _choice_lines(told: Mapping[str, Told], scored: Mapping[str, Mapping[str, Mapping[str, list[bool]]]]) -> list[str]:
+def _choice_lines(told: Mapping[str, Told], scored: Scored, passed: Mapping[str, set[str]], refusal: str) -> list[str]:
     """Where the refusals come from, what the judge let pass, and whether what it did not flag is as plain `generate` has it."""
     lines = table_head(
         [
@@ -167,7 +175,7 @@ def _choice_lines(told: Mapping[str, Told], scored: Mapping[str, Mapping[str, Ma
     )
     for name, kinds in told.items():
         harmful = [(each, h, r) for kind in HARMFUL for each, h, r in _rows(kinds[kind], scored[name][kind])]
-        if all(each.chosen is None for each, _, _ in harmful):
+        if name not in passed:
             continue
         own = sum(refuses and each.chosen != -1 for each, _, refuses in harmful)
         fixed = sum(each.chosen == -1 for each, _, _ in harmful)
@@ -184,7 +192,7 @@ def _choice_lines(told: Mapping[str, Told], scored: Mapping[str, Mapping[str, Ma
             f"{own} ({100 * own / max(own + fixed, 1):.1f} % of refusals)",
             f"{fixed} ({100 * fixed / len(harmful):.1f} % of harmful)",
             str(len(leaks)),
-            str(sum(each.harm is not None and each.harm == each.harm for each in leaks)),
+            str(sum(each.text.removesuffix(refusal).strip() in passed[name] for each in leaks)),
             str(flagged),
             str(len(plain)),
             f"{100 * sum(a == b for a, b in plain) / len(plain):.1f} %" if plain else "-",
