@@ -110,12 +110,13 @@ class AnchorCache:
             The log-probabilities (B, n, A) of what follows each new token; the token at index i of any row takes slot
             `n_slots + i`, counted before the call. Rows with fewer tokens than n hold nothing of use past theirs.
         """
-        n_new = max(len(row.ids) for row in rows)
-        chain = torch.ones(n_new, n_new, dtype=torch.bool).tril()
-        filled = [[*row.ids, *[0] * (n_new - len(row.ids))] for row in rows]
-        depths = [[min(n, len(row.ids) - 1) for n in range(n_new)] for row in rows]
-        n_real = [len(row.ids) for row in rows]
-        return self._read(filled, [[row.seen] * n_new for row in rows], depths, chain, n_real, chained=True)
+        visible = self._chain(rows)
+        return _logp(self._engine.read(self._ids, self._positions, visible, [len(row.ids) for row in rows], chained=True))
+
+    def feed(self, rows: Sequence[Append]) -> None:
+        """The same where nobody asks what follows."""
+        visible = self._chain(rows)
+        self._engine.feed(self._ids, self._positions, visible)
 
     def branch(self, rows: Sequence[Sequence[Leaf]]) -> Tensor:
         """Feed every row any number of leaves, which do not see each other, in one forward.
@@ -130,7 +131,8 @@ class AnchorCache:
         filled = [[*(leaf.id for leaf in row), *[0] * (n_new - len(row))] for row in rows]
         seen = [[*(leaf.seen for leaf in row), *[()] * (n_new - len(row))] for row in rows]
         depths = [[0] * len(row) + [-1] * (n_new - len(row)) for row in rows]
-        return self._read(filled, seen, depths, torch.eye(n_new, dtype=torch.bool), [len(row) for row in rows], chained=False)
+        visible = self._lay(filled, seen, depths, torch.eye(n_new, dtype=torch.bool))
+        return _logp(self._engine.read(self._ids, self._positions, visible, [len(row) for row in rows], chained=False))
 
     def n_unused(self, used: Iterable[int]) -> int:
         """How many slots hold no prompt and are used by nobody."""
@@ -157,16 +159,24 @@ class AnchorCache:
         self._ids, self._prompt, self._positions = self._ids[index], self._prompt[index], self._positions[index]
         self._n_prompt = [self._n_prompt[parent] for parent in parents]
 
-    def _read(
+    def _chain(self, rows: Sequence[Append]) -> Tensor:
+        n_new = max(len(row.ids) for row in rows)
+        filled = [[*row.ids, *[0] * (n_new - len(row.ids))] for row in rows]
+        depths = [[min(n, len(row.ids) - 1) for n in range(n_new)] for row in rows]
+        return self._lay(filled, [[row.seen] * n_new for row in rows], depths, torch.ones(n_new, n_new, dtype=torch.bool).tril())
+
+    def _lay(
         self,
         ids: Sequence[Sequence[int]],
         seen: Sequence[Sequence[Sequence[int]]],
         depths: Sequence[Sequence[int]],
         among: Tensor,
-        n_real: Sequence[int],
-        chained: bool,
     ) -> Tensor:
-        """Feed (B, n) tokens: each sees its row's prompt, the slots in `seen`, and of the new ones what `among` (n, n) says."""
+        """Give (B, n) tokens their slots.
+
+        Returns:
+            What each of them sees (B, n, T): its row's prompt, the slots in `seen`, and of the new ones what `among` (n, n) says.
+        """
         n_rows, n_new = len(ids), len(among)
         positions = torch.tensor(
             [
@@ -182,7 +192,7 @@ class AnchorCache:
         self._ids = torch.cat([self._ids, torch.tensor(ids)], dim=-1)
         self._positions = torch.cat([self._positions, positions], dim=-1)
         self._prompt = torch.cat([self._prompt, torch.zeros(n_rows, n_new, dtype=torch.bool)], dim=-1)
-        return _logp(self._engine.read(self._ids, self._positions, visible, n_real, chained))
+        return visible
 
     def _live(self, used: Iterable[int]) -> Tensor:
         live = self._prompt.any(0)  # (T,)
@@ -193,8 +203,8 @@ class AnchorCache:
         limit = self._engine.n_positions
         if limit is not None and n_positions > limit:
             raise ValueError(
-                f"The anchor's context must hold the conversation and the steered answer, but takes {limit} tokens and "
-                f"needs {n_positions}. Use an anchor with a longer one, a smaller `n_steps`, or shorter prompts."
+                f"The context of an anchor or a judge must hold the conversation and the answer, but takes {limit} tokens and "
+                f"needs {n_positions}. Use a model with a longer one, a smaller `n_steps`, or shorter prompts."
             )
 
 

@@ -70,10 +70,17 @@ class KeyValueEngine:
         Returns:
             The logits (B, n, A) after each of them.
         """
+        return self._feed(ids, positions, seen, seen.shape[1])
+
+    def feed(self, ids: Tensor, positions: Tensor, seen: Tensor) -> None:
+        """The same where nobody asks what follows."""
+        self._feed(ids, positions, seen, 1)
+
+    def _feed(self, ids: Tensor, positions: Tensor, seen: Tensor, n_kept: int) -> Tensor:
         n_new = seen.shape[1]
         new = positions[:, -n_new:]
         mask = self._masks(seen, positions, new) if self._masked else seen[:, -1].long()
-        return self._run(ids[:, -n_new:], mask, new, n_new)
+        return self._run(ids[:, -n_new:], mask, new, n_kept)
 
     def reorder(self, index: Tensor) -> None:
         """Make row i go on from row `index[i]`; rows may be dropped and doubled."""
@@ -145,6 +152,9 @@ class ReadAnewEngine:
         for (row, n), n_kept, part in zip(places, kept, found, strict=True):
             logits[row, n + 1 - n_kept : n + 1] = part
         return logits
+
+    def feed(self, ids: Tensor, positions: Tensor, seen: Tensor) -> None:
+        """Nothing is kept."""
 
     def reorder(self, index: Tensor) -> None:
         """Nothing is kept."""

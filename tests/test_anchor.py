@@ -96,7 +96,7 @@ def test_adapters_are_looked_through(tiny_qwen):
 def test_a_context_that_is_too_short_is_an_error(byte_tokenizer):
     short = tiny(Qwen3ForCausalLM, Qwen3Config, byte_tokenizer, seed=0, head_dim=8, max_position_embeddings=6)
     cache = AnchorCache(engine(short), PROMPTS)
-    with pytest.raises(ValueError, match="The anchor's context must hold .* but takes 6 tokens and needs 7"):
+    with pytest.raises(ValueError, match="The context of an anchor or a judge must hold .* but takes 6 tokens and needs 7"):
         cache.append([Append([20, 21], []), Append([30, 31], [])])
 
 

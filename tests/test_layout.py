@@ -27,6 +27,7 @@ CORE = [
     "starts",
     "steering",
     "processor",
+    "growing",
     "judge",
     "asking",
     "target",
