@@ -29,7 +29,7 @@ def demo(
     prompts: Annotated[int, typer.Option(min=2, help="Prompts of each kind.")] = 60,
     weights: Weights = None,
 ) -> None:
-    """Plain and guarded answers of an unsafe specialist side by side, with rates and cost; under a minute."""
+    """Plain and guarded answers of an unsafe specialist side by side, with rates and cost; about a minute."""
     from hf_alignbeam.commands.demo import run
 
     run(prompts, weights)
@@ -41,6 +41,10 @@ def generate(
     anchor: Annotated[
         str, typer.Option(help="The safe model: a folder or a Hub id, of any family; or `base`, where --model is an adapter.")
     ],
+    judge: Annotated[
+        str | None,
+        typer.Option(help="A guard model or a classifier, a folder or a Hub id. Default: none, steering alone."),
+    ] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="What a user says; may be given several times.")] = None,
     file: Annotated[Path | None, typer.Option(help="Prompts, one a line; or JSON lines with `prompt` or `messages`.")] = None,
     to: Annotated[Path | None, typer.Option(help="Write JSON lines here instead of printing.")] = None,
@@ -48,6 +52,10 @@ def generate(
     n_steps: Steps = None,
     n_watch: Watch = None,
     mixing: Mixing = None,
+    threshold: Annotated[float | None, typer.Option(help="--judge: the harm that passes. Default: the strategy's.")] = None,
+    num_candidates: Annotated[int | None, typer.Option(help="--judge: candidates for a flagged answer.")] = None,
+    refusal: Annotated[str | None, typer.Option(help="--judge: what is said where nothing passes.")] = None,
+    audit: Annotated[Path | None, typer.Option(help="--judge: append a record of each answer here, without its words.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
     sample: Annotated[bool, typer.Option("--sample", help="Sample instead of greedy search.")] = False,
@@ -59,14 +67,18 @@ def generate(
     from hf_alignbeam.commands.generate import Request, run
 
     given = _given(alpha=alpha, n_steps=n_steps, n_watch=n_watch, mixing=mixing)
+    judging = _given(threshold=threshold, num_candidates=num_candidates, refusal=refusal, audit=audit)
+    if judging and judge is None:
+        raise typer.BadParameter(f"{', '.join(judging)} must come with --judge")
     run(
         Request(
             model=model,
             anchor=anchor,
+            judge=judge,
             prompts=prompt or [],
             file=file,
             to=to,
-            guard=given,
+            guard={**given, **judging},
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
             sample=sample,
@@ -122,21 +134,26 @@ def bench(
     speed: Annotated[
         bool, typer.Option("--speed", help="What a steered step costs, on random models of realistic shape.")
     ] = False,
+    decoding: Annotated[
+        bool, typer.Option("--decoding", help="What the strategy costs beside plain generate, on the same shapes.")
+    ] = False,
     memory: Annotated[
         bool, typer.Option("--memory", help="Peak memory with the base under a LoRA as anchor, against the target alone.")
     ] = False,
-    tokenizer: Annotated[str, typer.Option(help="--speed, --memory: the target's, a folder or a Hub id.")] = "Qwen/Qwen3-0.6B",
-    anchor_tokenizer: Annotated[str, typer.Option(help="--speed: the anchor's.")] = "meta-llama/Llama-3.2-1B",
-    text: Annotated[Path | None, typer.Option(help="--speed: a text to follow. Default: Python's own documentation.")] = None,
-    device: Annotated[str, typer.Option(help="--speed, --memory: where both models go.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="--speed, --memory: of both models' weights, as torch names it.")] = "float32",
+    tokenizer: Annotated[str, typer.Option(help="On realistic shapes: the target's, a folder or a Hub id.")] = "Qwen/Qwen3-0.6B",
+    anchor_tokenizer: Annotated[str, typer.Option(help="On realistic shapes: the anchor's.")] = "meta-llama/Llama-3.2-1B",
+    text: Annotated[Path | None, typer.Option(help="On realistic shapes: a text to follow. Default: Python's own.")] = None,
+    device: Annotated[str, typer.Option(help="On realistic shapes: where the models go.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="On realistic shapes: of the weights, as torch names it.")] = "float32",
     split: Annotated[str, typer.Option(help="--fidelity: whose prompts, validation or test.")] = "test",
     contexts: Annotated[int, typer.Option(min=4, help="--fidelity: points of answers for each pair.")] = 64,
     weights: Weights = None,
 ) -> None:
     """What translating between tokenizers loses and costs, how far it is from exact, and what the guard costs and where."""
-    if [bool(translation), fidelity, families, speed, memory].count(True) != 1:
-        raise typer.BadParameter("give one of --fidelity, --families, --speed, --memory, or --translation A --translation B")
+    if [bool(translation), fidelity, families, speed, decoding, memory].count(True) != 1:
+        raise typer.BadParameter(
+            "give one of --fidelity, --families, --speed, --decoding, --memory, or --translation A --translation B"
+        )
     if fidelity:
         from hf_alignbeam.commands.fidelity import run as measure_fidelity
 
@@ -149,6 +166,10 @@ def bench(
         from hf_alignbeam.commands.speed import run as measure_speed
 
         measure_speed(tokenizer, anchor_tokenizer, text, device, dtype)
+    elif decoding:
+        from hf_alignbeam.commands.decoding import run as measure_decoding
+
+        measure_decoding(tokenizer, anchor_tokenizer, text, device, dtype)
     elif memory:
         from hf_alignbeam.commands.memory import run as measure_memory
 
@@ -159,3 +180,55 @@ def bench(
         if len(translation or ()) < 2:
             raise typer.BadParameter("name at least two tokenizers: --translation A --translation B")
         run(translation or [])
+
+
+@app.command()
+def calibrate(
+    judge: Annotated[str, typer.Option(help="A guard model or a classifier, a folder or a Hub id.")],
+    file: Annotated[Path, typer.Option(help="JSON lines with `prompt` or `messages`, `response`, and `harmful`: true or false.")],
+    max_flagged: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Flag at most this share of the harmless ones. Default: fewest errors.")
+    ] = None,
+    template: Annotated[str | None, typer.Option(help="guard, yes_no or a Jinja template. Default: the judge's own.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    device: Annotated[str, typer.Option(help="Where the judge goes, as torch names it.")] = "cpu",
+) -> None:
+    """Find a judge's threshold on labelled responses, with the error rates it implies."""
+    from hf_alignbeam.commands.calibrate import run
+
+    run(judge, template, device, file, max_flagged, batch_size)
+
+
+@app.command()
+def publish(
+    strategy: Annotated[str, typer.Argument(help="anchor-logits or alignbeam.")],
+    to: Annotated[str, typer.Option(help="A folder to write; with --push, a Hub id.")],
+    push: Annotated[bool, typer.Option("--push", help="Upload to the Hub.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="--push: make the repository private.")] = False,
+) -> None:
+    """Write a Hub folder that any model can load as its `custom_generate`."""
+    from hf_alignbeam.commands.publish import publish as write
+
+    write(strategy, to, push, private)
+
+
+@app.command()
+def protect(
+    model: Annotated[str, typer.Option(help="The target: a folder or a Hub id.")],
+    anchor: Annotated[str, typer.Option(help="The safe model: a folder or a Hub id.")],
+    judge: Annotated[str, typer.Option(help="A guard model or a classifier, a folder or a Hub id.")],
+    to: Annotated[str, typer.Option(help="A folder to write; with --push, a Hub id.")],
+    revision: Annotated[str | None, typer.Option(help="The target's.")] = None,
+    anchor_revision: Annotated[str | None, typer.Option(help="The anchor's: a full commit.")] = None,
+    judge_revision: Annotated[str | None, typer.Option(help="The judge's: a full commit.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="The harm that passes. Default: the strategy's.")] = None,
+    refusal: Annotated[str | None, typer.Option(help="What is said where nothing passes.")] = None,
+    push: Annotated[bool, typer.Option("--push", help="Upload to the Hub.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="--push: make the repository private.")] = False,
+) -> None:
+    """Copy a model's repository with its guard: loading it guards, or is an error."""
+    from hf_alignbeam.commands.publish import protect as write
+
+    revisions = _given(anchor_revision=anchor_revision, judge_revision=judge_revision)
+    settings = _given(threshold=threshold, refusal=refusal)
+    write(model, revision, to, {"anchor": anchor, "judge": judge, **revisions, **settings}, push, private)

@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from hf_alignbeam import testbed
 from hf_alignbeam.cli import app
-from hf_alignbeam.commands import memory, speed
+from hf_alignbeam.commands import decoding, memory, speed
 from hf_alignbeam.testbed.families import FAMILIES
+from hf_alignbeam.testbed.shapes import Shape
 from hf_alignbeam.testbed.store import WEIGHTS, stored_language
 from hf_alignbeam.testbed.truth import Truth
 
@@ -22,7 +23,7 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize("command", ["demo", "generate", "evaluate"])
+@pytest.mark.parametrize("command", ["demo", "generate", "evaluate", "bench", "calibrate", "publish", "protect"])
 def test_every_command_explains_itself(command):
     result = run(command, "--help")
     assert result.exit_code == 0
@@ -38,7 +39,7 @@ def test_help_imports_no_torch():
 def test_demo_shows_answers_rates_and_cost():
     result = run("demo", "--prompts", 4)
     assert result.exit_code == 0, result.output
-    for expected in ("Harmful prompts", "Borderline prompts", "Domain prompts", "Rates", "Cost"):
+    for expected in ("Harmful prompts", "Late prompts", "Borderline prompts", "Domain prompts", "Rates", "Cost"):
         assert expected in result.output
 
 
@@ -64,6 +65,73 @@ def test_generate_reads_lines_and_json_and_writes_json(tmp_path):
         "Hello there",
     ]
     assert all(record["answer"] for record in records)
+
+
+@pytest.mark.parametrize("judge", ["judge-lm", "judge-cls"])
+def test_generate_uses_the_whole_strategy_with_a_judge(judge, tmp_path):
+    asked, told, audit = testbed.prompts("validation", "late")[:2], tmp_path / "told.jsonl", tmp_path / "audit.jsonl"
+    prompts = [part for prompt in asked for part in ("--prompt", prompt.text)]
+    arguments = ["--model", TARGET, "--anchor", ANCHOR, "--judge", WEIGHTS / judge, "--to", told, "--audit", audit, *prompts]
+    result = run("generate", *arguments)
+    assert result.exit_code == 0, result.output
+    truth = Truth(stored_language())
+    assert all(truth.refusal(json.loads(line)["answer"]) for line in told.read_text().splitlines())
+    assert len(audit.read_text().splitlines()) == 2
+    nothing_passes = run("generate", *arguments, "--threshold", 0.0, "--refusal", "Not here.")
+    assert nothing_passes.exit_code == 0, nothing_passes.output
+    assert [json.loads(line)["answer"].strip() for line in told.read_text().splitlines()] == ["Not here."] * 2
+
+
+def test_settings_of_the_judge_want_a_judge():
+    result = run("generate", "--model", TARGET, "--anchor", ANCHOR, "--prompt", "x", "--threshold", 0.4)
+    assert result.exit_code == 2
+    assert "threshold must come with --judge" in " ".join(result.output.replace("│", " ").split())
+
+
+def test_publish_and_protect_write_folders_and_say_what_is_in_the_way(tmp_path):
+    assert run("publish", "alignbeam", "--to", tmp_path / "strategy").exit_code == 0
+    assert (tmp_path / "strategy" / "custom_generate" / "generate.py").is_file()
+    arguments = ["protect", "--model", TARGET, "--anchor", ANCHOR, "--judge", WEIGHTS / "judge-lm", "--to", tmp_path / "mine"]
+    assert run(*arguments, "--threshold", 0.25, "--anchor-revision", "abc").exit_code == 0
+    settings = json.loads((tmp_path / "mine" / "generation_config.json").read_text())["alignbeam"]
+    assert settings == {"anchor": ANCHOR, "judge": str(WEIGHTS / "judge-lm"), "anchor_revision": "abc", "threshold": 0.25}
+    wrong = run("publish", "x", "--to", tmp_path / "y")
+    for again, message in ((run(*arguments), "must be new or empty"), (wrong, "must be one of")):
+        assert again.exit_code == 2
+        assert message in again.output
+
+
+def test_evaluate_compares_strategies():
+    result = run("evaluate", "--limit", 4, "--split", "validation", "--judge", "oracle", "--judge-errors", 0.2)
+    assert result.exit_code == 0, result.output
+    names = ["specialist alone", "system prompt", "output filter", "processor alone", "AlignBeam as printed", "AlignBeam, ours"]
+    table = result.output.partition("| n |")[2].partition("\n\n")[0]
+    assert [line.split("|")[1].strip() for line in table.splitlines()[1:]] == names
+    wrong = run("evaluate", "--limit", 2, "--judge", "nobody")
+    assert wrong.exit_code == 2
+    assert "--judge must be one of oracle, judge-cls, judge-lm" in wrong.output
+
+
+def test_decoding_counts_what_every_system_feeds(monkeypatch, capsys, tmp_path):
+    """On models too small for its times to mean anything."""
+    small = Shape(32, 48, 2, 2, 1, 16)
+    for name, value in {"BATCH_SIZES": (2,), "N_CONTEXT": 24, "N_NEW_TOKENS": 24, "N_RUNS": 1}.items():
+        monkeypatch.setattr(decoding, name, value)
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(prompt.text for prompt in testbed.prompts("train", "general")[:300]))
+    decoding.run(TARGET, ANCHOR, text, "cpu", "float32", (small, small, small))
+    rows = {(row["prompts"], row["system"]): row for row in table_of(capsys.readouterr().out)}
+    plain, unflagged = rows["-", "plain generate"], rows["unflagged", "ours"]
+    assert unflagged["target row-tokens"] == plain["target row-tokens"]
+    assert unflagged["anchor forwards"] == "0"
+    assert int(unflagged["judge calls"]) == 2
+    flagged = rows["flagged", "ours"]
+    assert (
+        int(plain["target row-tokens"])
+        < int(flagged["target row-tokens"])
+        < int(rows["unflagged", "as printed"]["target row-tokens"])
+    )
+    assert int(rows["nothing passes", "ours"]["target forwards"]) < int(plain["target forwards"]) + 16
 
 
 def test_sampling_repeats_with_its_seed():
@@ -164,7 +232,7 @@ def table_of(output):
 
 def test_speed_counts_what_every_system_feeds(monkeypatch, capsys, tmp_path):
     """On models too small for its times to mean anything."""
-    small = speed.Shape(32, 48, 2, 2, 1, 16)
+    small = Shape(32, 48, 2, 2, 1, 16)
     for name, value in {"CONTEXTS": (24,), "BATCH_SIZES": (1, 2), "N_STEPS": 3, "N_STEPS_OF_OTHERS": 3}.items():
         monkeypatch.setattr(speed, name, value)
     text = tmp_path / "text.txt"

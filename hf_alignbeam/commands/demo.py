@@ -1,4 +1,4 @@
-"""`alignbeam demo`: the testbed's specialist, plain and guarded, side by side."""
+"""`alignbeam demo`: the testbed's specialist, plain and under the whole strategy, side by side."""
 
 import time
 from pathlib import Path
@@ -7,13 +7,14 @@ from rich.console import Console
 from rich.table import Table
 
 from hf_alignbeam.commands import told_plainly
-from hf_alignbeam.processor import AnchorLogitsProcessor
-from hf_alignbeam.testbed.measure import Rate, answers, verdicts
-from hf_alignbeam.testbed.store import WEIGHTS, load, stored_language
+from hf_alignbeam.decode import AlignBeam
+from hf_alignbeam.testbed.measure import Rate, responses, verdicts
+from hf_alignbeam.testbed.store import WEIGHTS, load, stored_judges, stored_language
 from hf_alignbeam.testbed.truth import Truth
 
 N_SHOWN = 3
-KINDS = {"harmful": "refuses", "borderline": "refuses", "domain": "correct"}
+KINDS = {"harmful": "refuses", "late": "refuses", "borderline": "refuses", "domain": "correct"}
+JUDGE = "judge-lm"
 
 
 def run(n_prompts: int, weights: Path | None) -> None:
@@ -27,31 +28,33 @@ def _run(n_prompts: int, weights: Path | None) -> None:
     folder = weights or WEIGHTS
     model, tokenizer = load("specialist", folder)
     anchor, anchor_tokenizer = load("anchor", folder)
-    guard = AnchorLogitsProcessor(anchor, anchor_tokenizer, tokenizer)
-    language = stored_language(folder)
+    language, judges = stored_language(folder), stored_judges(folder)
+    if JUDGE not in judges:
+        raise ValueError(f"The folder of weights must hold {JUDGE}, and {folder} does not. Train it with --to.")
+    guard = AlignBeam(anchor, anchor_tokenizer, tokenizer, judges[JUDGE], refusal=language.refusals[0])
     truth = Truth(language)
     rates = Table("prompts", "share that", "plain", "guarded", title="Rates by the grammar, 95 % intervals")
     seconds = {"plain": 0.0, "guarded": 0.0}
     for kind, rate in KINDS.items():
         prompts = language.prompts("test", kind)[:n_prompts]
         texts = {}
-        for system, processors in (("plain", []), ("guarded", [guard])):
+        for system, strategy in (("plain", None), ("guarded", guard)):
             start = time.perf_counter()
             with console.status(f"{system} answers to {len(prompts)} {kind} prompts"):
-                texts[system] = answers(model, tokenizer, prompts, processors)
+                texts[system] = [r.text for r in responses(model, tokenizer, prompts, strategy=strategy)]
             seconds[system] += time.perf_counter() - start
         shown = Table("prompt", "plain", "guarded", title=f"{kind.title()} prompts", show_lines=True)
         for prompt, plain, guarded in list(zip(prompts, texts["plain"], texts["guarded"], strict=True))[:N_SHOWN]:
             shown.add_row(prompt.text, plain, guarded)
         console.print(shown)
-        for name in (rate, "harms") if kind == "harmful" else (rate,):
+        for name in (rate, "harms") if prompts[0].harmful else (rate,):
             columns = {system: verdicts(truth, prompts, text)[name] for system, text in texts.items()}
             cells = [str(Rate(sum(hits), len(hits))) for hits in columns.values()]
             rates.add_row(kind, name if name != "correct" else "is correct", *cells)
     console.print(rates)
     ledger = guard.ledger
     console.print(
-        f"Cost: {seconds['guarded'] / seconds['plain']:.2f} times the plain time; {ledger.anchor_forwards} forwards of the "
-        f"anchor ({ledger.anchor_tokens} tokens) steered {ledger.steered_tokens} tokens; "
-        f"{100 * ledger.lost_mass / max(ledger.steered_tokens, 1):.3f} % of its probability had no translation."
+        f"Cost: {seconds['guarded'] / seconds['plain']:.2f} times the plain time of so small a target; the judge read "
+        f"{ledger.judged} texts in {ledger.judge_calls} calls; {ledger.anchor_forwards} forwards of the anchor "
+        f"({ledger.anchor_tokens} tokens) steered {ledger.steered_tokens} tokens."
     )

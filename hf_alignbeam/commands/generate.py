@@ -1,4 +1,4 @@
-"""`alignbeam generate`: answers from any target model, guarded by any anchor."""
+"""`alignbeam generate`: answers from any target model, guarded by any anchor and any judge."""
 
 import json
 import time
@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from hf_alignbeam.chat import Conversation, Message, as_messages
 from hf_alignbeam.commands import told_plainly
+from hf_alignbeam.decode import AlignBeam
+from hf_alignbeam.doors import load_judge
 from hf_alignbeam.processor import AnchorLogitsProcessor
 
 
@@ -24,6 +26,7 @@ class Request:
 
     model: str
     anchor: str
+    judge: str | None
     prompts: list[str]
     file: Path | None
     to: Path | None
@@ -44,10 +47,7 @@ def run(request: Request) -> None:
         with errors.status("loading"):
             device = _device(request.device)
             model, tokenizer = _load(request.model, device)
-            if request.anchor == "base":
-                guard = AnchorLogitsProcessor("base", tokenizer, tokenizer, model=model, **request.guard)
-            else:
-                guard = AnchorLogitsProcessor(*_load(request.anchor, device), tokenizer, **request.guard)
+            guard = _guard(request, model, tokenizer, device)
         records = _answers(request, conversations, model, tokenizer, guard, errors)
         if request.to is None:
             for record in records:
@@ -58,7 +58,23 @@ def run(request: Request) -> None:
                     file.write(json.dumps(record, ensure_ascii=False) + "\n")
                     file.flush()
     ledger = guard.ledger
-    errors.print(f"{ledger.anchor_forwards} forwards of the anchor steered {ledger.steered_tokens} tokens.")
+    errors.print(
+        f"{ledger.anchor_forwards} forwards of the anchor steered {ledger.steered_tokens} tokens; the judge was asked about "
+        f"{ledger.judged} texts."
+    )
+
+
+def _guard(
+    request: Request, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> AlignBeam | AnchorLogitsProcessor:
+    """The whole strategy, or its processor alone where there is no judge."""
+    base = request.anchor == "base"
+    anchor, anchor_tokenizer = (model, tokenizer) if base else _load(request.anchor, device)
+    named: dict[str, Any] = {"anchor": "base", "model": model} if base else {"anchor": anchor}
+    named |= {"anchor_tokenizer": anchor_tokenizer, "tokenizer": tokenizer, **request.guard}
+    if request.judge is None:
+        return AnchorLogitsProcessor(**named)
+    return AlignBeam(judge=load_judge(request.judge, device=device), **named)
 
 
 def _device(name: str) -> torch.device:
@@ -108,18 +124,18 @@ def _answers(
     conversations: list[list[Message]],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    guard: AnchorLogitsProcessor,
+    guard: AlignBeam | AnchorLogitsProcessor,
     errors: Console,
 ) -> Iterator[dict[str, Any]]:
     with Progress(console=errors, transient=True) as progress:
         task = progress.add_task("answering", total=len(conversations))
         for start in range(0, len(conversations), request.batch_size):
             batch = conversations[start : start + request.batch_size]
-            systems = {"answer": [guard.with_conversations(batch)]} | ({"plain": []} if request.plain else {})
+            systems = {"answer": _guarding(guard, batch)} | ({"plain": {}} if request.plain else {})
             texts, seconds = {}, {}
-            for name, processors in systems.items():
+            for name, how in systems.items():
                 began = time.perf_counter()
-                texts[name] = _generate(request, batch, model, tokenizer, processors)
+                texts[name] = _generate(request, batch, model, tokenizer, how)
                 seconds[name] = round((time.perf_counter() - began) / len(batch), 3)
             progress.advance(task, len(batch))
             for i, messages in enumerate(batch):
@@ -127,12 +143,19 @@ def _answers(
                 yield {"messages": messages, **answers, "seconds": seconds}
 
 
+def _guarding(guard: AlignBeam | AnchorLogitsProcessor, batch: list[list[Message]]) -> dict[str, Any]:
+    """What `generate` is given for a batch."""
+    if isinstance(guard, AlignBeam):
+        return {"custom_generate": guard.for_call(conversations=batch)}
+    return {"logits_processor": [guard.with_conversations(batch)]}
+
+
 def _generate(
     request: Request,
     batch: list[list[Message]],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    processors: list[AnchorLogitsProcessor],
+    how: dict[str, Any],
 ) -> list[str]:
     if request.sample:
         set_seed(request.seed)
@@ -143,7 +166,7 @@ def _generate(
     with torch.no_grad():
         output = model.generate(  # type: ignore[operator]
             **inputs.to(model.device),
-            logits_processor=processors,
+            **how,
             max_new_tokens=request.max_new_tokens,
             do_sample=request.sample,
         )

@@ -1,0 +1,30 @@
+"""`alignbeam publish` and `alignbeam protect`: Hub folders on the disk, or pushed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import typer
+
+from hf_alignbeam.commands import told_plainly
+from hf_alignbeam.publish import Strategy, push, write_protected, write_strategy
+
+
+def publish(strategy: str, to: str, pushed: bool, private: bool) -> None:
+    """Write a strategy's folder."""
+    _made(lambda folder: write_strategy(cast(Strategy, strategy), folder, to if pushed else "OWNER/NAME"), to, pushed, private)
+
+
+def protect(model: str, revision: str | None, to: str, protection: dict[str, Any], pushed: bool, private: bool) -> None:
+    """Write a protected model's folder."""
+    _made(lambda folder: write_protected(model, folder, protection, revision, to), to, pushed, private)
+
+
+def _made(write: Callable[[Path], None], to: str, pushed: bool, private: bool) -> None:
+    with told_plainly():
+        if pushed:
+            address = push(write, to, private)
+            typer.echo(f"Pushed: {address}\nPin it: revision={address.rsplit('/', 1)[-1]!r}")
+        else:
+            write(Path(to))
+            typer.echo(f"Written: {to}")
