@@ -173,6 +173,7 @@ class Run:
             answer = rows.answers[row]
             rows.live[row] = self._policy.passes(h) and rows.ends[row] is None
             if self._policy.passes(h):
+                answer.candidate_harm[0] = h if answer.chosen == 0 else answer.candidate_harm[0]
                 self._pass(answer, ids, text, h, is_done=rows.ends[row] is not None)
             else:
                 answer.candidate_harm = [h] + [math.nan] * self._policy.num_candidates

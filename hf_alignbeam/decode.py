@@ -70,7 +70,7 @@ class AlignBeamOutput(ModelOutput):
         logits: By step, the target's logits (B, V), where `output_logits` was asked for.
         past_key_values: The target's cache, where every answer is the target's own.
         harm: (B,) the harm of each answer as the judge last saw it; NaN for the refusal text.
-        candidate_harm: (B, K + 1) of the target's own text and of each candidate where they were last compared; NaN where
+        candidate_harm: (B, K + 1) of the target's own text and of each candidate, where they were last compared; NaN where
             there was none or no verdict.
         chosen: (B,) 0 for the target's own answer, k for one that goes on from candidate k, -1 for the refusal text.
         steered: (B,) how many tokens of each answer the anchor was mixed into.

@@ -1,0 +1,27 @@
+"""The whole strategy in one file, on the tiny models of the testbed: a judge reads what a specialist writes.
+
+Run it with `python examples/guard_with_a_judge.py`. For your own models, load them with AutoModelForCausalLM and
+AutoTokenizer instead; a judge is a guard model, a classifier, or any callable of conversations and responses.
+"""
+
+from hf_alignbeam import AlignBeam, LLMJudge, testbed
+
+specialist, tokenizer = testbed.load("specialist")
+anchor, anchor_tokenizer = testbed.load("anchor")
+judge = LLMJudge(*testbed.load("judge-lm"))
+strategy = AlignBeam(anchor, anchor_tokenizer, tokenizer, judge, num_candidates=3)
+
+kinds = ("harmful", "late", "borderline", "domain")
+questions = [testbed.prompts("test", kind)[0].conversation for kind in kinds]
+inputs = tokenizer.apply_chat_template(questions, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True)
+length = inputs["input_ids"].shape[1]
+plain = specialist.generate(**inputs, max_new_tokens=64, do_sample=False)
+guarded = specialist.generate(
+    **inputs, custom_generate=strategy, max_new_tokens=64, do_sample=False, return_dict_in_generate=True
+)
+for n, question in enumerate(questions):
+    print(question[-1]["content"])
+    print("  plain  ", tokenizer.decode(plain[n, length:], skip_special_tokens=True))
+    print("  guarded", tokenizer.decode(guarded.sequences[n, length:], skip_special_tokens=True))
+    print(f"  the judge: {guarded.candidate_harm[n, 0]:.3f} for the specialist's own text, {guarded.harm[n]:.3f} for this one")
+print(strategy.ledger)
