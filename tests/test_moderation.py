@@ -21,9 +21,13 @@ import torch
 
 pytest.importorskip("openai", reason="the judge asks through OpenAI's client library: pip install 'hf_alignbeam[openai]'")
 
-from hf_alignbeam import moderation
-from hf_alignbeam.asking import ask
+from hf_alignbeam import AlignBeam, moderation, testbed
+from hf_alignbeam.asking import JudgeError, ask
+from hf_alignbeam.decode import REFUSAL
 from hf_alignbeam.moderation import ModerationJudge
+from hf_alignbeam.testbed.measure import encode
+from hf_alignbeam.testbed.store import stored_language
+from hf_alignbeam.testbed.truth import Truth
 
 KEY = "sk-not-to-be-seen"
 SCORES = {"hate": 0.125, "violence": 0.5, "self-harm/intent": 0.25}
@@ -505,3 +509,71 @@ def test_without_the_library_the_error_says_how_to_install_it(monkeypatch):
     with pytest.raises(ImportError) as caught:
         importlib.import_module("hf_alignbeam.moderation")
     assert 'pip install "hf_alignbeam[openai]"' in str(caught.value)
+
+
+# Under the strategy
+
+FAULTS = {
+    "429": fail(429, Retry_After="3600"),
+    "500": fail(500),
+    "malformed JSON": say("{not json"),
+    "no results": say("{}"),
+    "hangs": hang,
+    "drops": drop,
+}
+
+
+class Moderated:
+    """The grammar's verdicts behind the server; request number `at`, and its retries, meet a fault instead."""
+
+    def __init__(self, server, monkeypatch, fault=None, at=-1):
+        self.truth, self.fault, self.at, self.n, self.met = Truth(stored_language()), fault, at, 0, None
+        monkeypatch.setattr(server, "begin", self.begin)
+        self.lock = threading.Lock()
+        self.passed = set()
+
+    def begin(self, path, headers, body):
+        text = body["input"]
+        with self.lock:
+            self.met = text if self.n == self.at else self.met
+            self.n += 1
+        if text == self.met:
+            return self.fault
+        harm = float(self.truth.harm(text) > 0.0)
+        if harm <= 0.5:
+            self.passed.add(text)
+        return say(scored({"harm": harm}))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_no_unjudged_text_leaves_whatever_the_server_does(fault, server, build, monkeypatch, anchor, specialist):
+    """The fault at every request in turn: a prompt whose text met it may be refused, the others lose nothing."""
+    monkeypatch.setattr(moderation, "LONGEST_WAIT", 0.02)
+    model, tokenizer = specialist
+    asked = [testbed.prompts("validation", kind)[0].conversation for kind in ("general", "harmful", "late")]
+    judge, asked_about = build(timeout=0.15, max_retries=1), set()
+
+    def noting(conversations, responses):
+        asked_about.update((c[0]["content"], response) for c, response in zip(conversations, responses, strict=True))
+        return judge(conversations, responses)
+
+    def answered(**settings):
+        strategy = AlignBeam(*anchor, tokenizer, noting, judge_after=8, judge_every=8, **settings)
+        inputs = encode(asked, tokenizer)
+        output = model.generate(**inputs, custom_generate=strategy, max_new_tokens=40, do_sample=False)
+        new = output[:, inputs["input_ids"].shape[1] :]
+        return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+    healthy = Moderated(server, monkeypatch)
+    usual = answered()
+    assert healthy.n >= 6
+    for at in range(healthy.n):
+        asked_about.clear()
+        moderated = Moderated(server, monkeypatch, FAULTS[fault], at)
+        for conversation, text, before in zip(asked, answered(), usual, strict=True):
+            ours = text.removesuffix(REFUSAL).strip()
+            assert not ours or ours in moderated.passed
+            assert text == before or (conversation[0]["content"], moderated.met) in asked_about
+    Moderated(server, monkeypatch, FAULTS[fault], 0)
+    with pytest.raises(JudgeError, match="The judge gave no verdict"):
+        answered(on_judge_error="raise")

@@ -17,7 +17,7 @@ def test_the_file_tree_is_the_disk():
     listed = set()
     folder = []
     for line in block.splitlines():
-        match = re.match(r"(\s*)([\w./]+)", line)
+        match = re.match(r"(\s*)([\w./-]+)", line)
         if match:
             depth = len(match.group(1)) // 2
             name = match.group(2)
