@@ -550,7 +550,7 @@ def test_no_unjudged_text_leaves_whatever_the_server_does(fault, server, build, 
     """The fault at every request in turn: a prompt whose text met it may be refused, the others lose nothing."""
     monkeypatch.setattr(moderation, "LONGEST_WAIT", 0.02)
     model, tokenizer = specialist
-    asked = [testbed.prompts("validation", kind)[0].conversation for kind in ("general", "harmful", "late")]
+    asked = [testbed.prompts("validation", kind)[0].conversation for kind in ("general", "late")]
     judge, asked_about = build(timeout=0.15, max_retries=1), set()
 
     def noting(conversations, responses):
@@ -558,15 +558,15 @@ def test_no_unjudged_text_leaves_whatever_the_server_does(fault, server, build, 
         return judge(conversations, responses)
 
     def answered(**settings):
-        strategy = AlignBeam(*anchor, tokenizer, noting, judge_after=8, judge_every=8, **settings)
+        strategy = AlignBeam(*anchor, tokenizer, noting, judge_after=12, num_candidates=2, **settings)
         inputs = encode(asked, tokenizer)
-        output = model.generate(**inputs, custom_generate=strategy, max_new_tokens=40, do_sample=False)
+        output = model.generate(**inputs, custom_generate=strategy, max_new_tokens=30, do_sample=False)
         new = output[:, inputs["input_ids"].shape[1] :]
         return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
 
     healthy = Moderated(server, monkeypatch)
     usual = answered()
-    assert healthy.n >= 6
+    assert healthy.n >= 5
     for at in range(healthy.n):
         asked_about.clear()
         moderated = Moderated(server, monkeypatch, FAULTS[fault], at)
