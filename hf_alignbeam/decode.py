@@ -7,6 +7,7 @@ the run is `choosing.py`'s business.
 import copy
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from transformers.utils import ModelOutput
 from .chat import Conversation
 from .choosing import Choice, Escalation, History, Policy, Run
 from .judge import Judge
+from .loops import N_CALLERS
 from .mixing import MixingRule
 from .processor import AnchorLogitsProcessor
 from .starts import checked_conversations
@@ -213,6 +215,10 @@ class AlignBeam:
             (B, length) prompts and answers; an `AlignBeamOutput` where `return_dict_in_generate` is set.
         """
         _check_call(model, logits_processor, generation_config)
+        if _lost_streamer():
+            raise ValueError(
+                "`streamer` must be given to AlignBeam: `generate` hands its own to no strategy, and would never end it."
+            )
         if self._streamer is not None and len(input_ids) != 1:
             raise ValueError(f"`streamer` must be left out for a batch, got one for {len(input_ids)} rows. Stream one prompt.")
         began = time.perf_counter()
@@ -298,6 +304,18 @@ class _Refusal:
         ids = next((way for way in ways if b"".join(self._pieces[i] or b"" for i in way) == wanted), ways[-1])
         n_left = None if self._n_most is None else max(0, self._n_most - len(answer.ids))
         return [*ids, *self._eos][:n_left]
+
+
+def _lost_streamer() -> bool:
+    """Whether `generate` was given a streamer, which it keeps to itself (transformers 5.23): its reader would wait for ever."""
+    frame = sys._getframe(1)
+    for _ in range(N_CALLERS):
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+        if frame.f_code.co_name == "generate" and "custom_generate" in frame.f_locals:
+            return frame.f_locals.get("streamer") is not None
+    return False
 
 
 def _check_call(model: PreTrainedModel, logits_processor: LogitsProcessorList, config: GenerationConfig) -> None:

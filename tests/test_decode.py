@@ -323,6 +323,11 @@ def broken_judge(conversations, responses):
     raise OSError("the judge is gone")
 
 
+def test_a_streamer_of_generates_own_is_refused_and_not_left_waiting(specialist, strategy):
+    with pytest.raises(ValueError, match="`streamer` must be given to AlignBeam"):
+        generated(specialist, asked("general", 1), strategy(passing), streamer=TextStreamer(specialist[1]))
+
+
 def test_a_streamer_wants_one_prompt(specialist, strategy):
     with pytest.raises(ValueError, match="`streamer` must be left out for a batch, got one for 2 rows"):
         generated(specialist, asked("general", 2), strategy(passing, streamer=TextStreamer(specialist[1])))
