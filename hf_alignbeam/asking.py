@@ -44,7 +44,8 @@ def ask(judge: Judge, conversations: Sequence[list[Message]], responses: Sequenc
         Their verdicts, in order. Whatever the judge did, each is a number in [0, 1] or None.
     """
     try:
-        return _checked(judge(list(conversations), list(responses)), len(responses))
+        # copies, made anew for each attempt: a judge may write into what it gets
+        return _checked(judge([[dict(m) for m in c] for c in conversations], list(responses)), len(responses))
     except Exception as error:  # whatever a judge may raise: there is no verdict
         if len(responses) == 1:
             return Verdicts([None], 1, [error])
@@ -54,7 +55,10 @@ def ask(judge: Judge, conversations: Sequence[list[Message]], responses: Sequenc
 
 
 def _checked(harm: object, n_responses: int) -> Verdicts:
-    values = torch.as_tensor(harm, dtype=torch.float64).cpu()
+    given = torch.as_tensor(harm)
+    if given.is_complex():
+        raise JudgeError(f"A judge's harm must be a real number, got {given.dtype}.")
+    values = given.to(torch.float64).cpu()
     if values.shape != (n_responses,):
         raise JudgeError(f"A judge must give one harm a response, got {tuple(values.shape)} for {n_responses} responses.")
     valid = [math.isfinite(value) and 0.0 <= value <= 1.0 for value in values.tolist()]

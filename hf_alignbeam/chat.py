@@ -38,7 +38,7 @@ def as_messages(conversation: Conversation) -> list[Message]:
             f"A conversation must hold some text, got {conversation!r}. An empty prompt gives the anchor nothing to "
             "read: pass the user's words."
         )
-    return messages
+    return [dict(message) for message in messages]  # what a caller does with theirs is not to be seen here
 
 
 @dataclass(frozen=True)

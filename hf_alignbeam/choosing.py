@@ -17,7 +17,7 @@ from .chat import Asked
 from .judge import Judge
 from .steering import Steering
 from .target import Target
-from .writing import Answer, Pass, Steered, Writer, taken
+from .writing import Answer, Pass, Steered, Writer, release, taken
 
 Choice = Literal["likeliest", "safest"]
 Escalation = Literal["flagged", "always"]
@@ -71,6 +71,11 @@ class History:
         while len(self.steps) <= step:
             self.steps.append(values.new_full((self._n_rows, values.shape[-1]), -torch.inf))
         self.steps[step][list(rows)] = values
+
+    def forget(self, row: int, step: int) -> None:
+        """Forget what an answer was drawn by from some step on."""
+        for values in self.steps[step:]:
+            values[row] = -torch.inf
 
 
 class Run:
@@ -247,8 +252,12 @@ class Run:
 
     def _replace(self, rows: Pass, places: list[int], point: int, n_next: int | None) -> None:
         n_each = self._policy.num_candidates
+        release(rows, places)
         for place in places:
             rows.live[place] = False
+            for history in (self.scores, self.logits):
+                if history is not None:
+                    history.forget(rows.answers[place].number, point)
         candidates, logp, steps = self._candidates(rows, places, point, n_next)
         try:
             asked = [row for row, live in enumerate(candidates.live) if live]
@@ -265,14 +274,14 @@ class Run:
                     continue
                 answer.chosen = 1 + row - mine.start
                 self._pass(answer, *texts[row], harm[row], is_done=candidates.ends[row] is not None)
-                for step, (scores, logits) in enumerate(steps, start=point):
+                for step, (scores, logits) in enumerate(steps[: len(answer.ids) - point], start=point):
                     self._keep(candidates, [row], step, scores[[row]], logits[[row]])
                 if not answer.is_done:
                     chosen.append((row, place))
+            self._go_on(rows, candidates, chosen)
         except BaseException:
             self._drop(candidates)
             raise
-        self._go_on(rows, candidates, chosen)
 
     def _best(self, passing: list[int], harm: dict[int, float], logp: list[float]) -> int | None:
         """Of the candidates that pass, the one that goes on."""
@@ -294,6 +303,8 @@ class Run:
         n_each, writer = self._policy.num_candidates, self._writer
         target = rows.target.branch(places, writer.n_written(rows) - point)
         answers = [rows.answers[row] for row in places]
+        for answer in answers:  # what was read anew, where nothing could be cut
+            answer.n_fed += target.n_tokens // len(answers)
         asked = [answer.asked.continued(self._bytes(answer.ids)) for answer in answers]
         call = self._steering.begin(target.input_ids, asked, range(len(places)))
         made = Pass(target, answers, [True] * len(places), [None] * len(places))

@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteriaList,
+    SynthIDTextWatermarkLogitsProcessor,
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 from transformers.generation import BaseStreamer
@@ -214,14 +215,31 @@ class AlignBeam:
         Returns:
             (B, length) prompts and answers; an `AlignBeamOutput` where `return_dict_in_generate` is set.
         """
-        _check_call(model, logits_processor, generation_config)
-        if _lost_streamer():
-            raise ValueError(
-                "`streamer` must be given to AlignBeam: `generate` hands its own to no strategy, and would never end it."
+        try:
+            return self._decoded(
+                model, input_ids, logits_processor, stopping_criteria, generation_config, model_kwargs, time.perf_counter()
             )
-        if self._streamer is not None and len(input_ids) != 1:
-            raise ValueError(f"`streamer` must be left out for a batch, got one for {len(input_ids)} rows. Stream one prompt.")
-        began = time.perf_counter()
+        finally:
+            if self._streamer is not None:  # whatever happened: who reads from it must not wait for ever
+                self._streamer.end()
+
+    def _decoded(
+        self,
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        model_kwargs: dict[str, Any],
+        began: float,
+    ) -> AlignBeamOutput | Tensor:
+        _check_call(model, logits_processor, generation_config)
+        if self._streamer is not None:
+            if len(input_ids) != 1:
+                raise ValueError(
+                    f"`streamer` must be left out for a batch, got one for {len(input_ids)} rows. Stream one prompt."
+                )
+            self._streamer.put(input_ids.cpu())
         asked, _ = self._steering.prompts.asked(input_ids, self._conversations)
         writer = Writer(self._steering, input_ids, logits_processor, stopping_criteria, generation_config)
         target = Target(model, input_ids, generation_config, model_kwargs)
@@ -232,22 +250,20 @@ class AlignBeam:
             run.scores = History(len(asked)) if generation_config.output_scores else None
             run.logits = History(len(asked)) if generation_config.output_logits else None
         try:
-            if self._streamer is not None:
-                self._streamer.put(input_ids.cpu())
             run.write()
         finally:
-            if self._streamer is not None:
-                self._streamer.end()
-        self._steering.add(
-            target_forwards=run.n_forwards,
-            target_tokens=run.n_tokens,
-            judge_calls=run.n_judge_calls,
-            judged=sum(answer.n_judged for answer in run.answers),
-            seconds=time.perf_counter() - began,
-        )
+            self._steering.add(
+                target_forwards=run.n_forwards,
+                target_tokens=run.n_tokens,
+                judge_calls=run.n_judge_calls,
+                judged=sum(answer.n_judged for answer in run.answers),
+                seconds=time.perf_counter() - began,
+            )
         for answer in run.answers:
             self._record(answer)
         sequences = _sequences(input_ids, run.answers, generation_config)
+        if any(answer.chosen != 0 for answer in run.answers):
+            target.forget(sequences)
         return _output(run, sequences, target) if generation_config.return_dict_in_generate else sequences
 
     def _hand_out(self, ids: list[int]) -> None:
@@ -296,14 +312,16 @@ class _Refusal:
         self._n_most = n_most
 
     def ids(self, answer: Answer) -> list[int]:
-        """What is written after an answer's tokens, cut where `max_new_tokens` is reached."""
+        """What is written after an answer's tokens; nothing but its end where `max_new_tokens` leaves no room."""
         begun = answer.ids or answer.asked.begun
         lead_in = b"\n\n" if begun else answer.asked.lead_in
         ways = [self._tokenizer(text, add_special_tokens=False).input_ids for text in (self._text, lead_in.decode() + self._text)]
         wanted = lead_in + self._text.encode()
         ids = next((way for way in ways if b"".join(self._pieces[i] or b"" for i in way) == wanted), ways[-1])
-        n_left = None if self._n_most is None else max(0, self._n_most - len(answer.ids))
-        return [*ids, *self._eos][:n_left]
+        if self._n_most is None:
+            return [*ids, *self._eos]
+        n_left = max(0, self._n_most - len(answer.ids))
+        return [*(ids if len(ids) <= n_left else []), *self._eos][:n_left]  # half a refusal may say the opposite
 
 
 def _lost_streamer() -> bool:
@@ -320,6 +338,8 @@ def _lost_streamer() -> bool:
 
 def _check_call(model: PreTrainedModel, logits_processor: LogitsProcessorList, config: GenerationConfig) -> None:
     """Raise ValueError for what a strategy cannot honour, by the name of the argument."""
+    if _lost_streamer():
+        raise ValueError("`streamer` must be given to AlignBeam: `generate` hands its own to nobody, and would never end it.")
     if model.config.is_encoder_decoder:
         raise ValueError(f"The target must be a decoder, got the encoder-decoder {type(model).__name__}.")
     refused = {
@@ -327,6 +347,8 @@ def _check_call(model: PreTrainedModel, logits_processor: LogitsProcessorList, c
         "prompt_lookup_num_tokens": config.prompt_lookup_num_tokens is not None,
         "output_attentions": bool(config.output_attentions),
         "output_hidden_states": bool(config.output_hidden_states),
+        "cache_implementation": "offload" in str(config.cache_implementation),
+        "watermarking_config": any(isinstance(each, SynthIDTextWatermarkLogitsProcessor) for each in logits_processor),
         "guidance_scale": any(isinstance(each, UnbatchedClassifierFreeGuidanceLogitsProcessor) for each in logits_processor),
         "prefix_allowed_tokens_fn": any(isinstance(each, PrefixConstrainedLogitsProcessor) for each in logits_processor),
     }

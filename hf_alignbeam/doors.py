@@ -3,11 +3,12 @@
 Knows ids, paths and `generate`'s arguments. Anchors, judges and what is built of them are kept for the life of the process.
 """
 
+import copy
 import inspect
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
-from weakref import WeakKeyDictionary
 
 import torch
 from transformers import (
@@ -31,11 +32,17 @@ LOADER = ("revision", "code_revision", "token", "cache_dir", "local_files_only",
 KEY = "alignbeam"
 #: Names by which classifiers call what must not leave.
 HARMFUL_LABELS = ("unsafe", "harmful", "toxic", "toxicity", "hate", "hateful", "offensive")
+#: Arguments that say which anchor and which judge are meant, and how the judge is read.
+LOADED = ("anchor_tokenizer", "judge_tokenizer")
+NAMING = ("anchor_revision", "judge_revision", "judge_labels", "judge_template", *LOADED)
 #: What a call of a protected model may still say: nothing that changes what passes.
 OPEN_SETTINGS = ("conversations", "streamer")
 
+#: How many guards, strategies and judges are kept; the one that was not needed for longest goes first.
+N_KEPT = 16
+
 _loaded: dict[tuple[object, ...], Any] = {}
-_built: WeakKeyDictionary[torch.nn.Module, dict[tuple[object, ...], Any]] = WeakKeyDictionary()
+_built: OrderedDict[tuple[object, ...], tuple[object, Any]] = OrderedDict()
 _lock = threading.RLock()
 
 
@@ -58,7 +65,7 @@ def anchor_logits(*args: Any, model: PreTrainedModel, anchor: Any, tokenizer: An
     def build() -> AnchorLogitsProcessor:
         return AnchorLogitsProcessor(*loaded, tokenizer, model=model if anchor == "base" else None, **settings)
 
-    guard = _kept(model, ("anchor_logits", id(loaded[0]), id(tokenizer), *_frozen(settings)), build)
+    guard = _kept(model, ("anchor_logits", *map(id, loaded), id(tokenizer), *_frozen(settings)), build)
     if conversations is not None:
         guard = guard.with_conversations(conversations)
     rest["logits_processor"] = [*(rest.get("logits_processor") or []), guard]
@@ -81,56 +88,86 @@ def alignbeam(*args: Any, model: PreTrainedModel, anchor: Any, judge: Any, token
     tokenizer = _tokenizer_of(model, tokenizer)
     settings, rest = _divided(kwargs, AlignBeam)
     settings = {**_preset(rest.pop("preset", None)), **settings}
-    named = {name: rest.pop(name, None) for name in ("anchor_revision", "anchor_tokenizer", "judge_revision", "judge_tokenizer")}
-    labels, template = rest.pop("judge_labels", None), rest.pop("judge_template", None)
+    settings |= {name: rest.pop(name) for name in NAMING if name in rest}
     open_settings = {name: settings.pop(name, None) for name in OPEN_SETTINGS}
+    strategy = _strategy(model, anchor, judge, tokenizer, settings).for_call(**open_settings)
+    return _generated(model, args, {**rest, "custom_generate": strategy}, tokenizer)
+
+
+def _strategy(model: PreTrainedModel, anchor: Any, judge: Any, tokenizer: Any, settings: Mapping[str, Any]) -> AlignBeam:
+    """A strategy of plain arguments, built once."""
+    named = {name: settings.get(name) for name in NAMING}
+    settings = {name: value for name, value in settings.items() if name not in NAMING}
     loaded = load_anchor(anchor, named["anchor_revision"], model, tokenizer, named["anchor_tokenizer"])
+    labels, template = named["judge_labels"], named["judge_template"]
     judging = load_judge(judge, named["judge_revision"], labels, template, model.device, named["judge_tokenizer"])
 
     def build() -> AlignBeam:
         return AlignBeam(*loaded, tokenizer, judging, model=model if anchor == "base" else None, **settings)
 
-    key = ("alignbeam", id(loaded[0]), id(judging), id(tokenizer), *_frozen(settings))
-    strategy = _kept(model, key, build).for_call(**open_settings)
-    return _generated(model, args, {**rest, "custom_generate": strategy}, tokenizer)
+    key = ("alignbeam", *map(id, loaded), id(judging), id(tokenizer), *_frozen(settings))
+    return cast(AlignBeam, _kept(model, key, build))
 
 
-@torch.no_grad()
+class Guarded:
+    """`generate` of a model that brings its own protection, settled once and for all when this is made.
+
+    Args:
+        model: The target; its generation config names anchor, judge and their settings under `KEY`.
+
+    Raises:
+        ValueError: It names none, or something that there is not.
+        OSError: They cannot be loaded.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        self.model = model
+        own = dict(_protection_of(model))
+        known = {"anchor", "judge", *NAMING, *_names(AlignBeam)} - {*OPEN_SETTINGS, *LOADED}
+        if unknown := sorted(set(own) - known):
+            raise ValueError(f"generation_config.json must hold settings of AlignBeam under {KEY!r}, got {', '.join(unknown)}.")
+        self._tokenizer = _tokenizer_of(model, None)
+        self._named = own.pop("anchor"), own.pop("judge")
+        self._settings = own
+        _strategy(model, *self._named, self._tokenizer, own)  # what cannot be made is to be told now
+
+    @torch.no_grad()
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As `generate`.
+
+        Raises:
+            ValueError: The call would change what passes, or what is judged.
+        """
+        kwargs = {name: value for name, value in kwargs.items() if value is not None}
+        fixed = {"custom_generate", "model", "anchor", "judge", "preset", *NAMING, *_names(AlignBeam)} - {*OPEN_SETTINGS}
+        if self._tokenizer.chat_template is not None and "inputs_embeds" not in kwargs:
+            fixed.add("conversations")  # the prompt says itself what it asks
+        for name in sorted(fixed & set(kwargs)):
+            raise ValueError(
+                f"`{name}` is settled by the model's own protection and must be left out, got {kwargs[name]!r}. It stands under "
+                f"{KEY!r} in generation_config.json."
+            )
+        kwargs.pop("tokenizer", None)  # pipelines and servers hand one on: it is the model's own that counts
+        anchor, judge = self._named
+        return alignbeam(
+            *args, model=self.model, anchor=anchor, judge=judge, tokenizer=self._tokenizer, **self._settings, **kwargs
+        )
+
+
 def protected(*args: Any, model: PreTrainedModel, **kwargs: Any) -> Any:
     """`generate` of a model whose generation config names its own anchor and judge.
 
     Raises:
         ValueError: It names none, or the call would change what passes.
     """
-    own = protection_of(model)
-    kwargs = {name: value for name, value in kwargs.items() if value is not None}
-    fixed = {"custom_generate", "anchor", "judge", *_names(AlignBeam)} - {*OPEN_SETTINGS, "tokenizer", "model"}
-    for name in sorted(fixed & set(kwargs)):
-        raise ValueError(
-            f"`{name}` is settled by the model's own protection and must be left out, got {kwargs[name]!r}. It stands under "
-            f"{KEY!r} in generation_config.json."
-        )
-    return alignbeam(*args, model=model, **own, **kwargs)
+    return Guarded(model)(*args, **kwargs)
 
 
-def protection_of(model: PreTrainedModel) -> dict[str, Any]:
-    """What a model's generation config says of its protection.
-
-    Raises:
-        ValueError: It says nothing.
-    """
+def _protection_of(model: PreTrainedModel) -> dict[str, Any]:
     own = getattr(model.generation_config, KEY, None)
     if not isinstance(own, dict) or not {"anchor", "judge"} <= own.keys():
         raise ValueError(f"generation_config.json must name anchor and judge under {KEY!r}, got {own!r}.")
-    return dict(own)
-
-
-def make_ready(model: PreTrainedModel) -> None:
-    """Load what protects a model, so that it is refused when it is loaded and not when it is asked."""
-    own = protection_of(model)
-    tokenizer = _tokenizer_of(model, None)
-    load_anchor(own["anchor"], own.get("anchor_revision"), model, tokenizer, None)
-    load_judge(own["judge"], own.get("judge_revision"), own.get("judge_labels"), own.get("judge_template"), model.device)
+    return copy.deepcopy(own)
 
 
 def load_anchor(
@@ -208,13 +245,16 @@ def _tokenizer_of(model: PreTrainedModel, tokenizer: Any) -> Any:
         return _loaded[key]
 
 
-def _kept(owner: torch.nn.Module, key: tuple[object, ...], build: Callable[[], Any]) -> Any:
-    """What was built for a model under a key, built now if it was not."""
+def _kept(owner: object, key: tuple[object, ...], build: Callable[[], Any]) -> Any:
+    """What was built for an owner under a key, built now if it was not; both are kept alive, so that no id is used twice."""
+    key = (id(owner), *key)
     with _lock:
-        built = _built.setdefault(owner, {})
-        if key not in built:
-            built[key] = build()
-        return built[key]
+        if key not in _built:
+            _built[key] = owner, build()
+        _built.move_to_end(key)
+        while len(_built) > N_KEPT:
+            _built.popitem(last=False)
+        return _built[key][1]
 
 
 def _names(made: type) -> set[str]:

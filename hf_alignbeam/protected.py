@@ -1,7 +1,7 @@
 """A protected model repository: loading it gives the target with its guard in place, or raises.
 
-Stands at the top of such a repository as its remote code. The target lies in a folder of its own under a model type that no
-class but this one reads, so that without trust, without the guard's code, or through another class nothing is loaded.
+Stands at the top of such a repository as its remote code. The target lies in a folder of its own, its configuration under a name
+that no class but this one asks for, so that without trust, without the guard's code, or through another class nothing is loaded.
 """
 
 import os
@@ -9,10 +9,10 @@ import sys
 from functools import partial
 from typing import Any, NoReturn
 
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-#: The folder that holds the target.
-TARGET = "target"
+#: The folder that holds the target, and the name of its configuration there, by which no other class finds it.
+TARGET, CONFIG = "target", "protected_config.json"
 #: Arguments that say which copy of a repository is meant.
 HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 
@@ -36,18 +36,21 @@ class ProtectedModelForCausalLM(PreTrainedModel):
             OSError: The repository lacks the target or the guard's code.
             ValueError: The guard cannot be made.
         """
+        if kwargs.get("trust_remote_code") is not True:
+            raise ValueError("`trust_remote_code` must be True for a protected model, whose guard is code. Read it, then pin it.")
         kwargs = {name: value for name, value in kwargs.items() if name not in ("config", "adapter_kwargs", "_from_auto")}
         hub = {name: kwargs[name] for name in HUB if kwargs.get(name) is not None}
         place = str(pretrained_model_name_or_path)
-        if os.path.isdir(place):
-            model: Any = AutoModelForCausalLM.from_pretrained(os.path.join(place, TARGET), *model_args, **kwargs)
-        else:
-            model = AutoModelForCausalLM.from_pretrained(place, *model_args, subfolder=TARGET, **kwargs)
+        local = os.path.isdir(place)
+        where = {} if local else {"subfolder": TARGET}
+        target = os.path.join(place, TARGET) if local else place
+        config = AutoConfig.from_pretrained(target, _configuration_file=CONFIG, **hub, **where)
+        kwargs["trust_remote_code"] = False  # the guard's code is all that was trusted
+        model: Any = AutoModelForCausalLM.from_pretrained(target, *model_args, config=config, **where, **kwargs)
         model.generation_config = GenerationConfig.from_pretrained(place, **hub)
         model.config.name_or_path = place  # where its tokenizer lies
         door = model.load_custom_generate(place, trust_remote_code=True, **hub)
-        sys.modules[door.__module__].make_ready(model)
-        model.generate = partial(door, model=model)
+        model.generate = sys.modules[door.__module__].Guarded(model)
         for name in ("generate_batch", "init_continuous_batching", "save_pretrained", "push_to_hub"):
             setattr(model, name, partial(_refuse, name))
         return model

@@ -16,7 +16,7 @@ from huggingface_hub import HfApi, snapshot_download
 from transformers import AutoConfig
 
 from hf_alignbeam.doors import KEY
-from hf_alignbeam.protected import TARGET, ProtectedConfig
+from hf_alignbeam.protected import CONFIG, TARGET, ProtectedConfig
 
 Strategy = Literal["anchor-logits", "alignbeam"]
 
@@ -78,12 +78,15 @@ def write_protected(model: str, folder: Path, protection: Mapping[str, Any], rev
     made_for = " ".join(AutoConfig.from_pretrained(source).architectures or ())
     if "CausalLM" not in made_for and "ConditionalGeneration" not in made_for:
         raise ValueError(f"`model` must be a causal language model, and {model} is none (an adapter must be merged first).")
+    if "auto_map" in json.loads((source / "config.json").read_text()):
+        raise ValueError(f"`model` must be of a class that transformers has, but {model} brings code of its own.")
     settings = source / "generation_config.json"
     generation = json.loads(settings.read_text()) if settings.is_file() else {}
     generation.pop("_from_model_config", None)  # where it is set, transformers 5.23 drops every key that it does not know
     (folder / TARGET).mkdir(parents=True)
     for file in _files(source):
-        _link(file, folder / TARGET / file.relative_to(source))
+        name = CONFIG if file == source / "config.json" else file.relative_to(source)
+        _link(file, folder / TARGET / name)
     for pattern in TOKENIZER_FILES:
         for file in source.glob(pattern):
             shutil.copy(file, folder / file.name)

@@ -75,7 +75,7 @@ class Prompts:
         found = self._reader.read(row) if row else None
         owed = found.lead_in if found else b"" if row or begins else self._reader.lead_in(messages)
         if not begins:
-            return Asked(messages, b"", owed)
+            return Asked(messages, found.begun if found else b"", owed)
         if len(messages) == 1:
             raise ValueError("A conversation must hold a question, got an answer alone. Put the user's message before it.")
         return Asked(messages[:-1], messages[-1]["content"].encode(), owed)

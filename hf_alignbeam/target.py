@@ -38,6 +38,9 @@ class Target:
         self._n_prompt = input_ids.shape[-1]
         self._n_read: int | None = None
         self._is_cut = _can_cut(self.cache) and (self.cache is not None or not model_kwargs.get("use_cache"))
+        self._is_users = getattr(self.cache, "_is_user_defined", False)
+        if self._is_users and not self._is_cut:  # nothing could be taken out of it again: the caller's stays as it is
+            self._kwargs = _with_own_cache(self._kwargs)
         # what cannot be cut is read anew, from the state that the call began with
         self._first = {} if self._is_cut else _with_own_cache(model_kwargs)
         self.n_forwards = self.n_tokens = 0
@@ -116,6 +119,18 @@ class Target:
         self.n_tokens += other.n_tokens
         return True
 
+    def forget(self, sequences: Tensor) -> None:
+        """Take out of a cache of the caller's what was read of answers that were not returned.
+
+        Args:
+            sequences: (rows, length) what was returned.
+        """
+        if not self._is_users or not self._is_cut or self.cache is None:
+            return
+        width = min(self.input_ids.shape[-1], sequences.shape[-1])
+        same = (self.input_ids[:, :width] == sequences[:, :width]).long().cumprod(-1).sum(-1)  # (rows,)
+        self.cache.crop(min(0, int(same.min()) - (self._n_read or 0)))
+
     def _read_anew(self, index: Tensor) -> "Target":
         """These rows' texts read from their beginning."""
         n_new = self.input_ids.shape[-1] - self._n_prompt
@@ -123,6 +138,9 @@ class Target:
         kwargs = _with_own_cache(self._first)
         if n_new:
             kwargs = self._model._update_model_kwargs_for_generation({}, kwargs, num_new_tokens=n_new)
+            self._config = copy.copy(self._config)
+            length = getattr(self._config, "_mask_length", None)  # kept by `generate` where the mask is all ones
+            self._config._mask_length = None if length is None else length + n_new  # type: ignore[attr-defined]
         if kwargs.get("inputs_embeds") is not None:
             new = self._model.get_input_embeddings()(self.input_ids[:, self._n_prompt :])
             kwargs["inputs_embeds"] = torch.cat([kwargs["inputs_embeds"], new], dim=1)

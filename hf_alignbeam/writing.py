@@ -3,8 +3,10 @@
 Knows one step of a loop that draws as transformers' own does. It does not know why a row is written, nor what is judged.
 """
 
+import copy
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -15,8 +17,10 @@ from transformers import (
     EtaLogitsWarper,
     GenerationConfig,
     LogitNormalization,
+    LogitsProcessor,
     LogitsProcessorList,
     MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
     StoppingCriteriaList,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -91,6 +95,7 @@ class Pass:
         answers: By row, whose it is.
         live: By row, whether it is still being written.
         ends: By row, how many tokens its answer had when it ended; None while it has not.
+        stopped: The rows that a criterion has stopped; without an EOS, `generate` writes on until all have.
         own_stream: The rows that draw from their answer's stream; the others draw as plain `generate` draws them.
         steered: Those that an anchor steers.
         logits: By how many tokens were written, the target's (rows, V): where a row may have to go back to.
@@ -100,6 +105,7 @@ class Pass:
     answers: list[Answer]
     live: list[bool]
     ends: list[int | None]
+    stopped: set[int] = field(default_factory=set)
     own_stream: set[int] = field(default_factory=set)
     steered: list[Steered] = field(default_factory=list)
     logits: dict[int, Tensor] = field(default_factory=dict)
@@ -135,7 +141,7 @@ class Writer:
         self._steering = steering
         self._n_prompt = input_ids.shape[-1]
         n_before = next((n for n, each in enumerate(logits_processor) if isinstance(each, WARPERS)), len(logits_processor))
-        self._processors = LogitsProcessorList(logits_processor[:n_before])
+        self._processors = list(logits_processor[:n_before])
         self._warpers = LogitsProcessorList(logits_processor[n_before:])
         self._criteria = stopping_criteria
         self._has_eos = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
@@ -162,7 +168,9 @@ class Writer:
     def scores(self, rows: Pass, logits: Tensor) -> Tensor:
         """What tokens are drawn by, (rows, V): the user's processors, then the anchor, then the warpers."""
         ids = cast(LongTensor, rows.target.input_ids)
-        scores: Tensor = self._processors(ids, cast(FloatTensor, logits))
+        scores: Tensor = logits
+        for processor in self._processors:
+            scores = _for_rows(processor, [answer.number for answer in rows.answers])(ids, cast(FloatTensor, scores))
         for steered in rows.steered:
             if steered.call.follower is not None and steered.point.rows:
                 self._steering.check_width(scores.shape[-1])
@@ -195,10 +203,10 @@ class Writer:
         for steered in rows.steered:
             if steered.call.follower is not None:
                 steered.point = steered.call.write(written[steered.places])
-        ended = self._criteria(written, (scores,)).tolist()
-        if self._has_eos or all(ended):  # without an EOS, `generate` goes on with every row until all have ended
+        rows.stopped |= {row for row, stops in enumerate(self._criteria(written, (scores,)).tolist()) if stops}
+        if self._has_eos or all(row in rows.stopped for row in rows.going):
             n_written = self.n_written(rows)
-            rows.ends = [n_written if end is None and now else end for end, now in zip(rows.ends, ended, strict=True)]
+            rows.ends = [n_written if end is None and row in rows.stopped else end for row, end in enumerate(rows.ends)]
 
 
 def taken(rows: Pass, parents: list[int]) -> Pass:
@@ -213,9 +221,35 @@ def taken(rows: Pass, parents: list[int]) -> Pass:
         [rows.answers[i] for i in parents],
         [rows.live[i] for i in parents],
         [rows.ends[i] for i in parents],
+        stopped={row for row, i in enumerate(parents) if i in rows.stopped},
         own_stream=set(range(len(parents))),
         steered=rows.steered,
     )
+
+
+def release(rows: Pass, places: Sequence[int]) -> None:
+    """Steer some rows no more: they are not written on from where their anchor stands."""
+    kept = []
+    for steered in rows.steered:
+        parents = [n for n, place in enumerate(steered.places) if place not in places]
+        if not parents or steered.call.follower is None:
+            steered.call.end()
+            continue
+        if len(parents) < len(steered.places):
+            steered.point = steered.call.take(parents)
+            steered.places = [steered.places[n] for n in parents]
+        kept.append(steered)
+    rows.steered = kept
+
+
+def _for_rows(processor: LogitsProcessor, numbers: list[int]) -> LogitsProcessor:
+    """A processor for some rows of the batch: one of transformers' own keeps a number for each (5.23)."""
+    ignored = getattr(processor, "prompt_ignore_length", None)
+    if not isinstance(processor, RepetitionPenaltyLogitsProcessor) or not isinstance(ignored, Tensor) or not ignored.dim():
+        return processor
+    made = copy.copy(processor)
+    made.prompt_ignore_length = ignored[numbers]
+    return made
 
 
 def _streams(input_ids: Tensor) -> list[torch.Generator]:

@@ -108,15 +108,15 @@ def run(
     with told_plainly():
         sides = build_sides(tokenizer, anchor_tokenizer, text, torch.device(device), as_dtype(dtype), *shapes[:2])
     judge = _judge(sides, torch.device(device), as_dtype(dtype), shapes[2])
-    ours = AlignBeam(sides.anchor, sides.anchor_tokenizer, sides.tokenizer, Scripted(judge[1], [0.0]))
-    models = {"target": sides.target, "anchor": sides.anchor, "judge": judge[0]}
+    ours = AlignBeam(sides.anchor, sides.anchor_tokenizer, sides.tokenizer, lambda c, r: torch.zeros(len(r)))
+    models = {"target": sides.target, "anchor": sides.anchor, "judge": judge}
     tell(console, *table_head(COLUMNS))
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("answers", total=len(BATCH_SIZES) * N_RUNS * 5)
         for n_rows in BATCH_SIZES:
             conversations = _conversations(sides, n_rows)
             inputs = encode(conversations, sides.tokenizer).to(sides.target.device)
-            systems = _systems(sides, judge[1], conversations, ours)
+            systems = _systems(sides, judge, conversations, ours)
             measured = {name: Measured() for name in systems}
             for n_run in range(N_RUNS):
                 for name, made in systems.items():
@@ -134,12 +134,11 @@ def run(
     )
 
 
-def _judge(sides: Sides, device: torch.device, dtype: torch.dtype, shape: Shape) -> tuple[PreTrainedModel, LLMJudge]:
+def _judge(sides: Sides, device: torch.device, dtype: torch.dtype, shape: Shape) -> PreTrainedModel:
     with torch.device(device):
         config = LlamaConfig(vocab_size=padded_size(sides.anchor_tokenizer), tie_word_embeddings=True, **vars(shape))
         network: Any = LlamaForCausalLM(config)
-    network.to(dtype=dtype).eval()
-    return network, LLMJudge(network, sides.anchor_tokenizer)
+    return cast(PreTrainedModel, network.to(dtype=dtype).eval())
 
 
 def _conversations(sides: Sides, n_rows: int) -> list[list[Message]]:
@@ -149,7 +148,7 @@ def _conversations(sides: Sides, n_rows: int) -> list[list[Message]]:
 
 
 def _systems(
-    sides: Sides, judge: LLMJudge, conversations: list[list[Message]], ours: AlignBeam
+    sides: Sides, judge: PreTrainedModel, conversations: list[list[Message]], ours: AlignBeam
 ) -> dict[tuple[str, str], Callable[[], AlignBeam | None]]:
     """By kind of prompt and name, what makes a fresh system: the first call flags, or none does."""
 
@@ -159,7 +158,7 @@ def _systems(
             sides.anchor,
             sides.anchor_tokenizer,
             sides.tokenizer,
-            Scripted(judge, script),
+            Scripted(LLMJudge(judge, sides.anchor_tokenizer), script),  # a new one, which remembers no earlier run
             conversations=conversations,
             **settings,
         )
