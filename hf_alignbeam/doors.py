@@ -149,9 +149,8 @@ class Guarded:
             )
         kwargs.pop("tokenizer", None)  # pipelines and servers hand one on: it is the model's own that counts
         anchor, judge = self._named
-        return alignbeam(
-            *args, model=self.model, anchor=anchor, judge=judge, tokenizer=self._tokenizer, **self._settings, **kwargs
-        )
+        settled = {"anchor": anchor, "judge": judge, "tokenizer": self._tokenizer, **self._settings}
+        return alignbeam(*args, model=self.model, **settled, **kwargs)
 
 
 def protected(*args: Any, model: PreTrainedModel, **kwargs: Any) -> Any:

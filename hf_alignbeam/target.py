@@ -36,6 +36,8 @@ class Target:
         self._config = generation_config
         self._kwargs = dict(model_kwargs)
         self._n_prompt = input_ids.shape[-1]
+        #: The length of the prompt's mask, which `generate` keeps apart where it is all ones (transformers 5.23).
+        self._n_mask: int | None = getattr(generation_config, "_mask_length", None)
         self._n_read: int | None = None
         self._is_cut = _can_cut(self.cache) and (self.cache is not None or not model_kwargs.get("use_cache"))
         self._is_users = getattr(self.cache, "_is_user_defined", False)
@@ -139,8 +141,8 @@ class Target:
         if n_new:
             kwargs = self._model._update_model_kwargs_for_generation({}, kwargs, num_new_tokens=n_new)
             self._config = copy.copy(self._config)
-            length = getattr(self._config, "_mask_length", None)  # kept by `generate` where the mask is all ones
-            self._config._mask_length = None if length is None else length + n_new  # type: ignore[attr-defined]
+            if self._n_mask is not None:
+                self._config._mask_length = self._n_mask + n_new
         if kwargs.get("inputs_embeds") is not None:
             new = self._model.get_input_embeddings()(self.input_ids[:, self._n_prompt :])
             kwargs["inputs_embeds"] = torch.cat([kwargs["inputs_embeds"], new], dim=1)

@@ -1,16 +1,22 @@
 """The laws of the strategy, in generate: what passes is plain generate, what does not never leaves."""
 
+import copy
 import json
 import re
 import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    DynamicCache,
     LogitsProcessor,
     MaxTimeCriteria,
+    StoppingCriteria,
     StopStringCriteria,
+    SynthIDTextWatermarkingConfig,
     T5Config,
     T5ForConditionalGeneration,
     TextIteratorStreamer,
@@ -21,6 +27,7 @@ from transformers import (
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, testbed
 from hf_alignbeam.asking import JudgeError
 from hf_alignbeam.decode import PAPER, REFUSAL
+from hf_alignbeam.target import Target
 from hf_alignbeam.testbed.families import build
 from hf_alignbeam.testbed.measure import encode
 from hf_alignbeam.testbed.store import stored_judges, stored_language
@@ -326,6 +333,19 @@ def broken_judge(conversations, responses):
 def test_a_streamer_of_generates_own_is_refused_and_not_left_waiting(specialist, strategy):
     with pytest.raises(ValueError, match="`streamer` must be given to AlignBeam"):
         generated(specialist, asked("general", 1), strategy(passing), streamer=TextStreamer(specialist[1]))
+
+
+def test_streamers_end_whatever_goes_wrong(specialist, strategy):
+    for options, error in (({"num_beams": 2}, ValueError), ({"stopping_criteria": [Broken()]}, OSError)):
+        streamer = TextIteratorStreamer(specialist[1], timeout=5, skip_prompt=True)
+        with pytest.raises(error):
+            generated(specialist, asked("general", 1), strategy(passing, streamer=streamer), **options)
+        assert "".join(streamer) == ""
+
+
+class Broken(StoppingCriteria):
+    def __call__(self, input_ids, scores, **kwargs):
+        raise OSError("no more")
 
 
 def test_a_streamer_wants_one_prompt(specialist, strategy):
@@ -654,8 +674,6 @@ def test_the_base_under_a_lora_is_its_anchor(judge_lm):
 
 
 def test_two_threads_share_one_strategy(specialist, strategy, oracle, mixed):
-    from concurrent.futures import ThreadPoolExecutor
-
     made = strategy(oracle)
     alone = [new_tokens(specialist, [one], made)[0] for one in mixed[:6]]
     with ThreadPoolExecutor(3) as pool:
@@ -679,3 +697,174 @@ def test_a_half_precision_target_is_itself(specialist, strategy, mixed):
     target = half, specialist[1]
     plain, ours = (new_tokens(target, mixed, s) for s in (None, strategy(passing, judge_after=4)))
     assert plain == ours
+
+
+def test_rejected_text_stands_in_no_score(specialist, strategy):
+    """A refused answer beside a longer one: past its end there is nothing to read from its scores."""
+    conversations = [*asked("harmful", 1), *asked("domain", 1)]
+    harmful = conversations[0][0]["content"]
+
+    def judge(conversations, responses):
+        return torch.tensor([float(c[0]["content"] == harmful) for c in conversations])
+
+    wanted = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
+    made = strategy(judge, judge_after=12, judge_every=None, refusal="No.")
+    output, n_prompt = generated(specialist, conversations, made, **wanted)
+    n_refusal = output.sequences[0, n_prompt:].tolist().index(specialist[1].eos_token_id) + 1
+    assert len(output.scores) > n_refusal
+    for steps in (output.scores, output.logits):
+        assert all(bool((step[0] == -torch.inf).all()) for step in steps[n_refusal:])
+        assert all(int(step[0].argmax()) == output.sequences[0, n_prompt + n] for n, step in enumerate(steps[:n_refusal]))
+
+
+PER_ROW = {
+    "repetition penalty": {"repetition_penalty": 1.2},
+    "watermark": {"watermarking_config": {"greenlist_ratio": 0.5, "bias": 1.0}},
+    "n-grams": {"no_repeat_ngram_size": 3, "bad_words_ids": [[40, 41]]},
+}
+
+
+@pytest.mark.parametrize("name", PER_ROW)
+def test_processors_that_know_rows_know_those_of_candidates(name, specialist, strategy, oracle, mixed):
+    together = new_tokens(specialist, mixed, strategy(oracle), **PER_ROW[name])
+    assert together == [new_tokens(specialist, [one], strategy(oracle), **PER_ROW[name])[0] for one in mixed]
+
+
+def test_synthid_is_refused_by_name(specialist, strategy):
+    config = SynthIDTextWatermarkingConfig(keys=[1, 2, 3], ngram_len=3)
+    with pytest.raises(ValueError, match="`watermarking_config` must be left out"):
+        generated(specialist, asked("general", 1), strategy(passing), watermarking_config=config, do_sample=True)
+
+
+def test_a_judge_that_writes_into_what_it_gets_changes_nothing(specialist, strategy, oracle, mixed):
+    given = copy.deepcopy(mixed)
+
+    def judge(conversations, responses):
+        harm = oracle(conversations, responses)
+        for conversation in conversations:
+            conversation[-1]["content"] = "What is good for a cold?"
+            conversation.append({"role": "assistant", "content": "Rest."})
+        conversations.clear()
+        responses.clear()
+        return harm
+
+    expected = new_tokens(specialist, mixed, strategy(oracle, conversations=mixed), max_new_tokens=60)
+    assert new_tokens(specialist, mixed, strategy(judge, conversations=given), max_new_tokens=60) == expected
+    assert given == mixed
+
+
+def flagging(*at):
+    """A judge of one prompt that flags its own text in some of its calls, and passes every candidate."""
+    calls = []
+
+    def judge(conversations, responses):
+        calls.append(responses)
+        return torch.tensor([float(len(responses) == 1 and len(calls) in at)] * len(responses))
+
+    return judge
+
+
+@pytest.mark.parametrize("name", ["Llama", "Gemma 2", "Jamba", "Qwen3.5"])
+def test_a_callers_cache_goes_on_where_the_answer_ended(name, anchor, byte_tokenizer):
+    """The cache of an answer that was sent back is as good in the next turn as none."""
+    model = build(name, byte_tokenizer)
+    inputs = encode(asked("general", 1), byte_tokenizer)
+    for at in ((1,), (1, 3), tuple(range(1, 9)), ()):
+        settings = {"judge_after": 4, "judge_every": 4, "num_candidates": 2}
+        with_cache, without = (AlignBeam(*anchor, byte_tokenizer, flagging(*at), **settings) for _ in range(2))
+        cache = DynamicCache(config=model.config)
+        options = {"max_new_tokens": 14, "do_sample": False}
+        first = model.generate(**inputs, past_key_values=cache, custom_generate=with_cache, **options)
+        assert torch.equal(first, model.generate(**inputs, custom_generate=without, **options))
+        second = torch.cat([first, torch.tensor([byte_tokenizer("Why?").input_ids])], dim=-1)
+        mask = torch.ones_like(second)
+        again = model.generate(second, attention_mask=mask, past_key_values=cache, **options)
+        assert torch.equal(again, model.generate(second, attention_mask=mask, **options))
+
+
+@pytest.mark.parametrize("name", ["Llama", "Gemma 2", "Qwen3.5"])  # Jamba's own forwards are not exact there (5.23)
+def test_a_filled_cache_is_read_anew_as_it_was(name, byte_tokenizer, anchor):
+    """An earlier turn is in the cache; flagged in this one, the answer is what it is without that cache."""
+    model = build(name, byte_tokenizer)
+    ids = encode(asked("general", 1), byte_tokenizer)["input_ids"]
+    options = {"max_new_tokens": 12, "do_sample": False, "attention_mask": torch.ones_like(ids)}
+    said = []
+    for filled in (False, True):
+        cache = DynamicCache(config=model.config)
+        if filled:
+            with torch.no_grad():
+                model(ids[:, :9], past_key_values=cache, use_cache=True)
+        made = AlignBeam(*anchor, byte_tokenizer, flagging(2), judge_after=4, judge_every=4, num_candidates=2)
+        said.append(model.generate(ids, past_key_values=cache, custom_generate=made, **options))
+    assert torch.equal(*said)
+
+
+def test_a_row_that_is_flagged_twice_has_one_anchor(specialist, strategy):
+    """Beside a row that passes, as alone."""
+    settings = {"judge_after": 4, "judge_every": 4, "num_candidates": 2, "n_steps": None, "n_watch": None}
+    conversations = [*asked("harmful", 1), *asked("general", 1)]
+    bad = conversations[0][0]["content"]
+
+    def judging(*at):
+        n_asked = []
+
+        def judge(conversations, responses):
+            mine = [c[0]["content"] == bad for c in conversations]
+            if sum(mine) == 1:
+                n_asked.append(1)
+            return torch.tensor([float(m and sum(mine) == 1 and len(n_asked) in at) for m in mine])
+
+        return judge
+
+    for at in ((1, 2), (1, 3), (2, 3), (1, 2, 3)):
+        together = new_tokens(specialist, conversations, strategy(judging(*at), **settings))
+        assert together[0] == new_tokens(specialist, conversations[:1], strategy(judging(*at), **settings))[0]
+
+
+def test_without_an_eos_a_criterion_ends_the_batch_as_in_generate(specialist, strategy):
+    tokenizer = specialist[1]
+    before, specialist[0].generation_config.eos_token_id = specialist[0].generation_config.eos_token_id, None
+    try:
+        stops = [StopStringCriteria(tokenizer, ["."])]
+        plain, _ = generated(specialist, asked("general", 3), stopping_criteria=stops, max_new_tokens=60)
+        ours, _ = generated(specialist, asked("general", 3), strategy(passing), stopping_criteria=stops, max_new_tokens=60)
+    finally:
+        specialist[0].generation_config.eos_token_id = before
+    assert plain.shape[1] < 60
+    assert torch.equal(plain, ours)
+
+
+def test_an_error_on_the_way_leaves_no_adapter_claimed(monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model, tokenizer = testbed.load("specialist-lora")
+    harmful = asked("harmful", 1)
+
+    def judge(conversations, responses):
+        return torch.tensor([float(c == harmful[0] and len(set(responses)) < 3) for c in conversations])
+
+    made = AlignBeam("base", tokenizer, tokenizer, judge, model=model, judge_after=4)
+    with monkeypatch.context() as patched:
+        patched.setattr(Target, "select", lambda self, rows: (_ for _ in ()).throw(MemoryError("full")))
+        with pytest.raises(MemoryError):
+            texts((model, tokenizer), [*harmful, *asked("general", 1)], made)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(texts, (model, tokenizer), asked("general", 1), made).result()
+
+
+def test_a_begun_answer_is_judged_whole_where_the_conversation_leaves_it_out(specialist, strategy):
+    (begun,) = asked("prefill", 1)
+    judge = Noted(passing)
+    generated(specialist, [begun], strategy(judge, conversations=[begun[:1]]))
+    assert judge.calls[-1][0][1].startswith(begun[-1]["content"])
+
+
+def test_half_a_refusal_is_not_said(specialist, strategy):
+    for n_tokens in range(1, 12):
+        (said,) = texts(specialist, asked("harmful", 1), strategy(failing, judge_after=1), max_new_tokens=n_tokens)
+        assert said in ("", REFUSAL)
+
+
+def test_a_harm_that_is_no_real_number_is_no_verdict(specialist, strategy):
+    judge = lambda c, r: torch.zeros(len(r), dtype=torch.complex64)  # noqa: E731
+    assert texts(specialist, asked("general", 2), strategy(judge)) == [REFUSAL] * 2

@@ -1,5 +1,6 @@
 """Object, Hub folder, bundled model and pipeline are one strategy; a protected folder guards or raises."""
 
+import copy
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import pytest
 import torch
 from test_decode import asked, generated, oracle, texts, translator  # noqa: F401
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -266,9 +268,30 @@ def test_without_trust_nothing_is_loaded(protected_folder):
 
 
 @pytest.mark.filterwarnings("ignore:You are using a model of type")
-def test_another_class_finds_no_weights(protected_folder):
-    with pytest.raises((OSError, ValueError)):
-        LlamaForCausalLM.from_pretrained(protected_folder)
+@pytest.mark.parametrize("auto", [LlamaForCausalLM, AutoModelForCausalLM])
+def test_another_class_finds_no_weights(auto, protected_folder):
+    for place, options in (
+        (protected_folder, {"subfolder": "target"}),
+        (str(Path(protected_folder) / "target"), {}),
+        (protected_folder, {} if auto is LlamaForCausalLM else {"subfolder": "target", **TRUSTED}),
+    ):
+        with pytest.raises((OSError, ValueError, RuntimeError)):
+            auto.from_pretrained(place, **options)
+
+
+def test_trust_is_not_taken_for_granted(protected_folder):
+    """With the configuration of one that was trusted, too."""
+    config = AutoConfig.from_pretrained(protected_folder, **TRUSTED)
+    for trusted in (False, None):
+        with pytest.raises(ValueError, match="trust_remote_code"):
+            AutoModelForCausalLM.from_pretrained(protected_folder, config=config, trust_remote_code=trusted)
+
+
+def test_a_copy_of_a_protected_model_is_guarded(protected, specialist):
+    copied = copy.deepcopy(protected[0])
+    ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
+    assert torch.equal(copied.generate(ids, max_new_tokens=30), protected[0].generate(ids, max_new_tokens=30))
+    assert copied.generate.model is copied
 
 
 BREAKS = {
@@ -279,6 +302,8 @@ BREAKS = {
     "no judge": lambda place: rewrite(place, lambda config: config["alignbeam"].pop("judge")),
     "an anchor that is gone": lambda place: rewrite(place, lambda config: config["alignbeam"].update(anchor=str(place / "gone"))),
     "a judge that is gone": lambda place: rewrite(place, lambda config: config["alignbeam"].update(judge=str(place / "gone"))),
+    "a setting that there is not": lambda place: rewrite(place, lambda config: config["alignbeam"].update(treshold=0.1)),
+    "a setting out of range": lambda place: rewrite(place, lambda config: config["alignbeam"].update(threshold=7)),
     "no generation config": lambda place: (place / "generation_config.json").unlink(),
     "a requirement that is not met": lambda place: (place / "custom_generate" / "requirements.txt").write_text("torch>=99.0\n"),
     "no target": lambda place: shutil.rmtree(place / "target"),
@@ -309,13 +334,29 @@ def test_a_protected_model_takes_no_way_round(protected, specialist, strategy, t
     for name, value in {
         "custom_generate": strategy,
         "judge": lambda c, r: torch.zeros(len(r)),
+        "judge_template": "user: hello\nassistant: ok",
+        "judge_labels": {"safe": 0.0},
+        "judge_tokenizer": specialist[1],
+        "judge_revision": "main",
+        "anchor_revision": "main",
+        "anchor_tokenizer": specialist[1],
+        "preset": "paper",
         "threshold": 1.0,
         "judge_after": 400,
         "alpha": 0.1,
         "num_candidates": 1,
+        "conversations": [[{"role": "user", "content": "What is good for a cold?"}]],
     }.items():
         with pytest.raises(ValueError, match=f"`{name}` is settled by the model's own protection"):
             model.generate(ids, **{name: value})
+    expected = model.generate(ids, max_new_tokens=30)
+    byte_level = AutoTokenizer.from_pretrained(ANCHOR)
+    assert torch.equal(model.generate(ids, tokenizer=byte_level, max_new_tokens=30), expected)  # its own is what counts
+    model.generation_config.alignbeam["threshold"] = 1.0  # and so is what it was loaded with
+    try:
+        assert torch.equal(model.generate(ids, max_new_tokens=30), expected)
+    finally:
+        del model.generation_config.alignbeam["threshold"]
     with pytest.raises(ValueError, match="`num_beams` must be left out"):
         model.generate(ids, num_beams=2, max_new_tokens=3)
     with pytest.raises(ValueError, match='`cache_implementation="paged"`'):
@@ -400,6 +441,26 @@ def test_doors_take_loaded_models_and_load_named_ones_once(specialist, anchor, m
         loaded = {**NAMED, kind: anchor[0], "tokenizer": specialist[1]}
         with pytest.raises(ValueError, match=f"`{kind}_tokenizer` must be given with a loaded {kind}"):
             doors.alignbeam(ids, model=specialist[0], **loaded)
+
+
+def test_doors_tell_apart_what_they_are_given_and_keep_a_few(specialist, anchor, monkeypatch):
+    monkeypatch.setattr(doors, "_built", type(doors._built)())
+    ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
+    named = {"anchor": ANCHOR, "tokenizer": specialist[1]}
+    for harm in (0.0, 1.0, 0.0):
+        judge = lambda c, r, h=harm: torch.full((len(r),), h)  # noqa: E731
+        said = doors.alignbeam(ids, model=specialist[0], judge=judge, max_new_tokens=20, **named)
+        assert ("cannot help" in specialist[1].decode(said[0, ids.shape[1] :])) == (harm == 1.0)
+    for _ in range(doors.N_KEPT + 3):
+        doors.alignbeam(ids, model=specialist[0], judge=lambda c, r: torch.zeros(len(r)), max_new_tokens=1, **named)
+    assert len(doors._built) == doors.N_KEPT
+    judge = stored_judges()["oracle"]
+    kept = []
+    monkeypatch.setattr(doors, "_generated", lambda model, args, kwargs, tokenizer: kept.append(kwargs["custom_generate"]))
+    for tokenizer in (anchor[1], copy.deepcopy(anchor[1])):
+        given = {"anchor": anchor[0], "anchor_tokenizer": tokenizer, "judge": judge, "tokenizer": specialist[1]}
+        doors.alignbeam(ids, model=specialist[0], **given)
+    assert kept[0]._steering is not kept[1]._steering
 
 
 def test_a_classifier_needs_labels_that_say_harm(specialist):
