@@ -32,8 +32,8 @@ JUDGE = Shape(
 BATCH_SIZES = (1, 4)
 N_CONTEXT = 128
 N_NEW_TOKENS = 128
-#: Every system is run so often, in turn; the median counts.
-N_RUNS = 3
+#: Every system is run so often, in turn; the mean counts.
+N_RUNS = 2
 COLUMNS = (
     "batch",
     "prompts",
@@ -130,7 +130,7 @@ def run(
         console,
         "",
         f"{where}, {dtype}, {torch.get_num_threads()} threads; weights, all random: {', '.join(n_weights)}. Prompts of about "
-        f"{N_CONTEXT} tokens, {N_NEW_TOKENS} tokens written, the median of {N_RUNS} runs in turn. Tokens count with padding.",
+        f"{N_CONTEXT} tokens, {N_NEW_TOKENS} tokens written, means over {N_RUNS} runs in turn. Tokens count with padding.",
     )
 
 
@@ -226,13 +226,13 @@ def _lines(n_rows: int, measured: dict[tuple[str, str], Measured]) -> list[str]:
     plain = measured["-", "plain generate"]
     lines = []
     for (prompts, system), each in measured.items():
-        seconds, tokens = statistics.median(each.seconds), each.fed["target"].n_tokens
+        seconds, tokens = statistics.mean(each.seconds), each.fed["target"].n_tokens
         cells = [
             str(n_rows),
             prompts,
             system,
             f"{seconds:.1f}",
-            f"{seconds / statistics.median(plain.seconds):.2f}",
+            f"{seconds / statistics.mean(plain.seconds):.2f}",
             str(tokens),
             f"{tokens / plain.fed['target'].n_tokens:.2f}",
             str(each.fed["target"].n_forwards),
