@@ -606,7 +606,7 @@ SETTINGS = {"judge_after": 6, "judge_every": 8}
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_no_unjudged_text_leaves_wherever_the_judge_fails(fault, specialist, strategy, oracle, mixed):
-    conversations = mixed[::2]
+    conversations = mixed[::3]
     n_calls = len(sizes_of_calls(specialist, strategy, oracle, conversations, SETTINGS))
     assert n_calls >= 4
     healthy = texts(specialist, conversations, strategy(oracle, **SETTINGS))

@@ -70,9 +70,7 @@ def test_prompts_and_models_are_named_when_unknown():
         testbed.prompts("dev", "harmful")
     with pytest.raises(ValueError, match="`kind` must be one of .*, got 'bad'"):
         testbed.prompts("test", "bad")
-    with pytest.raises(
-        ValueError, match="`name` must be one of anchor, anchor-letters, base, specialist, specialist-letters, specialist-lora"
-    ):
+    with pytest.raises(ValueError, match="`name` must be one of anchor, anchor-letters, base, judge-cls, judge-lm, specialist"):
         testbed.load("judge")
 
 
