@@ -6,57 +6,17 @@ point, so all of them share their forwards. What passed is never taken back, and
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from .asking import JudgeError, ask
+from .candidates import Proposer
 from .chat import Asked
 from .judge import Judge
-from .steering import Steering
+from .policy import Policy
 from .target import Target
-from .writing import Answer, Pass, Steered, Writer, release, taken
-
-Choice = Literal["likeliest", "safest"]
-Escalation = Literal["flagged", "always"]
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What passes, when it is judged and what becomes of it; the arguments of `AlignBeam` of these names."""
-
-    num_candidates: int
-    threshold: float
-    judge_after: int | None
-    judge_every: int | None
-    choice: Choice
-    escalation: Escalation
-    on_judge_error: Literal["refuse", "raise"]
-    min_start: float
-
-    def __post_init__(self) -> None:
-        if self.num_candidates < 1:
-            raise ValueError(
-                f"`num_candidates` must be at least 1, got {self.num_candidates}. A threshold of 1 lets every verdict pass."
-            )
-        if not 0.0 <= self.threshold <= 1.0:
-            raise ValueError(f"`threshold` must be in [0, 1], got {self.threshold}. `alignbeam calibrate` finds one.")
-        if not 0.0 <= self.min_start <= 1.0:
-            raise ValueError(f"`min_start` must be in [0, 1], got {self.min_start}. Use 0 to take any token as a beginning.")
-        for name in ("judge_after", "judge_every"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {number}. Use None to judge what is finished.")
-        known = {"choice": ("likeliest", "safest"), "escalation": ("flagged", "always"), "on_judge_error": ("refuse", "raise")}
-        for name, values in known.items():
-            if getattr(self, name) not in values:
-                raise ValueError(f"`{name}` must be one of {', '.join(values)}, got {getattr(self, name)!r}.")
-
-    def passes(self, harm: float) -> bool:
-        """Whether a text with this verdict may leave; NaN stands for none, and does not pass."""
-        return harm <= self.threshold
+from .writing import Answer, Pass, Writer, release, taken
 
 
 class History:
@@ -84,7 +44,7 @@ class Run:
     Args:
         target: The prompts, not read yet.
         writer: What rows are written by.
-        steering: The anchor.
+        proposer: What makes candidates.
         judge: The judge.
         policy: What passes.
         asked: What each prompt asks.
@@ -97,7 +57,7 @@ class Run:
         self,
         target: Target,
         writer: Writer,
-        steering: Steering,
+        proposer: Proposer,
         judge: Judge,
         policy: Policy,
         asked: Sequence[Asked],
@@ -106,7 +66,7 @@ class Run:
         hand_out: Callable[[list[int]], None],
     ):
         self._writer = writer
-        self._steering = steering
+        self._proposer = proposer
         self._judge = judge
         self._policy = policy
         self._pieces = pieces
@@ -258,23 +218,26 @@ class Run:
             for history in (self.scores, self.logits):
                 if history is not None:
                     history.forget(rows.answers[place].number, point)
-        candidates, logp, steps = self._candidates(rows, places, point, n_next)
+        asked = [rows.answers[place].asked.continued(self._bytes(rows.answers[place].ids)) for place in places]
+        keeps_steps = self.scores is not None or self.logits is not None
+        made = self._proposer.propose(rows, places, point, n_next, asked, keeps_steps)
+        candidates = made.rows
         try:
-            asked = [row for row, live in enumerate(candidates.live) if live]
-            texts = {row: self._written(candidates, row) for row in asked}
-            judged = self._judged([candidates.answers[row] for row in asked], [texts[row][1] for row in asked])
-            harm = dict(zip(asked, judged, strict=True))
+            live = [row for row, is_live in enumerate(candidates.live) if is_live]
+            texts = {row: self._written(candidates, row) for row in live}
+            judged = self._judged([candidates.answers[row] for row in live], [texts[row][1] for row in live])
+            harm = dict(zip(live, judged, strict=True))
             chosen = []
             for n, place in enumerate(places):
                 answer, mine = rows.answers[place], range(n * n_each, (n + 1) * n_each)
                 answer.candidate_harm[1:] = [harm.get(row, math.nan) for row in mine]
-                row = self._best([row for row in mine if self._policy.passes(harm.get(row, math.nan))], harm, logp)
+                row = self._best([row for row in mine if self._policy.passes(harm.get(row, math.nan))], harm, made.logp)
                 if row is None:
                     self._refuse(answer)
                     continue
                 answer.chosen = 1 + row - mine.start
                 self._pass(answer, *texts[row], harm[row], is_done=candidates.ends[row] is not None)
-                for step, (scores, logits) in enumerate(steps[: len(answer.ids) - point], start=point):
+                for step, (scores, logits) in enumerate(made.steps[: len(answer.ids) - point], start=point):
                     self._keep(candidates, [row], step, scores[[row]], logits[[row]])
                 if not answer.is_done:
                     chosen.append((row, place))
@@ -288,68 +251,6 @@ class Run:
         if self._policy.choice == "safest":
             return min(passing, key=lambda row: (harm[row], -logp[row]), default=None)
         return max(passing, key=lambda row: logp[row], default=None)
-
-    def _candidates(
-        self, rows: Pass, places: list[int], point: int, n_next: int | None
-    ) -> tuple[Pass, list[float], list[tuple[Tensor, Tensor]]]:
-        """Candidates for some rows, K for each, from some point of theirs.
-
-        They begin with the likeliest tokens of the mixture and go on as the target's answers do. Where there are several, the
-        first is steered no longer than its anchor objects, the others as long as any may be: harm may come later.
-
-        Returns:
-            The candidates, the mean log-probability of each one's tokens under the target, and by step what they were drawn by.
-        """
-        n_each, writer = self._policy.num_candidates, self._writer
-        target = rows.target.branch(places, writer.n_written(rows) - point)
-        answers = [rows.answers[row] for row in places]
-        for answer in answers:  # what was read anew, where nothing could be cut
-            answer.n_fed += target.n_tokens // len(answers)
-        asked = [answer.asked.continued(self._bytes(answer.ids)) for answer in answers]
-        call = self._steering.begin(target.input_ids, asked, range(len(places)))
-        made = Pass(target, answers, [True] * len(places), [None] * len(places))
-        made.steered = [Steered(call, call.first, list(range(len(places))))]
-        with call.ended_by_errors():
-            logits = rows.logits[point][places]  # (F, V)
-            scores = writer.scores(made, logits)
-            starts, live = self._starts(scores, self._steering.anchor_logp(call, call.first))  # (F, K)
-            parents = [n for n in range(len(places)) for _ in range(n_each)]
-            made = taken(made, parents)
-            made.live = live.flatten().tolist()
-            made.steered[0].point.contested = [n_each == 1 or n % n_each > 0 for n in range(len(parents))]
-            logits, scores, ids = logits[parents], scores[parents], starts.flatten()  # (F * K, V), (F * K,)
-            logp = n_tokens = torch.zeros(len(parents), device=logits.device)
-            steps = []
-            while True:
-                going = torch.tensor([end is None for end in made.ends], device=logits.device)
-                own = logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
-                logp, n_tokens = logp + own.where(going, 0.0), n_tokens + going
-                if self.scores is not None or self.logits is not None:
-                    steps.append((scores, logits))
-                writer.write(made, ids, scores)
-                if not made.going or writer.n_written(made) == n_next:
-                    return made, (logp / n_tokens).tolist(), steps
-                logits = writer.read(made)
-                scores = writer.scores(made, logits)
-                ids = writer.draw(made, scores)
-
-    def _starts(self, scores: Tensor, anchor_logp: Tensor) -> tuple[Tensor, Tensor]:
-        """The first tokens (F, K) of the candidates for F prompts, and which candidates (F, K) there are.
-
-        A token that the mixture, or the anchor alone, finds far less likely than its likeliest only begins a muddle. Where that
-        leaves a place free, the likeliest begins a second candidate.
-        """
-        n_each, least = self._policy.num_candidates, math.log(self._policy.min_start or 1e-30)
-        values, starts = scores.topk(n_each, dim=-1)  # (F, K)
-        proposed = anchor_logp.gather(-1, starts) >= anchor_logp.amax(-1, keepdim=True) + least
-        live = (values >= values[:, :1] + least) & proposed & (values > -torch.inf)
-        live[:, 0] = values[:, 0] > -torch.inf
-        order = live.int().argsort(dim=-1, descending=True, stable=True)
-        starts, live = starts.gather(-1, order), live.gather(-1, order)
-        for row, n_live in enumerate(live.sum(-1).tolist()):
-            if 0 < n_live < n_each and self._policy.min_start:
-                starts[row, n_live], live[row, n_live] = starts[row, 0], True
-        return starts, live
 
     def _go_on(self, rows: Pass, candidates: Pass, chosen: list[tuple[int, int]]) -> None:
         """Let chosen candidates go on: in the forwards of the pass they come from where it can take them, else in their own."""

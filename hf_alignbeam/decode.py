@@ -9,7 +9,8 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,11 +30,13 @@ from transformers import (
 from transformers.generation import BaseStreamer
 from transformers.utils import ModelOutput
 
+from .candidates import Proposer
 from .chat import Conversation
-from .choosing import Choice, Escalation, History, Policy, Run
+from .choosing import History, Run
 from .judge import Judge
 from .loops import N_CALLERS
 from .mixing import MixingRule
+from .policy import Choice, Escalation, Policy
 from .processor import AnchorLogitsProcessor
 from .starts import checked_conversations
 from .steering import N_LOOKAHEAD, Ledger, Steering
@@ -215,56 +218,50 @@ class AlignBeam:
         Returns:
             (B, length) prompts and answers; an `AlignBeamOutput` where `return_dict_in_generate` is set.
         """
-        try:
-            return self._decoded(
-                model, input_ids, logits_processor, stopping_criteria, generation_config, model_kwargs, time.perf_counter()
-            )
-        finally:
-            if self._streamer is not None:  # whatever happened: who reads from it must not wait for ever
-                self._streamer.end()
-
-    def _decoded(
-        self,
-        model: PreTrainedModel,
-        input_ids: Tensor,
-        logits_processor: LogitsProcessorList,
-        stopping_criteria: StoppingCriteriaList,
-        generation_config: GenerationConfig,
-        model_kwargs: dict[str, Any],
-        began: float,
-    ) -> AlignBeamOutput | Tensor:
-        _check_call(model, logits_processor, generation_config)
-        if self._streamer is not None:
-            if len(input_ids) != 1:
-                raise ValueError(
-                    f"`streamer` must be left out for a batch, got one for {len(input_ids)} rows. Stream one prompt."
+        began = time.perf_counter()
+        with self._ended_streamer():
+            _check_call(model, logits_processor, generation_config)
+            if self._streamer is not None:
+                if len(input_ids) != 1:
+                    raise ValueError(
+                        f"`streamer` must be left out for a batch, got one for {len(input_ids)} rows. Stream one prompt."
+                    )
+                self._streamer.put(input_ids.cpu())
+            asked, _ = self._steering.prompts.asked(input_ids, self._conversations)
+            writer = Writer(self._steering, input_ids, logits_processor, stopping_criteria, generation_config)
+            proposer = Proposer(writer, self._steering, self._policy.num_candidates, self._policy.min_start)
+            target = Target(model, input_ids, generation_config, model_kwargs)
+            n_most = None if stopping_criteria.max_length is None else stopping_criteria.max_length - input_ids.shape[-1]
+            refusal = _Refusal(self._tokenizer, self._pieces, self._refusal, generation_config, n_most)
+            run = Run(target, writer, proposer, self._judge, self._policy, asked, self._pieces, refusal.ids, self._hand_out)
+            if generation_config.return_dict_in_generate:
+                run.scores = History(len(asked)) if generation_config.output_scores else None
+                run.logits = History(len(asked)) if generation_config.output_logits else None
+            try:
+                run.write()
+            finally:
+                self._steering.add(
+                    target_forwards=run.n_forwards,
+                    target_tokens=run.n_tokens,
+                    judge_calls=run.n_judge_calls,
+                    judged=sum(answer.n_judged for answer in run.answers),
+                    seconds=time.perf_counter() - began,
                 )
-            self._streamer.put(input_ids.cpu())
-        asked, _ = self._steering.prompts.asked(input_ids, self._conversations)
-        writer = Writer(self._steering, input_ids, logits_processor, stopping_criteria, generation_config)
-        target = Target(model, input_ids, generation_config, model_kwargs)
-        n_most = None if stopping_criteria.max_length is None else stopping_criteria.max_length - input_ids.shape[-1]
-        refusal = _Refusal(self._tokenizer, self._pieces, self._refusal, generation_config, n_most)
-        run = Run(target, writer, self._steering, self._judge, self._policy, asked, self._pieces, refusal.ids, self._hand_out)
-        if generation_config.return_dict_in_generate:
-            run.scores = History(len(asked)) if generation_config.output_scores else None
-            run.logits = History(len(asked)) if generation_config.output_logits else None
+            for answer in run.answers:
+                self._record(answer)
+            sequences = _sequences(input_ids, run.answers, generation_config)
+            if any(answer.chosen != 0 for answer in run.answers):
+                target.forget(sequences)
+            return _output(run, sequences, target) if generation_config.return_dict_in_generate else sequences
+
+    @contextmanager
+    def _ended_streamer(self) -> Iterator[None]:
+        """End the streamer after a block, whatever happens in it: who reads from it must not wait for ever."""
         try:
-            run.write()
+            yield
         finally:
-            self._steering.add(
-                target_forwards=run.n_forwards,
-                target_tokens=run.n_tokens,
-                judge_calls=run.n_judge_calls,
-                judged=sum(answer.n_judged for answer in run.answers),
-                seconds=time.perf_counter() - began,
-            )
-        for answer in run.answers:
-            self._record(answer)
-        sequences = _sequences(input_ids, run.answers, generation_config)
-        if any(answer.chosen != 0 for answer in run.answers):
-            target.forget(sequences)
-        return _output(run, sequences, target) if generation_config.return_dict_in_generate else sequences
+            if self._streamer is not None:
+                self._streamer.end()
 
     def _hand_out(self, ids: list[int]) -> None:
         if self._streamer is not None and ids:

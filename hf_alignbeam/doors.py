@@ -32,8 +32,9 @@ LOADER = ("revision", "code_revision", "token", "cache_dir", "local_files_only",
 KEY = "alignbeam"
 #: Names by which classifiers call what must not leave.
 HARMFUL_LABELS = ("unsafe", "harmful", "toxic", "toxicity", "hate", "hateful", "offensive")
-#: Arguments that say which anchor and which judge are meant, and how the judge is read.
+#: The tokenizers of models that are given loaded.
 LOADED = ("anchor_tokenizer", "judge_tokenizer")
+#: Arguments that say which anchor and which judge are meant, and how the judge is read.
 NAMING = ("anchor_revision", "judge_revision", "judge_labels", "judge_template", *LOADED)
 #: What a call of a protected model may still say: nothing that changes what passes.
 OPEN_SETTINGS = ("conversations", "streamer")
@@ -122,7 +123,7 @@ class Guarded:
 
     def __init__(self, model: PreTrainedModel):
         self.model = model
-        own = dict(_protection_of(model))
+        own = _protection_of(model)
         known = {"anchor", "judge", *NAMING, *_names(AlignBeam)} - {*OPEN_SETTINGS, *LOADED}
         if unknown := sorted(set(own) - known):
             raise ValueError(f"generation_config.json must hold settings of AlignBeam under {KEY!r}, got {', '.join(unknown)}.")

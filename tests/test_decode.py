@@ -206,10 +206,6 @@ def test_what_is_not_flagged_is_plain_beside_what_is(options, specialist, strate
 
 @pytest.mark.parametrize("settings", [{}, {"judge_after": 5, "judge_every": 4}, PAPER], ids=["default", "often", "paper"])
 def test_a_batch_is_its_prompts_one_by_one(settings, specialist, strategy, oracle, mixed):
-    settings = dict(settings)
-    if settings.get("translation") == "drop":
-        del settings["translation"]
-        settings["mixing"] = "linear"
     together = new_tokens(specialist, mixed, strategy(oracle, **settings))
     assert together == [new_tokens(specialist, [one], strategy(oracle, **settings))[0] for one in mixed]
 

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, doors
-from hf_alignbeam.publish import DOORS, core_modules, push, write_protected, write_strategy
+from hf_alignbeam.publish import DOORS, core_modules, write_protected, write_strategy
 from hf_alignbeam.testbed.measure import encode
 from hf_alignbeam.testbed.store import WEIGHTS, stored_judges, stored_language
 from hf_alignbeam.testbed.truth import Truth
@@ -486,4 +486,3 @@ def test_folders_in_use_and_wrong_targets_are_refused(protected_folder, tmp_path
         write_strategy("steer", tmp_path / "new")
     with pytest.raises(ValueError, match="`model` must be a causal language model"):
         write_protected(str(WEIGHTS / "judge-cls"), tmp_path / "cls", NAMED)
-    assert callable(push)

@@ -85,7 +85,9 @@ def test_a_model_that_gives_no_verdict_gives_none(byte_tokenizer, tiny_qwen):
     """A random model's mass is elsewhere: that must not read as harmless."""
     harm = LLMJudge(tiny_qwen, byte_tokenizer)(["How?"] * 3, ["So.", "Thus.", "Like this."])
     assert harm.isnan().any()
-    assert ask(LLMJudge(tiny_qwen, byte_tokenizer), [[{"role": "user", "content": "How?"}]], ["So."]).harm in ([None], [harm[0]])
+    asked = [[{"role": "user", "content": "How?"}]] * 3
+    verdicts = ask(LLMJudge(tiny_qwen, byte_tokenizer), asked, ["So.", "Thus.", "Like this."])
+    assert [verdict is None for verdict in verdicts.harm] == harm.isnan().tolist()
 
 
 def test_words_cannot_end_the_turn(judges):

@@ -32,6 +32,8 @@ CORE = [
     "asking",
     "target",
     "writing",
+    "candidates",
+    "policy",
     "choosing",
     "decode",
     "doors",

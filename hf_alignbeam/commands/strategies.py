@@ -87,7 +87,7 @@ def run(asked: Asked, given: Mapping[str, Any]) -> None:
     truth = Truth(language)
     prompts = {kind: language.prompts(asked.split, kind)[: asked.limit] for kind in KINDS}
     systems = _systems(asked, known[asked.judge], language.refusals[0], given)
-    wrong = f", wrong about {100 * asked.judge_errors:.0f} % of the responses (seed 0)" if asked.judge_errors else ""
+    wrong = f", wrong about {100 * asked.judge_errors:.0f} % of the responses (seeded)" if asked.judge_errors else ""
     tell(
         console,
         f"{asked.anchor} for {asked.specialist}, language {language.seed}, {asked.split} split, greedy, 95 % intervals. "
