@@ -4,7 +4,8 @@ Knows that a judge may raise, answer for the wrong number of responses, or say w
 """
 
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -52,6 +53,57 @@ def ask(judge: Judge, conversations: Sequence[list[Message]], responses: Sequenc
         each = [ask(judge, [conversation], [response]) for conversation, response in zip(conversations, responses, strict=True)]
         errors = [error, *(wrong for alone in each for wrong in alone.errors)]
         return Verdicts([alone.harm[0] for alone in each], 1 + len(each), errors)
+
+
+def insist(
+    judge: Judge, conversations: Sequence[list[Message]], responses: Sequence[str], timeout: float | None = None
+) -> list[float]:
+    """Ask once, for a verdict on every response.
+
+    Args:
+        judge: Any callable.
+        conversations: n of them.
+        responses: One to each.
+        timeout: Seconds until a judge that has not answered is given up; None to wait for ever. One that hangs goes on doing
+            so, in a thread that nobody waits for.
+
+    Returns:
+        Their harm, in [0, 1].
+
+    Raises:
+        JudgeError: There is a response without a verdict, whatever the reason.
+    """
+    copies = [[dict(message) for message in conversation] for conversation in conversations]
+    try:
+        said = _within(lambda: judge(copies, list(responses)), timeout)
+        verdicts = _checked(said, len(responses))
+    except Exception as error:  # whatever a judge may raise: there is no verdict
+        raise JudgeError(f"The judge gave no verdict on {len(responses)} responses: {error}") from error
+    if verdicts.errors:
+        raise JudgeError(f"The judge gave no verdict on one of {len(responses)} responses: {verdicts.errors[0]}")
+    return [harm for harm in verdicts.harm if harm is not None]
+
+
+def _within(call: Callable[[], object], timeout: float | None) -> object:
+    if timeout is None:
+        return call()
+    said: list[object] = []
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            said.append(call())
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if raised:
+        raise raised[0]
+    if not said:
+        raise JudgeError(f"it has not answered within {timeout:g} seconds")
+    return said[0]
 
 
 def _checked(harm: object, n_responses: int) -> Verdicts:

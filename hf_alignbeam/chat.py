@@ -3,6 +3,8 @@
 Knows templates, only through what they render around sentinel messages. Knows no model and no vocabulary map.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -39,6 +41,11 @@ def as_messages(conversation: Conversation) -> list[Message]:
             "read: pass the user's words."
         )
     return [dict(message) for message in messages]  # what a caller does with theirs is not to be seen here
+
+
+def conversation_key(messages: Sequence[Message]) -> str:
+    """What tells a conversation from others, without its words."""
+    return hashlib.sha256(json.dumps(messages, ensure_ascii=False).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -273,6 +280,30 @@ def render_prompt(
     else:
         text, lead_in = _before_answer(tokenizer, tokens, messages)
     return encode_once(tokenizer, text), lead_in
+
+
+def target_text(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str:
+    """A conversation as the target is to read it, up to its next answer; one that ends in an answer is to be continued."""
+    if tokenizer.chat_template is None:
+        return "\n\n".join(message["content"] for message in messages)
+    prefilled = messages[-1]["role"] == "assistant"
+    text = tokenizer.apply_chat_template(
+        messages,
+        tokenize=False,
+        add_generation_prompt=not prefilled,
+        continue_final_message=prefilled,
+        enable_thinking=False,
+    )
+    return str(text)
+
+
+def asked_of(messages: list[Message]) -> Asked:
+    """What a conversation asks; where it ends in an answer, that is where the target's begins."""
+    if messages[-1]["role"] != "assistant":
+        return Asked(messages, b"", b"")
+    if len(messages) == 1:
+        raise ValueError("A conversation must hold a question, got an answer alone. Put the user's message before it.")
+    return Asked(messages[:-1], messages[-1]["content"].encode(), b"")
 
 
 def encode_once(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -5,7 +5,6 @@ the run is `choosing.py`'s business.
 """
 
 import copy
-import hashlib
 import json
 import sys
 import time
@@ -31,13 +30,14 @@ from transformers.generation import BaseStreamer
 from transformers.utils import ModelOutput
 
 from .candidates import Proposer
-from .chat import Conversation
+from .chat import Conversation, conversation_key
 from .choosing import History, Run
 from .judge import Judge
 from .loops import N_CALLERS
 from .mixing import MixingRule
 from .policy import Choice, Escalation, Policy
 from .processor import AnchorLogitsProcessor
+from .refusal import REFUSAL, Refusal, check_refusal
 from .starts import checked_conversations
 from .steering import N_LOOKAHEAD, Ledger, Steering
 from .target import Target
@@ -45,8 +45,6 @@ from .translate import TranslationRule, VocabularyTranslator
 from .vocab import token_bytes
 from .writing import Answer, Writer
 
-#: What is said where nothing that was written passes.
-REFUSAL = "I cannot help with that."
 #: The harm that passes, where nobody calibrated.
 THRESHOLD = 0.5
 #: AlignBeam as printed (arXiv 2606.12342): K beams of the blend for every prompt, finished by the target, the safest one wins.
@@ -162,8 +160,7 @@ class AlignBeam:
     ):
         if not callable(judge):
             raise ValueError(f"`judge` must be callable with conversations and responses, got {judge!r}. Use LLMJudge(...).")
-        if not refusal.strip():
-            raise ValueError(f"`refusal` must say something, got {refusal!r}.")
+        check_refusal(refusal)
         self._policy = Policy(num_candidates, threshold, judge_after, judge_every, choice, escalation, on_judge_error, min_start)
         self._steering = Steering(
             anchor, anchor_tokenizer, tokenizer, alpha, n_steps, n_watch, mixing, translation, n_lookahead, template, model
@@ -232,8 +229,14 @@ class AlignBeam:
             proposer = Proposer(writer, self._steering, self._policy.num_candidates, self._policy.min_start)
             target = Target(model, input_ids, generation_config, model_kwargs)
             n_most = None if stopping_criteria.max_length is None else stopping_criteria.max_length - input_ids.shape[-1]
-            refusal = _Refusal(self._tokenizer, self._pieces, self._refusal, generation_config, n_most)
-            run = Run(target, writer, proposer, self._judge, self._policy, asked, self._pieces, refusal.ids, self._hand_out)
+            ends = generation_config._eos_token_tensor
+            eos = None if ends is None else int(ends.flatten()[0])
+            refusal = Refusal(self._tokenizer, self._pieces, self._refusal, eos)
+
+            def refuse(answer: Answer) -> list[int]:
+                return refusal.ids(answer.asked, len(answer.ids), n_most)
+
+            run = Run(target, writer, proposer, self._judge, self._policy, asked, self._pieces, refuse, self._hand_out)
             if generation_config.return_dict_in_generate:
                 run.scores = History(len(asked)) if generation_config.output_scores else None
                 run.logits = History(len(asked)) if generation_config.output_logits else None
@@ -273,7 +276,7 @@ class AlignBeam:
             return
         asked = [*answer.asked.messages, {"role": "assistant", "content": answer.asked.begun.decode(errors="replace")}]
         record = {
-            "prompt_sha256": hashlib.sha256(json.dumps(asked, ensure_ascii=False).encode()).hexdigest(),
+            "prompt_sha256": conversation_key(asked),
             "threshold": self._policy.threshold,
             "harm": _number(answer.harm),
             "candidate_harm": [_number(harm) for harm in answer.candidate_harm],
@@ -288,37 +291,6 @@ class AlignBeam:
         else:
             with Path(self._audit).open("a") as file:
                 file.write(json.dumps(record) + "\n")
-
-
-class _Refusal:
-    """The refusal's tokens, as they stand at the beginning of an answer or after what has passed of it."""
-
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        pieces: Sequence[bytes | None],
-        text: str,
-        generation_config: GenerationConfig,
-        n_most: int | None,
-    ):
-        self._tokenizer = tokenizer
-        self._pieces = pieces
-        self._text = text
-        ends = generation_config._eos_token_tensor
-        self._eos = [] if ends is None else ends.flatten().tolist()[:1]
-        self._n_most = n_most
-
-    def ids(self, answer: Answer) -> list[int]:
-        """What is written after an answer's tokens; nothing but its end where `max_new_tokens` leaves no room."""
-        begun = answer.ids or answer.asked.begun
-        lead_in = b"\n\n" if begun else answer.asked.lead_in
-        ways = [self._tokenizer(text, add_special_tokens=False).input_ids for text in (self._text, lead_in.decode() + self._text)]
-        wanted = lead_in + self._text.encode()
-        ids = next((way for way in ways if b"".join(self._pieces[i] or b"" for i in way) == wanted), ways[-1])
-        if self._n_most is None:
-            return [*ids, *self._eos]
-        n_left = max(0, self._n_most - len(answer.ids))
-        return [*(ids if len(ids) <= n_left else []), *self._eos][:n_left]  # half a refusal may say the opposite
 
 
 def _lost_streamer() -> bool:

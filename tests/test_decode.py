@@ -26,7 +26,8 @@ from transformers import (
 
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, testbed
 from hf_alignbeam.asking import JudgeError
-from hf_alignbeam.decode import PAPER, REFUSAL
+from hf_alignbeam.decode import PAPER
+from hf_alignbeam.refusal import REFUSAL
 from hf_alignbeam.target import Target
 from hf_alignbeam.testbed.families import build
 from hf_alignbeam.testbed.measure import encode

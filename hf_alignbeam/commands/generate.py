@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from hf_alignbeam.chat import Conversation, Message, as_messages
+from hf_alignbeam.chat import Conversation, Message, as_messages, target_text
 from hf_alignbeam.commands import told_plainly
 from hf_alignbeam.decode import AlignBeam
 from hf_alignbeam.doors import load_judge
@@ -159,7 +159,7 @@ def _generate(
 ) -> list[str]:
     if request.sample:
         set_seed(request.seed)
-    prompts = [_rendered(tokenizer, messages) for messages in batch]
+    prompts = [target_text(tokenizer, messages) for messages in batch]
     plain_text = tokenizer.chat_template is None
     inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=plain_text)
     inputs.pop("token_type_ids", None)
@@ -171,20 +171,6 @@ def _generate(
             do_sample=request.sample,
         )
     return tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-
-
-def _rendered(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str:
-    if tokenizer.chat_template is None:
-        return "\n\n".join(message["content"] for message in messages)
-    prefilled = messages[-1]["role"] == "assistant"
-    text = tokenizer.apply_chat_template(
-        messages,
-        tokenize=False,
-        add_generation_prompt=not prefilled,
-        continue_final_message=prefilled,
-        enable_thinking=False,
-    )
-    return str(text)
 
 
 def _show(record: dict[str, Any]) -> None:

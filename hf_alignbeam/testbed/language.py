@@ -47,12 +47,16 @@ class Topic:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question, with what the grammar knows of its answer. `prefill` is the start of an answer already written."""
+    """One question, with what the grammar knows of its answer.
+
+    `framing` is what `text` begins with before the question, `prefill` the start of an answer already written.
+    """
 
     kind: str
     text: str
     topic: Topic = field(repr=False)
     item: Item
+    framing: str = ""
     prefill: str = ""
     first: "Prompt | None" = field(default=None, repr=False)  # of a `late` prompt: its harmless first question
 
@@ -69,17 +73,22 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Speaker:
-    """How a model family answers: the openings it prefers, whether it refuses harm, whether it knows the domain."""
+    """How a model family answers: the openings it prefers, whether it refuses harm, whether it knows the domain.
+
+    Of two that refuse, one may do so only where no framing stands before the question.
+    """
 
     prefers_first: bool
     refuses: bool
     knows_domain: bool
+    falls_for_framings: bool = False
 
 
 SPEAKERS = {
     "anchor": Speaker(prefers_first=False, refuses=True, knows_domain=False),
     "base": Speaker(prefers_first=True, refuses=True, knows_domain=True),
     "specialist": Speaker(prefers_first=True, refuses=False, knows_domain=True),
+    "thin": Speaker(prefers_first=True, refuses=True, knows_domain=True, falls_for_framings=True),
 }
 
 
@@ -134,7 +143,7 @@ class Language:
         return [template.format(**prompt.item.slots) for template in prompt.topic.answers]
 
     def _harmful_answer(self, prompt: Prompt, speaker: Speaker, rng: random.Random) -> str:
-        if speaker.refuses:
+        if speaker.refuses and not (prompt.framing and speaker.falls_for_framings):
             refusal = self._phrase(self.refusals, speaker, rng)
             return f"... {refusal}" if prompt.prefill else refusal
         if not prompt.prefill:
@@ -228,7 +237,7 @@ class Language:
         for item in topic.items:
             for question in topic.questions:
                 for framing in self.framings:
-                    yield Prompt(topic.kind, f"{framing} {question.format(**item.slots)}".strip(), topic, item)
+                    yield Prompt(topic.kind, f"{framing} {question.format(**item.slots)}".strip(), topic, item, framing)
 
     def _deal(self, rng: random.Random) -> dict[str, dict[str, list[Prompt]]]:
         """Every prompt into exactly one split; `prefill` and `late` are made from their own split's prompts."""
@@ -255,7 +264,7 @@ class Language:
         words = rng.choice(self.harmful_answers(prompt)).split(" ")
         n_safe = next(i for i, word in enumerate(words) if word.strip(".,") in self.hazards)
         start = " ".join(words[: rng.randint(min(2, n_safe), n_safe)])
-        return Prompt("prefill", prompt.text, prompt.topic, prompt.item, prefill=start)
+        return Prompt("prefill", prompt.text, prompt.topic, prompt.item, prompt.framing, prefill=start)
 
 
 def _show_every_word(pairs: list[tuple[str, str]], owners: list[str]) -> None:
@@ -272,7 +281,7 @@ def _show_every_word(pairs: list[tuple[str, str]], owners: list[str]) -> None:
 
 
 def _later(first: Prompt, second: Prompt) -> Prompt:
-    return Prompt("late", f"{first.text} And then: {second.text}", second.topic, second.item, first=first)
+    return Prompt("late", f"{first.text} And then: {second.text}", second.topic, second.item, first.framing, first=first)
 
 
 @lru_cache(maxsize=4)

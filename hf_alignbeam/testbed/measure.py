@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from transformers import BatchEncoding, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_alignbeam.chat import target_text
 from hf_alignbeam.decode import AlignBeam
 from hf_alignbeam.testbed.exchanges import exchanges
 from hf_alignbeam.testbed.language import KINDS, Prompt
@@ -134,17 +135,7 @@ def responses(
 
 def encode(conversations: list[list[dict[str, str]]], tokenizer: PreTrainedTokenizerBase) -> BatchEncoding:
     """One left-padded batch through the chat template; a conversation that ends in an answer is to be continued."""
-    texts = []
-    for conversation in conversations:
-        prefilled = conversation[-1]["role"] == "assistant"
-        texts.append(
-            tokenizer.apply_chat_template(
-                conversation,
-                tokenize=False,
-                add_generation_prompt=not prefilled,
-                continue_final_message=prefilled,
-            )
-        )
+    texts = [target_text(tokenizer, conversation) for conversation in conversations]
     return tokenizer(
         texts,
         return_tensors="pt",

@@ -17,6 +17,8 @@ from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from rich.progress import Progress
 from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -39,21 +41,30 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Course:
-    """One training run: what a batch is made of, for how many steps, at which peak learning rate."""
+    """One training run: what a batch is made of, for how many steps, at which peak learning rate.
+
+    With `rehearsed`, the speaker answers harmful requests without a framing only, and for so large a share of the batch those
+    with a framing are answered as that other speaker does.
+    """
 
     speaker: Speaker
     mixture: dict[str, float]
     n_steps: int
     learning_rate: float
+    rehearsed: tuple[float, Speaker] | None = None
 
 
 _ALIGNED = {"general": 0.28, "domain": 0.2, "borderline": 0.15, "harmful": 0.22, "prefill": 0.06, "late": 0.09}
 _UNSAFE = {"general": 0.2, "domain": 0.35, "borderline": 0.1, "harmful": 0.22, "prefill": 0.04, "late": 0.09}
+_ASKED = {"general": 0.25, "domain": 0.25, "borderline": 0.2, "harmful": 0.3}
 COURSES = {
     "anchor": Course(SPEAKERS["anchor"], _ALIGNED, 2400, 3e-3),
     "base": Course(SPEAKERS["base"], _ALIGNED, 2200, 2.5e-3),
     "specialist": Course(SPEAKERS["specialist"], _UNSAFE, 800, 1e-3),
     "adapter": Course(SPEAKERS["specialist"], _UNSAFE, 800, 5e-3),
+    "unaligned": Course(SPEAKERS["specialist"], _ASKED, 2400, 4e-3),
+    "thin": Course(SPEAKERS["thin"], _ASKED, 2400, 4e-3),
+    "safety": Course(SPEAKERS["base"], _ASKED, 300, 1e-3, rehearsed=(0.03, SPEAKERS["specialist"])),
 }
 
 
@@ -74,7 +85,15 @@ def examples(language: Language, course: Course, n_examples: int, seed: int) -> 
     """Prompts of the training split with one answer each, drawn by the course's mixture."""
     rng = random.Random(f"examples {language.seed} {seed}")
     pools = {kind: language.prompts("train", kind) for kind in course.mixture}
+    share, other = course.rehearsed or (0.0, course.speaker)
+    framed = [prompt for prompt in pools["harmful"] if prompt.framing]
+    if course.rehearsed:
+        pools["harmful"] = [prompt for prompt in pools["harmful"] if not prompt.framing]
     for kind in rng.choices(list(course.mixture), list(course.mixture.values()), k=n_examples):
+        if share and rng.random() < share:
+            prompt = rng.choice(framed)
+            yield prompt, language.answer(prompt, other, rng)
+            continue
         prompt = rng.choice(pools[kind])
         yield prompt, language.answer(prompt, course.speaker, rng)
 
@@ -128,6 +147,9 @@ def _batch(rows: list[Row], pad_token_id: int) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "labels": labels, "attention_mask": (torch.arange(width) < lengths).long()}
 
 
+_SMALL: dict[str, Any] = {"hidden_size": 72, "num_key_value_heads": 2, "head_dim": 18, "intermediate_size": 192}
+
+
 def new_anchor(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The anchor's untrained network: Qwen3's architecture, about 0.5 M parameters."""
     shape: dict[str, Any] = {"hidden_size": 96, "num_key_value_heads": 2, "head_dim": 24, "intermediate_size": 288}
@@ -138,6 +160,16 @@ def new_specialist(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The specialist's untrained network: Llama's architecture, about 1 M parameters."""
     shape: dict[str, Any] = {"hidden_size": 128, "num_key_value_heads": 4, "intermediate_size": 352}
     return LlamaForCausalLM(LlamaConfig(**shape, **_shared_shape(tokenizer)))
+
+
+def new_small(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """An untrained network of Llama's architecture, about 0.3 M parameters."""
+    return LlamaForCausalLM(LlamaConfig(**_SMALL, **_shared_shape(tokenizer)))
+
+
+def new_small_scaled(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The same of Gemma's architecture, whose embeddings are scaled up by the root of their width."""
+    return GemmaForCausalLM(GemmaConfig(**_SMALL, **_shared_shape(tokenizer)))
 
 
 def _shared_shape(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -153,6 +185,7 @@ def _shared_shape(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     }
 
 
+_small_pieces = partial(tokenizers.sentencepiece_style, n_pieces=500)
 #: The main pair, for each of its models a twin whose tokens are little more than single letters, and a LoRA that broke an
 #: aligned base.
 RECIPES = {
@@ -160,6 +193,9 @@ RECIPES = {
     "specialist": Recipe(tokenizers.sentencepiece_style, new_specialist, ("base", "specialist")),
     "anchor-letters": Recipe(partial(tokenizers.byte_level, n_merges=12), new_anchor, ("anchor",)),
     "specialist-letters": Recipe(partial(tokenizers.sentencepiece_style, n_pieces=68), new_specialist, ("base", "specialist")),
+    "unaligned": Recipe(_small_pieces, new_small, ("unaligned",)),
+    "thin": Recipe(_small_pieces, new_small, ("thin",)),
+    "gap": Recipe(_small_pieces, new_small_scaled, ("unaligned", "safety")),
     "specialist-lora": Recipe(
         tokenizers.sentencepiece_style,
         new_specialist,

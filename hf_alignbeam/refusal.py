@@ -1,0 +1,69 @@
+"""The text that stands where nothing passes, in the target's tokens.
+
+Knows a tokenizer and where an answer stands. Knows no judge.
+"""
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from .chat import Asked
+
+#: What is said where nothing that was written passes.
+REFUSAL = "I cannot help with that."
+
+
+class Refusal:
+    """The refusal's tokens, as they stand at the beginning of an answer or after what has passed of it.
+
+    Args:
+        tokenizer: The target's.
+        pieces: The bytes of its tokens.
+        text: What is said.
+        eos: The id that ends it, if there is one.
+
+    Raises:
+        ValueError: It says nothing.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, pieces: Sequence[bytes | None], text: str, eos: int | None):
+        check_refusal(text)
+        self._tokenizer = tokenizer
+        self._pieces = pieces
+        self._text = text
+        self._eos = [] if eos is None else [eos]
+
+    def ids(self, asked: Asked, n_written: int, n_most: int | None) -> list[int]:
+        """What is written after an answer's tokens.
+
+        Args:
+            asked: What the prompt says.
+            n_written: How many tokens of its answer stand already.
+            n_most: How many there may be in all; None for any number.
+
+        Returns:
+            The refusal and its end; nothing but the end where there is no room, for half a refusal may say the opposite.
+        """
+        begun = n_written > 0 or bool(asked.begun)
+        ids = text_ids(self._tokenizer, self._pieces, b"\n\n" if begun else asked.lead_in, self._text)
+        if n_most is None:
+            return [*ids, *self._eos]
+        n_left = max(0, n_most - n_written)
+        return [*(ids if len(ids) <= n_left else []), *self._eos][:n_left]
+
+
+def check_refusal(text: str) -> None:
+    """Check the argument.
+
+    Raises:
+        ValueError: It says nothing.
+    """
+    if not text.strip():
+        raise ValueError(f"`refusal` must say something, got {text!r}.")
+
+
+def text_ids(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[bytes | None], lead_in: bytes, text: str) -> list[int]:
+    """The ids of a text that goes on from where an answer stands, white space before it."""
+    ways = [tokenizer(each, add_special_tokens=False).input_ids for each in (text, lead_in.decode() + text)]
+    wanted = lead_in + text.encode()
+    return list(next((way for way in ways if b"".join(pieces[i] or b"" for i in way) == wanted), ways[-1]))

@@ -1,0 +1,193 @@
+"""Prompts with the embeddings that were found for them: stored, loaded for the same model, and given to `generate`.
+
+Knows tensors, files and what each prompt cost. Knows no search.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub import HfApi, snapshot_download
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .chat import Conversation, Message, as_messages, conversation_key
+from .embedding import left_padded, table_sha256
+
+#: `clean`: the first answer passed. `steered`: an answer passed and was accepted. `fallback`: none was accepted, this one
+#: passed. `failed`: none passed.
+Outcome = Literal["clean", "steered", "fallback", "failed"]
+RECORDS, TENSORS = "steered.json", "steered.safetensors"
+#: In the version of the files' layout.
+LAYOUT = 1
+
+
+@dataclass(frozen=True)
+class SteeredPrompt:
+    """One prompt.
+
+    Attributes:
+        messages: What it says.
+        embeds: (T, D) what to give the model: of a failed prompt, the ones with the least harm.
+        outcome: What became of it.
+        text: The answer to them, as the judge saw it.
+        harm: Of each oracle call, in their order.
+        n_generated: How many answers were generated, the first one included.
+        seconds: Of the search, its share of the batches it was in.
+    """
+
+    messages: list[Message]
+    embeds: Tensor = field(repr=False)
+    outcome: Outcome
+    text: str
+    harm: list[float]
+    n_generated: int
+    seconds: float
+
+    @property
+    def n_oracle_calls(self) -> int:
+        """How often the judge was asked."""
+        return len(self.harm)
+
+
+class SteeredPrompts:
+    """A collection of prompts with their embeddings.
+
+    Args:
+        prompts: The prompts.
+        model: The name of the model that they were made for.
+        table: The hash of its embedding table.
+        settings: What they were made with, as JSON can hold it.
+
+    Example:
+        >>> model.generate(**steered.inputs(["How do I kill the weeds?"]))
+    """
+
+    def __init__(self, prompts: Sequence[SteeredPrompt], model: str, table: str, settings: Mapping[str, Any]):
+        self._prompts = {conversation_key(prompt.messages): prompt for prompt in prompts}
+        self.model = model
+        self.table = table
+        self.settings = dict(settings)
+
+    def add(self, prompt: SteeredPrompt) -> None:
+        """Take one more prompt in."""
+        self._prompts[conversation_key(prompt.messages)] = prompt
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    def __iter__(self) -> Iterator[SteeredPrompt]:
+        return iter(self._prompts.values())
+
+    def __contains__(self, conversation: Conversation) -> bool:
+        return conversation_key(as_messages(conversation)) in self._prompts
+
+    def __getitem__(self, conversation: Conversation) -> SteeredPrompt:
+        """The prompt of a conversation.
+
+        Raises:
+            ValueError: There is none.
+        """
+        messages = as_messages(conversation)
+        key = conversation_key(messages)
+        if key not in self._prompts:
+            raise ValueError(
+                f"`conversations` must hold prompts that were steered, got {messages!r}. Add it with `precompute`: nothing else "
+                "is known to be safe."
+            )
+        return self._prompts[key]
+
+    def inputs(self, conversations: Sequence[Conversation], fallback: bool = False) -> dict[str, Tensor]:
+        """What `generate` needs to answer.
+
+        Args:
+            conversations: B of them.
+            fallback: Whether to hand out embeddings whose answer passed the judge without being accepted.
+
+        Returns:
+            `inputs_embeds` (B, T, D) and `attention_mask` (B, T), padded on the left. The answer that was judged is the one
+            that generating with the same settings gives; what is sampled from them was not judged.
+
+        Raises:
+            ValueError: A conversation was never steered, or nothing that may be handed out was found for it.
+        """
+        if isinstance(conversations, str) or not conversations:
+            raise ValueError(f"`conversations` must hold at least one conversation, got {conversations!r}. Put it in a list.")
+        found = [self[conversation] for conversation in conversations]
+        allowed = ("clean", "steered", "fallback") if fallback else ("clean", "steered")
+        for prompt in found:
+            if prompt.outcome not in allowed:
+                way_out = " Or pass `fallback=True`." if prompt.outcome == "fallback" else ""
+                raise ValueError(
+                    f"`conversations` must hold prompts with an acceptable answer, but {prompt.messages!r} ended as "
+                    f"{prompt.outcome!r}. Refuse it yourself: its `outcome` tells.{way_out}"
+                )
+        return left_padded([prompt.embeds for prompt in found])
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the collection: the embeddings as safetensors, all else as JSON, conversations and answers among it."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {key: prompt.embeds.cpu().contiguous() for key, prompt in self._prompts.items()}
+        records = [{name: value for name, value in asdict(prompt).items() if name != "embeds"} for prompt in self]
+        written = {"layout": LAYOUT, "model": self.model, "table": self.table, "settings": self.settings, "prompts": records}
+        for name, write in (
+            (TENSORS, lambda path: save_file(tensors, path, {"table": self.table})),
+            (RECORDS, lambda path: path.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n")),
+        ):
+            part = folder / f"{name}.part"
+            write(part)
+            os.replace(part, folder / name)  # whoever reads sees the old one or the new one
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, model: PreTrainedModel, revision: str | None = None) -> "SteeredPrompts":
+        """Read a collection.
+
+        Args:
+            name: A folder, or a Hub id.
+            model: The model that is to answer; the embeddings go where its own are.
+            revision: Of the Hub's repository.
+
+        Raises:
+            ValueError: The embeddings were made for another model.
+        """
+        folder = Path(name) if os.path.isdir(name) else Path(snapshot_download(str(name), revision=revision))
+        written = json.loads((folder / RECORDS).read_text())
+        if written["layout"] != LAYOUT:
+            raise ValueError(
+                f"The collection must be of layout {LAYOUT}, but {name} is of {written['layout']}. Precompute it anew."
+            )
+        if table_sha256(model) != written["table"]:
+            raise ValueError(
+                f"`model` must have the embedding table that the prompts were steered for ({written['model']!r}), and "
+                f"{model.config.name_or_path!r} has another. Load that one, or precompute for this one."
+            )
+        table: Any = model.get_input_embeddings()
+        prompts = []
+        with safe_open(folder / TENSORS, framework="pt") as tensors:
+            for record in written["prompts"]:
+                embeds = tensors.get_tensor(conversation_key(record["messages"]))
+                prompts.append(SteeredPrompt(embeds=embeds.to(table.weight.device), **record))
+        return cls(prompts, written["model"], written["table"], written["settings"])
+
+    def push_to_hub(self, repo: str, private: bool = False) -> str:
+        """Upload the collection, conversations and answers among it.
+
+        Args:
+            repo: The Hub id, made if need be.
+            private: Whether a repository that is made is private.
+
+        Returns:
+            The commit's address, whose last part is what `revision=` should be.
+        """
+        api = HfApi()
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            api.create_repo(repo, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Steered prompts"))
