@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hf_alignbeam.decode import AlignBeam
     from hf_alignbeam.judge import CachedJudge, ClassifierJudge, LLMJudge
+    from hf_alignbeam.plausible import PlausibleAnswer
     from hf_alignbeam.processor import AnchorLogitsProcessor
+    from hf_alignbeam.steer import EmbeddingSteerer
+    from hf_alignbeam.steered import SteeredPrompts
     from hf_alignbeam.translate import VocabularyTranslator
     from hf_alignbeam.vocab import token_bytes
 
@@ -15,7 +18,10 @@ __all__ = [
     "AnchorLogitsProcessor",
     "CachedJudge",
     "ClassifierJudge",
+    "EmbeddingSteerer",
     "LLMJudge",
+    "PlausibleAnswer",
+    "SteeredPrompts",
     "VocabularyTranslator",
     "token_bytes",
 ]
@@ -26,7 +32,10 @@ _HOMES = {
     "AnchorLogitsProcessor": "processor",
     "CachedJudge": "judge",
     "ClassifierJudge": "judge",
+    "EmbeddingSteerer": "steer",
     "LLMJudge": "judge",
+    "PlausibleAnswer": "plausible",
+    "SteeredPrompts": "steered",
     "VocabularyTranslator": "translate",
     "token_bytes": "vocab",
 }

@@ -138,6 +138,12 @@ class Asked:
         return Asked(self.messages, self.begun + (written if self.begun else written.removeprefix(self.lead_in)), b"")
 
 
+def whole_conversation(asked: Asked) -> list[Message]:
+    """What a prompt says as one conversation, the start of its answer as an answer at the end."""
+    begun = asked.begun.decode(errors="replace")
+    return [*asked.messages, *([{"role": "assistant", "content": begun}] if begun else [])]
+
+
 class ChatReader:
     """Recovers conversations from a tokenizer's prompt ids, and knows how its answers begin and end.
 

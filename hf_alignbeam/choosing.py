@@ -15,6 +15,7 @@ from .candidates import Proposer
 from .chat import Asked
 from .judge import Judge
 from .policy import Policy
+from .refusal import Endings
 from .target import Target
 from .writing import Answer, Pass, Writer, release, taken
 
@@ -49,7 +50,7 @@ class Run:
         policy: What passes.
         asked: What each prompt asks.
         pieces: The bytes of the target's tokens.
-        refusal: Gives the refusal's tokens, after what has passed of an answer.
+        endings: What is written where nothing passes.
         hand_out: Is told of tokens as they pass, the refusal's among them.
     """
 
@@ -62,7 +63,7 @@ class Run:
         policy: Policy,
         asked: Sequence[Asked],
         pieces: Sequence[bytes | None],
-        refusal: Callable[[Answer], list[int]],
+        endings: Endings,
         hand_out: Callable[[list[int]], None],
     ):
         self._writer = writer
@@ -70,7 +71,7 @@ class Run:
         self._judge = judge
         self._policy = policy
         self._pieces = pieces
-        self._refusal = refusal
+        self._endings = endings
         self._hand_out = hand_out
         unknown = [math.nan] * (policy.num_candidates + 1)
         self.answers = [Answer(number, one, list(unknown)) for number, one in enumerate(asked)]
@@ -227,13 +228,13 @@ class Run:
             texts = {row: self._written(candidates, row) for row in live}
             judged = self._judged([candidates.answers[row] for row in live], [texts[row][1] for row in live])
             harm = dict(zip(live, judged, strict=True))
-            chosen = []
+            chosen, failed = [], []
             for n, place in enumerate(places):
                 answer, mine = rows.answers[place], range(n * n_each, (n + 1) * n_each)
                 answer.candidate_harm[1:] = [harm.get(row, math.nan) for row in mine]
                 row = self._best([row for row in mine if self._policy.passes(harm.get(row, math.nan))], harm, made.logp)
                 if row is None:
-                    self._refuse(answer)
+                    failed.append(answer)
                     continue
                 answer.chosen = 1 + row - mine.start
                 self._pass(answer, *texts[row], harm[row], is_done=candidates.ends[row] is not None)
@@ -241,6 +242,7 @@ class Run:
                     self._keep(candidates, [row], step, scores[[row]], logits[[row]])
                 if not answer.is_done:
                     chosen.append((row, place))
+            self._end(failed)
             self._go_on(rows, candidates, chosen)
         except BaseException:
             self._drop(candidates)
@@ -269,8 +271,20 @@ class Run:
             steered.places = places
         rows.steered += made.steered
 
-    def _refuse(self, answer: Answer) -> None:
-        ids = self._refusal(answer)
+    def _end(self, answers: Sequence[Answer]) -> None:
+        """Write what is said instead where that passes, and the refusal elsewhere."""
+        others = self._endings.instead(answers, [self._bytes(answer.ids) for answer in answers])
+        said = [n for n, ids in enumerate(others) if ids]
+        texts = [self._text(answers[n], [*answers[n].ids, *others[n]]) for n in said]
+        harm = dict(zip(said, self._judged([answers[n] for n in said], texts), strict=True)) if said else {}
+        for n, answer in enumerate(answers):
+            if self._policy.passes(harm.get(n, math.nan)):
+                self._force(answer, others[n], harm[n], chosen=-2)
+            else:
+                self._force(answer, self._endings.refusal(answer), math.nan, chosen=-1)
+
+    def _force(self, answer: Answer, ids: list[int], harm: float, chosen: int) -> None:
+        """End an answer with tokens that nobody drew."""
         self._hand_out(ids)
         for history in (self.scores, self.logits):
             for step, i in enumerate(ids, start=len(answer.ids)):
@@ -279,7 +293,7 @@ class Run:
                     forced[0, i] = 0.0
                     history.keep(step, [answer.number], forced)
         answer.ids = [*answer.ids, *ids]
-        answer.harm, answer.chosen, answer.is_done = math.nan, -1, True
+        answer.harm, answer.chosen, answer.is_done = harm, chosen, True
 
     def _keep(self, rows: Pass, chosen: Sequence[int], step: int, scores: Tensor, logits: Tensor) -> None:
         numbers = [rows.answers[row].number for row in chosen]

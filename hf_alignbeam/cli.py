@@ -107,6 +107,9 @@ def evaluate(
     judge_errors: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="--judge: the share of responses that it is wrong about.")
     ] = 0.0,
+    steering: Annotated[
+        bool, typer.Option("--steering", help="Measure embedding search instead, with graded or judge-cls as --judge.")
+    ] = False,
     alpha: Alpha = None,
     n_steps: Steps = None,
     n_watch: Watch = None,
@@ -116,7 +119,7 @@ def evaluate(
     from hf_alignbeam.commands.evaluate import Asked, run
 
     given = _given(alpha=alpha, n_steps=n_steps, n_watch=n_watch, mixing=mixing)
-    run(Asked(split, weights, limit, sweep, anchor, specialist, judge, judge_errors), given)
+    run(Asked(split, weights, limit, sweep, anchor, specialist, judge, judge_errors, steering), given)
 
 
 @app.command()
@@ -201,7 +204,7 @@ def calibrate(
 
 @app.command()
 def publish(
-    strategy: Annotated[str, typer.Argument(help="anchor-logits or alignbeam.")],
+    strategy: Annotated[str, typer.Argument(help="anchor-logits, alignbeam or embedding-steerer.")],
     to: Annotated[str, typer.Option(help="A folder to write; with --push, a Hub id.")],
     push: Annotated[bool, typer.Option("--push", help="Upload to the Hub.")] = False,
     private: Annotated[bool, typer.Option("--private", help="--push: make the repository private.")] = False,

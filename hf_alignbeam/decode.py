@@ -37,7 +37,7 @@ from .loops import N_CALLERS
 from .mixing import MixingRule
 from .policy import Choice, Escalation, Policy
 from .processor import AnchorLogitsProcessor
-from .refusal import REFUSAL, Refusal, check_refusal
+from .refusal import REFUSAL, Endings, OnFail, Refusal, check_refusal
 from .starts import checked_conversations
 from .steering import N_LOOKAHEAD, Ledger, Steering
 from .target import Target
@@ -76,7 +76,8 @@ class AlignBeamOutput(ModelOutput):
         harm: (B,) the harm of each answer as the judge last saw it; NaN for the refusal text.
         candidate_harm: (B, K + 1) of the target's own text and of each candidate, where they were last compared; NaN where
             there was none or no verdict.
-        chosen: (B,) 0 for the target's own answer, k for one that goes on from candidate k, -1 for the refusal text.
+        chosen: (B,) 0 for the target's own answer, k for one that goes on from candidate k, -1 for the refusal text, -2 for
+            what `on_fail` said.
         steered: (B,) how many tokens of each answer the anchor was mixed into.
         target_tokens: (B,) tokens that the target was fed for each answer, candidates included.
         judged: (B,) how many texts the judge was asked about for each answer.
@@ -116,6 +117,8 @@ class AlignBeam:
         escalation: `"flagged"`: candidates only for what the judge flags; `"always"`: for every prompt, in place of the
             target's own continuation.
         refusal: What stands where nothing passes.
+        on_fail: Is asked before that for conversations, each with what has passed of its answer at the end: says how it goes
+            on, or None. What it says is judged too. `EmbeddingSteerer(...).answers` is one.
         on_judge_error: `"refuse"`: a text without a verdict does not pass; `"raise"`: it ends the call with a `JudgeError`.
         min_start: A candidate's first token is at least so likely, by the mixture and by the anchor alone, as the likeliest.
         streamer: Gets the tokens of a batch of one as they pass; `generate`'s own argument never reaches a strategy.
@@ -144,6 +147,7 @@ class AlignBeam:
         choice: Choice = "likeliest",
         escalation: Escalation = "flagged",
         refusal: str = REFUSAL,
+        on_fail: OnFail | None = None,
         on_judge_error: Literal["refuse", "raise"] = "refuse",
         min_start: float = 0.1,
         streamer: BaseStreamer | None = None,
@@ -161,6 +165,10 @@ class AlignBeam:
         if not callable(judge):
             raise ValueError(f"`judge` must be callable with conversations and responses, got {judge!r}. Use LLMJudge(...).")
         check_refusal(refusal)
+        if on_fail is not None and not callable(on_fail):
+            raise ValueError(
+                f"`on_fail` must be callable with conversations, got {on_fail!r}. Use `EmbeddingSteerer(...).answers`."
+            )
         self._policy = Policy(num_candidates, threshold, judge_after, judge_every, choice, escalation, on_judge_error, min_start)
         self._steering = Steering(
             anchor, anchor_tokenizer, tokenizer, alpha, n_steps, n_watch, mixing, translation, n_lookahead, template, model
@@ -172,6 +180,7 @@ class AlignBeam:
             )
         self._judge = judge
         self._refusal = refusal
+        self._on_fail = on_fail
         self._streamer = streamer
         self._audit = audit
         self._tokenizer = tokenizer
@@ -231,12 +240,8 @@ class AlignBeam:
             n_most = None if stopping_criteria.max_length is None else stopping_criteria.max_length - input_ids.shape[-1]
             ends = generation_config._eos_token_tensor
             eos = None if ends is None else int(ends.flatten()[0])
-            refusal = Refusal(self._tokenizer, self._pieces, self._refusal, eos)
-
-            def refuse(answer: Answer) -> list[int]:
-                return refusal.ids(answer.asked, len(answer.ids), n_most)
-
-            run = Run(target, writer, proposer, self._judge, self._policy, asked, self._pieces, refuse, self._hand_out)
+            endings = Endings(Refusal(self._tokenizer, self._pieces, self._refusal, eos), self._on_fail, n_most)
+            run = Run(target, writer, proposer, self._judge, self._policy, asked, self._pieces, endings, self._hand_out)
             if generation_config.return_dict_in_generate:
                 run.scores = History(len(asked)) if generation_config.output_scores else None
                 run.logits = History(len(asked)) if generation_config.output_logits else None

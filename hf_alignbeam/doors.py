@@ -24,7 +24,10 @@ from transformers import (
 
 from .decode import PAPER, AlignBeam
 from .judge import ClassifierJudge, Judge, LLMJudge
+from .plausible import PlausibleAnswer
 from .processor import AnchorLogitsProcessor
+from .starts import Prompts, checked_conversations
+from .steer import TSA, EmbeddingSteerer
 
 #: The loader's own arguments, which `generate` hands on to whatever it loads.
 LOADER = ("revision", "code_revision", "token", "cache_dir", "local_files_only", "force_download", "proxies", "trust_remote_code")
@@ -88,11 +91,50 @@ def alignbeam(*args: Any, model: PreTrainedModel, anchor: Any, judge: Any, token
     """
     tokenizer = _tokenizer_of(model, tokenizer)
     settings, rest = _divided(kwargs, AlignBeam)
-    settings = {**_preset(rest.pop("preset", None)), **settings}
+    settings = {**_preset(rest.pop("preset", None), {"paper": PAPER}), **settings}
     settings |= {name: rest.pop(name) for name in NAMING if name in rest}
     open_settings = {name: settings.pop(name, None) for name in OPEN_SETTINGS}
     strategy = _strategy(model, anchor, judge, tokenizer, settings).for_call(**open_settings)
     return _generated(model, args, {**rest, "custom_generate": strategy}, tokenizer)
+
+
+@torch.no_grad()
+def embedding_steerer(
+    inputs: Any = None, *, model: PreTrainedModel, judge: Any, accept: Any = None, tokenizer: Any = None, **kwargs: Any
+) -> Any:
+    """`generate` that searches embeddings for prompts whose answer a judge does not pass, with an `EmbeddingSteerer`.
+
+    Args:
+        inputs: (B, length) prompt ids; or `input_ids`, by name.
+        model: The target.
+        judge: As in `alignbeam`.
+        accept: The safe model of a `PlausibleAnswer`: a Hub id, a folder, a loaded model (with `anchor_tokenizer`); or any
+            callable. None: what the judge passes is given.
+        tokenizer: The target's; by default the one that lies beside it.
+        kwargs: What `generate` takes, its streamer too; what `EmbeddingSteerer` takes, by name; `preset="tsa"`;
+            `conversations` and `template` as in `AnchorLogitsProcessor`; `accept_revision`, `judge_revision`, `judge_labels`,
+            `judge_template`.
+    """
+    tokenizer = _tokenizer_of(model, tokenizer)
+    settings, rest = _divided(kwargs, EmbeddingSteerer)
+    settings = {**_preset(rest.pop("preset", None), {"tsa": TSA}), **settings}
+    named = {name: rest.pop(name, None) for name in (*NAMING, "accept_revision")}
+    prompts, conversations = Prompts(tokenizer, rest.pop("template", None)), rest.pop("conversations", None)
+    ids = rest.pop("input_ids", None) if inputs is None else inputs
+    if ids is None or rest.get("inputs_embeds") is not None:
+        raise ValueError("`input_ids` must be given, for it is their embeddings that are searched, got none or `inputs_embeds`.")
+    judging = load_judge(
+        judge, named["judge_revision"], named["judge_labels"], named["judge_template"], model.device, named["judge_tokenizer"]
+    )
+    accepting = load_accept(accept, named["accept_revision"], model, tokenizer, named["anchor_tokenizer"])
+
+    def build() -> EmbeddingSteerer:
+        return EmbeddingSteerer(model, tokenizer, judging, accepting, **settings)
+
+    key = ("embedding_steerer", id(judging), id(accepting), id(tokenizer), *_frozen(settings))
+    steerer = _kept(model, key, build)
+    asked, _ = prompts.asked(ids, checked_conversations(conversations))
+    return steerer.respond(ids, asked, **rest)
 
 
 def _strategy(model: PreTrainedModel, anchor: Any, judge: Any, tokenizer: Any, settings: Mapping[str, Any]) -> AlignBeam:
@@ -183,6 +225,14 @@ def load_anchor(
     return _load(AutoModelForCausalLM, anchor, revision, model.device)
 
 
+def load_accept(accept: Any, revision: str | None, model: PreTrainedModel, tokenizer: Any, anchor_tokenizer: Any = None) -> Any:
+    """What says which answers may be given: a `PlausibleAnswer` of a safe model, or what was given."""
+    if accept is None or not isinstance(accept, str | PreTrainedModel):
+        return accept
+    anchor, anchor_tokenizer = load_anchor(accept, revision, model, tokenizer, anchor_tokenizer)
+    return _kept(anchor, ("plausible", id(anchor_tokenizer)), lambda: PlausibleAnswer(anchor, anchor_tokenizer))
+
+
 def load_judge(
     judge: Any,
     revision: str | None = None,
@@ -259,7 +309,7 @@ def _kept(owner: object, key: tuple[object, ...], build: Callable[[], Any]) -> A
 
 def _names(made: type) -> set[str]:
     """The settings that a guard or a strategy takes, its models aside."""
-    return set(inspect.signature(made).parameters) - {"anchor", "anchor_tokenizer", "tokenizer", "judge", "model"}
+    return set(inspect.signature(made).parameters) - {"anchor", "anchor_tokenizer", "tokenizer", "judge", "accept", "model"}
 
 
 def _divided(kwargs: Mapping[str, Any], made: type) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -270,10 +320,10 @@ def _divided(kwargs: Mapping[str, Any], made: type) -> tuple[dict[str, Any], dic
     return settings, rest
 
 
-def _preset(name: str | None) -> dict[str, Any]:
-    if name not in (None, "paper"):
-        raise ValueError(f'`preset` must be "paper" or left out, got {name!r}.')
-    return dict(PAPER) if name else {}
+def _preset(name: str | None, known: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    if name is not None and name not in known:
+        raise ValueError(f"`preset` must be {', '.join(map(repr, known))} or left out, got {name!r}.")
+    return dict(known[name]) if name else {}
 
 
 def _frozen(settings: Mapping[str, Any]) -> Sequence[tuple[str, object]]:

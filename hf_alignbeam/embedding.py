@@ -65,9 +65,7 @@ class Embedder:
             ids: Its ids, without padding.
             messages: What it says.
         """
-        table: Any = self._model.get_input_embeddings()
-        embeds = table(torch.tensor(ids, device=input_device(self._model)))
-        return Embedded(list(ids), embeds, self._moves(ids, messages))
+        return Embedded(list(ids), embedded(self._model, ids), self._moves(ids, messages))
 
     def _moves(self, ids: Sequence[int], messages: Sequence[Message]) -> Tensor:
         if self._positions == "all":
@@ -83,6 +81,12 @@ class Embedder:
         ends = torch.tensor([len(piece) for piece in pieces]).cumsum(0)
         begins = torch.cat([ends.new_zeros(1), ends[:-1]])
         return (ends > start) & (begins < start + len(words))
+
+
+def embedded(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
+    """What a model's own embedding module makes of ids: (T, D), scaled where the family scales."""
+    table: Any = model.get_input_embeddings()
+    return torch.as_tensor(table(torch.tensor(ids, dtype=torch.long, device=input_device(model))))
 
 
 def left_padded(embeds: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -103,6 +107,12 @@ def left_padded(embeds: Sequence[Tensor]) -> dict[str, Tensor]:
     return {"inputs_embeds": batch, "attention_mask": mask}
 
 
+def prompt_mask(input_ids: Tensor, pad: int | None, eos: int | list[int] | None) -> Tensor:
+    """Where prompts are no padding, (B, length), as `generate` tells it of ids alone (transformers 5.23)."""
+    ends = eos if isinstance(eos, list) else [eos]
+    return torch.ones_like(input_ids) if pad is None or pad in ends else input_ids.ne(pad).long()
+
+
 @torch.no_grad()
 def table_sha256(model: PreTrainedModel) -> str:
     """What tells a model's input embeddings from another's: the hash of the table's numbers, whatever their dtype."""
@@ -114,12 +124,12 @@ def table_sha256(model: PreTrainedModel) -> str:
 
 
 @torch.no_grad()
-def nearest_unchanged(model: PreTrainedModel, prompt: Embedded, embeds: Tensor) -> tuple[float, float]:
+def nearest_unchanged(model: PreTrainedModel, ids: Sequence[int], embeds: Tensor) -> tuple[float, float]:
     """How far embeddings have gone from a prompt's own.
 
     Args:
         model: The model.
-        prompt: The prompt as it is.
+        ids: Of the prompt as it is.
         embeds: (T, D) what was made of it.
 
     Returns:
@@ -127,10 +137,11 @@ def nearest_unchanged(model: PreTrainedModel, prompt: Embedded, embeds: Tensor) 
         its own embedding.
     """
     table: Any = model.get_input_embeddings()
-    every = table(torch.arange(table.weight.shape[0], device=prompt.embeds.device)).float()  # (V, D)
-    nearest = torch.cdist(embeds.float(), every).argmin(-1)
-    same = (nearest == torch.tensor(prompt.ids, device=nearest.device)).float().mean()
-    cosine = torch.cosine_similarity(embeds.float(), prompt.embeds.float(), dim=-1).mean()
+    every = embedded(model, range(table.weight.shape[0])).float()  # (V, D)
+    own = torch.tensor(ids, device=every.device)
+    nearest = torch.cdist(embeds.to(every), every).argmin(-1)
+    same = (nearest == own).float().mean()
+    cosine = torch.cosine_similarity(embeds.to(every), every[own], dim=-1).mean()
     return float(same), float(cosine)
 
 

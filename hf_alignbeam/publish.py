@@ -18,11 +18,15 @@ from transformers import AutoConfig
 from hf_alignbeam.doors import KEY
 from hf_alignbeam.protected import CONFIG, TARGET, ProtectedConfig
 
-Strategy = Literal["anchor-logits", "alignbeam"]
+Strategy = Literal["anchor-logits", "alignbeam", "embedding-steerer"]
 
 PACKAGE = Path(__file__).parent
 #: By the name of a strategy, its door.
-DOORS: dict[str, str] = {"anchor-logits": "anchor_logits", "alignbeam": "alignbeam"}
+DOORS: dict[str, str] = {
+    "anchor-logits": "anchor_logits",
+    "alignbeam": "alignbeam",
+    "embedding-steerer": "embedding_steerer",
+}
 #: What of a model's repository lies at the top of a protected one too, for tokenizers are looked for there.
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "chat_template*", "added_tokens.json", "vocab*", "merges.txt")
 #: What is left behind: the repository's own card would not be true of the protected one, nor its history.
@@ -46,7 +50,7 @@ def write_strategy(strategy: Strategy, folder: Path, repo: str = "OWNER/NAME") -
     """Write a Hub folder whose `generate` is a strategy.
 
     Args:
-        strategy: `"anchor-logits"` or `"alignbeam"`.
+        strategy: One of `DOORS`.
         folder: Where to; made if need be, and not emptied.
         repo: The name that the card calls it by.
 

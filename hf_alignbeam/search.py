@@ -74,12 +74,13 @@ class Search:
         self._generator = torch.Generator().manual_seed(seed)
         own = self._start[moves.to(embeds.device)]
         #: What lengths are counted in: the RMS norm of the embeddings that move, or 1.
-        self._unit = float(own.norm(dim=-1).square().mean().sqrt()) if method.relative else 1.0
+        self._unit = (float(own.norm(dim=-1).square().mean().sqrt()) if method.relative else 0.0) or 1.0
         n_dims = embeds.shape[-1]
         self._mu = method.mu * (self._unit / math.sqrt(n_dims) if method.relative else 1.0)
         self._widest = N_WIDER * self._mu
-        self._walker = torch.nn.Parameter(self._start / self._unit, requires_grad=True)
-        self._optimizer: Any = method.optimizer([self._walker]) if method.optimizer is not None else None
+        #: How far the centre is from the prompt, in that unit.
+        self._offset = torch.nn.Parameter(torch.zeros_like(self._start))
+        self._optimizer: Any = method.optimizer([self._offset]) if method.optimizer is not None else None
         self._noise = embeds.new_zeros(0)
         #: Whether the centre is another than the prompt itself.
         self.has_moved = False
@@ -87,8 +88,7 @@ class Search:
     @property
     def centre(self) -> Tensor:
         """(T, D) where the search stands, float32."""
-        moved = self._walker.detach() * self._unit
-        return torch.where(self._moves, moved, self._start)
+        return self._start + self._offset.detach() * self._unit
 
     def probes(self) -> Tensor:
         """Draw the next probes around the centre: (N, T, D); with antithetic pairs, all plus and then all minus."""
@@ -119,17 +119,16 @@ class Search:
             gradient = forward_gradient(self._noise, known, base, self._mu)
         if not gradient.any():
             return
+        self.has_moved = True
         if self._optimizer is None:
             rows = gradient / gradient.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-            length = self._method.eta * (1.0 if self._method.relative else 1.0 / self._unit)
-            moved = self._walker.detach() - length * rows
+            length = self._method.eta / (1.0 if self._method.relative else self._unit)
+            self._offset.data -= length * rows
         else:
-            self._walker.grad = gradient * self._unit
+            self._offset.grad = gradient * self._unit
             self._optimizer.step()
-            moved = self._walker.detach()
-        with torch.no_grad():
-            self.has_moved = True
-            self._walker.copy_(in_cone(moved, self._start / self._unit, self._method.cone))
+        turned = in_cone(self.centre, self._start, self._method.cone)
+        self._offset.data = torch.where(self._moves, (turned - self._start) / self._unit, 0.0)
 
 
 def _lengths(n: int, spread: float) -> Tensor:

@@ -6,6 +6,7 @@ business of `search.py` (one prompt's embeddings) and `rounds.py` (many prompts'
 
 import copy
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,11 +18,22 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.utils import ModelOutput
 
 from .asking import JudgeError
-from .chat import Asked, Conversation, Message, as_messages, asked_of, conversation_key, encode_once, target_text
-from .embedding import Embedder, Positions, table_sha256
+from .chat import (
+    Asked,
+    Conversation,
+    Message,
+    as_messages,
+    asked_of,
+    conversation_key,
+    encode_once,
+    target_text,
+    whole_conversation,
+)
+from .embedding import Embedder, Positions, prompt_mask, table_sha256
 from .engines import input_device
 from .journal import Journal
 from .judge import Judge
+from .prefix import Lesson, Prefix, fit
 from .probing import Prober
 from .refusal import REFUSAL, Refusal
 from .rounds import Accept, Rounds, Rules, Walk
@@ -239,6 +251,56 @@ class EmbeddingSteerer:
             steered.save_pretrained(folder)
         return steered
 
+    def fit_prefix(
+        self,
+        conversations: Sequence[Conversation],
+        n_tokens: int = 8,
+        folder: str | Path | None = None,
+        max_new_tokens: int = 128,
+        n_steps: int = 250,
+        learning_rate: float = 0.02,
+        batch_size: int = 16,
+        after_step: Callable[[float], None] = lambda loss: None,
+    ) -> Prefix:
+        """Find a few virtual tokens that do for any prompt what the search does for one: nothing is paid a prompt any more.
+
+        The conversations are searched first (see `precompute`). Then virtual tokens before each prompt are fitted, by gradients
+        of the model's own likelihood, to the answers that were found, and to its own answers where those passed. The judge is
+        not asked about what the model says with them: they are a help, not a guard.
+
+        Args:
+            conversations: Prompts of both kinds: some that the judge flags, and some whose answers are to stay as they are.
+            n_tokens: Virtual tokens.
+            folder: As in `precompute`.
+            max_new_tokens: Of each answer.
+            n_steps: Steps of Adam.
+            learning_rate: Its rate, as a share of an embedding's norm.
+            batch_size: Prompts a step.
+            after_step: Is told of each step's loss.
+
+        Raises:
+            SteeringError: As in `precompute`.
+            ValueError: An argument is out of its range, or no conversation was flagged and steered.
+        """
+        for name, number in (("n_tokens", n_tokens), ("n_steps", n_steps), ("batch_size", batch_size)):
+            if number < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {number}.")
+        if not 0.0 < learning_rate < float("inf"):
+            raise ValueError(f"`learning_rate` must be above 0, got {learning_rate}. Use 0.02 to begin with.")
+        steered = self.precompute(conversations, folder, max_new_tokens)
+        by_outcome = Counter(prompt.outcome for prompt in steered)
+        if not by_outcome["steered"]:
+            raise ValueError(
+                f"`conversations` must hold prompts that are flagged and can be steered, got only {dict(by_outcome)}. Add some."
+            )
+        lessons = []
+        for prompt in steered:
+            if prompt.outcome in ("clean", "steered"):
+                ids = self._ids(prompt.messages)
+                lessons.append(Lesson(self._embedder.embed(ids, prompt.messages).embeds, prompt.ids))
+        embeds, loss = fit(self._model, lessons, ids[0], n_tokens, n_steps, learning_rate, batch_size, self._seed, after_step)
+        return Prefix(embeds, loss, by_outcome["steered"], by_outcome["clean"])
+
     def generate(self, conversations: Sequence[Conversation], **generate_kwargs: Any) -> Any:
         """Answer conversations, each as the model alone does where the judge passes that.
 
@@ -259,20 +321,24 @@ class EmbeddingSteerer:
         device = input_device(self._model)
         ids = torch.tensor([[pad] * (width - len(each)) + each for each in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(each)) + [1] * len(each) for each in prompts], device=device)
-        return self.respond(ids, mask, [asked_of(each) for each in messages], **generate_kwargs)
+        return self.respond(ids, [asked_of(each) for each in messages], attention_mask=mask, **generate_kwargs)
 
     @torch.no_grad()
-    def respond(self, input_ids: Tensor, attention_mask: Tensor, asked: Sequence[Asked], **generate_kwargs: Any) -> Any:
+    def respond(
+        self, input_ids: Tensor, asked: Sequence[Asked], attention_mask: Tensor | None = None, **generate_kwargs: Any
+    ) -> Any:
         """The same for prompts that are rendered already.
 
         Args:
             input_ids: (B, length) prompts, padded on the left.
-            attention_mask: (B, length) 0 where there is padding.
             asked: What they say.
+            attention_mask: (B, length) 0 where there is padding; None: padding is told by its id, as `generate` does.
             generate_kwargs: As in `generate`.
         """
         generate_kwargs = {name: value for name, value in generate_kwargs.items() if value is not None}
         config, others = self._settled(generate_kwargs, input_ids.shape[-1])
+        if attention_mask is None:
+            attention_mask = prompt_mask(input_ids, config.pad_token_id, config.eos_token_id)
         streamer = generate_kwargs.pop("streamer", None)
         kind: Any = type(self._model)
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
@@ -281,7 +347,9 @@ class EmbeddingSteerer:
             rounds = self._rounds(config, others, Journal(None, {}))
             kept = attention_mask.bool()
             prompts = [row[mask].tolist() for row, mask in zip(input_ids, kept, strict=True)]
-            walks = [self._walk(one, ids, conversation_key(_whole(one))) for one, ids in zip(asked, prompts, strict=True)]
+            walks = [
+                self._walk(one, ids, conversation_key(whole_conversation(one))) for one, ids in zip(asked, prompts, strict=True)
+            ]
             rounds.begin_with(walks, [rounds.prober.ended(row) for row in plain[:, input_ids.shape[-1] :].tolist()])
             rounds.search(walks)
             refusal = self._refusal(config)
@@ -388,16 +456,18 @@ class EmbeddingSteerer:
         return int(next(i for i in found if i is not None))
 
 
-def _whole(asked: Asked) -> list[Message]:
-    """A prompt as the conversation it came from."""
-    begun = asked.begun.decode(errors="replace")
-    return [*asked.messages, *([{"role": "assistant", "content": begun}] if begun else [])]
-
-
 def _steered(walk: Walk, messages: list[Message]) -> SteeredPrompt:
     given = walk.given
     return SteeredPrompt(
-        messages, given.embeds, walk.outcome or "failed", given.text, walk.harm, walk.n_generated, round(walk.seconds, 4)
+        messages=messages,
+        embeds=given.embeds,
+        outcome=walk.outcome or "failed",
+        ids=given.ids,
+        text=given.text,
+        harm=given.harm,
+        harm_by_call=walk.harm,
+        n_generated=walk.n_generated,
+        seconds=round(walk.seconds, 4),
     )
 
 

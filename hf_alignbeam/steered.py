@@ -36,8 +36,10 @@ class SteeredPrompt:
         messages: What it says.
         embeds: (T, D) what to give the model: of a failed prompt, the ones with the least harm.
         outcome: What became of it.
-        text: The answer to them, as the judge saw it.
-        harm: Of each oracle call, in their order.
+        ids: The tokens of the answer to them, its end included.
+        text: The whole answer, as the judge saw it.
+        harm: Of the answer, in [0, 1].
+        harm_by_call: What the judge said each time, in order; the first is of the model's own answer.
         n_generated: How many answers were generated, the first one included.
         seconds: Of the search, its share of the batches it was in.
     """
@@ -45,15 +47,17 @@ class SteeredPrompt:
     messages: list[Message]
     embeds: Tensor = field(repr=False)
     outcome: Outcome
+    ids: list[int] = field(repr=False)
     text: str
-    harm: list[float]
+    harm: float
+    harm_by_call: list[float]
     n_generated: int
     seconds: float
 
     @property
     def n_oracle_calls(self) -> int:
         """How often the judge was asked."""
-        return len(self.harm)
+        return len(self.harm_by_call)
 
 
 class SteeredPrompts:

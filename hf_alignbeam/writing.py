@@ -57,7 +57,7 @@ class Answer:
         ids: Its tokens so far, all of them judged and passed.
         text: What they say, a begun answer included; None before anything passed.
         harm: The judge's last verdict on it.
-        chosen: 0 for the target's own, k for candidate k, -1 for the refusal text.
+        chosen: 0 for the target's own, k for candidate k, -1 for the refusal text, -2 for what `on_fail` said.
         is_done: Whether nothing will be added.
         n_steered: Tokens that the anchor was mixed into, in candidates too.
         n_fed: Tokens fed to the target.

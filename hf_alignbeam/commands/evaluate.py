@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.commands import table_head, table_row, tell, told_plainly
+from hf_alignbeam.commands import points, table_head, table_row, tell, told_plainly
 from hf_alignbeam.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed.language import KINDS, Prompt
-from hf_alignbeam.testbed.measure import Rate, answers, paired_difference, verdicts
+from hf_alignbeam.testbed.measure import Rate, answers, verdicts
 from hf_alignbeam.testbed.store import WEIGHTS, load, stored_language
 from hf_alignbeam.testbed.truth import Truth
 
@@ -63,14 +63,18 @@ class Asked:
     specialist: str
     judge: str | None = None
     judge_errors: float = 0.0
+    steering: bool = False
 
 
 def run(asked: Asked, given: Mapping[str, Any]) -> None:
-    """Print the table of all guards, of all strategies where a judge is named, or the sweep."""
-    from hf_alignbeam.commands import strategies
+    """Print the table of all guards, of all strategies where a judge is named, of embedding search, or the sweep."""
+    from hf_alignbeam.commands import steering, strategies
 
     with told_plainly():
-        (_run if asked.judge is None else strategies.run)(asked, given)
+        if asked.steering:
+            steering.run(asked.weights, asked.split, asked.limit, asked.judge)
+        else:
+            (_run if asked.judge is None else strategies.run)(asked, given)
 
 
 def _run(asked: Asked, given: Mapping[str, Any]) -> None:
@@ -160,13 +164,8 @@ def paired_lines(results: Mapping[str, Verdicts]) -> list[str]:
     for name, after in results.items():
         if name not in ("specialist alone", "anchor alone"):
             cells = (("domain", "correct"), ("general", "correct"), ("borderline", "refuses"))
-            lines.append(table_row([name, *(_points(after[k][r], before[k][r]) for k, r in cells)]))
+            lines.append(table_row([name, *(points(after[k][r], before[k][r]) for k, r in cells)]))
     return lines
-
-
-def _points(after: list[bool], before: list[bool]) -> str:
-    mean, half = paired_difference(after, before)
-    return f"{100 * mean:+.1f} ± {100 * half:.1f} points"
 
 
 def _cost_lines(systems: list[System]) -> list[str]:

@@ -192,7 +192,7 @@ def _judges_lines(folder: Path) -> list[str]:
     judged = list(exchanges(stored_language(folder), "test", N_EXCHANGES, 0))
     lines = ["| judge | exchanges | n | wrong at 0.5 |", "|---|---|---|---|"]
     for name, judge in stored_judges(folder).items():
-        if name == "oracle":  # which knows no answer that has only begun to comply
+        if name in ("oracle", "graded"):  # which knows no answer that has only begun to comply
             continue
         flagged = judge([e.question for e in judged], [e.response for e in judged]) > 0.5
         for kind, unsafe in (("safe", False), ("unsafe", True)):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import random
 from pathlib import Path
 from typing import cast
 
@@ -21,6 +22,8 @@ from hf_alignbeam.testbed.language import Language, language
 from hf_alignbeam.testbed.truth import Truth
 
 WEIGHTS = Path(__file__).parent / "weights"
+#: The standard deviation of what the graded oracle is off by.
+ORACLE_NOISE = 0.02
 #: What tells a folder with a model, or with an adapter.
 MODEL_FILES = ("config.json", "adapter_config.json")
 
@@ -68,15 +71,26 @@ def stored_models(folder: str | Path = WEIGHTS) -> list[str]:
 
 
 def stored_judges(folder: str | Path = WEIGHTS) -> dict[str, Judge]:
-    """The judges of a folder's language by name, ready to be asked: its models, and the grammar itself as `oracle`."""
+    """The judges of a folder's language by name, ready to be asked: its models, and the grammar itself.
+
+    `oracle` says 0 or 1, `graded` the harmful share of the answer's clauses with a little noise.
+    """
     truth = Truth(stored_language(folder))
-    judges: dict[str, Judge] = {"oracle": lambda _, responses: torch.tensor([float(truth.harm(r) > 0.0) for r in responses])}
+    judges: dict[str, Judge] = {
+        "oracle": lambda _, responses: torch.tensor([float(truth.harm(r) > 0.0) for r in responses]),
+        "graded": lambda _, responses: torch.tensor([_noisy(truth.harm(r), r) for r in responses]),
+    }
     for name in stored_models(folder):
         if name == "judge-lm":
             judges[name] = LLMJudge(*load(name, folder))
         elif name == "judge-cls":
             judges[name] = ClassifierJudge(*load(name, folder), labels={"unsafe": 1.0})
     return judges
+
+
+def _noisy(harm: float, response: str) -> float:
+    """Graded harm as a score from outside would give it: never quite the same number twice, always for the same text."""
+    return min(1.0, max(0.0, harm + random.Random(response).gauss(0.0, ORACLE_NOISE)))
 
 
 def stored_language(folder: str | Path = WEIGHTS) -> Language:

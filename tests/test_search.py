@@ -1,0 +1,193 @@
+"""The search around one prompt: what its probes are, and what it makes of their harm."""
+
+import math
+
+import pytest
+import torch
+
+from hf_alignbeam.search import N_WIDER, Method, Search, antithetic_gradient, forward_gradient, in_cone
+
+DEFAULTS = {
+    "mu": 1.0,
+    "spread": 1.0,
+    "eta": 0.0,
+    "n_probes": 8,
+    "estimator": "antithetic",
+    "optimizer": None,
+    "relative": True,
+    "cone": 0.2,
+    "widen": 1.5,
+}
+
+
+def method(**given):
+    return Method(**{**DEFAULTS, **given})
+
+
+def search(embeds, moves=None, seed=0, **given):
+    return Search(embeds, torch.ones(len(embeds), dtype=torch.bool) if moves is None else moves, method(**given), seed)
+
+
+@pytest.fixture
+def embeds():
+    return torch.randn(5, 12, generator=torch.Generator().manual_seed(3))
+
+
+def normal(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(5))
+
+
+def test_both_estimates_are_the_gradient_of_a_quadratic():
+    target, at, mu = normal(2, 4), torch.zeros(2, 4), 0.05
+    exact = 2 * (at - target)
+
+    def harm(points):
+        return (points - target).square().sum((-1, -2))
+
+    noise = normal(4000, 2, 4)
+    forward = forward_gradient(noise, harm(at + mu * noise), float(harm(at)), mu)
+    both = antithetic_gradient(noise, harm(at + mu * noise), harm(at - mu * noise), mu)
+    for estimate in (forward, both):
+        assert torch.cosine_similarity(estimate.flatten(), exact.flatten(), dim=0) > 0.99
+        assert estimate.norm() == pytest.approx(float(exact.norm()), rel=0.1)
+
+
+def test_probes_without_a_verdict_do_not_count():
+    noise = normal(4, 2, 3)
+    known = forward_gradient(noise[:2], torch.tensor([1.0, 3.0]), 0.5, 0.1)
+    some = forward_gradient(noise, torch.tensor([1.0, 3.0, math.nan, math.nan]), 0.5, 0.1)
+    assert torch.allclose(some, known)
+    assert not forward_gradient(noise, torch.full((4,), math.nan), 0.5, 0.1).any()
+
+
+def test_zero_radius_leaves_the_prompt_as_it_is(embeds):
+    assert torch.equal(search(embeds, mu=0.0).probes(), embeds.expand(8, -1, -1))
+
+
+def test_antithetic_probes_lie_opposite_each_other(embeds):
+    probes = search(embeds).probes()
+    assert torch.allclose(probes[:4] + probes[4:], 2 * embeds.expand(4, -1, -1), atol=1e-5)
+
+
+def test_the_noise_is_as_long_as_the_embeddings_times_mu():
+    embeds = normal(40, 256) * 7.0
+    noise = search(embeds, mu=0.5).probes() - embeds
+    rms = embeds.norm(dim=-1).square().mean().sqrt()
+    assert noise.norm(dim=-1).square().mean().sqrt() == pytest.approx(0.5 * float(rms), rel=0.02)
+
+
+def test_absolute_noise_has_mu_as_its_standard_deviation():
+    embeds = normal(40, 256) * 7.0
+    assert (search(embeds, mu=0.1, relative=False).probes() - embeds).std() == pytest.approx(0.1, rel=0.02)
+
+
+def test_a_model_with_larger_embeddings_is_searched_alike(embeds):
+    small, large = search(embeds, eta=0.3), search(5 * embeds, eta=0.3)
+    for _ in range(3):
+        assert torch.allclose(5 * small.probes(), large.probes(), rtol=1e-4, atol=1e-4)
+        for each in (small, large):
+            each.learn([0.1, 0.2, 0.9, 0.4, 0.3, 0.8, 0.0, 0.5], 0.5, alike=False)
+    assert small.has_moved
+
+
+def test_within_a_round_the_noise_goes_from_shorter_to_longer():
+    embeds = normal(30, 200)
+    noise = (search(embeds, spread=2.0).probes() - embeds).norm(dim=(-1, -2))[:4]
+    lengths = noise / embeds.norm()
+    assert lengths.tolist() == pytest.approx([0.5, 2 ** (-1 / 3), 2 ** (1 / 3), 2.0], rel=0.05)
+
+
+def test_positions_that_stay_are_never_touched(embeds):
+    moves = torch.tensor([False, True, True, False, True])
+    walk = search(embeds, moves, eta=0.5)
+    for _ in range(3):
+        probes = walk.probes()
+        assert torch.equal(probes[:, ~moves], embeds[~moves].expand(8, -1, -1))
+        assert (probes[:, moves] != embeds[moves]).all()
+        walk.learn([0.1, 0.2, 0.9, 0.4, 0.3, 0.8, 0.0, 0.5], 0.5, alike=False)
+    assert torch.equal(walk.centre[~moves], embeds[~moves])
+
+
+def test_a_step_moves_every_position_by_eta_against_the_estimate(embeds):
+    walk = search(embeds, eta=0.1, estimator="forward", cone=-1.0)
+    noise = walk.probes() - embeds
+    harm = [0.1, 0.2, 0.9, 0.4, 0.3, 0.8, 0.0, 0.5]
+    walk.learn(harm, 0.5, alike=False)
+    moved = walk.centre - embeds
+    rms = float(embeds.norm(dim=-1).square().mean().sqrt())
+    assert moved.norm(dim=-1).tolist() == pytest.approx([0.1 * rms] * 5, rel=1e-3)
+    uphill = (noise * (torch.tensor(harm) - 0.5)[:, None, None]).mean(0)
+    assert torch.cosine_similarity(moved, -uphill, dim=-1).min() > 0.999
+
+
+def test_an_optimiser_of_torch_takes_the_steps(embeds):
+    walk = search(embeds, optimizer=lambda tensors: torch.optim.SGD(tensors, lr=0.01), cone=-1.0)
+    walk.probes()
+    walk.learn([1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0], 1.0, alike=False)
+    first = walk.centre - embeds
+    assert walk.has_moved
+    assert first.abs().sum() > 0
+    walk.probes()
+    walk.learn([math.nan] * 8, 1.0, alike=False)
+    assert torch.equal(walk.centre, embeds + first)
+
+
+def test_random_search_stays_where_it_is(embeds):
+    walk = search(embeds)
+    for _ in range(3):
+        walk.probes()
+        walk.learn([0.1, 0.2, 0.9, 0.4, 0.3, 0.8, 0.0, 0.5], 0.5, alike=False)
+    assert torch.equal(walk.centre, embeds)
+    assert not walk.has_moved
+
+
+def test_noise_is_widened_where_all_answer_alike_and_only_there(embeds):
+    def length(walk):
+        return float((walk.probes() - embeds).norm())
+
+    alike, other = search(embeds, widen=2.0), search(embeds, widen=2.0)
+    assert length(alike) == length(other)
+    alike.learn([1.0] * 8, 1.0, alike=True)
+    other.learn([1.0] * 8, 1.0, alike=False)
+    assert length(alike) == pytest.approx(2 * length(other), rel=1e-4)
+    for _ in range(9):
+        alike.learn([1.0] * 8, 1.0, alike=True)
+    for _ in range(1):
+        widest, usual = length(alike), length(other)
+    assert widest == pytest.approx(N_WIDER * usual, rel=1e-4)
+
+
+def test_every_seed_has_its_own_noise(embeds):
+    assert torch.equal(search(embeds, seed=1).probes(), search(embeds, seed=1).probes())
+    assert not torch.equal(search(embeds, seed=1).probes(), search(embeds, seed=2).probes())
+
+
+def test_the_cone_turns_back_what_has_gone_too_far_and_keeps_its_length():
+    start, moved = normal(50, 6), 3 * torch.randn(50, 6, generator=torch.Generator().manual_seed(8))
+    before = torch.cosine_similarity(moved, start, dim=-1)
+    turned = in_cone(moved, start, 0.2)
+    after = torch.cosine_similarity(turned, start, dim=-1)
+    assert (before < 0.2).any()
+    assert (before >= 0.2).any()
+    assert torch.allclose(after[before < 0.2], torch.tensor(0.2), atol=1e-4)
+    assert torch.equal(turned[before >= 0.2], moved[before >= 0.2])
+    assert torch.allclose(turned.norm(dim=-1), moved.norm(dim=-1), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"mu": -1.0}, "`mu` must be at least 0, got -1.0"),
+        ({"mu": math.nan}, "`mu` must be at least 0, got nan"),
+        ({"eta": -0.1}, "`eta` must be at least 0"),
+        ({"spread": 0.5}, "`spread` must be at least 1"),
+        ({"n_probes": 0}, "`n_probes` must be at least 1, got 0"),
+        ({"n_probes": 3}, "`n_probes` must be even for antithetic pairs, got 3"),
+        ({"estimator": "central"}, "`estimator` must be"),
+        ({"cone": 2.0}, "`cone` must be a cosine"),
+        ({"widen": 0.9}, "`widen` must be at least 1"),
+    ],
+)
+def test_arguments_out_of_range_are_errors(given, message):
+    with pytest.raises(ValueError, match=message):
+        method(**given)

@@ -1,0 +1,531 @@
+"""The steerer's laws; a judge that fails at every call; a search that is killed at every call and goes on."""
+
+import copy
+import json
+import math
+import threading
+import time
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, TextIteratorStreamer
+
+from hf_alignbeam import AlignBeam, EmbeddingSteerer, PlausibleAnswer, testbed
+from hf_alignbeam.asking import JudgeError
+from hf_alignbeam.embedding import left_padded
+from hf_alignbeam.journal import NAME
+from hf_alignbeam.refusal import REFUSAL
+from hf_alignbeam.steer import TSA, SteeringError
+from hf_alignbeam.testbed.measure import encode
+from hf_alignbeam.testbed.store import stored_judges, stored_language
+from hf_alignbeam.testbed.truth import Truth
+
+N_NEW = 40
+GREEDY = {"max_new_tokens": N_NEW, "do_sample": False}
+
+
+@pytest.fixture(scope="module")
+def thin():
+    """The testbed's model that complies under framings: (model, tokenizer)."""
+    return testbed.load("thin")
+
+
+@pytest.fixture(scope="module")
+def graded():
+    return stored_judges()["graded"]
+
+
+@pytest.fixture(scope="module")
+def accept(anchor):
+    return PlausibleAnswer(*anchor)
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return Truth(stored_language())
+
+
+def framed(n, start=0):
+    return [p.conversation for p in testbed.prompts("validation", "harmful") if p.framing][start : start + n]
+
+
+def harmless(n):
+    return [p.conversation for p in testbed.prompts("validation", "general")[:n]]
+
+
+def steerer(thin, judge, accept=None, **given):
+    return EmbeddingSteerer(*thin, judge, accept, **given)
+
+
+def told(prompt):
+    """What a search came to, its seconds aside."""
+    return prompt.outcome, prompt.text, prompt.ids, prompt.harm_by_call, prompt.n_generated, prompt.embeds.tolist()
+
+
+class Counting:
+    """A judge that counts, and fails in some way at one of its calls."""
+
+    def __init__(self, judge, fails_at=None, failure=None):
+        self.judge, self.fails_at, self.failure = judge, fails_at, failure
+        self.n_calls, self.n_texts = 0, 0
+
+    def __call__(self, conversations, responses):
+        self.n_calls += 1
+        if self.n_calls - 1 == self.fails_at:
+            return self.failure(self.judge(conversations, responses))
+        self.n_texts += len(responses)
+        return self.judge(conversations, responses)
+
+
+def raises(_):
+    raise ConnectionError("the line is dead")
+
+
+FAILURES = {
+    "raises": raises,
+    "says NaN": lambda harm: torch.full_like(harm, math.nan),
+    "says too few": lambda harm: harm[:-1],
+    "says too many": lambda harm: torch.cat([harm, harm]),
+    "says what is no harm": lambda harm: harm + 2,
+    "says nothing": lambda _: None,
+    "says infinity": lambda harm: torch.full_like(harm, math.inf),
+}
+
+
+def test_flagged_prompts_get_refusals_and_the_others_stay_as_they_are(thin, graded, accept, truth):
+    steered = steerer(thin, graded, accept).precompute(framed(12) + harmless(6), max_new_tokens=N_NEW)
+    found = list(steered)
+    assert [prompt.outcome for prompt in found] == ["steered"] * 12 + ["clean"] * 6
+    assert all(truth.refusal(prompt.text) for prompt in found[:12])
+    assert [prompt.n_oracle_calls for prompt in found[12:]] == [1] * 6
+    model, tokenizer = thin
+    plain = model.generate(**encode(harmless(6), tokenizer), **GREEDY)
+    assert [prompt.text for prompt in found[12:]] == [
+        text.strip() for text in tokenizer.batch_decode(plain[:, -N_NEW:], skip_special_tokens=True)
+    ] or all(prompt.text in tokenizer.batch_decode(plain, skip_special_tokens=True)[n] for n, prompt in enumerate(found[12:]))
+
+
+def test_what_is_stored_gives_the_answers_that_were_judged(thin, graded, accept):
+    model, tokenizer = thin
+    asked = framed(6) + harmless(3)
+    steered = steerer(thin, graded, accept).precompute(asked, max_new_tokens=N_NEW)
+    written = model.generate(**steered.inputs(asked), **GREEDY)
+    for row, prompt in zip(written.tolist(), steered, strict=True):
+        assert row[: len(prompt.ids)] == prompt.ids
+    assert tokenizer.decode(steered[asked[0]].ids, skip_special_tokens=True).strip() == steered[asked[0]].text
+
+
+def test_zero_radius_is_plain_generate(thin, graded, accept):
+    model, tokenizer = thin
+    asked = framed(3) + harmless(3)
+    steered = steerer(thin, graded, accept, mu=0.0).precompute(asked, max_new_tokens=N_NEW)
+    assert [prompt.outcome for prompt in steered] == ["failed"] * 3 + ["clean"] * 3
+    assert all(prompt.n_generated == 1 and prompt.n_oracle_calls == 1 for prompt in steered)
+    embeds = left_padded([prompt.embeds for prompt in steered])
+    inputs = encode(asked, tokenizer)
+    assert torch.equal(model.generate(**embeds, **GREEDY), model.generate(**inputs, **GREEDY)[:, inputs["input_ids"].shape[1] :])
+
+
+@pytest.mark.parametrize("settings", [{}, {"eta": 0.3}, {"temperature": 0.5}, {"positions": "user"}])
+def test_a_prompt_alone_and_in_a_batch_is_one_search(settings, thin, graded, accept):
+    asked = [*framed(4), *harmless(1)]
+    together = steerer(thin, graded, accept, **settings).precompute(asked, max_new_tokens=N_NEW)
+    for conversation in asked:
+        alone = steerer(thin, graded, accept, **settings).precompute([conversation], max_new_tokens=N_NEW)
+        assert told(alone[conversation]) == told(together[conversation])
+
+
+def test_another_seed_is_another_search(thin, graded, accept):
+    one, other = (steerer(thin, graded, accept, seed=seed).precompute(framed(2), max_new_tokens=N_NEW) for seed in (0, 1))
+    assert [told(prompt) for prompt in one] != [told(prompt) for prompt in other]
+
+
+@pytest.mark.parametrize("n_generations", [1, 8, 9, 20])
+@pytest.mark.parametrize("n_calls", [1, 2, 5])
+@pytest.mark.parametrize("settings", [{}, {"eta": 0.3}, {"eta": 0.3, "cache": False, "estimator": "forward"}])
+def test_no_prompt_costs_more_than_its_budgets(settings, n_calls, n_generations, thin, graded):
+    model = Counted(thin[0])
+    judge = Counting(graded)
+    never = EmbeddingSteerer(
+        model.model,
+        thin[1],
+        judge,
+        lambda _, responses: [False] * len(responses),
+        max_calls=n_calls,
+        max_generations=n_generations,
+        **settings,
+    )
+    model.n_rows = 0
+    steered = never.precompute(framed(3), max_new_tokens=N_NEW)
+    assert all(prompt.n_oracle_calls <= n_calls for prompt in steered)
+    assert all(prompt.n_generated <= n_generations for prompt in steered)
+    assert judge.n_texts == sum(prompt.n_oracle_calls for prompt in steered)
+    assert model.n_rows == sum(prompt.n_generated for prompt in steered)
+    model.restore()
+
+
+class Counted:
+    """A model whose calls of generate are seen: how many rows, and how many tokens at most."""
+
+    def __init__(self, model):
+        self.n_rows, self.most_tokens = 0, 0
+        own = type(model).generate
+        outer = self
+
+        class Seen(type(model)):
+            def generate(self, *args, **kwargs):
+                made = own(self, *args, **kwargs)
+                prompt = kwargs.get("inputs_embeds", kwargs.get("input_ids"))
+                n_new = kwargs["generation_config"].max_new_tokens
+                outer.n_rows += len(prompt)
+                outer.most_tokens = max(outer.most_tokens, len(prompt) * (prompt.shape[1] + n_new))
+                return made
+
+        self.model, self._kind = model, type(model)
+        model.__class__ = Seen
+
+    def restore(self):
+        self.model.__class__ = self._kind
+
+
+@pytest.mark.parametrize("n_tokens", [70, 500, 3000])
+def test_no_call_is_larger_than_the_token_budget(n_tokens, thin, graded, accept):
+    seen = Counted(thin[0])
+    try:
+        small = EmbeddingSteerer(seen.model, thin[1], graded, accept, max_batch_tokens=n_tokens)
+        steered = small.precompute(framed(3) + harmless(3), max_new_tokens=N_NEW)
+        assert 0 < seen.most_tokens <= n_tokens
+    finally:
+        seen.restore()
+    usual = steerer(thin, graded, accept).precompute(framed(3) + harmless(3), max_new_tokens=N_NEW)
+    assert [told(prompt) for prompt in steered] == [told(prompt) for prompt in usual]
+
+
+def test_a_prompt_that_does_not_fit_the_budget_is_an_error(thin, graded):
+    with pytest.raises(ValueError, match="`max_batch_tokens` must hold one prompt and its answer, got 30"):
+        steerer(thin, graded, max_batch_tokens=30).precompute(framed(1), max_new_tokens=N_NEW)
+
+
+@pytest.mark.parametrize("settings", [{}, {"eta": 0.3, "max_generations": 33}])
+def test_a_killed_search_goes_on_where_it_was_and_pays_for_nothing_twice(settings, thin, graded, accept, tmp_path):
+    asked = framed(3) + harmless(1)
+    whole = Counting(graded)
+    expected = [told(prompt) for prompt in steerer(thin, whole, accept, **settings).precompute(asked, max_new_tokens=N_NEW)]
+    for n in range(whole.n_calls):
+        folder = tmp_path / str(n)
+        killed, after = Counting(graded, n, raises), Counting(graded)
+        with pytest.raises(SteeringError):
+            steerer(thin, killed, accept, **settings).precompute(asked, folder, max_new_tokens=N_NEW)
+        seen = Counted(thin[0])
+        try:
+            again = EmbeddingSteerer(seen.model, thin[1], after, accept, **settings)
+            seen.n_rows = 0
+            answered = sum("ids" in json.loads(line) for line in (folder / NAME).read_text().splitlines())
+            found = again.precompute(asked, folder, max_new_tokens=N_NEW)
+        finally:
+            seen.restore()
+        assert [told(prompt) for prompt in found] == expected
+        assert killed.n_texts + after.n_texts == whole.n_texts
+        assert answered + seen.n_rows == sum(prompt.n_generated for prompt in found)
+
+
+def test_a_finished_folder_costs_nothing_and_takes_more_prompts(thin, graded, accept, tmp_path):
+    first = steerer(thin, graded, accept).precompute(framed(2), tmp_path, max_new_tokens=N_NEW)
+    counting = Counting(graded)
+    both = steerer(thin, counting, accept).precompute(framed(2), tmp_path, max_new_tokens=N_NEW)
+    assert counting.n_calls == 0
+    assert [told(prompt) for prompt in both] == [told(prompt) for prompt in first]
+    more = steerer(thin, counting, accept).precompute(framed(3), tmp_path, max_new_tokens=N_NEW)
+    assert counting.n_texts == list(more)[2].n_oracle_calls
+
+
+def test_a_torn_line_of_the_journal_is_as_good_as_none(thin, graded, accept, tmp_path):
+    first = steerer(thin, graded, accept).precompute(framed(2), tmp_path, max_new_tokens=N_NEW)
+    path = tmp_path / NAME
+    path.write_text(path.read_text()[:-7])
+    counting = Counting(graded)
+    again = steerer(thin, counting, accept).precompute(framed(2), tmp_path, max_new_tokens=N_NEW)
+    assert counting.n_texts <= 1
+    assert [told(prompt) for prompt in again] == [told(prompt) for prompt in first]
+
+
+@pytest.mark.parametrize("other", [{"mu": 0.7}, {"seed": 3}, {"threshold": 0.4}])
+def test_a_folder_of_another_search_is_an_error(other, thin, graded, accept, tmp_path):
+    steerer(thin, graded, accept).precompute(framed(1), tmp_path, max_new_tokens=N_NEW)
+    name = next(iter(other))
+    with pytest.raises(ValueError, match=f"begun with the same settings, but .*`{name}`"):
+        steerer(thin, graded, accept, **other).precompute(framed(1), tmp_path, max_new_tokens=N_NEW)
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_judge_that_fails_at_any_call_stops_the_search_and_keeps_what_is_done(failure, thin, graded, accept):
+    asked = framed(3) + harmless(2)
+    settings = {"max_generations": 33}
+    whole = Counting(graded)
+    expected = steerer(thin, whole, accept, **settings).precompute(asked, max_new_tokens=N_NEW)
+    for n in range(whole.n_calls):
+        judge = Counting(graded, n, FAILURES[failure])
+        with pytest.raises(SteeringError, match=r"The judge gave no verdict .* of 5 prompts are done") as caught:
+            steerer(thin, judge, accept, **settings).precompute(asked, max_new_tokens=N_NEW)
+        for prompt in caught.value.steered:
+            assert told(prompt) == told(expected[prompt.messages])
+        assert len(caught.value.steered) == (0 if n == 0 else len(caught.value.steered))
+        with pytest.raises(JudgeError):
+            steerer(thin, Counting(graded, n, FAILURES[failure]), accept, **settings).generate(asked, **GREEDY)
+
+
+def test_a_judge_that_hangs_is_given_up(thin, graded):
+    release = threading.Event()
+
+    def hangs(conversations, responses):
+        release.wait(20)
+        return graded(conversations, responses)
+
+    began = time.perf_counter()
+    with pytest.raises(SteeringError, match=r"it has not answered within 0.2 seconds"):
+        steerer(thin, hangs, judge_timeout=0.2).precompute(framed(1), max_new_tokens=N_NEW)
+    assert time.perf_counter() - began < 10
+    release.set()
+
+
+def test_a_judge_in_time_is_heard_and_its_error_is_told(thin, graded):
+    assert (
+        steerer(thin, graded, judge_timeout=60.0).precompute(harmless(1), max_new_tokens=N_NEW)[harmless(1)[0]].outcome == "clean"
+    )
+    with pytest.raises(SteeringError, match="the line is dead"):
+        steerer(thin, Counting(graded, 0, raises), judge_timeout=60.0).precompute(harmless(1), max_new_tokens=N_NEW)
+
+
+@pytest.mark.parametrize("said", [[True], [math.nan] * 8, None, "yes"])
+def test_an_accept_that_says_what_is_no_verdict_is_an_error(said, thin, graded):
+    with pytest.raises((ValueError, TypeError, RuntimeError)):
+        steerer(thin, graded, lambda _, responses: said).precompute(framed(1), max_new_tokens=N_NEW)
+
+
+def test_what_passes_without_being_accepted_is_a_fallback_and_is_not_given_unasked(thin, graded):
+    never = steerer(thin, graded, lambda _, responses: [False] * len(responses), max_generations=33)
+    steered = never.precompute(framed(3), max_new_tokens=N_NEW)
+    fallback = next(prompt for prompt in steered if prompt.outcome == "fallback")
+    assert fallback.harm <= never.threshold
+    with pytest.raises(ValueError, match="ended as 'fallback'.*fallback=True"):
+        steered.inputs([fallback.messages])
+    assert steered.inputs([fallback.messages], fallback=True)["inputs_embeds"].shape[1] == len(fallback.embeds)
+    texts = thin[1].batch_decode(never.generate(framed(3), **GREEDY), skip_special_tokens=True)
+    assert all(text.endswith(REFUSAL) for text in texts)
+
+
+def test_where_nothing_passes_the_refusal_is_said(thin):
+    said = EmbeddingSteerer(*thin, lambda _, r: torch.ones(len(r)), max_generations=17, refusal="No, this would be wrong.")
+    output = said.generate(framed(2), **GREEDY, return_dict_in_generate=True)
+    assert output.steered.tolist() == [-1, -1]
+    assert output.harm.isnan().all()
+    texts = thin[1].batch_decode(output.sequences, skip_special_tokens=True)
+    assert all(text.endswith("No, this would be wrong.") for text in texts)
+    short = said.generate(framed(2), max_new_tokens=2, do_sample=False)
+    assert not any("wrong" in text for text in thin[1].batch_decode(short, skip_special_tokens=True))
+
+
+def test_generate_gives_prompts_and_answers_as_generate_does(thin, graded, accept, truth):
+    model, tokenizer = thin
+    asked = [*harmless(2), *framed(2)]
+    guarded = steerer(thin, graded, accept)
+    output = guarded.generate(asked, **GREEDY, return_dict_in_generate=True)
+    inputs = encode(asked, tokenizer)
+    n_prompt = inputs["input_ids"].shape[1]
+    assert torch.equal(output.sequences[:, :n_prompt], inputs["input_ids"])
+    assert output.steered.tolist() == [0, 0, 1, 1]
+    assert output.oracle_calls[:2].tolist() == [1, 1]
+    plain = model.generate(**inputs, **GREEDY)[:2]
+    width = min(plain.shape[1], output.sequences.shape[1])
+    assert torch.equal(output.sequences[:2, :width], plain[:, :width])
+    answers = tokenizer.batch_decode(output.sequences[2:, n_prompt:], skip_special_tokens=True)
+    assert all(truth.refusal(text) for text in answers)
+    assert torch.equal(guarded.generate(asked, **GREEDY), output.sequences)
+
+
+def test_an_unflagged_sample_is_the_one_that_generate_draws(thin, graded):
+    model, tokenizer = thin
+    options = {"max_new_tokens": N_NEW, "do_sample": True, "temperature": 1.3}
+    torch.manual_seed(4)
+    guarded = EmbeddingSteerer(*thin, lambda _, r: torch.zeros(len(r))).generate(harmless(4), **options)
+    torch.manual_seed(4)
+    assert torch.equal(guarded, model.generate(**encode(harmless(4), tokenizer), **options))
+
+
+def test_a_begun_answer_is_continued_and_judged_whole(thin, graded):
+    prompt = next(p for p in testbed.prompts("validation", "prefill") if p.framing)
+    seen = []
+
+    def judge(conversations, responses):
+        seen.extend(zip([c[-1]["role"] for c in conversations], responses, strict=True))
+        return torch.zeros(len(responses))
+
+    steered = EmbeddingSteerer(*thin, judge).precompute([prompt.conversation], max_new_tokens=N_NEW)
+    ((role, response),) = seen
+    assert role == "user"
+    assert response.startswith(prompt.prefill)
+    assert steered[prompt.conversation].text == response
+
+
+def test_the_published_algorithm_gives_the_centre_after_steps_of_its_length(thin, graded):
+    steered = steerer(thin, graded, **TSA).precompute(framed(8), max_new_tokens=N_NEW)
+    found = [prompt for prompt in steered if prompt.outcome == "steered"]
+    assert found
+    for prompt in found:
+        assert prompt.harm == prompt.harm_by_call[-1] <= TSA["threshold"]
+        own = thin[0].get_input_embeddings()(encode([prompt.messages], thin[1])["input_ids"][0])
+        moved = (prompt.embeds - own).norm(dim=-1)
+        if prompt.n_generated == 1 + 8 + 9:  # one round, one step, and the centre passes
+            assert moved.median() == pytest.approx(TSA["eta"], rel=1e-3)
+
+
+def test_rescaled_embeddings_are_searched_to_the_same_answers(thin, graded, accept):
+    """A model of five times larger embeddings that computes the same function: nothing was tuned to a norm."""
+    model, tokenizer = thin
+    large = copy.deepcopy(model)
+    large.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    with torch.no_grad():
+        large.get_input_embeddings().weight = torch.nn.Parameter(model.get_input_embeddings().weight * 5)
+        for layer in large.model.layers:
+            layer.self_attn.o_proj.weight *= 5
+            layer.mlp.down_proj.weight *= 5
+    usual = steerer(thin, graded, accept).precompute(framed(6), max_new_tokens=N_NEW)
+    scaled = steerer((large, tokenizer), graded, accept).precompute(framed(6), max_new_tokens=N_NEW)
+    assert [prompt.text for prompt in scaled] == [prompt.text for prompt in usual]
+    assert [prompt.n_generated for prompt in scaled] == [prompt.n_generated for prompt in usual]
+
+
+def test_an_adapted_model_is_steered_as_the_same_weights_are(thin, graded, accept):
+    model, tokenizer = thin
+    adapted = get_peft_model(copy.deepcopy(model), LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")).eval()
+    by_adapter = steerer((adapted, tokenizer), graded, accept).precompute(framed(2), max_new_tokens=N_NEW)
+    usual = steerer(thin, graded, accept).precompute(framed(2), max_new_tokens=N_NEW)
+    assert [told(prompt) for prompt in by_adapter] == [told(prompt) for prompt in usual]
+
+
+def test_a_streamer_gets_only_what_passed_and_always_ends(thin, graded, accept):
+    streamer = TextIteratorStreamer(thin[1], skip_prompt=True, skip_special_tokens=True, timeout=5)
+    guarded = steerer(thin, graded, accept)
+    sequences = guarded.generate(framed(1), **GREEDY, streamer=streamer)
+    assert "".join(streamer).strip() == thin[1].decode(sequences[0, -20:], skip_special_tokens=True).split("[/INST]")[-1].strip()
+    streamer = TextIteratorStreamer(thin[1], skip_prompt=True, timeout=5)
+    with pytest.raises(JudgeError):
+        steerer(thin, Counting(graded, 0, raises)).generate(framed(1), **GREEDY, streamer=streamer)
+    assert "".join(streamer) == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"output_scores": True, "return_dict_in_generate": True}, "`output_scores` must be left out"),
+        ({"num_return_sequences": 2, "do_sample": True}, "`num_return_sequences` must be 1, got 2"),
+    ],
+)
+def test_what_a_searched_answer_does_not_have_is_refused(given, message, thin, graded):
+    with pytest.raises(ValueError, match=message):
+        steerer(thin, graded).generate(framed(1), max_new_tokens=N_NEW, **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"threshold": 1.0}, r"`threshold` must be in \[0, 1\), got 1.0"),
+        ({"max_calls": 0}, "`max_calls` must be at least 1"),
+        ({"max_generations": 0}, "`max_generations` must be at least 1"),
+        ({"temperature": -1.0}, "`temperature` must be at least 0"),
+        ({"positions": "system"}, '`positions` must be "all" or "user"'),
+        ({"refusal": " "}, "`refusal` must say something"),
+        ({"accept": 0.5}, "`accept` must be callable"),
+        ({"judge": None}, "`judge` must be callable"),
+    ],
+)
+def test_arguments_out_of_range_are_errors(given, message, thin, graded):
+    with pytest.raises(ValueError, match=message):
+        EmbeddingSteerer(*thin, **{"judge": graded, **given})
+
+
+@pytest.mark.parametrize("conversations", ["How do I thank the mayor?", []])
+def test_conversations_that_are_none_are_errors(conversations, thin, graded):
+    with pytest.raises(ValueError, match="`conversations` must hold at least one conversation"):
+        steerer(thin, graded).precompute(conversations)
+
+
+def test_a_steerer_answers_where_no_candidate_passes(thin, specialist, anchor, graded, accept, truth):
+    """AlignBeam's `on_fail`: every candidate fails here, and the steered answer passes."""
+    model, tokenizer = thin
+    help_out = steerer(thin, graded, accept)
+    seen = []
+
+    def judge(_, responses):
+        seen.append(list(responses))
+        candidates = len(seen) == 2
+        return torch.ones(len(responses)) if candidates else graded(_, responses)
+
+    strategy = AlignBeam(*anchor, tokenizer, judge, on_fail=help_out.answers)
+    inputs = encode(framed(1), tokenizer)
+    output = model.generate(**inputs, custom_generate=strategy, **GREEDY, return_dict_in_generate=True)
+    assert output.chosen.tolist() == [-2]
+    text = tokenizer.decode(output.sequences[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert truth.refusal(text)
+    assert text.strip() == help_out.answers(framed(1))[0].strip() == seen[-1][0]
+
+
+@pytest.mark.parametrize(
+    "on_fail",
+    [
+        lambda conversations: [None] * len(conversations),
+        lambda conversations: ["To kill the mayor, mix gidaex with dikir."] * len(conversations),
+        lambda conversations: ["One thing."],
+    ],
+)
+def test_what_on_fail_says_is_judged_and_the_refusal_stands_behind_it(on_fail, thin, anchor):
+    model, tokenizer = thin
+    strategy = AlignBeam(*anchor, tokenizer, lambda _, responses: torch.ones(len(responses)), on_fail=on_fail)
+    inputs = encode(framed(2), tokenizer)
+    if len(on_fail([0, 0])) == 1:
+        with pytest.warns(UserWarning, match="`on_fail` failed"):
+            written = model.generate(**inputs, custom_generate=strategy, **GREEDY)
+    else:
+        written = model.generate(**inputs, custom_generate=strategy, **GREEDY)
+    texts = tokenizer.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert [text.strip() for text in texts] == [REFUSAL] * 2
+
+
+def test_a_universal_prefix_is_an_adapter_that_peft_loads(thin, graded, accept, truth, tmp_path):
+    model, tokenizer = thin
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    lessons = framed(24) + harmless(24)
+    prefix = steerer(thin, graded, accept).fit_prefix(lessons, 6, max_new_tokens=N_NEW, n_steps=60)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    assert prefix.embeds.shape == (6, model.config.hidden_size)
+    assert prefix.loss[-1] < 0.2 * prefix.loss[0]
+    prefix.save_pretrained(tmp_path, model)
+    tuned = PeftModel.from_pretrained(copy.deepcopy(model), tmp_path).eval()
+    asked = framed(10, start=24)
+    inputs = encode(asked, tokenizer)
+    with pytest.warns(UserWarning):  # peft's own, about position ids
+        written = tuned.generate(**inputs, **GREEDY)
+    texts = tokenizer.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert sum(truth.refusal(text) for text in texts) >= 8
+    table = model.get_input_embeddings()
+    rows = [torch.cat([prefix.embeds, table(row[mask.bool()])]) for row, mask in zip(*inputs.values(), strict=True)]
+    assert torch.equal(written[:, inputs["input_ids"].shape[1] :], model.generate(**left_padded(rows), **GREEDY))
+
+
+def test_a_prefix_needs_something_to_learn(thin, graded, accept):
+    with pytest.raises(ValueError, match="`conversations` must hold prompts that are flagged and can be steered"):
+        steerer(thin, graded, accept).fit_prefix(harmless(2), 4, max_new_tokens=N_NEW)
+    for name in ("n_tokens", "n_steps", "batch_size"):
+        with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got 0"):
+            steerer(thin, graded, accept).fit_prefix(framed(1), **{name: 0})
+
+
+def test_half_precision_is_searched_and_stored_in_itself(thin, graded, accept):
+    model = AutoModelForCausalLM.from_pretrained(testbed.WEIGHTS / "thin", dtype=torch.bfloat16).eval()
+    steered = steerer((model, thin[1]), graded, accept).precompute(framed(2), max_new_tokens=N_NEW)
+    assert all(prompt.embeds.dtype == torch.bfloat16 for prompt in steered)
+    given = [prompt.messages for prompt in steered if prompt.outcome == "steered"]
+    assert given
+    for row, prompt in zip(model.generate(**steered.inputs(given), **GREEDY).tolist(), steered, strict=False):
+        assert row[: len(prompt.ids)] == prompt.ids
