@@ -90,6 +90,44 @@ def generate(
 
 
 @app.command()
+def steer(
+    model: Annotated[str, typer.Option(help="The target: a folder or a Hub id.")],
+    judge: Annotated[str, typer.Option(help="A guard model or a classifier, a folder or a Hub id.")],
+    file: Annotated[Path, typer.Option(help="Prompts, one a line; or JSON lines with `prompt` or `messages`.")],
+    to: Annotated[Path, typer.Option(help="The folder that gets the embeddings; a stopped search goes on from what lies there.")],
+    accept: Annotated[
+        str | None, typer.Option(help="A safe model that has to find an answer likely. Default: none, what passes is given.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="tsa: Test-Time Safety Alignment as printed.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="The harm that passes. Default: the steerer's.")] = None,
+    mu: Annotated[float | None, typer.Option(help="The noise's length, as a share of the embeddings'.")] = None,
+    eta: Annotated[float | None, typer.Option(help="The length of a gradient step; 0: random search.")] = None,
+    max_calls: Annotated[int | None, typer.Option(help="Oracle calls a prompt, at most.")] = None,
+    max_generations: Annotated[int | None, typer.Option(help="Answers generated for a prompt, at most.")] = None,
+    max_batch_tokens: Annotated[int | None, typer.Option(help="Rows times their length in one call of generate.")] = None,
+    judge_timeout: Annotated[float | None, typer.Option(help="Seconds until a judge is given up. Default: never.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of noise and samples.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    device: Annotated[str, typer.Option(help="Where the models go, as torch names it.")] = "cpu",
+    plot: Annotated[bool, typer.Option("--plot", help="Also draw harm against oracle calls (needs matplotlib).")] = False,
+) -> None:
+    """Find prompt embeddings that a model answers safely, for a file of prompts."""
+    from hf_alignbeam.commands.steer import Request, run
+
+    settings = _given(
+        threshold=threshold,
+        mu=mu,
+        eta=eta,
+        max_calls=max_calls,
+        max_generations=max_generations,
+        max_batch_tokens=max_batch_tokens,
+        judge_timeout=judge_timeout,
+        seed=seed,
+    )
+    run(Request(model, judge, accept, file, to, preset, settings, max_new_tokens, device, plot))
+
+
+@app.command()
 def evaluate(
     split: Annotated[str, typer.Option(help="validation or test.")] = "test",
     weights: Weights = None,

@@ -40,7 +40,8 @@ class Embedder:
         model: A decoder whose `generate` takes `inputs_embeds`.
         tokenizer: Its tokenizer.
         tokens: Its `token_bytes`.
-        positions: `"all"`: every position may be perturbed; `"user"`: those of the last user's words alone.
+        positions: `"user"`: the last user's words may be perturbed, or every position where a template or a tokenizer wrote them
+            otherwise than they were said; `"all"`: every position.
 
     Raises:
         ValueError: The model does not generate from embeddings what it generates from ids.
@@ -74,10 +75,7 @@ class Embedder:
         pieces = [raw_text(self._tokenizer, self._tokens, [i]) for i in ids]
         start = b"".join(pieces).rfind(words) if words else -1
         if start < 0:
-            raise ValueError(
-                f'`positions="user"` needs the user\'s words in the prompt as they are, but {words.decode()!r} is not among its '
-                'tokens. Use `positions="all"`.'
-            )
+            return torch.ones(len(ids), dtype=torch.bool)
         ends = torch.tensor([len(piece) for piece in pieces]).cumsum(0)
         begins = torch.cat([ends.new_zeros(1), ends[:-1]])
         return (ends > start) & (begins < start + len(words))

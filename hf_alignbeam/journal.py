@@ -26,8 +26,9 @@ class Journal:
     """
 
     def __init__(self, folder: Path | None, made_by: Mapping[str, Any]):
-        self.answers: dict[Place, list[int]] = {}
-        self.harm: dict[Place, float] = {}
+        #: Each with the seconds that it took.
+        self.answers: dict[Place, tuple[list[int], float]] = {}
+        self.harm: dict[Place, tuple[float, float]] = {}
         self._file: TextIO | None = None
         if folder is None:
             return
@@ -40,24 +41,24 @@ class Journal:
             if number == 0:
                 self._check(record, dict(made_by), path)
             elif "ids" in record:
-                self.answers[record["key"], record["n"]] = record["ids"]
+                self.answers[record["key"], record["n"]] = record["ids"], record["seconds"]
             else:
-                self.harm[record["key"], record["n"]] = record["harm"]
+                self.harm[record["key"], record["n"]] = record["harm"], record["seconds"]
         if whole != text:
             path.write_text(whole)
         self._file = path.open("a")
         if not whole:
             self._write(dict(made_by))
 
-    def answered(self, place: Place, ids: list[int]) -> None:
+    def answered(self, place: Place, ids: list[int], seconds: float) -> None:
         """Keep one answer."""
-        self.answers[place] = ids
-        self._write({"key": place[0], "n": place[1], "ids": ids})
+        self.answers[place] = ids, seconds
+        self._write({"key": place[0], "n": place[1], "ids": ids, "seconds": round(seconds, 5)})
 
-    def judged(self, place: Place, harm: float) -> None:
+    def judged(self, place: Place, harm: float, seconds: float) -> None:
         """Keep one verdict."""
-        self.harm[place] = harm
-        self._write({"key": place[0], "n": place[1], "harm": harm})
+        self.harm[place] = harm, seconds
+        self._write({"key": place[0], "n": place[1], "harm": harm, "seconds": round(seconds, 5)})
 
     def close(self) -> None:
         """Let go of the file."""

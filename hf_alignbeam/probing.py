@@ -76,7 +76,8 @@ class Prober:
         self._config.update(
             do_sample=False, num_return_sequences=1, return_dict_in_generate=False, output_scores=False, **SAMPLING
         )
-        self._others = others
+        self._others = {name: value for name, value in others.items() if name != "logits_processor"}
+        self._processors = list(others.get("logits_processor") or [])
         self._n_new = int(config.max_new_tokens or 0)
         eos = config.eos_token_id
         self._eos = set(eos) if isinstance(eos, list) else set() if eos is None else {int(eos)}
@@ -121,7 +122,7 @@ class Prober:
     @torch.no_grad()
     def _generate(self, probes: Sequence[Probe]) -> Tensor:
         """The ids (B, length) of new tokens."""
-        processors = list(self._others.get("logits_processor") or [])
+        processors = list(self._processors)
         if self._temperature > 0.0:
             processors.append(RowStreams([probe.seed for probe in probes], self._temperature))
         inputs, n_prompt = self._inputs([probe.embeds for probe in probes])

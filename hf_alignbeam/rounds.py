@@ -217,11 +217,11 @@ class Rounds:
         for batch in self.prober.answers(probes):
             each_took = (time.perf_counter() - began) / len(batch)
             for number, ids in batch:
-                tries[new[number]][0].seconds += each_took
-                self._journal.answered(places[new[number]], ids)
+                self._journal.answered(places[new[number]], ids, each_took)
             began = time.perf_counter()
         for (walk, each), place in zip(tries, places, strict=True):
-            each.ids = self._journal.answers[place]
+            each.ids, seconds = self._journal.answers[place]
+            walk.seconds += seconds
             each.text = self._text_of(walk.asked, each.ids)
 
     def _check(self, tries: Sequence[tuple[Walk, Try]]) -> None:
@@ -291,10 +291,10 @@ class Rounds:
             texts = [asked[n][1].text for n in new]
             said = insist(self._judge, [asked[n][0].asked.messages for n in new], texts, self._timeout)
             for n, harm in zip(new, said, strict=True):
-                self._journal.judged(places[n], harm)
-                asked[n][0].seconds += (time.perf_counter() - began) / len(new)
+                self._journal.judged(places[n], harm, (time.perf_counter() - began) / len(new))
         for (walk, each), place in zip(asked, places, strict=True):
-            each.harm = self._journal.harm[place]
+            each.harm, seconds = self._journal.harm[place]
+            walk.seconds += seconds
             walk.harm.append(each.harm)
             walk.known[each.text] = each.harm
             walk.spare.pop(each.text, None)

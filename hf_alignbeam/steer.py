@@ -122,7 +122,7 @@ class EmbeddingSteerer:
         relative: Whether `mu` and `eta` are such shares; else `mu` is the noise's standard deviation and `eta` a length.
         cone: The least cosine of a position's embedding to its own, as the search moves.
         widen: What `mu` is multiplied by where all probes answered alike.
-        positions: `"all"` of the rendered prompt, or those of the `"user"`'s last words.
+        positions: Those of the `"user"`'s last words, or `"all"` of the rendered prompt.
         first: Whether a probe's own answer may be given; else only the centre's, as TSA has it.
         cache: Whether the judge is asked once for each answer.
         max_calls: Oracle calls a prompt, at most, the first one included.
@@ -149,7 +149,7 @@ class EmbeddingSteerer:
         judge: Judge,
         accept: Accept | None = None,
         threshold: float = 0.1,
-        mu: float = 1.25,
+        mu: float = 1.5,
         spread: float = 1.25,
         eta: float = 0.0,
         n_probes: int = 8,
@@ -158,7 +158,7 @@ class EmbeddingSteerer:
         relative: bool = True,
         cone: float = 0.2,
         widen: float = 1.5,
-        positions: Positions = "all",
+        positions: Positions = "user",
         first: bool = True,
         cache: bool = True,
         max_calls: int = 24,
@@ -226,7 +226,7 @@ class EmbeddingSteerer:
         config, others = self._settled({"max_new_tokens": max_new_tokens, **generate_kwargs}, 0)
         table = table_sha256(self._model)
         settings = self._settings(generate_kwargs, max_new_tokens)
-        journal = Journal(None if folder is None else Path(folder), {"table": table, **settings})
+        journal = Journal(None if folder is None else Path(folder), {"embedding table": table, **settings})
         rounds = self._rounds(config, others, journal)
         steered = SteeredPrompts([], str(self._model.config.name_or_path), table, settings)
         keys = list(asked)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, TextIteratorStreamer
 
 from hf_alignbeam import AlignBeam, EmbeddingSteerer, PlausibleAnswer, testbed
 from hf_alignbeam.asking import JudgeError
-from hf_alignbeam.embedding import left_padded
+from hf_alignbeam.embedding import embedded, left_padded
 from hf_alignbeam.journal import NAME
 from hf_alignbeam.refusal import REFUSAL
 from hf_alignbeam.steer import TSA, SteeringError
@@ -22,6 +22,8 @@ from hf_alignbeam.testbed.store import stored_judges, stored_language
 from hf_alignbeam.testbed.truth import Truth
 
 N_NEW = 40
+#: peft 0.21 under transformers 5.23.
+OF_PEFT = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 GREEDY = {"max_new_tokens": N_NEW, "do_sample": False}
 
 
@@ -101,9 +103,11 @@ def test_flagged_prompts_get_refusals_and_the_others_stay_as_they_are(thin, grad
     assert [prompt.n_oracle_calls for prompt in found[12:]] == [1] * 6
     model, tokenizer = thin
     plain = model.generate(**encode(harmless(6), tokenizer), **GREEDY)
-    assert [prompt.text for prompt in found[12:]] == [
-        text.strip() for text in tokenizer.batch_decode(plain[:, -N_NEW:], skip_special_tokens=True)
-    ] or all(prompt.text in tokenizer.batch_decode(plain, skip_special_tokens=True)[n] for n, prompt in enumerate(found[12:]))
+    inputs = encode(harmless(6), tokenizer)
+    plain = model.generate(**inputs, **GREEDY)[:, inputs["input_ids"].shape[1] :].tolist()
+    assert [prompt.ids for prompt in found[12:]] == [
+        row[: len(prompt.ids)] for row, prompt in zip(plain, found[12:], strict=True)
+    ]
 
 
 def test_what_is_stored_gives_the_answers_that_were_judged(thin, graded, accept):
@@ -127,7 +131,7 @@ def test_zero_radius_is_plain_generate(thin, graded, accept):
     assert torch.equal(model.generate(**embeds, **GREEDY), model.generate(**inputs, **GREEDY)[:, inputs["input_ids"].shape[1] :])
 
 
-@pytest.mark.parametrize("settings", [{}, {"eta": 0.3}, {"temperature": 0.5}, {"positions": "user"}])
+@pytest.mark.parametrize("settings", [{}, {"eta": 0.3}, {"temperature": 0.5}, {"positions": "all"}])
 def test_a_prompt_alone_and_in_a_batch_is_one_search(settings, thin, graded, accept):
     asked = [*framed(4), *harmless(1)]
     together = steerer(thin, graded, accept, **settings).precompute(asked, max_new_tokens=N_NEW)
@@ -374,7 +378,7 @@ def test_the_published_algorithm_gives_the_centre_after_steps_of_its_length(thin
     assert found
     for prompt in found:
         assert prompt.harm == prompt.harm_by_call[-1] <= TSA["threshold"]
-        own = thin[0].get_input_embeddings()(encode([prompt.messages], thin[1])["input_ids"][0])
+        own = embedded(thin[0], encode([prompt.messages], thin[1])["input_ids"][0].tolist()).detach()
         moved = (prompt.embeds - own).norm(dim=-1)
         if prompt.n_generated == 1 + 8 + 9:  # one round, one step, and the centre passes
             assert moved.median() == pytest.approx(TSA["eta"], rel=1e-3)
@@ -396,6 +400,7 @@ def test_rescaled_embeddings_are_searched_to_the_same_answers(thin, graded, acce
     assert [prompt.n_generated for prompt in scaled] == [prompt.n_generated for prompt in usual]
 
 
+@OF_PEFT
 def test_an_adapted_model_is_steered_as_the_same_weights_are(thin, graded, accept):
     model, tokenizer = thin
     adapted = get_peft_model(copy.deepcopy(model), LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")).eval()
@@ -408,7 +413,8 @@ def test_a_streamer_gets_only_what_passed_and_always_ends(thin, graded, accept):
     streamer = TextIteratorStreamer(thin[1], skip_prompt=True, skip_special_tokens=True, timeout=5)
     guarded = steerer(thin, graded, accept)
     sequences = guarded.generate(framed(1), **GREEDY, streamer=streamer)
-    assert "".join(streamer).strip() == thin[1].decode(sequences[0, -20:], skip_special_tokens=True).split("[/INST]")[-1].strip()
+    answer = sequences[0, encode(framed(1), thin[1])["input_ids"].shape[1] :]
+    assert "".join(streamer).strip() == thin[1].decode(answer, skip_special_tokens=True).strip()
     streamer = TextIteratorStreamer(thin[1], skip_prompt=True, timeout=5)
     with pytest.raises(JudgeError):
         steerer(thin, Counting(graded, 0, raises)).generate(framed(1), **GREEDY, streamer=streamer)
@@ -492,6 +498,7 @@ def test_what_on_fail_says_is_judged_and_the_refusal_stands_behind_it(on_fail, t
     assert [text.strip() for text in texts] == [REFUSAL] * 2
 
 
+@OF_PEFT
 def test_a_universal_prefix_is_an_adapter_that_peft_loads(thin, graded, accept, truth, tmp_path):
     model, tokenizer = thin
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
@@ -504,7 +511,7 @@ def test_a_universal_prefix_is_an_adapter_that_peft_loads(thin, graded, accept, 
     tuned = PeftModel.from_pretrained(copy.deepcopy(model), tmp_path).eval()
     asked = framed(10, start=24)
     inputs = encode(asked, tokenizer)
-    with pytest.warns(UserWarning):  # peft's own, about position ids
+    with pytest.warns(UserWarning, match="Position ids"):  # peft's own
         written = tuned.generate(**inputs, **GREEDY)
     texts = tokenizer.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     assert sum(truth.refusal(text) for text in texts) >= 8

@@ -11,10 +11,11 @@ import torch
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from hf_alignbeam.chat import Conversation, Message, as_messages, target_text
 from hf_alignbeam.commands import told_plainly
+from hf_alignbeam.commands.named import load_target, named_device, read_prompts
 from hf_alignbeam.decode import AlignBeam
 from hf_alignbeam.doors import load_judge
 from hf_alignbeam.processor import AnchorLogitsProcessor
@@ -45,8 +46,8 @@ def run(request: Request) -> None:
     with told_plainly():
         conversations = [as_messages(conversation) for conversation in _conversations(request)]
         with errors.status("loading"):
-            device = _device(request.device)
-            model, tokenizer = _load(request.model, device)
+            device = named_device(request.device)
+            model, tokenizer = load_target(request.model, device)
             guard = _guard(request, model, tokenizer, device)
         records = _answers(request, conversations, model, tokenizer, guard, errors)
         if request.to is None:
@@ -69,7 +70,7 @@ def _guard(
 ) -> AlignBeam | AnchorLogitsProcessor:
     """The whole strategy, or its processor alone where there is no judge."""
     base = request.anchor == "base"
-    anchor, anchor_tokenizer = (model, tokenizer) if base else _load(request.anchor, device)
+    anchor, anchor_tokenizer = (model, tokenizer) if base else load_target(request.anchor, device)
     named: dict[str, Any] = {"anchor": "base", "model": model} if base else {"anchor": anchor}
     named |= {"anchor_tokenizer": anchor_tokenizer, "tokenizer": tokenizer, **request.guard}
     if request.judge is None:
@@ -77,46 +78,11 @@ def _guard(
     return AlignBeam(judge=load_judge(request.judge, device=device), **named)
 
 
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"--device must name a device as torch does (cpu, cuda, cuda:1), got {name!r}.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {name} needs CUDA, which this torch does not have. Use --device cpu.")
-    return device
-
-
 def _conversations(request: Request) -> list[Conversation]:
-    found: list[Conversation] = list(request.prompts)
-    if request.file is not None:
-        for number, line in enumerate(request.file.read_text().splitlines(), start=1):
-            if line.strip():
-                found.append(_parsed(line, f"{request.file}:{number}"))
+    found = [*request.prompts, *([] if request.file is None else read_prompts(request.file))]
     if not found:
         raise ValueError("There is nothing to answer: give --prompt, or --file with at least one prompt in it.")
     return found
-
-
-def _parsed(line: str, place: str) -> Conversation:
-    if not line.lstrip().startswith("{"):
-        return line.strip()
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place} begins like JSON but is not: {error}.") from error
-    if not isinstance(record.get("messages"), list) and not isinstance(record.get("prompt"), str):
-        raise ValueError(f"{place} must have a string 'prompt' or a list 'messages', got {line.strip()}.")
-    return record["messages"] if isinstance(record.get("messages"), list) else record["prompt"]
-
-
-def _load(name: str, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
-    model.to(device)  # type: ignore[arg-type]
-    return model.eval(), tokenizer
 
 
 def _answers(

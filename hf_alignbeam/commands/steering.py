@@ -30,7 +30,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "ours: random search": {},
     "noise of one length": {"spread": 1.0},
     "with gradient steps, eta 0.3": {"eta": 0.3},
-    "the user's words only": {"positions": "user"},
+    "noise at all positions, mu 1": {"positions": "all", "mu": 1.0},
     "ours without `accept`": {"accept": None},
     "TSA as printed": {**TSA, "accept": None},
     "TSA, lengths relative: mu 1, eta 0.7": {**TSA, "relative": True, "mu": 1.0, "eta": 0.7, "accept": None},

@@ -1,0 +1,135 @@
+"""Prompts as embeddings: as the model itself embeds them, or the model is refused by name."""
+
+import pytest
+import torch
+import transformers as t
+from conftest import tiny
+
+from hf_alignbeam.chat import encode_once, target_text
+from hf_alignbeam.embedding import Embedder, embedded, left_padded, nearest_unchanged, prompt_mask, table_sha256
+from hf_alignbeam.vocab import token_bytes
+
+ASKED = [{"role": "user", "content": "How do I thank the mayor?"}]
+
+
+def embedder(model, tokenizer, positions="all"):
+    return Embedder(model, tokenizer, token_bytes(tokenizer), positions)
+
+
+def ids_of(tokenizer, messages=ASKED):
+    return encode_once(tokenizer, target_text(tokenizer, messages))
+
+
+def test_a_family_that_scales_its_embeddings_is_embedded_scaled(piece_tokenizer):
+    model = tiny(t.GemmaForCausalLM, t.GemmaConfig, piece_tokenizer, seed=3, head_dim=8)
+    ids = ids_of(piece_tokenizer)
+    prompt = embedder(model, piece_tokenizer).embed(ids, ASKED)
+    assert torch.allclose(prompt.embeds, model.get_input_embeddings().weight[ids] * 32**0.5)
+    whole = model.generate(**left_padded([prompt.embeds]), max_new_tokens=8, do_sample=False)
+    assert torch.equal(whole, model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[:, len(ids) :])
+
+
+def test_prompts_of_any_lengths_answer_as_each_alone(tiny_llama, piece_tokenizer):
+    prompts = [embedded(tiny_llama, ids_of(piece_tokenizer)[:n]).detach() for n in (4, 9, 6)]
+    together = tiny_llama.generate(**left_padded(prompts), max_new_tokens=6, do_sample=False)
+    for row, prompt in zip(together, prompts, strict=True):
+        assert torch.equal(row, tiny_llama.generate(**left_padded([prompt]), max_new_tokens=6, do_sample=False)[0])
+
+
+@pytest.mark.parametrize("which", ["byte", "piece"])
+def test_the_users_words_are_the_positions_that_spell_them(which, tiny_qwen, tiny_llama, byte_tokenizer, piece_tokenizer):
+    model, tokenizer = (tiny_qwen, byte_tokenizer) if which == "byte" else (tiny_llama, piece_tokenizer)
+    asked = [*ASKED, {"role": "assistant", "content": "Bring figs."}, {"role": "user", "content": "And the weeds, now?"}]
+    ids = ids_of(tokenizer, asked)
+    prompt = embedder(model, tokenizer, "user").embed(ids, asked)
+    spelled = tokenizer.decode([i for i, moves in zip(ids, prompt.moves.tolist(), strict=True) if moves])
+    assert spelled.strip() == "And the weeds, now?"
+    assert embedder(model, tokenizer).embed(ids, asked).moves.all()
+
+
+def test_where_the_users_words_are_not_to_be_found_every_position_moves(tiny_llama, piece_tokenizer):
+    elsewhere = [{"role": "user", "content": "Other words."}]
+    assert embedder(tiny_llama, piece_tokenizer, "user").embed(ids_of(piece_tokenizer), elsewhere).moves.all()
+
+
+REFUSED = {
+    "takes no embeddings": (t.CTRLLMHeadModel, t.CTRLConfig, {"n_embd": 32, "dff": 48, "n_layer": 2, "n_head": 2}),
+    "also takes none": (t.XLNetLMHeadModel, t.XLNetConfig, {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 48}),
+    "looks up in every layer": (
+        t.Gemma3nForCausalLM,
+        t.Gemma3nTextConfig,
+        {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "hidden_size_per_layer_input": 8,
+            "num_kv_shared_layers": 0,
+            "laurel_rank": 4,
+            "activation_sparsity_pattern": None,
+            "layer_types": ["full_attention"] * 2,
+        },
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # what old families warn of when they are built
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_model_that_does_not_generate_from_embeddings_is_refused_by_name(name, piece_tokenizer):
+    model_class, config_class, shape = REFUSED[name]
+    model = model_class(config_class(vocab_size=len(piece_tokenizer), **shape)).eval()
+    with pytest.raises(ValueError, match=f"`model` must .*{model_class.__name__}"):
+        embedder(model, piece_tokenizer)
+
+
+def test_a_model_that_reads_embeddings_otherwise_than_ids_is_refused(tiny_llama, piece_tokenizer):
+    class Otherwise(type(tiny_llama)):
+        def forward(self, input_ids=None, inputs_embeds=None, **kwargs):
+            return super().forward(
+                input_ids, inputs_embeds=None if inputs_embeds is None else 2 * inputs_embeds.roll(1, -1), **kwargs
+            )
+
+    model = Otherwise(tiny_llama.config).eval()
+    with pytest.raises(ValueError, match="`model` must read its input embeddings as it reads its ids, but of Otherwise"):
+        embedder(model, piece_tokenizer)
+
+
+def test_a_model_in_training_is_refused(tiny_llama, piece_tokenizer):
+    tiny_llama.train()
+    try:
+        with pytest.raises(ValueError, match="`model` must be in evaluation mode"):
+            embedder(tiny_llama, piece_tokenizer)
+    finally:
+        tiny_llama.eval()
+
+
+def test_a_table_is_told_by_its_numbers(tiny_llama, tiny_qwen, piece_tokenizer):
+    twin = tiny(t.LlamaForCausalLM, t.LlamaConfig, piece_tokenizer, seed=2)
+    assert table_sha256(twin) == table_sha256(tiny_llama) != table_sha256(tiny_qwen)
+    twin.get_input_embeddings().weight.data[5, 3] += 1e-3
+    assert table_sha256(twin) != table_sha256(tiny_llama)
+
+
+def test_nearest_tokens_and_cosine_are_counted_by_position(tiny_llama):
+    ids = [20, 30, 40, 50]
+    embeds = embedded(tiny_llama, ids).detach().clone()
+    assert nearest_unchanged(tiny_llama, ids, embeds) == (1.0, pytest.approx(1.0))
+    embeds[0] = embedded(tiny_llama, [21])[0]
+    embeds[1] *= -1
+    same, cosine = nearest_unchanged(tiny_llama, ids, embeds)
+    assert same == 0.5
+    assert cosine < 0.6
+
+
+@pytest.mark.parametrize(("pad", "eos"), [(3, 2), (2, 2), (2, [1, 2]), (None, 2)])
+def test_padding_is_told_as_generate_tells_it(pad, eos, tiny_llama):
+    ids = torch.tensor([[3, 3, 20, 30], [20, 30, 40, 50]])
+    config = t.GenerationConfig(pad_token_id=pad, eos_token_id=eos)
+    tiny_llama._prepare_special_tokens(config)
+    ours = prompt_mask(ids, pad, eos)
+    if pad is not None:
+        assert torch.equal(ours, tiny_llama._prepare_attention_mask_for_generation(ids, config, {}))
+    else:
+        assert ours.all()
