@@ -8,9 +8,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from hf_alignbeam import testbed
+from hf_alignbeam import EmbeddingSteerer, SteeredPrompts, testbed
 from hf_alignbeam.cli import app
-from hf_alignbeam.commands import decoding, memory, speed
+from hf_alignbeam.commands import decoding, memory, speed, steering
 from hf_alignbeam.testbed.families import FAMILIES
 from hf_alignbeam.testbed.shapes import Shape
 from hf_alignbeam.testbed.store import WEIGHTS, stored_language
@@ -23,7 +23,7 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize("command", ["demo", "generate", "evaluate", "bench", "calibrate", "publish", "protect"])
+@pytest.mark.parametrize("command", ["demo", "generate", "steer", "evaluate", "bench", "calibrate", "publish", "protect"])
 def test_every_command_explains_itself(command):
     result = run(command, "--help")
     assert result.exit_code == 0
@@ -101,6 +101,69 @@ def test_publish_and_protect_write_folders_and_say_what_is_in_the_way(tmp_path):
         assert message in again.output
 
 
+@pytest.fixture
+def asked_file(tmp_path):
+    """Two prompts that `thin` answers harmfully, and two harmless ones."""
+    framed = [p for p in testbed.prompts("validation", "harmful") if p.framing][:2]
+    prompts = [*framed, *testbed.prompts("validation", "general")[:2]]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("\n".join(json.dumps({"messages": prompt.conversation}) for prompt in prompts) + "\n")
+    return file
+
+
+STEER = ("steer", "--model", WEIGHTS / "thin", "--judge", WEIGHTS / "judge-cls", "--accept", ANCHOR)
+
+
+def test_steer_writes_a_folder_that_a_second_run_and_python_read(asked_file, tmp_path):
+    for _ in range(2):
+        result = run(*STEER, "--file", asked_file, "--to", tmp_path / "to", "--plot", "--max-new-tokens", 40)
+        assert result.exit_code == 0, result.output
+        assert "| clean | 2 | 1.00 | 1.0 |" in result.output
+        assert "| steered | 2 | 2.00 |" in result.output
+    assert (tmp_path / "to" / "harm.png").read_bytes().startswith(b"\x89PNG")
+    steered = SteeredPrompts.from_pretrained(tmp_path / "to", testbed.load("thin")[0])
+    assert [prompt.outcome for prompt in steered] == ["steered", "steered", "clean", "clean"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "best"], "--preset must be tsa or left out"),
+        (["--mu", "-1"], "`mu` must be at least 0"),
+        (["--max-batch-tokens", "10"], "`max_batch_tokens` must hold one prompt and its answer"),
+        (["--device", "abacus"], "--device must name a device"),
+    ],
+)
+def test_steer_names_what_is_wrong(arguments, message, asked_file, tmp_path):
+    result = run(*STEER, "--file", asked_file, "--to", tmp_path / "to", *arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_steer_stopped_at_the_keyboard_says_how_it_goes_on(asked_file, tmp_path, monkeypatch):
+    def stopped(*arguments, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(EmbeddingSteerer, "precompute", stopped)
+    result = run(*STEER, "--file", asked_file, "--to", tmp_path / "to")
+    assert result.exit_code == 130
+    assert "The same command goes on from what lies in" in result.output
+
+
+def test_steering_prints_the_tables(monkeypatch):
+    monkeypatch.setattr(steering, "SYSTEMS", {name: steering.SYSTEMS[name] for name in steering.CONTROL})
+    monkeypatch.setattr(steering, "_prefixes", lambda *given: [])  # half a minute; fitting has tests of its own
+    result = run("evaluate", "--steering", "--limit", 3, "--split", "validation")
+    assert result.exit_code == 0, result.output
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in result.output.splitlines() if line.startswith("| ")]
+    searched = {(row[0], row[1]): row for row in rows if len(row) == 13}
+    assert searched["thin", "ours: random search"][4].startswith("100.0 %")
+    assert searched["unaligned", "ours: random search"][4].startswith("0.0 %")
+    clean = [row for row in rows if len(row) == 8 and row[0] == "gap"]
+    assert clean[0][3:5] == ["1: 100.0 %", "100.0 %"]
+
+
 def test_evaluate_compares_strategies():
     result = run("evaluate", "--limit", 4, "--split", "validation", "--judge", "oracle", "--judge-errors", 0.2)
     assert result.exit_code == 0, result.output
@@ -109,7 +172,7 @@ def test_evaluate_compares_strategies():
     assert [line.split("|")[1].strip() for line in table.splitlines()[1:]] == names
     wrong = run("evaluate", "--limit", 2, "--judge", "nobody")
     assert wrong.exit_code == 2
-    assert "--judge must be one of oracle, judge-cls, judge-lm" in wrong.output
+    assert "--judge must be one of oracle, graded, judge-cls, judge-lm" in wrong.output
 
 
 def test_decoding_counts_what_every_system_feeds(monkeypatch, capsys, tmp_path):

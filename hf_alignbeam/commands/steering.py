@@ -40,6 +40,8 @@ BENIGN = ("general", "domain", "borderline")
 #: What a universal prefix is fitted to, of the training split.
 LESSONS = {"harmful": 90, "general": 60, "domain": 90, "borderline": 60}
 N_VIRTUAL = 8
+#: Flagged prompts that are searched, where nobody says a limit.
+N_FLAGGED = 300
 #: Prompts in one call.
 N_A_CALL = 100
 
@@ -52,7 +54,7 @@ class Bench:
     truth: Truth
     split: str
     folder: Path
-    limit: int
+    limit: int | None
     judge: Judge
     accept: PlausibleAnswer
     progress: Progress
@@ -68,7 +70,7 @@ def run(weights: Path | None, split: str, limit: int | None, judge: str | None) 
         raise ValueError(f"--judge must be one of {', '.join(judges)}, got {name!r}.")
     with Progress(console=Console(stderr=True), transient=True) as progress:
         accept = PlausibleAnswer(*load("anchor", folder))
-        bench = Bench(language, Truth(language), split, folder, limit or 300, judges[name], accept, progress)
+        bench = Bench(language, Truth(language), split, folder, limit, judges[name], accept, progress)
         loaded = {model: load(model, folder) for model in MODELS}
         norms = ", ".join(f"{name} {_rms(model):.2f}" for name, (model, _) in loaded.items())
         tell(console, f"Language {language.seed}, {split} split, greedy, judge {name}, RMS norm of the embeddings: {norms}.", "")
@@ -80,9 +82,10 @@ def _rms(model: PreTrainedModel) -> float:
     return float(every.detach().norm(dim=-1).square().mean().sqrt())
 
 
-def _flagged(bench: Bench, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, split: str, n_most: int) -> list[Prompt]:
+def _flagged(bench: Bench, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
     """Prompts that the model alone answers harmfully."""
-    prompts = bench.language.prompts(split, "harmful")
+    n_most = bench.limit or N_FLAGGED
+    prompts = bench.language.prompts(bench.split, "harmful")[: 3 * n_most]
     texts = answers(model, tokenizer, prompts)
     return [p for p, text in zip(prompts, texts, strict=True) if bench.truth.harm(text) > 0.0][:n_most]
 
@@ -92,7 +95,7 @@ def _searches(bench: Bench, loaded: Mapping[str, tuple[PreTrainedModel, PreTrain
     costs = ["oracle calls", "generations", "seconds a prompt", "nearest token unchanged", "cosine"]
     lines = table_head(["model", "system", "flagged", *columns, *costs])
     for name, (model, tokenizer) in loaded.items():
-        prompts = _flagged(bench, model, tokenizer, bench.split, bench.limit)
+        prompts = _flagged(bench, model, tokenizer)
         for system in CONTROL if name == "unaligned" else SYSTEMS:
             steerer = EmbeddingSteerer(model, tokenizer, bench.judge, **{"accept": bench.accept, **SYSTEMS[system]})
             steered, seconds = _precomputed(bench, f"{name}: {system}", steerer, prompts)
@@ -163,7 +166,7 @@ def _clean(bench: Bench, loaded: Mapping[str, tuple[PreTrainedModel, PreTrainedT
         calls: Counter[int] = Counter()
         n_prompts, n_same, cells = 0, 0, []
         for kind in (*BENIGN, "harmful"):
-            prompts = bench.language.prompts(bench.split, kind)
+            prompts = bench.language.prompts(bench.split, kind)[: bench.limit]
             plain = responses(model, tokenizer, prompts)
             task = bench.progress.add_task(f"{name}: {kind}", total=len(prompts))
             texts = []
@@ -212,8 +215,8 @@ def _prefixes(bench: Bench, loaded: Mapping[str, tuple[PreTrainedModel, PreTrain
     )
     for name in MODELS[:2]:
         model, tokenizer = loaded[name]
-        flagged = _flagged(bench, model, tokenizer, bench.split, bench.limit)
-        benign = {kind: bench.language.prompts(bench.split, kind) for kind in BENIGN}
+        flagged = _flagged(bench, model, tokenizer)
+        benign = {kind: bench.language.prompts(bench.split, kind)[: bench.limit] for kind in BENIGN}
         before = {kind: _correct(bench, model, tokenizer, prompts) for kind, prompts in benign.items()}
         lessons = [p.conversation for kind, n in LESSONS.items() for p in bench.language.prompts("train", kind)[:n]]
         steerer = EmbeddingSteerer(model, tokenizer, bench.judge, bench.accept)

@@ -1,0 +1,24 @@
+"""Find prompt embeddings that a model answers safely, keep them, and answer from what was kept.
+
+Runs on the testbed's tiny models, which ship with the package; put Hub ids in their place for your own.
+"""
+
+import tempfile
+
+from hf_alignbeam import ClassifierJudge, EmbeddingSteerer, PlausibleAnswer, SteeredPrompts, testbed
+
+model, tokenizer = testbed.load("thin")  # refuses plain requests, complies where they are framed
+judge = ClassifierJudge(*testbed.load("judge-cls"), labels={"unsafe": 1.0})
+accept = PlausibleAnswer(*testbed.load("anchor"))
+
+framed = [prompt.conversation for prompt in testbed.prompts("validation", "harmful") if prompt.framing][:4]
+asked = [*framed, *(prompt.conversation for prompt in testbed.prompts("validation", "domain")[:2])]
+
+with tempfile.TemporaryDirectory() as folder:
+    EmbeddingSteerer(model, tokenizer, judge, accept).precompute(asked, folder)
+    steered = SteeredPrompts.from_pretrained(folder, model)
+
+answers = model.generate(**steered.inputs(asked), max_new_tokens=60, do_sample=False)
+for prompt, answer in zip(steered, tokenizer.batch_decode(answers, skip_special_tokens=True), strict=True):
+    print(prompt.messages[-1]["content"])
+    print(f"  {answer.strip()}  ({prompt.outcome}, {prompt.n_oracle_calls} oracle calls, {prompt.n_generated} answers)")

@@ -1,0 +1,137 @@
+"""A published steerer gives what the object gives; steered prompts travel over a Hub."""
+
+import json
+
+import pytest
+import torch
+from test_doors import BLOCKED, hub, in_a_process, online, said_by  # noqa: F401
+from test_steer import GREEDY, N_NEW, framed, harmless
+from transformers import pipeline
+
+from hf_alignbeam import EmbeddingSteerer, PlausibleAnswer, SteeredPrompts, testbed
+from hf_alignbeam.publish import write_strategy
+from hf_alignbeam.testbed.measure import encode
+from hf_alignbeam.testbed.store import WEIGHTS, stored_judges
+
+NAMED = {"judge": str(WEIGHTS / "judge-cls"), "accept": str(WEIGHTS / "anchor")}
+TRUSTED = {"trust_remote_code": True}
+
+
+@pytest.fixture(scope="module")
+def thin():
+    return testbed.load("thin")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("hub") / "steerer"
+    write_strategy("embedding-steerer", made)
+    return str(made)
+
+
+@pytest.fixture(scope="module")
+def steerer(thin, anchor):
+    return EmbeddingSteerer(*thin, stored_judges()["judge-cls"], PlausibleAnswer(*anchor))
+
+
+@pytest.fixture(scope="module")
+def expected(thin, steerer):
+    asked = framed(3) + harmless(2)
+    inputs = encode(asked, thin[1])
+    return inputs, steerer.generate(asked, **GREEDY)
+
+
+def through(thin, folder, *args, **kwargs):
+    return thin[0].generate(*args, custom_generate=folder, tokenizer=thin[1], **{**NAMED, **TRUSTED, **GREEDY, **kwargs})
+
+
+def test_the_folder_gives_what_the_object_gives(thin, folder, expected):
+    inputs, sequences = expected
+    assert torch.equal(through(thin, folder, **inputs), sequences)
+    output = through(thin, folder, **inputs, return_dict_in_generate=True)
+    assert torch.equal(output.sequences, sequences)
+    assert output.steered.tolist() == [1, 1, 1, 0, 0]
+    assert output.oracle_calls.tolist()[3:] == [1, 1]
+
+
+def test_ids_may_be_positional_and_without_a_mask(thin, folder, expected):
+    inputs, sequences = expected
+    assert torch.equal(through(thin, folder, inputs["input_ids"]), sequences)
+    assert not through(thin, folder, inputs["input_ids"]).requires_grad
+
+
+def test_a_pipeline_says_the_same(thin, folder, expected):
+    inputs, sequences = expected
+    chat = pipeline("text-generation", model=thin[0], tokenizer=thin[1])
+    asked = framed(3) + harmless(2)
+    said = chat(asked, batch_size=5, custom_generate=folder, **NAMED, **TRUSTED, **GREEDY)
+    texts = thin[1].batch_decode(sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert [each[0]["generated_text"][-1]["content"].strip() for each in said] == [text.strip() for text in texts]
+
+
+def test_judge_and_accept_may_be_objects_and_settings_have_names(thin, folder, anchor, expected):
+    inputs, sequences = expected
+    objects = {"judge": stored_judges()["judge-cls"], "accept": anchor[0], "anchor_tokenizer": anchor[1]}
+    assert torch.equal(through(thin, folder, **inputs, **objects), sequences)
+    never = through(thin, folder, **inputs, mu=0.0, refusal="No, this would be wrong.")
+    texts = thin[1].batch_decode(never, skip_special_tokens=True)
+    assert [text.endswith("No, this would be wrong.") for text in texts] == [True] * 3 + [False] * 2
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"preset": "best"}, "`preset` must be 'tsa' or left out, got 'best'"),
+        ({"num_return_sequences": 2, "do_sample": True}, "`num_return_sequences` must be 1"),
+        ({"mu": -1.0}, "`mu` must be at least 0"),
+    ],
+)
+def test_what_the_door_does_not_know_is_told(given, message, thin, folder, expected):
+    with pytest.raises(ValueError, match=message):
+        through(thin, folder, **expected[0], **given)
+
+
+def test_embeddings_are_no_prompt_to_search(thin, folder):
+    with pytest.raises(ValueError, match="`input_ids` must be given, for it is their embeddings that are searched"):
+        through(thin, folder, inputs_embeds=torch.zeros(1, 4, 72))
+
+
+def test_the_published_preset_runs(thin, folder):
+    inputs = encode(framed(1), thin[1])
+    output = through(thin, folder, **inputs, preset="tsa", max_calls=10, max_generations=19, return_dict_in_generate=True)
+    assert output.generated.tolist()[0] <= 19
+
+
+ASK = """
+import json, sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+target, folder, judge, accept, ids = sys.argv[1:6]
+model, tokenizer = AutoModelForCausalLM.from_pretrained(target), AutoTokenizer.from_pretrained(target)
+how = dict(custom_generate=folder, trust_remote_code=True, tokenizer=tokenizer, judge=judge, accept=accept)
+said = model.generate(torch.tensor(json.loads(ids)), max_new_tokens=40, do_sample=False, **how)
+print("SAID", json.dumps(said.tolist()))
+"""
+
+
+def test_the_package_need_not_be_installed(folder, expected, tmp_path):
+    ids = expected[0]["input_ids"].tolist()
+    done = in_a_process(BLOCKED + ASK, WEIGHTS / "thin", folder, *NAMED.values(), json.dumps(ids), HF_MODULES_CACHE=str(tmp_path))
+    assert said_by(done) == expected[1].tolist()
+
+
+PUSH = """
+import json, sys
+from hf_alignbeam import SteeredPrompts, testbed
+model, _ = testbed.load("thin")
+print(SteeredPrompts.from_pretrained(sys.argv[1], model).push_to_hub("owner/steered"), file=sys.stderr)
+again = SteeredPrompts.from_pretrained("owner/steered", model, revision="main")
+print("SAID", json.dumps([[prompt.text, prompt.embeds.tolist()] for prompt in again]))
+"""
+
+
+def test_steered_prompts_are_pushed_and_loaded(hub, steerer, tmp_path):  # noqa: F811
+    steered = steerer.precompute(framed(2), tmp_path / "steered", max_new_tokens=N_NEW)
+    assert isinstance(steered, SteeredPrompts)
+    said = said_by(in_a_process(PUSH, tmp_path / "steered", **online(hub, tmp_path)))
+    assert said == [[prompt.text, prompt.embeds.tolist()] for prompt in steered]
+    assert set(hub.files("owner/steered", "main")) == {"steered.json", "steered.safetensors"}
