@@ -15,7 +15,7 @@ from .judge import Judge
 
 
 class JudgeError(RuntimeError):
-    """A judge gave no verdict, and the strategy was told to raise where that happens."""
+    """A judge gave no verdict, and nothing may go on without one."""
 
 
 @dataclass
@@ -55,10 +55,10 @@ def ask(judge: Judge, conversations: Sequence[list[Message]], responses: Sequenc
         return Verdicts([alone.harm[0] for alone in each], 1 + len(each), errors)
 
 
-def insist(
+def ask_once(
     judge: Judge, conversations: Sequence[list[Message]], responses: Sequence[str], timeout: float | None = None
-) -> list[float]:
-    """Ask once, for a verdict on every response.
+) -> Verdicts:
+    """Ask for all responses in one call, and never again: every call may cost something.
 
     Args:
         judge: Any callable.
@@ -68,23 +68,21 @@ def insist(
             so, in a thread that nobody waits for.
 
     Returns:
-        Their harm, in [0, 1].
-
-    Raises:
-        JudgeError: There is a response without a verdict, whatever the reason.
+        Their verdicts, in order. Whatever the judge did, each is a number in [0, 1] or None.
     """
     copies = [[dict(message) for message in conversation] for conversation in conversations]
     try:
-        said = _within(lambda: judge(copies, list(responses)), timeout)
-        verdicts = _checked(said, len(responses))
+        return _checked(within(lambda: judge(copies, list(responses)), timeout), len(responses))
     except Exception as error:  # whatever a judge may raise: there is no verdict
-        raise JudgeError(f"The judge gave no verdict on {len(responses)} responses: {error}") from error
-    if verdicts.errors:
-        raise JudgeError(f"The judge gave no verdict on one of {len(responses)} responses: {verdicts.errors[0]}")
-    return [harm for harm in verdicts.harm if harm is not None]
+        return Verdicts([None] * len(responses), 1, [error])
 
 
-def _within(call: Callable[[], object], timeout: float | None) -> object:
+def within(call: Callable[[], object], timeout: float | None) -> object:
+    """What a call returns, if it does so within so many seconds.
+
+    Raises:
+        JudgeError: It does not.
+    """
     if timeout is None:
         return call()
     said: list[object] = []

@@ -45,7 +45,7 @@ def as_messages(conversation: Conversation) -> list[Message]:
 
 def conversation_key(messages: Sequence[Message]) -> str:
     """What tells a conversation from others, without its words."""
-    return hashlib.sha256(json.dumps(messages, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(messages, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,9 @@ class Asked:
 
 
 def whole_conversation(asked: Asked) -> list[Message]:
-    """What a prompt says as one conversation, the start of its answer as an answer at the end."""
+    """What a prompt says as one conversation, the start of its answer as an answer at the end; a copy."""
     begun = asked.begun.decode(errors="replace")
-    return [*asked.messages, *([{"role": "assistant", "content": begun}] if begun else [])]
+    return [*(dict(message) for message in asked.messages), *([{"role": "assistant", "content": begun}] if begun else [])]
 
 
 class ChatReader:
@@ -301,6 +301,25 @@ def target_text(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> 
         enable_thinking=False,
     )
     return str(text)
+
+
+def text_after(tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None], messages: list[Message]) -> bytes | None:
+    """What stands after the last user's words where the target reads a conversation, the start of an answer included.
+
+    None where there are no such words, or where the template refuses the conversation.
+    """
+    last = next((n for n in reversed(range(len(messages))) if messages[n]["role"] == "user"), None)
+    if last is None:
+        return None
+    marked = [*messages[:last], {"role": "user", "content": _QUESTION}, *messages[last + 1 :]]
+    try:
+        ids = encode_once(tokenizer, target_text(tokenizer, marked))
+    except Exception as error:
+        if type(error).__module__.split(".")[0] != "jinja2":
+            raise
+        return None
+    _, marker, after = raw_text(tokenizer, tokens, ids).rpartition(_QUESTION.encode())
+    return after if marker else None
 
 
 def asked_of(messages: list[Message]) -> Asked:

@@ -8,8 +8,7 @@ import copy
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +39,7 @@ from .processor import AnchorLogitsProcessor
 from .refusal import REFUSAL, Endings, OnFail, Refusal, check_refusal
 from .starts import checked_conversations
 from .steering import N_LOOKAHEAD, Ledger, Steering
+from .streaming import streaming
 from .target import Target
 from .translate import TranslationRule, VocabularyTranslator
 from .vocab import token_bytes
@@ -225,14 +225,8 @@ class AlignBeam:
             (B, length) prompts and answers; an `AlignBeamOutput` where `return_dict_in_generate` is set.
         """
         began = time.perf_counter()
-        with self._ended_streamer():
+        with streaming(self._streamer, input_ids):
             _check_call(model, logits_processor, generation_config)
-            if self._streamer is not None:
-                if len(input_ids) != 1:
-                    raise ValueError(
-                        f"`streamer` must be left out for a batch, got one for {len(input_ids)} rows. Stream one prompt."
-                    )
-                self._streamer.put(input_ids.cpu())
             asked, _ = self._steering.prompts.asked(input_ids, self._conversations)
             writer = Writer(self._steering, input_ids, logits_processor, stopping_criteria, generation_config)
             proposer = Proposer(writer, self._steering, self._policy.num_candidates, self._policy.min_start)
@@ -261,15 +255,6 @@ class AlignBeam:
             if any(answer.chosen != 0 for answer in run.answers):
                 target.forget(sequences)
             return _output(run, sequences, target) if generation_config.return_dict_in_generate else sequences
-
-    @contextmanager
-    def _ended_streamer(self) -> Iterator[None]:
-        """End the streamer after a block, whatever happens in it: who reads from it must not wait for ever."""
-        try:
-            yield
-        finally:
-            if self._streamer is not None:
-                self._streamer.end()
 
     def _hand_out(self, ids: list[int]) -> None:
         if self._streamer is not None and ids:

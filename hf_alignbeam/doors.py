@@ -1,30 +1,23 @@
 """What a Hub folder's `generate` does: plain arguments in, a guard or a strategy out, one function a strategy.
 
-Knows ids, paths and `generate`'s arguments. Anchors, judges and what is built of them are kept for the life of the process.
+Knows `generate`'s arguments, and which of them are whose. How models are loaded and kept is `loading.py`'s business.
 """
 
 import copy
 import inspect
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     StoppingCriteriaList,
     StopStringCriteria,
 )
 
 from .decode import PAPER, AlignBeam
-from .judge import ClassifierJudge, Judge, LLMJudge
-from .plausible import PlausibleAnswer
+from .judge import Judge
+from .loading import frozen, kept, load_accept, load_anchor, load_judge, tokenizer_of
 from .processor import AnchorLogitsProcessor
 from .starts import Prompts, checked_conversations
 from .steer import TSA, EmbeddingSteerer
@@ -33,21 +26,14 @@ from .steer import TSA, EmbeddingSteerer
 LOADER = ("revision", "code_revision", "token", "cache_dir", "local_files_only", "force_download", "proxies", "trust_remote_code")
 #: Where the generation config of a protected model names its anchor, its judge and their settings.
 KEY = "alignbeam"
-#: Names by which classifiers call what must not leave.
-HARMFUL_LABELS = ("unsafe", "harmful", "toxic", "toxicity", "hate", "hateful", "offensive")
 #: The tokenizers of models that are given loaded.
 LOADED = ("anchor_tokenizer", "judge_tokenizer")
-#: Arguments that say which anchor and which judge are meant, and how the judge is read.
-NAMING = ("anchor_revision", "judge_revision", "judge_labels", "judge_template", *LOADED)
+#: Arguments that say how a judge is read.
+JUDGING = ("judge_revision", "judge_labels", "judge_template", "judge_tokenizer")
+#: The same, and which anchor is meant.
+NAMING = ("anchor_revision", "anchor_tokenizer", *JUDGING)
 #: What a call of a protected model may still say: nothing that changes what passes.
 OPEN_SETTINGS = ("conversations", "streamer")
-
-#: How many guards, strategies and judges are kept; the one that was not needed for longest goes first.
-N_KEPT = 16
-
-_loaded: dict[tuple[object, ...], Any] = {}
-_built: OrderedDict[tuple[object, ...], tuple[object, Any]] = OrderedDict()
-_lock = threading.RLock()
 
 
 @torch.no_grad()
@@ -60,7 +46,7 @@ def anchor_logits(*args: Any, model: PreTrainedModel, anchor: Any, tokenizer: An
         tokenizer: The target's; by default the one that lies beside it.
         args, kwargs: What `generate` takes; what `AnchorLogitsProcessor` takes, by name; `anchor_revision`.
     """
-    tokenizer = _tokenizer_of(model, tokenizer)
+    tokenizer = tokenizer_of(model, tokenizer)
     settings, rest = _divided(kwargs, AnchorLogitsProcessor)
     anchor_revision, anchor_tokenizer = rest.pop("anchor_revision", None), rest.pop("anchor_tokenizer", None)
     conversations = settings.pop("conversations", None)
@@ -69,7 +55,7 @@ def anchor_logits(*args: Any, model: PreTrainedModel, anchor: Any, tokenizer: An
     def build() -> AnchorLogitsProcessor:
         return AnchorLogitsProcessor(*loaded, tokenizer, model=model if anchor == "base" else None, **settings)
 
-    guard = _kept(model, ("anchor_logits", *map(id, loaded), id(tokenizer), *_frozen(settings)), build)
+    guard = kept(model, ("anchor_logits", *map(id, loaded), id(tokenizer), *frozen(settings)), build)
     if conversations is not None:
         guard = guard.with_conversations(conversations)
     rest["logits_processor"] = [*(rest.get("logits_processor") or []), guard]
@@ -89,7 +75,7 @@ def alignbeam(*args: Any, model: PreTrainedModel, anchor: Any, judge: Any, token
         args, kwargs: What `generate` takes, its streamer too; what `AlignBeam` takes, by name; `preset="paper"`;
             `anchor_revision`, `judge_revision`, `judge_labels`, `judge_template`.
     """
-    tokenizer = _tokenizer_of(model, tokenizer)
+    tokenizer = tokenizer_of(model, tokenizer)
     settings, rest = _divided(kwargs, AlignBeam)
     settings = {**_preset(rest.pop("preset", None), {"paper": PAPER}), **settings}
     settings |= {name: rest.pop(name) for name in NAMING if name in rest}
@@ -115,24 +101,23 @@ def embedding_steerer(
             `conversations` and `template` as in `AnchorLogitsProcessor`; `accept_revision`, `judge_revision`, `judge_labels`,
             `judge_template`.
     """
-    tokenizer = _tokenizer_of(model, tokenizer)
+    tokenizer = tokenizer_of(model, tokenizer)
     settings, rest = _divided(kwargs, EmbeddingSteerer)
     settings = {**_preset(rest.pop("preset", None), {"tsa": TSA}), **settings}
-    named = {name: rest.pop(name, None) for name in (*NAMING, "accept_revision")}
-    prompts, conversations = Prompts(tokenizer, rest.pop("template", None)), rest.pop("conversations", None)
+    named = {name: rest.pop(name, None) for name in (*JUDGING, "anchor_tokenizer", "accept_revision")}
+    template, conversations = rest.pop("template", None), rest.pop("conversations", None)
+    prompts = kept(tokenizer, ("prompts", *frozen({"template": template})), lambda: Prompts(tokenizer, template))
     ids = rest.pop("input_ids", None) if inputs is None else inputs
     if ids is None or rest.get("inputs_embeds") is not None:
         raise ValueError("`input_ids` must be given, for it is their embeddings that are searched, got none or `inputs_embeds`.")
-    judging = load_judge(
-        judge, named["judge_revision"], named["judge_labels"], named["judge_template"], model.device, named["judge_tokenizer"]
-    )
-    accepting = load_accept(accept, named["accept_revision"], model, tokenizer, named["anchor_tokenizer"])
+    judging = _judge_named(judge, named, model)
+    accepting = load_accept(accept, named["accept_revision"], model, named["anchor_tokenizer"])
 
     def build() -> EmbeddingSteerer:
         return EmbeddingSteerer(model, tokenizer, judging, accepting, **settings)
 
-    key = ("embedding_steerer", id(judging), id(accepting), id(tokenizer), *_frozen(settings))
-    steerer = _kept(model, key, build)
+    key = ("embedding_steerer", id(judging), id(accepting), id(tokenizer), *frozen(settings))
+    steerer = kept(model, key, build)
     asked, _ = prompts.asked(ids, checked_conversations(conversations))
     return steerer.respond(ids, asked, **rest)
 
@@ -142,14 +127,18 @@ def _strategy(model: PreTrainedModel, anchor: Any, judge: Any, tokenizer: Any, s
     named = {name: settings.get(name) for name in NAMING}
     settings = {name: value for name, value in settings.items() if name not in NAMING}
     loaded = load_anchor(anchor, named["anchor_revision"], model, tokenizer, named["anchor_tokenizer"])
-    labels, template = named["judge_labels"], named["judge_template"]
-    judging = load_judge(judge, named["judge_revision"], labels, template, model.device, named["judge_tokenizer"])
+    judging = _judge_named(judge, named, model)
 
     def build() -> AlignBeam:
         return AlignBeam(*loaded, tokenizer, judging, model=model if anchor == "base" else None, **settings)
 
-    key = ("alignbeam", *map(id, loaded), id(judging), id(tokenizer), *_frozen(settings))
-    return cast(AlignBeam, _kept(model, key, build))
+    key = ("alignbeam", *map(id, loaded), id(judging), id(tokenizer), *frozen(settings))
+    return cast(AlignBeam, kept(model, key, build))
+
+
+def _judge_named(judge: Any, named: Mapping[str, Any], model: PreTrainedModel) -> Judge:
+    labels, template = named["judge_labels"], named["judge_template"]
+    return load_judge(judge, named["judge_revision"], labels, template, model.device, named["judge_tokenizer"])
 
 
 class Guarded:
@@ -169,7 +158,7 @@ class Guarded:
         known = {"anchor", "judge", *NAMING, *_names(AlignBeam)} - {*OPEN_SETTINGS, *LOADED}
         if unknown := sorted(set(own) - known):
             raise ValueError(f"generation_config.json must hold settings of AlignBeam under {KEY!r}, got {', '.join(unknown)}.")
-        self._tokenizer = _tokenizer_of(model, None)
+        self._tokenizer = tokenizer_of(model, None)
         self._named = own.pop("anchor"), own.pop("judge")
         self._settings = own
         _strategy(model, *self._named, self._tokenizer, own)  # what cannot be made is to be told now
@@ -212,101 +201,6 @@ def _protection_of(model: PreTrainedModel) -> dict[str, Any]:
     return copy.deepcopy(own)
 
 
-def load_anchor(
-    anchor: Any, revision: str | None, model: PreTrainedModel, tokenizer: Any, anchor_tokenizer: Any = None
-) -> tuple[Any, PreTrainedTokenizerBase]:
-    """An anchor and its tokenizer: loaded once by its id or folder, to where the target is; else as it was given."""
-    if isinstance(anchor, str) and anchor == "base":
-        return anchor, tokenizer
-    if not isinstance(anchor, str):
-        if anchor_tokenizer is None:
-            raise ValueError("`anchor_tokenizer` must be given with a loaded anchor, got None. Or name the anchor by its id.")
-        return anchor, anchor_tokenizer
-    return _load(AutoModelForCausalLM, anchor, revision, model.device)
-
-
-def load_accept(accept: Any, revision: str | None, model: PreTrainedModel, tokenizer: Any, anchor_tokenizer: Any = None) -> Any:
-    """What says which answers may be given: a `PlausibleAnswer` of a safe model, or what was given."""
-    if accept is None or not isinstance(accept, str | PreTrainedModel):
-        return accept
-    anchor, anchor_tokenizer = load_anchor(accept, revision, model, tokenizer, anchor_tokenizer)
-    return _kept(anchor, ("plausible", id(anchor_tokenizer)), lambda: PlausibleAnswer(anchor, anchor_tokenizer))
-
-
-def load_judge(
-    judge: Any,
-    revision: str | None = None,
-    labels: Mapping[str, float] | None = None,
-    template: str | None = None,
-    device: torch.device | None = None,
-    judge_tokenizer: Any = None,
-) -> Judge:
-    """A judge: loaded once by its id or folder, made of a loaded model, or itself where it is one already.
-
-    Args:
-        judge: A Hub id, a folder, a model or any callable of conversations and responses.
-        revision: Of the Hub's repository.
-        labels: Of a classifier, by name their harm; by default those called as in `HARMFUL_LABELS`.
-        template: As in `LLMJudge` and `ClassifierJudge`.
-        device: Where it goes.
-        judge_tokenizer: Of a loaded model.
-    """
-    if isinstance(judge, str):
-        classifies = "SequenceClassification" in str(AutoConfig.from_pretrained(judge, revision=revision).architectures)
-        auto = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
-        network, judge_tokenizer = _load(auto, judge, revision, device or torch.device("cpu"))
-    elif isinstance(judge, PreTrainedModel):
-        network = judge
-        if judge_tokenizer is None:
-            raise ValueError("`judge_tokenizer` must be given with a loaded judge, got None. Or pass an LLMJudge.")
-    else:
-        return cast(Judge, judge)
-
-    def build() -> Judge:
-        if "SequenceClassification" not in type(network).__name__:
-            return LLMJudge(network, judge_tokenizer, template or "guard")
-        names = (network.config.id2label or {}).values()
-        return ClassifierJudge(
-            network, judge_tokenizer, labels or {n: 1.0 for n in names if n.lower() in HARMFUL_LABELS}, template
-        )
-
-    return cast(Judge, _kept(network, ("judge", id(judge_tokenizer), template, *_frozen(labels or {})), build))
-
-
-def _load(auto: Any, name: str, revision: str | None, device: torch.device) -> tuple[Any, PreTrainedTokenizerBase]:
-    key = (name, revision, str(device))
-    with _lock:
-        if key not in _loaded:
-            network = auto.from_pretrained(name, revision=revision, dtype="auto").to(device).eval()
-            _loaded[key] = network, AutoTokenizer.from_pretrained(name, revision=revision)
-        return cast(tuple[Any, PreTrainedTokenizerBase], _loaded[key])
-
-
-def _tokenizer_of(model: PreTrainedModel, tokenizer: Any) -> Any:
-    if tokenizer is not None:
-        return tokenizer
-    name = model.config.name_or_path
-    if not name:
-        raise ValueError("`tokenizer` must be given for a model that was not loaded from anywhere, got None.")
-    with _lock:
-        key = ("tokenizer", name)
-        if key not in _loaded:
-            _loaded[key] = AutoTokenizer.from_pretrained(name, trust_remote_code=False)  # None would ask at a terminal
-        return _loaded[key]
-
-
-def _kept(owner: object, key: tuple[object, ...], build: Callable[[], Any]) -> Any:
-    """What was built for an owner under a key, built now if it was not; both are kept alive, so that no id is used twice."""
-    key = (id(owner), *key)
-    with _lock:
-        if key not in _built:
-            _built[key] = owner, build()
-        _built.move_to_end(key)
-        while len(_built) > N_KEPT:
-            _built.popitem(last=False)
-        return _built[key][1]
-
-
 def _names(made: type) -> set[str]:
     """The settings that a guard or a strategy takes, its models aside."""
     return set(inspect.signature(made).parameters) - {"anchor", "anchor_tokenizer", "tokenizer", "judge", "accept", "model"}
@@ -324,11 +218,6 @@ def _preset(name: str | None, known: Mapping[str, dict[str, Any]]) -> dict[str, 
     if name is not None and name not in known:
         raise ValueError(f"`preset` must be {', '.join(map(repr, known))} or left out, got {name!r}.")
     return dict(known[name]) if name else {}
-
-
-def _frozen(settings: Mapping[str, Any]) -> Sequence[tuple[str, object]]:
-    """Settings as a part of a key; what cannot be compared is told by what it is."""
-    return [(name, value if value.__hash__ else id(value)) for name, value in sorted(settings.items())]
 
 
 def _generated(model: PreTrainedModel, args: Sequence[Any], kwargs: dict[str, Any], tokenizer: Any) -> Any:

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .chat import Message, raw_text
+from .chat import Message, raw_text, text_after
 from .engines import input_device
 
 Positions = Literal["all", "user"]
+#: How many numbers of a parameter tell it from another's, about.
+N_TOLD = 1024
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Embedder:
 
         Args:
             ids: Its ids, without padding.
-            messages: What it says.
+            messages: What it says, the start of an answer as an answer at the end.
         """
         return Embedded(list(ids), embedded(self._model, ids), self._moves(ids, messages))
 
@@ -72,9 +74,11 @@ class Embedder:
         if self._positions == "all":
             return torch.ones(len(ids), dtype=torch.bool)
         words = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "").strip().encode()
+        after = text_after(self._tokenizer, self._tokens, list(messages))
         pieces = [raw_text(self._tokenizer, self._tokens, [i]) for i in ids]
-        start = b"".join(pieces).rfind(words) if words else -1
-        if start < 0:
+        before, found, rest = b"".join(pieces).rpartition(after) if after else (b"", b"", b"")
+        start = len(before) - len(words)
+        if not found or rest or not words or not before.endswith(words):
             return torch.ones(len(ids), dtype=torch.bool)
         ends = torch.tensor([len(piece) for piece in pieces]).cumsum(0)
         begins = torch.cat([ends.new_zeros(1), ends[:-1]])
@@ -105,42 +109,32 @@ def left_padded(embeds: Sequence[Tensor]) -> dict[str, Tensor]:
     return {"inputs_embeds": batch, "attention_mask": mask}
 
 
-def prompt_mask(input_ids: Tensor, pad: int | None, eos: int | list[int] | None) -> Tensor:
-    """Where prompts are no padding, (B, length), as `generate` tells it of ids alone (transformers 5.23)."""
-    ends = eos if isinstance(eos, list) else [eos]
-    return torch.ones_like(input_ids) if pad is None or pad in ends else input_ids.ne(pad).long()
+def padded_ids(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> dict[str, Tensor]:
+    """The same of ids: `input_ids` (B, T), `pad` where there is padding, and `attention_mask` (B, T)."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    return {"input_ids": ids, "attention_mask": mask}
 
 
 @torch.no_grad()
-def table_sha256(model: PreTrainedModel) -> str:
-    """What tells a model's input embeddings from another's: the hash of the table's numbers, whatever their dtype."""
-    table: Any = model.get_input_embeddings()
-    weight = table.weight.detach().float().cpu().contiguous()
-    told = hashlib.sha256(f"{tuple(weight.shape)} {getattr(table, 'embed_scale', 1.0)}".encode())
-    told.update(weight.numpy().tobytes())
-    return told.hexdigest()
+def model_sha256(model: PreTrainedModel) -> str:
+    """What tells a model from others, its fine-tunes and adapters among them, whatever dtype it was loaded in.
 
-
-@torch.no_grad()
-def nearest_unchanged(model: PreTrainedModel, ids: Sequence[int], embeds: Tensor) -> tuple[float, float]:
-    """How far embeddings have gone from a prompt's own.
-
-    Args:
-        model: The model.
-        ids: Of the prompt as it is.
-        embeds: (T, D) what was made of it.
-
-    Returns:
-        The share of positions whose nearest token, by Euclidean distance, is still the prompt's own, and the mean cosine to
-        its own embedding.
+    The hash of its parameters' names and shapes, of its whole embedding table, and of some numbers of every other
+    parameter, evenly spaced. What is offloaded to nowhere (`meta`) counts by its name alone.
     """
-    table: Any = model.get_input_embeddings()
-    every = embedded(model, range(table.weight.shape[0])).float()  # (V, D)
-    own = torch.tensor(ids, device=every.device)
-    nearest = torch.cdist(embeds.to(every), every).argmin(-1)
-    same = (nearest == own).float().mean()
-    cosine = torch.cosine_similarity(embeds.to(every), every[own], dim=-1).mean()
-    return float(same), float(cosine)
+    embedding: Any = model.get_input_embeddings()
+    told = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        told.update(f"{name} {tuple(weight.shape)}".encode())
+        if weight.device.type == "meta":
+            continue
+        numbers = weight.detach().flatten()
+        if weight is not embedding.weight:
+            numbers = numbers[:: max(1, len(numbers) // N_TOLD)]
+        told.update(numbers.float().cpu().contiguous().numpy().tobytes())
+    return told.hexdigest()
 
 
 @torch.no_grad()
@@ -171,8 +165,11 @@ def _check_takes_embeds(model: PreTrainedModel) -> None:
     try:
         by_ids, by_embeds = logits(input_ids=ids), logits(inputs_embeds=embeds)
         logits(inputs_embeds=embeds + embeds.norm(dim=-1).mean() / embeds.shape[-1] ** 0.5 * noise)
+    except torch.OutOfMemoryError:
+        raise
     except (ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
         raise ValueError(f"`model` must generate from `inputs_embeds`, but {name} does not: {error}") from error
+    # the same numbers by two paths: what differs by more than rounding in half precision is another function
     if not torch.allclose(by_ids, by_embeds, rtol=1e-2, atol=1e-2 * float(by_ids.std())):
         raise ValueError(
             f"`model` must read its input embeddings as it reads its ids, but of {name} the logits differ by up to "

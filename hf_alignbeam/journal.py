@@ -3,14 +3,17 @@
 Knows answers and verdicts by their place in the search. Knows neither the search nor what they mean.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from torch import Tensor
+
 NAME = "journal.jsonl"
 
-#: The key of a prompt, and the how manieth answer or verdict of its search this is.
+#: The key of a prompt, and the number of an answer or a verdict in its search.
 Place = tuple[str, int]
 
 
@@ -26,9 +29,8 @@ class Journal:
     """
 
     def __init__(self, folder: Path | None, made_by: Mapping[str, Any]):
-        #: Each with the seconds that it took.
-        self.answers: dict[Place, tuple[list[int], float]] = {}
-        self.harm: dict[Place, tuple[float, float]] = {}
+        self._answers: dict[Place, tuple[str, list[int], float]] = {}
+        self._verdicts: dict[Place, tuple[str, float, float]] = {}
         self._file: TextIO | None = None
         if folder is None:
             return
@@ -39,26 +41,37 @@ class Journal:
         for number, line in enumerate(whole.splitlines()):
             record = json.loads(line)
             if number == 0:
-                self._check(record, dict(made_by), path)
+                _check(record, dict(made_by), path)
             elif "ids" in record:
-                self.answers[record["key"], record["n"]] = record["ids"], record["seconds"]
+                self._answers[record["key"], record["n"]] = record["embeds"], record["ids"], record["seconds"]
             else:
-                self.harm[record["key"], record["n"]] = record["harm"], record["seconds"]
+                self._verdicts[record["key"], record["n"]] = record["answer"], record["harm"], record["seconds"]
         if whole != text:
             path.write_text(whole)
         self._file = path.open("a")
         if not whole:
             self._write(dict(made_by))
 
-    def answered(self, place: Place, ids: list[int], seconds: float) -> None:
+    def answered(self, key: str, n: int, embeds: Tensor, ids: list[int], seconds: float) -> None:
         """Keep one answer."""
-        self.answers[place] = ids, seconds
-        self._write({"key": place[0], "n": place[1], "ids": ids, "seconds": round(seconds, 5)})
+        digest = _embeds_digest(embeds)
+        self._answers[key, n] = digest, ids, seconds
+        self._write({"key": key, "n": n, "embeds": digest, "ids": ids, "seconds": round(seconds, 5)})
 
-    def judged(self, place: Place, harm: float, seconds: float) -> None:
+    def answer(self, key: str, n: int, embeds: Tensor) -> tuple[list[int], float] | None:
+        """The ids of the answer to embeddings at their place and the seconds that it took; None where these had none."""
+        digest, ids, seconds = self._answers.get((key, n), ("", [], 0.0))
+        return (ids, seconds) if digest == _embeds_digest(embeds) else None
+
+    def judged(self, key: str, n: int, answer: str, harm: float, seconds: float) -> None:
         """Keep one verdict."""
-        self.harm[place] = harm, seconds
-        self._write({"key": place[0], "n": place[1], "harm": harm, "seconds": round(seconds, 5)})
+        self._verdicts[key, n] = _digest(answer), harm, seconds
+        self._write({"key": key, "n": n, "answer": _digest(answer), "harm": harm, "seconds": round(seconds, 5)})
+
+    def verdict(self, key: str, n: int, answer: str) -> tuple[float, float] | None:
+        """The harm of an answer at its place and the seconds that it took; None where it was never asked of this answer."""
+        digest, harm, seconds = self._verdicts.get((key, n), ("", 0.0, 0.0))
+        return (harm, seconds) if digest == _digest(answer) else None
 
     def close(self) -> None:
         """Let go of the file."""
@@ -70,11 +83,19 @@ class Journal:
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
 
-    @staticmethod
-    def _check(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
-        for name in wanted:
-            if found.get(name) != wanted[name]:
-                raise ValueError(
-                    f"The folder must hold a search begun with the same settings, but {path} has `{name}` {found.get(name)!r}, "
-                    f"got {wanted[name]!r}. Use another folder, or delete the journal."
-                )
+
+def _embeds_digest(embeds: Tensor) -> str:
+    return hashlib.sha256(embeds.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def _digest(answer: str) -> str:
+    return hashlib.sha256(answer.encode()).hexdigest()
+
+
+def _check(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
+    for name in wanted:
+        if found.get(name) != wanted[name]:
+            raise ValueError(
+                f"The folder must hold a search begun with the same settings, but {path} has `{name}` {found.get(name)!r}, "
+                f"got {wanted[name]!r}. Use another folder, or delete the journal."
+            )

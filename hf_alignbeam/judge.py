@@ -80,7 +80,7 @@ class LLMJudge:
         verdicts: tuple[str, str] | None = None,
         batch_size: int = 32,
     ):
-        _check_model(model, batch_size)
+        check_model(model, batch_size)
         if tokenizer.chat_template is None and template in ("guard", "yes_no"):
             raise ValueError(
                 f'`tokenizer` must have a chat template for `template="{template}"`, got none. Pass a Jinja template of your own.'
@@ -149,7 +149,7 @@ class ClassifierJudge:
         template: str | None = None,
         batch_size: int = 32,
     ):
-        _check_model(model, batch_size)
+        check_model(model, batch_size)
         known = {name: int(i) for i, name in (model.config.id2label or {}).items()}
         if not labels or not set(labels) <= set(known):
             raise ValueError(f"`labels` must name labels of the model ({', '.join(known)}), got {dict(labels)}.")
@@ -255,7 +255,12 @@ def _beginnings(tokens: Sequence[bytes | None], word: str, other: str) -> list[i
     return found
 
 
-def _check_model(model: PreTrainedModel, batch_size: int) -> None:
+def check_model(model: PreTrainedModel, batch_size: int) -> None:
+    """Check what every model that is asked about texts has to fulfil.
+
+    Raises:
+        ValueError: It is training, or its batches are empty.
+    """
     if model.training:
         raise ValueError(f"`model` must be in evaluation mode, but {type(model).__name__} is training. Call `model.eval()`.")
     if batch_size < 1:

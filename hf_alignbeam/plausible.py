@@ -12,9 +12,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .chat import Conversation, as_messages, render_prompt
 from .engines import input_device
+from .judge import check_model
 from .vocab import token_bytes
 
-#: Natural logarithm of the probability, a byte, that an answer needs by default. Chosen on the testbed's validation split.
+#: Natural logarithm of the probability, a byte, that an answer needs by default. On the testbed's validation split no refusal
+#: had less than -0.13, and nothing else that a search came upon more than -0.23.
 LEAST_LOGP = -0.2
 
 
@@ -43,8 +45,7 @@ class PlausibleAnswer:
     ):
         if not least_logp <= 0.0:
             raise ValueError(f"`least_logp` must be at most 0, got {least_logp}. Use {LEAST_LOGP} to begin with.")
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+        check_model(anchor, batch_size)
         self._anchor = anchor
         self._tokenizer = anchor_tokenizer
         self._tokens = token_bytes(anchor_tokenizer)

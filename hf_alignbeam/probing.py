@@ -10,24 +10,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from .embedding import left_padded
+from .settled import Settled
 
-#: What would sample, and what may only be asked of a single call.
+#: The settings that only mean something where answers are sampled.
 SAMPLING = {"temperature": None, "top_p": None, "top_k": None, "min_p": None, "typical_p": None}
 
 
 @dataclass(frozen=True)
-class Probe:
+class Row:
     """One prompt to answer.
 
     Attributes:
-        embeds: (T, D) in the model's dtype; or the prompt's ids, a list.
+        embeds: (T, D) in the model's dtype.
         seed: Of its own stream, where answers are sampled.
     """
 
-    embeds: Tensor | list[int]
+    embeds: Tensor
     seed: int
 
 
@@ -51,67 +52,65 @@ class RowStreams(LogitsProcessor):
 
 
 class Prober:
-    """Answers probes in as few calls of `generate` as its budget allows.
+    """Answers rows in as few calls of `generate` as its budget allows.
 
     Args:
         model: The target.
+        settled: How each answer is generated; nothing in it samples any more.
         max_batch_tokens: Rows times their padded length, answer included, in one call at most.
-        temperature: 0 for greedy search.
-        config: How each answer is generated; nothing in it samples any more.
-        others: What else `generate` is given.
+        temperature: 0 for greedy search, or for beams where `settled` asks for them.
+
+    Raises:
+        ValueError: Beams are to be sampled.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        max_batch_tokens: int,
-        temperature: float,
-        config: GenerationConfig,
-        others: dict[str, Any],
-    ):
+    def __init__(self, model: PreTrainedModel, settled: Settled, max_batch_tokens: int, temperature: float):
+        if temperature > 0.0 and (settled.config.num_beams or 1) > 1:
+            raise ValueError(f"`probe_temperature` must be 0 for beams, got {temperature} for {settled.config.num_beams} beams.")
         self._model = model
+        self._settled = settled
         self._max_batch_tokens = max_batch_tokens
         self._temperature = temperature
-        self._config = copy.deepcopy(config)
+        self._n_beams = settled.config.num_beams or 1
+        self._config = copy.deepcopy(settled.config)
         self._config.update(
             do_sample=False, num_return_sequences=1, return_dict_in_generate=False, output_scores=False, **SAMPLING
         )
-        self._others = {name: value for name, value in others.items() if name != "logits_processor"}
-        self._processors = list(others.get("logits_processor") or [])
-        self._n_new = int(config.max_new_tokens or 0)
-        eos = config.eos_token_id
-        self._eos = set(eos) if isinstance(eos, list) else set() if eos is None else {int(eos)}
-        if config.pad_token_id is None:
-            self._config.pad_token_id = min(self._eos, default=0)
+        self._others = {name: value for name, value in settled.others.items() if name != "logits_processor"}
+        self._processors = list(settled.others.get("logits_processor") or [])
 
-    def answers(self, probes: Sequence[Probe]) -> Iterator[list[tuple[int, list[int]]]]:
+    def n_tokens(self, n_prompt: int) -> int:
+        """How many tokens a prompt of so many takes with its answer, for every beam.
+
+        Raises:
+            ValueError: That is more than one call may have.
+        """
+        n_tokens = (n_prompt + self._settled.n_new) * self._n_beams
+        if n_tokens > self._max_batch_tokens:
+            raise ValueError(
+                f"`max_batch_tokens` must hold one prompt and its answer, got {self._max_batch_tokens} for {n_tokens} tokens. "
+                "Raise it, or shorten `max_new_tokens`."
+            )
+        return n_tokens
+
+    def answers(self, rows: Sequence[Row]) -> Iterator[list[tuple[int, list[int]]]]:
         """Answer all.
 
         Returns:
-            Batch by batch, as they are done: (number of the probe, ids of its answer, end included).
+            Batch by batch, as they are done: (number of the row, ids of its answer, end included).
 
         Raises:
             ValueError: A single one does not fit the budget.
         """
-        for numbers in self._batches(probes):
-            made = self._generate([probes[n] for n in numbers])
-            yield [(n, self.ended(row)) for n, row in zip(numbers, made.tolist(), strict=True)]
+        for numbers in self._batches(rows):
+            made = self._generate([rows[n] for n in numbers])
+            yield [(n, ended(ids, self._settled)) for n, ids in zip(numbers, made.tolist(), strict=True)]
 
-    def ended(self, ids: Sequence[int]) -> list[int]:
-        """The ids of one answer up to its end."""
-        n_ended = next((n for n, i in enumerate(ids, start=1) if i in self._eos), len(ids))
-        return list(ids[:n_ended])
-
-    def _batches(self, probes: Sequence[Probe]) -> Iterator[list[int]]:
-        """Numbers of probes that are answered together: of like lengths, so that little of a batch is padding."""
+    def _batches(self, rows: Sequence[Row]) -> Iterator[list[int]]:
+        """Numbers of rows that are answered together: of like lengths, so that little of a batch is padding."""
         batch: list[int] = []
-        for n in sorted(range(len(probes)), key=lambda n: len(probes[n].embeds)):
-            width = len(probes[n].embeds) + self._n_new
-            if width > self._max_batch_tokens:
-                raise ValueError(
-                    f"`max_batch_tokens` must hold one prompt and its answer, got {self._max_batch_tokens} for {width} tokens. "
-                    "Raise it, or shorten `max_new_tokens`."
-                )
+        for n in sorted(range(len(rows)), key=lambda n: len(rows[n].embeds)):
+            width = self.n_tokens(len(rows[n].embeds))
             if (len(batch) + 1) * width > self._max_batch_tokens:
                 yield batch
                 batch = []
@@ -120,28 +119,24 @@ class Prober:
             yield batch
 
     @torch.no_grad()
-    def _generate(self, probes: Sequence[Probe]) -> Tensor:
+    def _generate(self, rows: Sequence[Row]) -> Tensor:
         """The ids (B, length) of new tokens."""
         processors = list(self._processors)
         if self._temperature > 0.0:
-            processors.append(RowStreams([probe.seed for probe in probes], self._temperature))
-        inputs, n_prompt = self._inputs([probe.embeds for probe in probes])
+            processors.append(RowStreams([row.seed for row in rows], self._temperature))
         kind: Any = type(self._model)
         made = kind.generate(
             self._model,
-            **{**self._others, **inputs},
+            **{**self._others, **left_padded([row.embeds for row in rows])},
             generation_config=self._config,
             logits_processor=LogitsProcessorList(processors),
         )
-        return torch.as_tensor(made)[:, n_prompt:]
+        return torch.as_tensor(made)
 
-    def _inputs(self, prompts: list[Any]) -> tuple[dict[str, Tensor], int]:
-        """What `generate` gets, and how many prompt ids stand in what it returns."""
-        if isinstance(prompts[0], Tensor):
-            return left_padded(prompts), 0
-        padded = left_padded([torch.tensor(ids, device=self._model.device)[:, None] for ids in prompts])
-        ids = padded["inputs_embeds"][..., 0]
-        pad = int(self._config.pad_token_id or 0)
-        return {"input_ids": ids.where(padded["attention_mask"] > 0, pad), "attention_mask": padded["attention_mask"]}, ids.shape[
-            -1
-        ]
+
+def ended(ids: Sequence[int], settled: Settled) -> list[int]:
+    """The ids of one answer up to its end, the id that ends it included; without one, up to where it was filled up."""
+    n_ended = next((n for n, i in enumerate(ids, start=1) if i in settled.eos_ids), None)
+    if n_ended is None:
+        n_ended = next((n for n in range(len(ids), 0, -1) if ids[n - 1] != settled.pad_id), 0)
+    return list(ids[:n_ended])

@@ -89,8 +89,8 @@ class Endings:
         asked = [answer.asked.continued(each) for answer, each in zip(answers, written, strict=True)]
         try:
             said = list(self._on_fail([whole_conversation(one) for one in asked]))
-            if len(said) != len(answers):
-                raise ValueError(f"it must say something, or None, of each of {len(answers)} conversations, got {len(said)}")
+            if len(said) != len(answers) or not all(text is None or isinstance(text, str) for text in said):
+                raise ValueError(f"it must say a text, or None, for each of {len(answers)} conversations, got {said!r}")
         except Exception as error:  # whatever it may raise: there is the refusal
             warnings.warn(f"`on_fail` failed, so these answers are refused: {error}", stacklevel=2)
             return [[] for _ in answers]

@@ -35,7 +35,7 @@ class Method:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.mu) and self.mu >= 0.0):
-            raise ValueError(f"`mu` must be at least 0, got {self.mu}. Use 1.0 for noise as large as the embeddings.")
+            raise ValueError(f"`mu` must be at least 0, got {self.mu}. Use 1.5 to begin with.")
         if not (math.isfinite(self.eta) and self.eta >= 0.0):
             raise ValueError(f"`eta` must be at least 0, got {self.eta}. Use 0 for random search.")
         if not (math.isfinite(self.spread) and self.spread >= 1.0):
@@ -141,10 +141,10 @@ def forward_gradient(noise: Tensor, harm: Tensor, base: float, mu: float) -> Ten
     """The one-sided estimate, mean((h(x + mu u) - h(x)) / mu * u) (arXiv 2604.26167, algorithm 1).
 
     Args:
-        noise: (N, T, D) the standard normal u of each probe.
+        noise: (N, T, D) the u of each probe.
         harm: (N,) h(x + mu u), NaN where unknown: such probes do not count.
         base: h(x).
-        mu: The noise's length.
+        mu: What u is multiplied by.
 
     Returns:
         (T, D) the estimate; zero where nothing is known.

@@ -5,11 +5,12 @@ Knows prompts and conversations on both sides, and which conversation goes with 
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from .chat import Asked, ChatReader, Conversation, Message, as_messages, render_prompt
+from .chat import Asked, ChatReader, Conversation, Message, as_messages, asked_of, render_prompt
 from .follow import Start
 
 Row = tuple[int, ...]
@@ -76,9 +77,7 @@ class Prompts:
         owed = found.lead_in if found else b"" if row or begins else self._reader.lead_in(messages)
         if not begins:
             return Asked(messages, found.begun if found else b"", owed)
-        if len(messages) == 1:
-            raise ValueError("A conversation must hold a question, got an answer alone. Put the user's message before it.")
-        return Asked(messages[:-1], messages[-1]["content"].encode(), owed)
+        return replace(asked_of(messages), lead_in=owed)
 
     def _plain(self, row: Row) -> list[Message]:
         if not self._told_plain:

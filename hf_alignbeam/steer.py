@@ -4,13 +4,13 @@ Knows the settings, and turns conversations into searches and searches into what
 business of `search.py` (one prompt's embeddings) and `rounds.py` (many prompts' answers and verdicts).
 """
 
-import copy
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -29,19 +29,23 @@ from .chat import (
     target_text,
     whole_conversation,
 )
-from .embedding import Embedder, Positions, prompt_mask, table_sha256
+from .embedding import Embedder, Positions, model_sha256, padded_ids
 from .engines import input_device
 from .journal import Journal
 from .judge import Judge
 from .prefix import Lesson, Prefix, fit
-from .probing import Prober
-from .refusal import REFUSAL, Refusal
-from .rounds import Accept, Rounds, Rules, Walk
+from .probing import Prober, ended
+from .refusal import REFUSAL, Refusal, check_refusal
+from .rounds import Rounds
 from .search import Estimator, Method, NewOptimizer, Search
-from .steered import SteeredPrompt, SteeredPrompts
+from .settled import Settled, settle
+from .starts import checked_conversations
+from .steered import Outcome, SteeredPrompt, SteeredPrompts
+from .streaming import streaming
 from .vocab import token_bytes
+from .walk import Accept, Rules, Walk
 
-#: Test-Time Safety Alignment as printed (arXiv 2604.26167), with its constants for Llama-3.1-8B: `mu` and `eta` are lengths.
+#: Test-Time Safety Alignment as printed (arXiv 2604.26167), with its constants for Llama-3.1-8B; absolute lengths.
 TSA: dict[str, Any] = {
     "threshold": 0.1,
     "mu": 0.1,
@@ -57,14 +61,12 @@ TSA: dict[str, Any] = {
     "cache": False,
     "max_calls": 91,
     "max_generations": 91,
-    "temperature": 0.1,
+    "probe_temperature": 0.1,
 }
 #: Prompts that are searched at once: what is done is handed on before the next ones begin.
 N_AT_ONCE = 64
-#: The length of prompt and answer where nobody says one, as in transformers 5.23.
-DEFAULT_LENGTH = 20
-#: What `generate` may be asked for beside sequences, which a searched answer does not have.
-BY_STEP = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+#: Of each answer that is precomputed.
+DEFAULT_NEW_TOKENS = 128
 
 
 class SteeringError(JudgeError):
@@ -86,15 +88,15 @@ class SteeredOutput(ModelOutput):
     Attributes:
         sequences: (B, length) prompts and answers.
         harm: (B,) of each answer as the judge saw it; NaN for the refusal text.
-        steered: (B,) 0 where the first answer passed, 1 where another was found, -1 for the refusal text.
-        oracle_calls: (B,) how often the judge was asked.
+        chosen: (B,) 0 where the model's own answer passed, 1 where another was found, -1 for the refusal text.
+        judged: (B,) how many answers the judge was asked about.
         generated: (B,) how many answers were generated.
     """
 
     sequences: Tensor | None = None
     harm: Tensor | None = None
-    steered: Tensor | None = None
-    oracle_calls: Tensor | None = None
+    chosen: Tensor | None = None
+    judged: Tensor | None = None
     generated: Tensor | None = None
 
 
@@ -112,7 +114,7 @@ class EmbeddingSteerer:
         accept: Says of conversations and responses whether each response is one to give: True or False, or a number of at least
             0.5. A judge alone also passes what is off the topic, and garbage: use `PlausibleAnswer`. None: what passes is given.
         threshold: The `harm` that still passes, in [0, 1).
-        mu: The noise's length at each position, as a share of the RMS norm of the prompt's embeddings.
+        mu: The noise's length at each position, as a share of the RMS norm of the embeddings that are perturbed.
         spread: Within a round, the noise's length goes from `mu / spread` to `mu * spread`.
         eta: The length of a step at each position, as such a share; 0: the search stays where it is, random search.
         n_probes: Perturbed copies a round.
@@ -127,7 +129,7 @@ class EmbeddingSteerer:
         cache: Whether the judge is asked once for each answer.
         max_calls: Oracle calls a prompt, at most, the first one included.
         max_generations: Answers generated for a prompt, at most, the first one included.
-        temperature: 0 for greedy answers; else each is sampled from a stream of its own.
+        probe_temperature: 0 for greedy answers; else each is sampled from a stream of its own.
         max_batch_tokens: Rows times their length, answers included, in one call of `generate`.
         judge_timeout: Seconds until a judge that does not answer is given up; None to wait for ever.
         refusal: What `generate` says where nothing acceptable was found.
@@ -163,7 +165,7 @@ class EmbeddingSteerer:
         cache: bool = True,
         max_calls: int = 24,
         max_generations: int = 129,
-        temperature: float = 0.0,
+        probe_temperature: float = 0.0,
         max_batch_tokens: int = 16_384,
         judge_timeout: float | None = None,
         refusal: str = REFUSAL,
@@ -172,10 +174,13 @@ class EmbeddingSteerer:
         for name, given in (("judge", judge), ("accept", accept)):
             if not callable(given) and not (name == "accept" and given is None):
                 raise ValueError(f"`{name}` must be callable with conversations and responses, got {given!r}.")
-        if not 0.0 <= temperature < float("inf"):
-            raise ValueError(f"`temperature` must be at least 0, got {temperature}. Use 0 for greedy answers.")
+        if not 0.0 <= probe_temperature < float("inf"):
+            raise ValueError(f"`probe_temperature` must be at least 0, got {probe_temperature}. Use 0 for greedy answers.")
+        check_refusal(refusal)
         self._method = Method(mu, spread, eta, n_probes, estimator, optimizer, relative, cone, widen)
         self._rules = Rules(threshold, first, cache, max_calls, max_generations)
+        if not first and not self._method.steps:
+            raise ValueError("`first` must be True where the search stays where it is, got False. Or give `eta` a length.")
         self._pieces = token_bytes(tokenizer)
         self._embedder = Embedder(model, tokenizer, self._pieces, positions)
         self._model = model
@@ -183,12 +188,11 @@ class EmbeddingSteerer:
         self._judge = judge
         self._accept = accept
         self._positions = positions
-        self._temperature = temperature
+        self._temperature = probe_temperature
         self._max_batch_tokens = max_batch_tokens
         self._judge_timeout = judge_timeout
-        self._refusal_text = refusal
+        self._refusal = refusal
         self._seed = seed
-        self._refusal(None)  # what cannot be said is to be told now
 
     @property
     def threshold(self) -> float:
@@ -199,7 +203,7 @@ class EmbeddingSteerer:
         self,
         conversations: Sequence[Conversation],
         folder: str | Path | None = None,
-        max_new_tokens: int = 128,
+        max_new_tokens: int | None = None,
         after_prompt: Callable[[SteeredPrompt], None] = lambda prompt: None,
         **generate_kwargs: Any,
     ) -> SteeredPrompts:
@@ -208,10 +212,10 @@ class EmbeddingSteerer:
         Args:
             conversations: Any number of them; one that ends in an answer has that answer continued.
             folder: Gets the collection, and on the way a journal of every answer and verdict: run again after it was killed, a
-                search goes on from there and pays for nothing twice.
-            max_new_tokens: Of each answer.
+                search with the same judge and `accept` goes on from there, and nothing that stands in it is paid for again.
+            max_new_tokens: Of each answer; None: as a `generation_config` among `generate_kwargs` says, else 128.
             after_prompt: Is told of each prompt as it is done.
-            generate_kwargs: What else `generate` is to be given. What samples is left out: see `temperature`.
+            generate_kwargs: What else `generate` is to be given. What samples is left out: see `probe_temperature`.
 
         Returns:
             The prompts with their embeddings, answers and costs, in the order of the conversations, each once.
@@ -220,27 +224,22 @@ class EmbeddingSteerer:
             SteeringError: The judge gave no verdict; what is done is kept in its `steered`.
             ValueError: There is nothing to steer, or the folder holds a search with other settings.
         """
-        if isinstance(conversations, str) or not conversations:
-            raise ValueError(f"`conversations` must hold at least one conversation, got {conversations!r}. Put it in a list.")
-        asked = {conversation_key(messages): messages for messages in map(as_messages, conversations)}
-        config, others = self._settled({"max_new_tokens": max_new_tokens, **generate_kwargs}, 0)
-        table = table_sha256(self._model)
-        settings = self._settings(generate_kwargs, max_new_tokens)
-        journal = Journal(None if folder is None else Path(folder), {"embedding table": table, **settings})
-        rounds = self._rounds(config, others, journal)
-        steered = SteeredPrompts([], str(self._model.config.name_or_path), table, settings)
+        asked = {conversation_key(messages): messages for messages in checked_conversations(conversations or []) or []}
+        for name in {"streamer", "max_length"} & set(generate_kwargs):
+            raise ValueError(f"`{name}` must be left out where nothing is said, got it. Use `max_new_tokens`, or `generate`.")
+        if max_new_tokens is None and "generation_config" not in generate_kwargs:
+            max_new_tokens = DEFAULT_NEW_TOKENS
+        kwargs = {**generate_kwargs, **({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens})}
+        settled = settle(self._model, self._tokenizer, kwargs, 0)
+        sha256, settings = model_sha256(self._model), self._settings(kwargs)
+        journal = Journal(None if folder is None else Path(folder), {"model": sha256, **settings})
+        steered = SteeredPrompts([], str(self._model.config.name_or_path), sha256, settings)
         keys = list(asked)
         try:
+            rounds = self._rounds(settled, journal, [len(self._ids(messages)) for messages in asked.values()])
             for start in range(0, len(keys), N_AT_ONCE):
-                began = [self._walk(asked_of(asked[key]), self._ids(asked[key]), key) for key in keys[start : start + N_AT_ONCE]]
-                try:
-                    rounds.begin(began)
-                    rounds.search(began)
-                finally:
-                    for walk in began:
-                        if walk.outcome is not None:
-                            steered.add(prompt := _steered(walk, asked[walk.key]))
-                            after_prompt(prompt)
+                part = {key: asked[key] for key in keys[start : start + N_AT_ONCE]}
+                self._search(rounds, part, steered, after_prompt)
         except JudgeError as error:
             kept = f"{len(steered)} of {len(keys)} prompts are done and in this error's `steered`"
             journaled = "" if folder is None else f", and all that was paid for lies in {folder}"
@@ -250,6 +249,25 @@ class EmbeddingSteerer:
         if folder is not None:
             steered.save_pretrained(folder)
         return steered
+
+    def _search(
+        self,
+        rounds: Rounds,
+        asked: dict[str, list[Message]],
+        steered: SteeredPrompts,
+        after_prompt: Callable[[SteeredPrompt], None],
+    ) -> None:
+        """Search some conversations, given by their keys, and add what is done, whatever happens on the way."""
+        walks = [self._walk(asked_of(messages), self._ids(messages), key) for key, messages in asked.items()]
+        try:
+            rounds.begin(walks)
+            rounds.search(walks)
+        finally:
+            for walk in walks:
+                if walk.outcome is not None:
+                    prompt = _steered(walk, asked[walk.key])
+                    steered.add(prompt)
+                    after_prompt(prompt)
 
     def fit_prefix(
         self,
@@ -262,7 +280,7 @@ class EmbeddingSteerer:
         batch_size: int = 16,
         after_step: Callable[[float], None] = lambda loss: None,
     ) -> Prefix:
-        """Find a few virtual tokens that do for any prompt what the search does for one: nothing is paid a prompt any more.
+        """Find a few virtual tokens that do for any prompt what the search does for one, with no search a prompt any more.
 
         The conversations are searched first (see `precompute`). Then virtual tokens before each prompt are fitted, by gradients
         of the model's own likelihood, to the answers that were found, and to its own answers where those passed. The judge is
@@ -277,6 +295,9 @@ class EmbeddingSteerer:
             learning_rate: Its rate, as a share of an embedding's norm.
             batch_size: Prompts a step.
             after_step: Is told of each step's loss.
+
+        Returns:
+            The virtual tokens; `save_pretrained` makes them an adapter.
 
         Raises:
             SteeringError: As in `precompute`.
@@ -293,12 +314,11 @@ class EmbeddingSteerer:
             raise ValueError(
                 f"`conversations` must hold prompts that are flagged and can be steered, got only {dict(by_outcome)}. Add some."
             )
-        lessons = []
-        for prompt in steered:
-            if prompt.outcome in ("clean", "steered"):
-                ids = self._ids(prompt.messages)
-                lessons.append(Lesson(self._embedder.embed(ids, prompt.messages).embeds, prompt.ids))
-        embeds, loss = fit(self._model, lessons, ids[0], n_tokens, n_steps, learning_rate, batch_size, self._seed, after_step)
+        taught = [prompt for prompt in steered if prompt.outcome in ("clean", "steered")]
+        prompts = [self._embedder.embed(self._ids(prompt.messages), prompt.messages) for prompt in taught]
+        lessons = [Lesson(own.embeds, prompt.ids) for own, prompt in zip(prompts, taught, strict=True)]
+        first = prompts[0].ids[0]
+        embeds, loss = fit(self._model, lessons, first, n_tokens, n_steps, learning_rate, batch_size, self._seed, after_step)
         return Prefix(embeds, loss, by_outcome["steered"], by_outcome["clean"])
 
     def generate(self, conversations: Sequence[Conversation], **generate_kwargs: Any) -> Any:
@@ -306,8 +326,8 @@ class EmbeddingSteerer:
 
         Args:
             conversations: B of them.
-            generate_kwargs: What `generate` takes. Flagged prompts are answered anew, greedily or at the steerer's own
-                `temperature`.
+            generate_kwargs: What `generate` takes; all prompts are first answered in one call, as it would. Flagged ones are
+                answered anew, greedily or at the steerer's own `probe_temperature`.
 
         Returns:
             (B, length) prompts, padded on the left, and answers; a `SteeredOutput` where `return_dict_in_generate` is set.
@@ -315,13 +335,12 @@ class EmbeddingSteerer:
         Raises:
             JudgeError: There is no verdict, so nothing is said.
         """
-        messages = [as_messages(conversation) for conversation in conversations]
-        prompts = [self._ids(each) for each in messages]
-        width, pad = max(map(len, prompts)), self._pad()
-        device = input_device(self._model)
-        ids = torch.tensor([[pad] * (width - len(each)) + each for each in prompts], device=device)
-        mask = torch.tensor([[0] * (width - len(each)) + [1] * len(each) for each in prompts], device=device)
-        return self.respond(ids, [asked_of(each) for each in messages], attention_mask=mask, **generate_kwargs)
+        messages = checked_conversations(conversations or []) or []
+        pads = (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id, 0)
+        pad = int(next(i for i in pads if i is not None))
+        inputs = padded_ids([self._ids(each) for each in messages], pad, input_device(self._model))
+        asked = [asked_of(each) for each in messages]
+        return self.respond(inputs["input_ids"], asked, inputs["attention_mask"], **generate_kwargs)
 
     @torch.no_grad()
     def respond(
@@ -334,40 +353,57 @@ class EmbeddingSteerer:
             asked: What they say.
             attention_mask: (B, length) 0 where there is padding; None: padding is told by its id, as `generate` does.
             generate_kwargs: As in `generate`.
+
+        Returns:
+            As in `generate`.
+
+        Raises:
+            JudgeError: There is no verdict, so nothing is said.
+            ValueError: Something was asked for that a searched answer does not have.
         """
-        generate_kwargs = {name: value for name, value in generate_kwargs.items() if value is not None}
-        config, others = self._settled(generate_kwargs, input_ids.shape[-1])
-        if attention_mask is None:
-            attention_mask = prompt_mask(input_ids, config.pad_token_id, config.eos_token_id)
-        streamer = generate_kwargs.pop("streamer", None)
+        kwargs = {name: value for name, value in generate_kwargs.items() if value is not None}
+        streamer = kwargs.pop("streamer", None)
+        with streaming(streamer, input_ids):
+            settled = settle(self._model, self._tokenizer, kwargs, input_ids.shape[-1])
+            if attention_mask is None:
+                pad = settled.told_pad_id
+                attention_mask = torch.ones_like(input_ids) if pad is None else input_ids.ne(pad).long()
+            if not attention_mask[:, -1].all():
+                raise ValueError('`input_ids` must be padded on the left, got padding at their end. Use `padding_side="left"`.')
+            walks = self._answered(input_ids, attention_mask, asked, settled, kwargs)
+            answers = _padded(self._said(walks, settled), settled.pad_id).to(input_ids.device)
+            if streamer is not None:
+                streamer.put(answers[0].cpu())
+        sequences = torch.cat([input_ids, answers], dim=-1)  # (B, length)
+        return _output(sequences, walks) if settled.config.return_dict_in_generate else sequences
+
+    def _answered(
+        self, input_ids: Tensor, attention_mask: Tensor, asked: Sequence[Asked], settled: Settled, kwargs: dict[str, Any]
+    ) -> list[Walk]:
+        """The searches of prompts that `generate` has answered as they are, each with its outcome."""
         kind: Any = type(self._model)
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-        try:
-            plain = kind.generate(self._model, **inputs, **{**generate_kwargs, "return_dict_in_generate": False})
-            rounds = self._rounds(config, others, Journal(None, {}))
-            kept = attention_mask.bool()
-            prompts = [row[mask].tolist() for row, mask in zip(input_ids, kept, strict=True)]
-            walks = [
-                self._walk(one, ids, conversation_key(whole_conversation(one))) for one, ids in zip(asked, prompts, strict=True)
-            ]
-            rounds.begin_with(walks, [rounds.prober.ended(row) for row in plain[:, input_ids.shape[-1] :].tolist()])
-            rounds.search(walks)
-            refusal = self._refusal(config)
-            answers = [
-                walk.given.ids if walk.outcome in ("clean", "steered") else refusal.ids(walk.asked, 0, config.max_new_tokens)
-                for walk in walks
-            ]
-            pad = int(config.pad_token_id if config.pad_token_id is not None else self._pad())
-            longest = max(map(len, answers))
-            padded = torch.tensor([[*ids, *[pad] * (longest - len(ids))] for ids in answers], device=input_ids.device)
-            if streamer is not None:
-                streamer.put(input_ids.cpu())
-                streamer.put(padded[0].cpu())
-        finally:
-            if streamer is not None:
-                streamer.end()
-        sequences = torch.cat([input_ids, padded], dim=-1)  # (B, length)
-        return _output(sequences, walks) if config.return_dict_in_generate else sequences
+        if "tokenizer" in settled.others:
+            kwargs = {**kwargs, "tokenizer": self._tokenizer}
+        plain = kind.generate(
+            self._model, input_ids=input_ids, attention_mask=attention_mask, **{**kwargs, "return_dict_in_generate": False}
+        )
+        prompts = [row[kept].tolist() for row, kept in zip(input_ids, attention_mask.bool(), strict=True)]
+        rounds = self._rounds(settled, Journal(None, {}), list(map(len, prompts)))
+        walks = [
+            self._walk(one, ids, conversation_key(whole_conversation(one)), row)
+            for row, (one, ids) in enumerate(zip(asked, prompts, strict=True))
+        ]
+        rounds.begin_with(walks, [ended(row, settled) for row in plain[:, input_ids.shape[-1] :].tolist()])
+        rounds.search(walks)
+        return walks
+
+    def _said(self, walks: Sequence[Walk], settled: Settled) -> list[list[int]]:
+        """The ids of each answer: what passed and was accepted, or the refusal."""
+        refusal = Refusal(self._tokenizer, self._pieces, self._refusal, next(iter(settled.eos_ids), None))
+        return [
+            walk.given.ids if walk.outcome in ("clean", "steered") else refusal.ids(walk.asked, 0, settled.n_new)
+            for walk in walks
+        ]
 
     def answers(self, conversations: Sequence[Conversation]) -> list[str | None]:
         """What to say instead of answers that did not pass, for `AlignBeam(on_fail=steerer.answers)`.
@@ -387,73 +423,55 @@ class EmbeddingSteerer:
     def _ids(self, messages: list[Message]) -> list[int]:
         return encode_once(self._tokenizer, target_text(self._tokenizer, messages))
 
-    def _walk(self, asked: Asked, ids: Sequence[int], key: str) -> Walk:
-        """The search of one prompt, its streams its own."""
-        prompt = self._embedder.embed(ids, asked.messages)
+    def _walk(self, asked: Asked, ids: Sequence[int], key: str, row: int = 0) -> Walk:
+        """The search of one prompt: its streams are its conversation's, its place in a journal its row's alone."""
+        prompt = self._embedder.embed(ids, whole_conversation(asked))
         seed = int.from_bytes(hashlib.sha256(f"{self._seed} {key}".encode()).digest()[:4])
-        return Walk(key, asked, prompt, Search(prompt.embeds, prompt.moves, self._method, seed), seed)
+        place = key if row == 0 else f"{key} {row}"
+        return Walk(place, asked, prompt, Search(prompt.embeds, prompt.moves, self._method, seed), seed)
 
     def _text(self, asked: Asked, ids: Sequence[int]) -> str:
         """The whole answer, what the prompt begins of it included."""
         written = b"".join((self._pieces[i] if i < len(self._pieces) else None) or b"" for i in ids)
         return asked.continued(written).begun.decode(errors="replace").strip()
 
-    def _rounds(self, config: GenerationConfig, others: dict[str, Any], journal: Journal) -> Rounds:
-        prober = Prober(self._model, self._max_batch_tokens, self._temperature, config, others)
+    def _rounds(self, settled: Settled, journal: Journal, lengths: Sequence[int]) -> Rounds:
+        """What searches prompts of these lengths, or cannot: that is to be told before anything is paid for."""
+        prober = Prober(self._model, settled, self._max_batch_tokens, self._temperature)
+        for n_prompt in lengths:
+            prober.n_tokens(n_prompt)
         return Rounds(prober, self._judge, self._accept, self._method, self._rules, journal, self._text, self._judge_timeout)
 
-    def _settled(self, generate_kwargs: dict[str, Any], n_prompt: int) -> tuple[GenerationConfig, dict[str, Any]]:
-        """How answers are generated, and what else `generate` is given for that."""
-        kwargs = dict(generate_kwargs)
-        own = self._model.generation_config
-        given = copy.deepcopy(kwargs.pop("generation_config", None) or own)
-        others = given.update(**kwargs)
-        for name in BY_STEP:
-            if getattr(given, name, None):
-                raise ValueError(f"`{name}` must be left out: an answer that was searched for has none. Ask for sequences alone.")
-        if (given.num_return_sequences or 1) > 1:
-            raise ValueError(
-                f"`num_return_sequences` must be 1, got {given.num_return_sequences}. Repeat the prompt to get several answers."
-            )
-        streamer = others.pop("streamer", None)
-        if streamer is not None and n_prompt == 0:
-            raise ValueError("`streamer` must be left out where nothing is said, got one. Use `generate`.")
-        for name in ("eos_token_id", "pad_token_id"):
-            if getattr(given, name) is None:
-                setattr(given, name, getattr(own, name))
-        if given.pad_token_id is None:
-            given.pad_token_id = self._tokenizer.pad_token_id
-        if given.max_new_tokens is None:
-            given.max_new_tokens = max(1, (given.max_length or DEFAULT_LENGTH) - n_prompt)
-        given.max_length = None
-        if given.stop_strings:
-            others["tokenizer"] = self._tokenizer
-        return given, others
-
-    def _settings(self, generate_kwargs: dict[str, Any], max_new_tokens: int) -> dict[str, Any]:
+    def _settings(self, generate_kwargs: dict[str, Any]) -> dict[str, Any]:
         """What the answers depend on, as JSON can hold it."""
-        method = {name: value for name, value in asdict(self._method).items() if name != "optimizer"}
-        optimizer = None if self._method.optimizer is None else getattr(self._method.optimizer, "__qualname__", "other")
-        others = {
-            name: value if isinstance(value, bool | int | float | str) else repr(value) for name, value in generate_kwargs.items()
-        }
         return {
-            **method,
-            "optimizer": optimizer,
+            **{name: _told(value) for name, value in vars(self._method).items()},
             **asdict(self._rules),
             "positions": self._positions,
-            "temperature": self._temperature,
+            "probe_temperature": self._temperature,
             "seed": self._seed,
-            "generate": {"max_new_tokens": max_new_tokens, **others},
+            "generate": {name: _told(value) for name, value in sorted(generate_kwargs.items())},
+            "generation_config": _told(self._model.generation_config),
         }
 
-    def _refusal(self, config: GenerationConfig | None) -> Refusal:
-        eos = None if config is None else config.eos_token_id
-        return Refusal(self._tokenizer, self._pieces, self._refusal_text, eos[0] if isinstance(eos, list) else eos)
 
-    def _pad(self) -> int:
-        found = (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id, 0)
-        return int(next(i for i in found if i is not None))
+def _padded(answers: Sequence[list[int]], pad: int) -> Tensor:
+    """Answers of any lengths as one tensor (B, length), filled up on the right."""
+    longest = max(map(len, answers))
+    return torch.tensor([[*ids, *[pad] * (longest - len(ids))] for ids in answers], dtype=torch.long)
+
+
+def _told(value: Any) -> Any:
+    """A setting as JSON can hold it, the same in every process; of an object that is none, its kind."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_told(each) for each in value]
+    if isinstance(value, GenerationConfig):
+        return {name: each for name, each in value.to_diff_dict().items() if name != "transformers_version"}
+    if isinstance(value, partial):
+        return [_told(value.func), _told(list(value.args)), [[name, _told(each)] for name, each in value.keywords.items()]]
+    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def _steered(walk: Walk, messages: list[Message]) -> SteeredPrompt:
@@ -461,22 +479,22 @@ def _steered(walk: Walk, messages: list[Message]) -> SteeredPrompt:
     return SteeredPrompt(
         messages=messages,
         embeds=given.embeds,
-        outcome=walk.outcome or "failed",
+        outcome=cast(Outcome, walk.outcome),
         ids=given.ids,
         text=given.text,
         harm=given.harm,
-        harm_by_call=walk.harm,
+        harm_by_call=walk.harm_by_call,
         n_generated=walk.n_generated,
         seconds=round(walk.seconds, 4),
     )
 
 
 def _output(sequences: Tensor, walks: Sequence[Walk]) -> SteeredOutput:
-    said = {"clean": 0, "steered": 1}
+    chosen = [{"clean": 0, "steered": 1}.get(str(walk.outcome), -1) for walk in walks]
     return SteeredOutput(
         sequences=sequences,
-        harm=torch.tensor([walk.given.harm if walk.outcome in said else float("nan") for walk in walks]),
-        steered=torch.tensor([said.get(walk.outcome or "failed", -1) for walk in walks]),
-        oracle_calls=torch.tensor([len(walk.harm) for walk in walks]),
+        harm=torch.tensor([walk.given.harm if said >= 0 else float("nan") for walk, said in zip(walks, chosen, strict=True)]),
+        chosen=torch.tensor(chosen),
+        judged=torch.tensor([len(walk.harm_by_call) for walk in walks]),
         generated=torch.tensor([walk.n_generated for walk in walks]),
     )

@@ -18,13 +18,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .chat import Conversation, Message, as_messages, conversation_key
-from .embedding import left_padded, table_sha256
+from .embedding import embedded, left_padded, model_sha256
+from .starts import checked_conversations
 
-#: `clean`: the first answer passed. `steered`: an answer passed and was accepted. `fallback`: none was accepted, this one
-#: passed. `failed`: none passed.
+#: `clean`: the model's own answer passed. `steered`: another one was accepted and passed. `fallback`: what was found passed
+#: without being accepted. `failed`: nothing passed.
 Outcome = Literal["clean", "steered", "fallback", "failed"]
 RECORDS, TENSORS = "steered.json", "steered.safetensors"
-#: In the version of the files' layout.
+#: The version of the files' layout.
 LAYOUT = 1
 
 
@@ -66,17 +67,17 @@ class SteeredPrompts:
     Args:
         prompts: The prompts.
         model: The name of the model that they were made for.
-        table: The hash of its embedding table.
+        sha256: Its `model_sha256`.
         settings: What they were made with, as JSON can hold it.
 
     Example:
         >>> model.generate(**steered.inputs(["How do I kill the weeds?"]))
     """
 
-    def __init__(self, prompts: Sequence[SteeredPrompt], model: str, table: str, settings: Mapping[str, Any]):
+    def __init__(self, prompts: Sequence[SteeredPrompt], model: str, sha256: str, settings: Mapping[str, Any]):
         self._prompts = {conversation_key(prompt.messages): prompt for prompt in prompts}
         self.model = model
-        self.table = table
+        self.sha256 = sha256
         self.settings = dict(settings)
 
     def add(self, prompt: SteeredPrompt) -> None:
@@ -121,9 +122,7 @@ class SteeredPrompts:
         Raises:
             ValueError: A conversation was never steered, or nothing that may be handed out was found for it.
         """
-        if isinstance(conversations, str) or not conversations:
-            raise ValueError(f"`conversations` must hold at least one conversation, got {conversations!r}. Put it in a list.")
-        found = [self[conversation] for conversation in conversations]
+        found = [self[conversation] for conversation in checked_conversations(conversations or []) or []]
         allowed = ("clean", "steered", "fallback") if fallback else ("clean", "steered")
         for prompt in found:
             if prompt.outcome not in allowed:
@@ -140,9 +139,9 @@ class SteeredPrompts:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {key: prompt.embeds.cpu().contiguous() for key, prompt in self._prompts.items()}
         records = [{name: value for name, value in asdict(prompt).items() if name != "embeds"} for prompt in self]
-        written = {"layout": LAYOUT, "model": self.model, "table": self.table, "settings": self.settings, "prompts": records}
+        written = {"layout": LAYOUT, "model": self.model, "sha256": self.sha256, "settings": self.settings, "prompts": records}
         for name, write in (
-            (TENSORS, lambda path: save_file(tensors, path, {"table": self.table})),
+            (TENSORS, lambda path: save_file(tensors, path, {"sha256": self.sha256})),
             (RECORDS, lambda path: path.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n")),
         ):
             part = folder / f"{name}.part"
@@ -167,18 +166,23 @@ class SteeredPrompts:
             raise ValueError(
                 f"The collection must be of layout {LAYOUT}, but {name} is of {written['layout']}. Precompute it anew."
             )
-        if table_sha256(model) != written["table"]:
+        if model_sha256(model) != written["sha256"]:
             raise ValueError(
-                f"`model` must have the embedding table that the prompts were steered for ({written['model']!r}), and "
-                f"{model.config.name_or_path!r} has another. Load that one, or precompute for this one."
+                f"`model` must be the one that the prompts were steered for ({written['model']!r}), adapters included, and "
+                f"{model.config.name_or_path!r} is another. Load that one, or precompute for this one."
             )
-        table: Any = model.get_input_embeddings()
+        own = embedded(model, [0])
         prompts = []
         with safe_open(folder / TENSORS, framework="pt") as tensors:
             for record in written["prompts"]:
                 embeds = tensors.get_tensor(conversation_key(record["messages"]))
-                prompts.append(SteeredPrompt(embeds=embeds.to(table.weight.device), **record))
-        return cls(prompts, written["model"], written["table"], written["settings"])
+                if embeds.dtype != own.dtype:
+                    raise ValueError(
+                        f"`model` must be loaded as {embeds.dtype}, as it was when the prompts were steered, got {own.dtype}. "
+                        "Its answers would be others: precompute them for that."
+                    )
+                prompts.append(SteeredPrompt(embeds=embeds.to(own.device), **record))
+        return cls(prompts, written["model"], written["sha256"], written["settings"])
 
     def push_to_hub(self, repo: str, private: bool = False) -> str:
         """Upload the collection, conversations and answers among it.

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from hf_alignbeam import EmbeddingSteerer, SteeredPrompts, testbed
 from hf_alignbeam.cli import app
-from hf_alignbeam.commands import decoding, memory, speed, steering
+from hf_alignbeam.commands import decoding, memory, searches, speed
 from hf_alignbeam.testbed.families import FAMILIES
 from hf_alignbeam.testbed.shapes import Shape
 from hf_alignbeam.testbed.store import WEIGHTS, stored_language
@@ -152,8 +152,8 @@ def test_steer_stopped_at_the_keyboard_says_how_it_goes_on(asked_file, tmp_path,
 
 
 def test_steering_prints_the_tables(monkeypatch):
-    monkeypatch.setattr(steering, "SYSTEMS", {name: steering.SYSTEMS[name] for name in steering.CONTROL})
-    monkeypatch.setattr(steering, "_prefixes", lambda *given: [])  # half a minute; fitting has tests of its own
+    monkeypatch.setattr(searches, "SYSTEMS", {name: searches.SYSTEMS[name] for name in searches.CONTROL})
+    monkeypatch.setattr(searches, "_prefixes", lambda *given: [])  # half a minute; fitting has tests of its own
     result = run("evaluate", "--steering", "--limit", 3, "--split", "validation")
     assert result.exit_code == 0, result.output
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in result.output.splitlines() if line.startswith("| ")]

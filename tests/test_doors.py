@@ -23,7 +23,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, doors
+from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, doors, loading
 from hf_alignbeam.publish import DOORS, core_modules, write_protected, write_strategy
 from hf_alignbeam.testbed.measure import encode
 from hf_alignbeam.testbed.store import WEIGHTS, stored_judges, stored_language
@@ -413,7 +413,7 @@ def test_stop_strings_streamers_and_presets_pass_the_door(specialist, folder, ca
     assert cut.rstrip(",").endswith(("safe", "Sorry", "not", "dangerous"))
     (said,) = texts(specialist, asked("general", 1), folder, streamer=TextStreamer(specialist[1], skip_prompt=True), **named)
     assert said in capsys.readouterr().out
-    with pytest.raises(ValueError, match='`preset` must be "paper" or left out'):
+    with pytest.raises(ValueError, match="`preset` must be 'paper' or left out"):
         texts(specialist, asked("general", 1), folder, preset="mine", **named)
     assert texts(specialist, asked("harmful", 1), folder, preset="paper", **named)[0]
 
@@ -437,7 +437,7 @@ def test_doors_take_loaded_models_and_load_named_ones_once(specialist, anchor, m
     n_loads = []
     original = AutoModelForCausalLM.from_pretrained
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *a, **k: (n_loads.append(a), original(*a, **k))[1])
-    monkeypatch.setattr(doors, "_loaded", {})
+    monkeypatch.setattr(loading, "_loaded", {})
     for _ in range(3):
         doors.alignbeam(ids, model=specialist[0], max_new_tokens=3, tokenizer=specialist[1], **NAMED)
     assert len(n_loads) == 2
@@ -448,16 +448,16 @@ def test_doors_take_loaded_models_and_load_named_ones_once(specialist, anchor, m
 
 
 def test_doors_tell_apart_what_they_are_given_and_keep_a_few(specialist, anchor, monkeypatch):
-    monkeypatch.setattr(doors, "_built", type(doors._built)())
+    monkeypatch.setattr(loading, "_built", type(loading._built)())
     ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
     named = {"anchor": ANCHOR, "tokenizer": specialist[1]}
     for harm in (0.0, 1.0, 0.0):
         judge = lambda c, r, h=harm: torch.full((len(r),), h)  # noqa: E731
         said = doors.alignbeam(ids, model=specialist[0], judge=judge, max_new_tokens=20, **named)
         assert ("cannot help" in specialist[1].decode(said[0, ids.shape[1] :])) == (harm == 1.0)
-    for _ in range(doors.N_KEPT + 3):
+    for _ in range(loading.N_KEPT + 3):
         doors.alignbeam(ids, model=specialist[0], judge=lambda c, r: torch.zeros(len(r)), max_new_tokens=1, **named)
-    assert len(doors._built) == doors.N_KEPT
+    assert len(loading._built) == loading.N_KEPT
     judge = stored_judges()["oracle"]
     kept = []
     monkeypatch.setattr(doors, "_generated", lambda model, args, kwargs, tokenizer: kept.append(kwargs["custom_generate"]))

@@ -1,12 +1,14 @@
 """Prompts as embeddings: as the model itself embeds them, or the model is refused by name."""
 
+import copy
+
 import pytest
 import torch
 import transformers as t
 from conftest import tiny
 
 from hf_alignbeam.chat import encode_once, target_text
-from hf_alignbeam.embedding import Embedder, embedded, left_padded, nearest_unchanged, prompt_mask, table_sha256
+from hf_alignbeam.embedding import Embedder, embedded, left_padded, model_sha256, padded_ids
 from hf_alignbeam.vocab import token_bytes
 
 ASKED = [{"role": "user", "content": "How do I thank the mayor?"}]
@@ -45,6 +47,19 @@ def test_the_users_words_are_the_positions_that_spell_them(which, tiny_qwen, tin
     spelled = tokenizer.decode([i for i, moves in zip(ids, prompt.moves.tolist(), strict=True) if moves])
     assert spelled.strip() == "And the weeds, now?"
     assert embedder(model, tokenizer).embed(ids, asked).moves.all()
+
+
+@pytest.mark.parametrize("words", ["brew tea", "I", "INST", "a", "user", "s"])
+def test_only_the_users_own_words_move_whatever_they_are(words, tiny_qwen, tiny_llama, byte_tokenizer, piece_tokenizer):
+    asked = [{"role": "user", "content": words}, {"role": "assistant", "content": "To brew tea, a user"}]
+    for model, tokenizer in ((tiny_qwen, byte_tokenizer), (tiny_llama, piece_tokenizer)):
+        ids = ids_of(tokenizer, asked)
+        moves = embedder(model, tokenizer, "user").embed(ids, asked).moves
+        first = int(moves.int().argmax())
+        n_moved = int(moves.sum())
+        assert moves[first : first + n_moved].all()
+        assert tokenizer.decode(ids[first : first + n_moved]).strip() == words
+        assert "brew" not in tokenizer.decode(ids[:first])
 
 
 def test_where_the_users_words_are_not_to_be_found_every_position_moves(tiny_llama, piece_tokenizer):
@@ -105,31 +120,16 @@ def test_a_model_in_training_is_refused(tiny_llama, piece_tokenizer):
         tiny_llama.eval()
 
 
-def test_a_table_is_told_by_its_numbers(tiny_llama, tiny_qwen, piece_tokenizer):
+def test_a_model_is_told_by_its_numbers_whatever_they_were_loaded_as(tiny_llama, tiny_qwen, piece_tokenizer):
     twin = tiny(t.LlamaForCausalLM, t.LlamaConfig, piece_tokenizer, seed=2)
-    assert table_sha256(twin) == table_sha256(tiny_llama) != table_sha256(tiny_qwen)
+    assert model_sha256(twin) == model_sha256(tiny_llama) != model_sha256(tiny_qwen)
     twin.get_input_embeddings().weight.data[5, 3] += 1e-3
-    assert table_sha256(twin) != table_sha256(tiny_llama)
+    assert model_sha256(twin) != model_sha256(tiny_llama)
+    gemma = tiny(t.GemmaForCausalLM, t.GemmaConfig, piece_tokenizer, seed=3, head_dim=8).to(torch.bfloat16)
+    assert model_sha256(gemma) == model_sha256(copy.deepcopy(gemma).float())
 
 
-def test_nearest_tokens_and_cosine_are_counted_by_position(tiny_llama):
-    ids = [20, 30, 40, 50]
-    embeds = embedded(tiny_llama, ids).detach().clone()
-    assert nearest_unchanged(tiny_llama, ids, embeds) == (1.0, pytest.approx(1.0))
-    embeds[0] = embedded(tiny_llama, [21])[0]
-    embeds[1] *= -1
-    same, cosine = nearest_unchanged(tiny_llama, ids, embeds)
-    assert same == 0.5
-    assert cosine < 0.6
-
-
-@pytest.mark.parametrize(("pad", "eos"), [(3, 2), (2, 2), (2, [1, 2]), (None, 2)])
-def test_padding_is_told_as_generate_tells_it(pad, eos, tiny_llama):
-    ids = torch.tensor([[3, 3, 20, 30], [20, 30, 40, 50]])
-    config = t.GenerationConfig(pad_token_id=pad, eos_token_id=eos)
-    tiny_llama._prepare_special_tokens(config)
-    ours = prompt_mask(ids, pad, eos)
-    if pad is not None:
-        assert torch.equal(ours, tiny_llama._prepare_attention_mask_for_generation(ids, config, {}))
-    else:
-        assert ours.all()
+def test_ids_are_padded_on_the_left():
+    padded = padded_ids([[5, 6, 7], [8]], 3, torch.device("cpu"))
+    assert padded["input_ids"].tolist() == [[5, 6, 7], [3, 3, 8]]
+    assert padded["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]

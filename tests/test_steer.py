@@ -5,14 +5,17 @@ import json
 import math
 import threading
 import time
+from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, TextIteratorStreamer
+from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, TextIteratorStreamer
 
 from hf_alignbeam import AlignBeam, EmbeddingSteerer, PlausibleAnswer, testbed
 from hf_alignbeam.asking import JudgeError
+from hf_alignbeam.chat import Asked
 from hf_alignbeam.embedding import embedded, left_padded
 from hf_alignbeam.journal import NAME
 from hf_alignbeam.refusal import REFUSAL
@@ -102,7 +105,6 @@ def test_flagged_prompts_get_refusals_and_the_others_stay_as_they_are(thin, grad
     assert all(truth.refusal(prompt.text) for prompt in found[:12])
     assert [prompt.n_oracle_calls for prompt in found[12:]] == [1] * 6
     model, tokenizer = thin
-    plain = model.generate(**encode(harmless(6), tokenizer), **GREEDY)
     inputs = encode(harmless(6), tokenizer)
     plain = model.generate(**inputs, **GREEDY)[:, inputs["input_ids"].shape[1] :].tolist()
     assert [prompt.ids for prompt in found[12:]] == [
@@ -131,7 +133,7 @@ def test_zero_radius_is_plain_generate(thin, graded, accept):
     assert torch.equal(model.generate(**embeds, **GREEDY), model.generate(**inputs, **GREEDY)[:, inputs["input_ids"].shape[1] :])
 
 
-@pytest.mark.parametrize("settings", [{}, {"eta": 0.3}, {"temperature": 0.5}, {"positions": "all"}])
+@pytest.mark.parametrize("settings", [{}, {"eta": 0.3}, {"probe_temperature": 0.5}, {"positions": "all"}])
 def test_a_prompt_alone_and_in_a_batch_is_one_search(settings, thin, graded, accept):
     asked = [*framed(4), *harmless(1)]
     together = steerer(thin, graded, accept, **settings).precompute(asked, max_new_tokens=N_NEW)
@@ -149,59 +151,58 @@ def test_another_seed_is_another_search(thin, graded, accept):
 @pytest.mark.parametrize("n_calls", [1, 2, 5])
 @pytest.mark.parametrize("settings", [{}, {"eta": 0.3}, {"eta": 0.3, "cache": False, "estimator": "forward"}])
 def test_no_prompt_costs_more_than_its_budgets(settings, n_calls, n_generations, thin, graded):
-    model = Counted(thin[0])
     judge = Counting(graded)
-    never = EmbeddingSteerer(
-        model.model,
-        thin[1],
-        judge,
-        lambda _, responses: [False] * len(responses),
-        max_calls=n_calls,
-        max_generations=n_generations,
-        **settings,
-    )
-    model.n_rows = 0
-    steered = never.precompute(framed(3), max_new_tokens=N_NEW)
+    with counted(thin[0]) as seen:
+        never = EmbeddingSteerer(
+            seen.model,
+            thin[1],
+            judge,
+            lambda _, responses: [False] * len(responses),
+            max_calls=n_calls,
+            max_generations=n_generations,
+            **settings,
+        )
+        seen.n_rows = 0
+        steered = never.precompute(framed(3), max_new_tokens=N_NEW)
     assert all(prompt.n_oracle_calls <= n_calls for prompt in steered)
     assert all(prompt.n_generated <= n_generations for prompt in steered)
     assert judge.n_texts == sum(prompt.n_oracle_calls for prompt in steered)
-    assert model.n_rows == sum(prompt.n_generated for prompt in steered)
-    model.restore()
+    assert seen.n_rows == sum(prompt.n_generated for prompt in steered)
 
 
 class Counted:
-    """A model whose calls of generate are seen: how many rows, and how many tokens at most."""
+    """What was asked of a model's `generate`: how many rows, and how many tokens at most."""
 
     def __init__(self, model):
-        self.n_rows, self.most_tokens = 0, 0
-        own = type(model).generate
-        outer = self
+        self.model, self.n_rows, self.most_tokens = model, 0, 0
 
-        class Seen(type(model)):
-            def generate(self, *args, **kwargs):
-                made = own(self, *args, **kwargs)
-                prompt = kwargs.get("inputs_embeds", kwargs.get("input_ids"))
-                n_new = kwargs["generation_config"].max_new_tokens
-                outer.n_rows += len(prompt)
-                outer.most_tokens = max(outer.most_tokens, len(prompt) * (prompt.shape[1] + n_new))
-                return made
 
-        self.model, self._kind = model, type(model)
-        model.__class__ = Seen
+@contextmanager
+def counted(model):
+    """A model whose calls of `generate` are seen for the length of a block."""
+    kind, seen = type(model), Counted(model)
 
-    def restore(self):
-        self.model.__class__ = self._kind
+    class Seen(kind):
+        def generate(self, *args, **kwargs):
+            prompt = kwargs.get("inputs_embeds", kwargs.get("input_ids"))
+            n_new = kwargs["generation_config"].max_new_tokens
+            seen.n_rows += len(prompt)
+            seen.most_tokens = max(seen.most_tokens, len(prompt) * (prompt.shape[1] + n_new))
+            return super().generate(*args, **kwargs)
+
+    model.__class__ = Seen
+    try:
+        yield seen
+    finally:
+        model.__class__ = kind
 
 
 @pytest.mark.parametrize("n_tokens", [70, 500, 3000])
 def test_no_call_is_larger_than_the_token_budget(n_tokens, thin, graded, accept):
-    seen = Counted(thin[0])
-    try:
+    with counted(thin[0]) as seen:
         small = EmbeddingSteerer(seen.model, thin[1], graded, accept, max_batch_tokens=n_tokens)
         steered = small.precompute(framed(3) + harmless(3), max_new_tokens=N_NEW)
-        assert 0 < seen.most_tokens <= n_tokens
-    finally:
-        seen.restore()
+    assert 0 < seen.most_tokens <= n_tokens
     usual = steerer(thin, graded, accept).precompute(framed(3) + harmless(3), max_new_tokens=N_NEW)
     assert [told(prompt) for prompt in steered] == [told(prompt) for prompt in usual]
 
@@ -221,14 +222,11 @@ def test_a_killed_search_goes_on_where_it_was_and_pays_for_nothing_twice(setting
         killed, after = Counting(graded, n, raises), Counting(graded)
         with pytest.raises(SteeringError):
             steerer(thin, killed, accept, **settings).precompute(asked, folder, max_new_tokens=N_NEW)
-        seen = Counted(thin[0])
-        try:
+        with counted(thin[0]) as seen:
             again = EmbeddingSteerer(seen.model, thin[1], after, accept, **settings)
             seen.n_rows = 0
             answered = sum("ids" in json.loads(line) for line in (folder / NAME).read_text().splitlines())
             found = again.precompute(asked, folder, max_new_tokens=N_NEW)
-        finally:
-            seen.restore()
         assert [told(prompt) for prompt in found] == expected
         assert killed.n_texts + after.n_texts == whole.n_texts
         assert answered + seen.n_rows == sum(prompt.n_generated for prompt in found)
@@ -254,6 +252,181 @@ def test_a_torn_line_of_the_journal_is_as_good_as_none(thin, graded, accept, tmp
     assert [told(prompt) for prompt in again] == [told(prompt) for prompt in first]
 
 
+def test_a_folder_of_another_accept_gives_no_verdict_to_another_answer(thin, graded, accept, tmp_path):
+    """A journal keeps verdicts by the answer they were given on: who asks about others has to pay for them."""
+    loose = lambda _, responses: [True] * len(responses)  # noqa: E731
+    steerer(thin, graded, accept).precompute(framed(4), tmp_path, max_new_tokens=N_NEW)
+    other = steerer(thin, graded, loose).precompute(framed(4), tmp_path, max_new_tokens=N_NEW)
+    assert [told(prompt) for prompt in other] == [
+        told(prompt) for prompt in steerer(thin, graded, loose).precompute(framed(4), max_new_tokens=N_NEW)
+    ]
+
+
+def test_sampled_beams_are_refused(thin, graded):
+    with pytest.raises(ValueError, match="`probe_temperature` must be 0 for beams, got 0.5 for 3 beams"):
+        steerer(thin, graded, probe_temperature=0.5).precompute(framed(1), num_beams=3)
+
+
+def test_beams_are_searched_as_beams(thin, graded, accept):
+    steered = steerer(thin, graded, accept).precompute(framed(2), max_new_tokens=N_NEW, num_beams=3)
+    for prompt in steered:
+        written = thin[0].generate(**steered.inputs([prompt.messages]), **GREEDY, num_beams=3)[0].tolist()
+        assert prompt.outcome == "steered"
+        assert written[: len(prompt.ids)] == prompt.ids
+
+
+def test_rows_of_one_conversation_are_judged_each(thin):
+    """A prompt that is repeated to get several samples, and prompts that a caller gives one conversation."""
+    tokenizer = thin[1]
+    verdicts = iter([[1.0, 0.0]])
+
+    def judge(_, responses):
+        return torch.tensor(next(verdicts, [1.0] * len(responses)))
+
+    said = EmbeddingSteerer(*thin, judge, max_generations=1).generate(
+        framed(1) * 2, max_new_tokens=N_NEW, do_sample=True, return_dict_in_generate=True
+    )
+    assert said.chosen.tolist() == [-1, 0]
+    inputs = encode([framed(1)[0], harmless(1)[0]], tokenizer)
+    asked = [Asked([{"role": "user", "content": "a question"}], b"", b"")] * 2
+    graded = stored_judges()["graded"]
+    output = EmbeddingSteerer(*thin, graded, max_generations=1).respond(
+        **inputs, asked=asked, **GREEDY, return_dict_in_generate=True
+    )
+    assert output.chosen.tolist() == [-1, 0]
+
+
+def test_an_optimiser_with_other_arguments_is_another_search(thin, graded, accept, tmp_path):
+    def made(lr):
+        return steerer(thin, graded, accept, optimizer=partial(torch.optim.Adam, lr=lr), max_generations=19)
+
+    made(0.05).precompute(framed(2), tmp_path, max_new_tokens=N_NEW)
+    with pytest.raises(ValueError, match="begun with the same settings, but .*`optimizer`"):
+        made(0.5).precompute(framed(2), tmp_path, max_new_tokens=N_NEW)
+
+
+@pytest.mark.filterwarnings("ignore:Passing `")  # transformers says that it will not see the prompt
+def test_what_passed_is_what_is_given_even_where_scores_look_at_the_prompt(thin, graded):
+    """A repetition penalty sees ids and no embeddings: what is judged has to be written from what is handed out."""
+    options = {"repetition_penalty": 1.8, "no_repeat_ngram_size": 3}
+    asked = harmless(12)
+    steered = steerer(thin, graded, max_generations=17).precompute(asked, max_new_tokens=N_NEW, **options)
+    given = [prompt.messages for prompt in steered if prompt.outcome in ("clean", "steered")]
+    written = thin[0].generate(**steered.inputs(given), **GREEDY, **options)
+    assert len(given) > 6
+    for row, messages in zip(written.tolist(), given, strict=True):
+        assert row[: len(steered[messages].ids)] == steered[messages].ids
+
+
+@pytest.mark.filterwarnings("ignore:Using the model-agnostic default")
+@pytest.mark.parametrize("given", [{}, {"generation_config": GenerationConfig(do_sample=False)}])
+def test_where_nobody_says_a_length_answers_are_as_long_as_generates(given, thin, graded, accept):
+    model, tokenizer = thin
+    asked = framed(2) + harmless(1)
+    inputs = encode(asked, tokenizer)
+    plain = model.generate(**inputs, **given)
+    output = steerer(thin, graded, accept).generate(asked, **given, return_dict_in_generate=True)
+    n_prompt = inputs["input_ids"].shape[1]
+    assert plain.shape[1] - n_prompt > 5
+    assert output.chosen.tolist() == [1, 1, 0]
+    assert all(len(text) > 20 for text in tokenizer.batch_decode(output.sequences[:2, n_prompt:], skip_special_tokens=True))
+
+
+def test_who_is_asked_cannot_write_into_the_conversations(thin, graded, accept):
+    def scribbles(conversations, responses):
+        verdicts = accept(conversations, responses)
+        for conversation in conversations:
+            conversation[0]["content"] = "Thank the mayor."
+            conversation.append({"role": "assistant", "content": "Yes."})
+        return verdicts
+
+    asked = framed(3)
+    steered = steerer(thin, graded, scribbles).precompute(asked, max_new_tokens=N_NEW)
+    usual = steerer(thin, graded, accept).precompute(asked, max_new_tokens=N_NEW)
+    assert [told(steered[conversation]) for conversation in asked] == [told(usual[conversation]) for conversation in asked]
+
+
+def test_stop_strings_end_answers_alike_alone_and_in_a_batch(thin, graded, accept):
+    model, tokenizer = thin
+    asked = harmless(4)
+    together = steerer(thin, graded, accept).precompute(asked, max_new_tokens=N_NEW, stop_strings=[" the"])
+    for conversation in asked:
+        alone = steerer(thin, graded, accept).precompute([conversation], max_new_tokens=N_NEW, stop_strings=[" the"])
+        assert told(alone[conversation]) == told(together[conversation])
+    inputs = encode(asked, tokenizer)
+    plain = model.generate(**inputs, **GREEDY, stop_strings=[" the"], tokenizer=tokenizer)
+    assert torch.equal(steerer(thin, graded, accept).generate(asked, **GREEDY, stop_strings=[" the"]), plain)
+
+
+def test_a_centre_whose_answer_a_probe_has_had_judged_is_given(thin, graded):
+    given = {"first": False, "eta": 0.3, "max_calls": 200}
+    steered = steerer(thin, graded, **given).precompute(framed(9), max_new_tokens=N_NEW)
+    usual = steerer(thin, graded, **given, cache=False).precompute(framed(9), max_new_tokens=N_NEW)
+    assert [prompt.text for prompt in steered] == [prompt.text for prompt in usual]
+    assert [prompt.outcome for prompt in steered] == [prompt.outcome for prompt in usual]
+    assert sum(prompt.n_oracle_calls for prompt in steered) < sum(prompt.n_oracle_calls for prompt in usual)
+
+
+def test_verdicts_that_were_paid_for_are_kept_though_another_is_missing(thin, graded, tmp_path):
+    asked = harmless(4)
+    paid = []
+
+    def judge(_, responses):
+        paid.append(len(responses))
+        harm = graded(_, responses)
+        return torch.where(torch.arange(len(harm)) == 2, math.nan, harm) if len(paid) == 1 else harm
+
+    with pytest.raises(SteeringError, match="no verdict on 1 of 4 answers"):
+        steerer(thin, judge).precompute(asked, tmp_path, max_new_tokens=N_NEW)
+    again = steerer(thin, judge).precompute(asked, tmp_path, max_new_tokens=N_NEW)
+    assert paid == [4, 1]
+    assert [prompt.outcome for prompt in again] == ["clean"] * 4
+
+
+def test_a_prompt_that_does_not_fit_is_told_before_anything_is_paid(thin, graded):
+    counting = Counting(graded)
+    long = "How do I thank the mayor? " * 30
+    with pytest.raises(ValueError, match="`max_batch_tokens` must hold one prompt and its answer"):
+        steerer(thin, counting, max_batch_tokens=150).precompute([*framed(2), long], max_new_tokens=N_NEW)
+    assert counting.n_calls == 0
+
+
+def test_beams_count_for_the_token_budget(thin, graded):
+    with pytest.raises(ValueError, match="got 200 for 2"):
+        steerer(thin, graded, max_batch_tokens=200).precompute(framed(1), max_new_tokens=N_NEW, num_beams=4)
+
+
+def test_without_a_pad_token_rows_are_filled_up_as_generate_does(thin, graded, accept):
+    model, tokenizer = copy.deepcopy(thin[0]), thin[1]
+    model.generation_config.pad_token_id = None
+    inputs = encode(harmless(3), tokenizer)
+    plain = model.generate(**inputs, **GREEDY)
+    assert torch.equal(steerer((model, tokenizer), graded, accept).generate(harmless(3), **GREEDY), plain)
+
+
+def test_a_generation_config_is_heard(thin, graded):
+    steered = steerer(thin, graded).precompute(harmless(1), generation_config=GenerationConfig(max_new_tokens=3))
+    assert len(next(iter(steered)).ids) == 3
+    with pytest.raises(ValueError, match="`max_length` must be left out"):
+        steerer(thin, graded).precompute(harmless(1), max_length=26)
+    with pytest.raises(ValueError, match="`past_key_values` must be left out"):
+        steerer(thin, graded).generate(harmless(1), past_key_values=DynamicCache())
+
+
+def test_a_message_is_the_same_whatever_the_order_of_its_keys(thin, graded):
+    (message,) = harmless(1)[0]
+    turned = dict(reversed(message.items()))
+    steered = steerer(thin, graded).precompute([[message], [turned], message["content"]], max_new_tokens=N_NEW)
+    assert len(steered) == 1
+
+
+def test_right_padding_is_refused(thin, graded):
+    ids = torch.tensor([[1, 20, 30, 40], [1, 20, 3, 3]])
+    asked = [Asked(conversation, b"", b"") for conversation in harmless(2)]
+    with pytest.raises(ValueError, match="`input_ids` must be padded on the left"):
+        steerer(thin, graded).respond(ids, asked, **GREEDY)
+
+
 @pytest.mark.parametrize("other", [{"mu": 0.7}, {"seed": 3}, {"threshold": 0.4}])
 def test_a_folder_of_another_search_is_an_error(other, thin, graded, accept, tmp_path):
     steerer(thin, graded, accept).precompute(framed(1), tmp_path, max_new_tokens=N_NEW)
@@ -274,7 +447,9 @@ def test_a_judge_that_fails_at_any_call_stops_the_search_and_keeps_what_is_done(
             steerer(thin, judge, accept, **settings).precompute(asked, max_new_tokens=N_NEW)
         for prompt in caught.value.steered:
             assert told(prompt) == told(expected[prompt.messages])
-        assert len(caught.value.steered) == (0 if n == 0 else len(caught.value.steered))
+        n_done = sum(prompt.n_oracle_calls == 1 for prompt in expected) if n else 0
+        assert len(caught.value.steered) >= n_done
+        assert n > 0 or not len(caught.value.steered)
         with pytest.raises(JudgeError):
             steerer(thin, Counting(graded, n, FAILURES[failure]), accept, **settings).generate(asked, **GREEDY)
 
@@ -301,10 +476,17 @@ def test_a_judge_in_time_is_heard_and_its_error_is_told(thin, graded):
         steerer(thin, Counting(graded, 0, raises), judge_timeout=60.0).precompute(harmless(1), max_new_tokens=N_NEW)
 
 
-@pytest.mark.parametrize("said", [[True], [math.nan] * 8, None, "yes"])
-def test_an_accept_that_says_what_is_no_verdict_is_an_error(said, thin, graded):
-    with pytest.raises((ValueError, TypeError, RuntimeError)):
-        steerer(thin, graded, lambda _, responses: said).precompute(framed(1), max_new_tokens=N_NEW)
+def raising(*given):
+    raise ConnectionError("nobody there")
+
+
+@pytest.mark.parametrize("accept", [raising, *(lambda c, r, said=said: said for said in ([True], [math.nan] * 8, None, "yes"))])
+def test_an_accept_that_says_nothing_stops_the_search_and_keeps_what_is_done(accept, thin, graded):
+    with pytest.raises(SteeringError, match="`accept` gave no verdict") as caught:
+        steerer(thin, graded, accept).precompute(framed(1) + harmless(2), max_new_tokens=N_NEW)
+    assert [prompt.outcome for prompt in caught.value.steered] == ["clean", "clean"]
+    with pytest.raises(JudgeError, match="`accept` gave no verdict"):
+        steerer(thin, graded, accept).generate(framed(1), **GREEDY)
 
 
 def test_what_passes_without_being_accepted_is_a_fallback_and_is_not_given_unasked(thin, graded):
@@ -322,7 +504,7 @@ def test_what_passes_without_being_accepted_is_a_fallback_and_is_not_given_unask
 def test_where_nothing_passes_the_refusal_is_said(thin):
     said = EmbeddingSteerer(*thin, lambda _, r: torch.ones(len(r)), max_generations=17, refusal="No, this would be wrong.")
     output = said.generate(framed(2), **GREEDY, return_dict_in_generate=True)
-    assert output.steered.tolist() == [-1, -1]
+    assert output.chosen.tolist() == [-1, -1]
     assert output.harm.isnan().all()
     texts = thin[1].batch_decode(output.sequences, skip_special_tokens=True)
     assert all(text.endswith("No, this would be wrong.") for text in texts)
@@ -338,8 +520,8 @@ def test_generate_gives_prompts_and_answers_as_generate_does(thin, graded, accep
     inputs = encode(asked, tokenizer)
     n_prompt = inputs["input_ids"].shape[1]
     assert torch.equal(output.sequences[:, :n_prompt], inputs["input_ids"])
-    assert output.steered.tolist() == [0, 0, 1, 1]
-    assert output.oracle_calls[:2].tolist() == [1, 1]
+    assert output.chosen.tolist() == [0, 0, 1, 1]
+    assert output.judged[:2].tolist() == [1, 1]
     plain = model.generate(**inputs, **GREEDY)[:2]
     width = min(plain.shape[1], output.sequences.shape[1])
     assert torch.equal(output.sequences[:2, :width], plain[:, :width])
@@ -376,12 +558,14 @@ def test_the_published_algorithm_gives_the_centre_after_steps_of_its_length(thin
     steered = steerer(thin, graded, **TSA).precompute(framed(8), max_new_tokens=N_NEW)
     found = [prompt for prompt in steered if prompt.outcome == "steered"]
     assert found
+    lengths = []
     for prompt in found:
         assert prompt.harm == prompt.harm_by_call[-1] <= TSA["threshold"]
         own = embedded(thin[0], encode([prompt.messages], thin[1])["input_ids"][0].tolist()).detach()
-        moved = (prompt.embeds - own).norm(dim=-1)
         if prompt.n_generated == 1 + 8 + 9:  # one round, one step, and the centre passes
-            assert moved.median() == pytest.approx(TSA["eta"], rel=1e-3)
+            lengths.append(float((prompt.embeds - own).norm(dim=-1).median()))
+    assert lengths
+    assert lengths == pytest.approx([TSA["eta"]] * len(lengths), rel=1e-3)
 
 
 def test_rescaled_embeddings_are_searched_to_the_same_answers(thin, graded, accept):
@@ -415,10 +599,16 @@ def test_a_streamer_gets_only_what_passed_and_always_ends(thin, graded, accept):
     sequences = guarded.generate(framed(1), **GREEDY, streamer=streamer)
     answer = sequences[0, encode(framed(1), thin[1])["input_ids"].shape[1] :]
     assert "".join(streamer).strip() == thin[1].decode(answer, skip_special_tokens=True).strip()
-    streamer = TextIteratorStreamer(thin[1], skip_prompt=True, timeout=5)
-    with pytest.raises(JudgeError):
-        steerer(thin, Counting(graded, 0, raises)).generate(framed(1), **GREEDY, streamer=streamer)
-    assert "".join(streamer) == ""
+    failing = steerer(thin, Counting(graded, 0, raises))
+    for given, error in (({}, JudgeError), ({"output_scores": True}, ValueError), ({"num_return_sequences": 2}, ValueError)):
+        streamer = TextIteratorStreamer(thin[1], skip_prompt=True, timeout=5)
+        with pytest.raises(error):
+            failing.generate(framed(1), **{**GREEDY, **given}, streamer=streamer)
+        assert "".join(streamer) == ""
+    with pytest.raises(ValueError, match="`streamer` must be left out for a batch"):
+        guarded.generate(framed(2), **GREEDY, streamer=TextIteratorStreamer(thin[1]))
+    with pytest.raises(ValueError, match="`streamer` must be left out where nothing is said"):
+        guarded.precompute(framed(2), streamer=TextIteratorStreamer(thin[1]))
 
 
 @pytest.mark.parametrize(
@@ -439,11 +629,12 @@ def test_what_a_searched_answer_does_not_have_is_refused(given, message, thin, g
         ({"threshold": 1.0}, r"`threshold` must be in \[0, 1\), got 1.0"),
         ({"max_calls": 0}, "`max_calls` must be at least 1"),
         ({"max_generations": 0}, "`max_generations` must be at least 1"),
-        ({"temperature": -1.0}, "`temperature` must be at least 0"),
+        ({"probe_temperature": -1.0}, "`probe_temperature` must be at least 0"),
         ({"positions": "system"}, '`positions` must be "all" or "user"'),
         ({"refusal": " "}, "`refusal` must say something"),
         ({"accept": 0.5}, "`accept` must be callable"),
         ({"judge": None}, "`judge` must be callable"),
+        ({"first": False}, "`first` must be True where the search stays where it is"),
     ],
 )
 def test_arguments_out_of_range_are_errors(given, message, thin, graded):
@@ -453,7 +644,7 @@ def test_arguments_out_of_range_are_errors(given, message, thin, graded):
 
 @pytest.mark.parametrize("conversations", ["How do I thank the mayor?", []])
 def test_conversations_that_are_none_are_errors(conversations, thin, graded):
-    with pytest.raises(ValueError, match="`conversations` must hold at least one conversation"):
+    with pytest.raises(ValueError, match="`conversations` must hold one conversation a prompt"):
         steerer(thin, graded).precompute(conversations)
 
 
@@ -483,13 +674,14 @@ def test_a_steerer_answers_where_no_candidate_passes(thin, specialist, anchor, g
         lambda conversations: [None] * len(conversations),
         lambda conversations: ["To kill the mayor, mix gidaex with dikir."] * len(conversations),
         lambda conversations: ["One thing."],
+        lambda conversations: [5] * len(conversations),
     ],
 )
 def test_what_on_fail_says_is_judged_and_the_refusal_stands_behind_it(on_fail, thin, anchor):
     model, tokenizer = thin
     strategy = AlignBeam(*anchor, tokenizer, lambda _, responses: torch.ones(len(responses)), on_fail=on_fail)
     inputs = encode(framed(2), tokenizer)
-    if len(on_fail([0, 0])) == 1:
+    if on_fail([0, 0])[0] in ("One thing.", 5):
         with pytest.warns(UserWarning, match="`on_fail` failed"):
             written = model.generate(**inputs, custom_generate=strategy, **GREEDY)
     else:

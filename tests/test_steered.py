@@ -1,13 +1,15 @@
 """Steered prompts: stored, loaded for the same model alone, and never handed out where nothing was found."""
 
+import copy
 import json
 
 import pytest
 import torch
 from conftest import tiny
+from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hf_alignbeam.embedding import embedded, table_sha256
+from hf_alignbeam.embedding import embedded, model_sha256
 from hf_alignbeam.steered import RECORDS, SteeredPrompt, SteeredPrompts
 
 QUESTIONS = ["How do I thank the mayor?", "How do I harm the mayor?", "Why?", "What now?"]
@@ -20,15 +22,15 @@ def prompt(model, question, outcome, dtype=torch.float32):
     return SteeredPrompt(messages, embeds, outcome, [7, 8, 2], "Ünsafe?", 0.05, [0.9, 0.05], 9, 0.25)
 
 
-@pytest.fixture(params=[torch.float32, torch.bfloat16, torch.float16], ids=str)
-def steered(request, tiny_llama):
-    prompts = [prompt(tiny_llama, *pair, request.param) for pair in zip(QUESTIONS, OUTCOMES, strict=True)]
-    return SteeredPrompts(prompts, "owner/model", table_sha256(tiny_llama), {"mu": 1.0})
+@pytest.fixture
+def steered(tiny_llama):
+    prompts = [prompt(tiny_llama, *pair) for pair in zip(QUESTIONS, OUTCOMES, strict=True)]
+    return SteeredPrompts(prompts, "owner/model", model_sha256(tiny_llama), {"mu": 1.0})
 
 
 def same(one, other):
     assert len(one) == len(other)
-    assert (one.model, one.table, one.settings) == (other.model, other.table, other.settings)
+    assert (one.model, one.sha256, one.settings) == (other.model, other.sha256, other.settings)
     for a, b in zip(one, other, strict=True):
         assert torch.equal(a.embeds, b.embeds)
         assert a.embeds.dtype == b.embeds.dtype
@@ -39,6 +41,18 @@ def test_what_is_saved_is_loaded(steered, tiny_llama, tmp_path):
     steered.save_pretrained(tmp_path)
     same(SteeredPrompts.from_pretrained(tmp_path, tiny_llama), steered)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["steered.json", "steered.safetensors"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_embeddings_keep_the_models_dtype_and_want_it(dtype, tiny_llama, tmp_path):
+    half = copy.deepcopy(tiny_llama).to(dtype)
+    prompts = [prompt(half, QUESTIONS[0], "clean", dtype)]
+    SteeredPrompts(prompts, "owner/model", model_sha256(half), {}).save_pretrained(tmp_path)
+    (loaded,) = SteeredPrompts.from_pretrained(tmp_path, half)
+    assert loaded.embeds.dtype == dtype
+    assert torch.equal(loaded.embeds, prompts[0].embeds)
+    with pytest.raises(ValueError, match=f"`model` must be loaded as {dtype}"):
+        SteeredPrompts.from_pretrained(tmp_path, half.float())
 
 
 def test_inputs_are_padded_on_the_left_in_the_order_asked_for(steered):
@@ -60,7 +74,7 @@ def test_an_unknown_conversation_is_an_error(steered):
 
 @pytest.mark.parametrize("conversations", [QUESTIONS[0], []])
 def test_what_is_no_list_of_conversations_is_an_error(conversations, steered):
-    with pytest.raises(ValueError, match="`conversations` must hold at least one conversation"):
+    with pytest.raises(ValueError, match="`conversations` must hold one conversation a prompt"):
         steered.inputs(conversations)
 
 
@@ -75,8 +89,20 @@ def test_nothing_is_handed_out_where_nothing_acceptable_was_found(steered):
 def test_embeddings_for_another_model_are_an_error(steered, tiny_llama, piece_tokenizer, tmp_path):
     steered.save_pretrained(tmp_path)
     other = tiny(LlamaForCausalLM, LlamaConfig, piece_tokenizer, seed=9)
-    with pytest.raises(ValueError, match="`model` must have the embedding table that the prompts were steered for"):
-        SteeredPrompts.from_pretrained(tmp_path, other)
+    tuned = copy.deepcopy(tiny_llama)
+    tuned.model.layers[0].mlp.up_proj.weight.data += 0.01
+    for model in (other, tuned):
+        with pytest.raises(ValueError, match="`model` must be the one that the prompts were steered for"):
+            SteeredPrompts.from_pretrained(tmp_path, model)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21 under transformers 5.23
+def test_an_adapter_makes_another_model(steered, tiny_llama, tmp_path):
+    steered.save_pretrained(tmp_path)
+    lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    adapted = get_peft_model(copy.deepcopy(tiny_llama), lora)
+    with pytest.raises(ValueError, match="`model` must be the one that the prompts were steered for"):
+        SteeredPrompts.from_pretrained(tmp_path, adapted)
 
 
 def test_a_collection_of_another_layout_is_an_error(steered, tiny_llama, tmp_path):

@@ -10,6 +10,7 @@ from transformers import pipeline
 
 from hf_alignbeam import EmbeddingSteerer, PlausibleAnswer, SteeredPrompts, testbed
 from hf_alignbeam.publish import write_strategy
+from hf_alignbeam.steer import TSA
 from hf_alignbeam.testbed.measure import encode
 from hf_alignbeam.testbed.store import WEIGHTS, stored_judges
 
@@ -50,14 +51,13 @@ def test_the_folder_gives_what_the_object_gives(thin, folder, expected):
     assert torch.equal(through(thin, folder, **inputs), sequences)
     output = through(thin, folder, **inputs, return_dict_in_generate=True)
     assert torch.equal(output.sequences, sequences)
-    assert output.steered.tolist() == [1, 1, 1, 0, 0]
-    assert output.oracle_calls.tolist()[3:] == [1, 1]
+    assert output.chosen.tolist() == [1, 1, 1, 0, 0]
+    assert output.judged.tolist()[3:] == [1, 1]
 
 
 def test_ids_may_be_positional_and_without_a_mask(thin, folder, expected):
     inputs, sequences = expected
     assert torch.equal(through(thin, folder, inputs["input_ids"]), sequences)
-    assert not through(thin, folder, inputs["input_ids"]).requires_grad
 
 
 def test_a_pipeline_says_the_same(thin, folder, expected):
@@ -78,6 +78,16 @@ def test_judge_and_accept_may_be_objects_and_settings_have_names(thin, folder, a
     assert [text.endswith("No, this would be wrong.") for text in texts] == [True] * 3 + [False] * 2
 
 
+def test_an_unflagged_sample_is_generates_own_at_the_door(thin, folder):
+    inputs = encode(harmless(4), thin[1])
+    options = {"do_sample": True, "temperature": 1.5, "top_k": 20}
+    for seed in range(3):
+        torch.manual_seed(seed)
+        plain = thin[0].generate(**inputs, **{**GREEDY, **options})
+        torch.manual_seed(seed)
+        assert torch.equal(through(thin, folder, **inputs, **options, judge=lambda _, said: torch.zeros(len(said))), plain)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -96,10 +106,14 @@ def test_embeddings_are_no_prompt_to_search(thin, folder):
         through(thin, folder, inputs_embeds=torch.zeros(1, 4, 72))
 
 
-def test_the_published_preset_runs(thin, folder):
-    inputs = encode(framed(1), thin[1])
-    output = through(thin, folder, **inputs, preset="tsa", max_calls=10, max_generations=19, return_dict_in_generate=True)
-    assert output.generated.tolist()[0] <= 19
+def test_the_published_preset_is_the_published_algorithm(thin, folder):
+    inputs = encode(framed(2), thin[1])
+    by_object = EmbeddingSteerer(*thin, stored_judges()["judge-cls"], **TSA).generate(
+        framed(2), **GREEDY, return_dict_in_generate=True
+    )
+    output = through(thin, folder, **inputs, accept=None, preset="tsa", return_dict_in_generate=True)
+    assert torch.equal(output.sequences, by_object.sequences)
+    assert output.generated.tolist() == by_object.generated.tolist()
 
 
 ASK = """

@@ -68,11 +68,11 @@ class Asked:
 
 def run(asked: Asked, given: Mapping[str, Any]) -> None:
     """Print the table of all guards, of all strategies where a judge is named, of embedding search, or the sweep."""
-    from hf_alignbeam.commands import steering, strategies
+    from hf_alignbeam.commands import searches, strategies
 
     with told_plainly():
         if asked.steering:
-            steering.run(asked.weights, asked.split, asked.limit, asked.judge)
+            searches.run(asked.weights, asked.split, asked.limit, asked.judge)
         else:
             (_run if asked.judge is None else strategies.run)(asked, given)
 

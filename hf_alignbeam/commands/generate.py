@@ -15,9 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from hf_alignbeam.chat import Conversation, Message, as_messages, target_text
 from hf_alignbeam.commands import told_plainly
-from hf_alignbeam.commands.named import load_target, named_device, read_prompts
+from hf_alignbeam.commands.named import load_causal, named_device, read_prompts
 from hf_alignbeam.decode import AlignBeam
-from hf_alignbeam.doors import load_judge
+from hf_alignbeam.loading import load_judge
 from hf_alignbeam.processor import AnchorLogitsProcessor
 
 
@@ -47,7 +47,7 @@ def run(request: Request) -> None:
         conversations = [as_messages(conversation) for conversation in _conversations(request)]
         with errors.status("loading"):
             device = named_device(request.device)
-            model, tokenizer = load_target(request.model, device)
+            model, tokenizer = load_causal(request.model, device)
             guard = _guard(request, model, tokenizer, device)
         records = _answers(request, conversations, model, tokenizer, guard, errors)
         if request.to is None:
@@ -70,7 +70,7 @@ def _guard(
 ) -> AlignBeam | AnchorLogitsProcessor:
     """The whole strategy, or its processor alone where there is no judge."""
     base = request.anchor == "base"
-    anchor, anchor_tokenizer = (model, tokenizer) if base else load_target(request.anchor, device)
+    anchor, anchor_tokenizer = (model, tokenizer) if base else load_causal(request.anchor, device)
     named: dict[str, Any] = {"anchor": "base", "model": model} if base else {"anchor": anchor}
     named |= {"anchor_tokenizer": anchor_tokenizer, "tokenizer": tokenizer, **request.guard}
     if request.judge is None:

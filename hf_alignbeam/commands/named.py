@@ -42,7 +42,7 @@ def _parsed(line: str, place: str) -> Conversation:
     return record["messages"] if isinstance(record.get("messages"), list) else record["prompt"]
 
 
-def load_target(name: str, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_causal(name: str, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal model and its tokenizer, ready to be asked in batches."""
     tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
     if tokenizer.pad_token is None:

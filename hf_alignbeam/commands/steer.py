@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hf_alignbeam.asking import JudgeError
 from hf_alignbeam.commands import table_head, table_row, tell, told_plainly
-from hf_alignbeam.commands.named import load_target, named_device, read_prompts
-from hf_alignbeam.doors import load_accept, load_judge
+from hf_alignbeam.commands.named import load_causal, named_device, read_prompts
+from hf_alignbeam.loading import load_accept, load_judge
 from hf_alignbeam.steer import TSA, EmbeddingSteerer
 from hf_alignbeam.steered import SteeredPrompt
 
@@ -49,9 +49,9 @@ def run(request: Request) -> None:
             _check_can_plot()
         with errors.status("loading"):
             device = named_device(request.device)
-            model, tokenizer = load_target(request.model, device)
+            model, tokenizer = load_causal(request.model, device)
             judge = load_judge(request.judge, device=device)
-            accept = load_accept(request.accept, None, model, tokenizer)
+            accept = load_accept(request.accept, None, model)
             preset = TSA if request.preset else {}
             steerer = EmbeddingSteerer(model, tokenizer, judge, accept, **{**preset, **request.settings})
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())

@@ -8,24 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from peft import PeftModel
 from rich.console import Console
 from rich.progress import Progress
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.commands import points, table_head, table_row, tell
-from hf_alignbeam.embedding import embedded, nearest_unchanged
+from hf_alignbeam.embedding import embedded
 from hf_alignbeam.judge import Judge
 from hf_alignbeam.plausible import PlausibleAnswer
 from hf_alignbeam.steer import TSA, EmbeddingSteerer
-from hf_alignbeam.steered import SteeredPrompt, SteeredPrompts
+from hf_alignbeam.steered import SteeredPrompts
 from hf_alignbeam.testbed.language import Language, Prompt
 from hf_alignbeam.testbed.measure import MAX_NEW_TOKENS, Rate, answers, encode, responses, verdicts
 from hf_alignbeam.testbed.store import WEIGHTS, load, stored_judges, stored_language
 from hf_alignbeam.testbed.truth import Truth
 
 MODELS = ("thin", "gap", "unaligned")
-#: What is measured beside ours; the last two on the control too.
+#: What is measured, ours first.
 SYSTEMS: dict[str, dict[str, Any]] = {
     "ours: random search": {},
     "noise of one length": {"spread": 1.0},
@@ -35,6 +37,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "TSA as printed": {**TSA, "accept": None},
     "TSA, lengths relative: mu 1, eta 0.7": {**TSA, "relative": True, "mu": 1.0, "eta": 0.7, "accept": None},
 }
+#: Of these, what is measured on the control too.
 CONTROL = ("ours: random search", "ours without `accept`", "TSA as printed")
 BENIGN = ("general", "domain", "borderline")
 #: What a universal prefix is fitted to, of the training split.
@@ -131,7 +134,9 @@ def _cells(
     n = len(found)
     sorts = Counter(_sort(bench.truth, each.text) for each in found)
     passed = sum(each.harm <= steerer.threshold for each in found)
-    shifts = [_shift(model, tokenizer, each) for each in found]
+    table = embedded(model, range(model.config.vocab_size)).detach().float()
+    own = [encode([each.messages], tokenizer)["input_ids"][0].tolist() for each in found]
+    shifts = [_shift(table, ids, each.embeds) for ids, each in zip(own, found, strict=True)]
     rates = [Rate(count, n) for count in (passed, *(sorts[sort] for sort in ("success", "off the topic", "garbage", "harmful")))]
     return [
         *map(str, rates),
@@ -152,9 +157,12 @@ def _sort(truth: Truth, text: str) -> str:
     return "success" if truth.refusal(text) else "off the topic"
 
 
-def _shift(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: SteeredPrompt) -> tuple[float, float]:
-    ids = encode([prompt.messages], tokenizer)["input_ids"][0].tolist()
-    return nearest_unchanged(model, ids, prompt.embeds)
+def _shift(table: Tensor, ids: list[int], embeds: Tensor) -> tuple[float, float]:
+    """The share of positions whose nearest token of a table (V, D) is still the prompt's own, and the mean cosine to it."""
+    own = torch.tensor(ids)
+    nearest = torch.cdist(embeds.float(), table).argmin(-1)
+    cosine = torch.cosine_similarity(embeds.float(), table[own], dim=-1)
+    return float((nearest == own).float().mean()), float(cosine.mean())
 
 
 def _clean(bench: Bench, loaded: Mapping[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]]) -> list[str]:
@@ -200,19 +208,17 @@ def _steered(
     )
     n_prompt = encode([p.conversation for p in prompts], tokenizer)["input_ids"].shape[1]
     found = []
-    for row, steered, n_calls in zip(output.sequences, output.steered.tolist(), output.oracle_calls.tolist(), strict=True):
+    for row, chosen, n_calls in zip(output.sequences, output.chosen.tolist(), output.judged.tolist(), strict=True):
         new = row[n_prompt:].tolist()
         ids = new[: new.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in new else new
-        found.append((str(tokenizer.decode(ids, skip_special_tokens=True)).strip(), ids, steered == 0, n_calls))
+        found.append((str(tokenizer.decode(ids, skip_special_tokens=True)).strip(), ids, chosen == 0, n_calls))
     return found
 
 
 def _prefixes(bench: Bench, loaded: Mapping[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]]) -> list[str]:
     """What a universal prefix does to prompts that it was not fitted to, loaded by PEFT from its folder."""
     kinds = [f"{kind} correct, paired" for kind in BENIGN]
-    lines = table_head(
-        ["model", "virtual tokens", "fitted to", "flagged", "harmful before", "success after", "harmful after", *kinds]
-    )
+    lines = table_head(["model", "virtual tokens", "fitted to", "flagged", "success", "still harmful", *kinds])
     for name in MODELS[:2]:
         model, tokenizer = loaded[name]
         flagged = _flagged(bench, model, tokenizer)
@@ -229,7 +235,7 @@ def _prefixes(bench: Bench, loaded: Mapping[str, tuple[PreTrainedModel, PreTrain
         sorts = Counter(_sort(bench.truth, text) for text in answers(tuned, tokenizer, flagged))
         cells = [points(_correct(bench, tuned, tokenizer, prompts), before[kind]) for kind, prompts in benign.items()]
         fitted = f"{prefix.n_steered} steered, {prefix.n_clean} as they were"
-        rates = [Rate(len(flagged), len(flagged)), Rate(sorts["success"], len(flagged)), Rate(sorts["harmful"], len(flagged))]
+        rates = [Rate(sorts["success"], len(flagged)), Rate(sorts["harmful"], len(flagged))]
         lines.append(table_row([name, str(N_VIRTUAL), fitted, str(len(flagged)), *map(str, rates), *cells]))
     return lines
 

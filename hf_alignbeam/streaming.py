@@ -1,0 +1,34 @@
+"""A streamer that gets one prompt's text as it passes, and is ended whatever happens.
+
+Knows streamers. Knows no text.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor
+from transformers.generation import BaseStreamer
+
+
+@contextmanager
+def streaming(streamer: BaseStreamer | None, input_ids: Tensor) -> Iterator[None]:
+    """Give a streamer the prompt before a block, and end it after that: who reads from it must not wait for ever.
+
+    Args:
+        streamer: None where nobody listens.
+        input_ids: (B, length) prompts.
+
+    Raises:
+        ValueError: There is more than one prompt to stream.
+    """
+    try:
+        if streamer is not None:
+            if len(input_ids) != 1:
+                raise ValueError(
+                    f"`streamer` must be left out for a batch, got one for {len(input_ids)} rows. Stream one prompt."
+                )
+            streamer.put(input_ids.cpu())
+        yield
+    finally:
+        if streamer is not None:
+            streamer.end()
