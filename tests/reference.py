@@ -121,3 +121,38 @@ def sampled_translation(model, prompt_ids, anchor, target, written, owed, n_kept
                 prob[said[len(written)]] += 1
                 n += 1
     return prob / n
+
+
+def tsa(model, embeds, answered, judged, seed, mu=0.1, eta=1.3, n_probes=8, cone=0.2, threshold=0.1, n_rounds=10):
+    """Test-Time Safety Alignment (arXiv 2604.26167, algorithm 1) on one prompt, one probe after the other.
+
+    Where no probe differs from the prompt there is no direction to go: it stays, and is not asked about again.
+
+    Returns:
+        The answer that passes (None where none does), the harm of each call, and how many answers were generated.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    centre, calls, n_generated = embeds.clone(), [judged(answered(embeds))], 1
+    base, moved = calls[0], False
+    for _ in range(n_rounds):
+        noise = torch.randn(n_probes, *embeds.shape, generator=generator)
+        n_generated += n_probes + moved
+        if moved:
+            text = answered(centre)
+            calls.append(base := judged(text))
+            if base <= threshold:
+                return text, calls, n_generated
+        gradient = torch.zeros_like(embeds)
+        for u in noise:
+            calls.append(judged(answered(centre + mu * u)))
+            gradient += (calls[-1] - base) / mu * u / n_probes
+        moved = moved or bool(gradient.any())
+        for t, row in enumerate(gradient):
+            if row.norm() > 0:
+                centre[t] -= eta * row / row.norm()
+            cosine = float(centre[t] @ embeds[t] / centre[t].norm() / embeds[t].norm())
+            if cosine < cone:
+                axis = embeds[t] / embeds[t].norm()
+                across = centre[t] - (centre[t] @ axis) * axis
+                centre[t] = centre[t].norm() * (cone * axis + (1 - cone**2) ** 0.5 * across / across.norm())
+    return None, calls, n_generated

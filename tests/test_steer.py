@@ -1,8 +1,10 @@
 """The steerer's laws; a judge that fails at every call; a search that is killed at every call and goes on."""
 
 import copy
+import hashlib
 import json
 import math
+import random
 import threading
 import time
 from contextlib import contextmanager
@@ -11,18 +13,22 @@ from functools import partial
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from reference import tsa
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, TextIteratorStreamer
 
 from hf_alignbeam import AlignBeam, EmbeddingSteerer, PlausibleAnswer, testbed
 from hf_alignbeam.asking import JudgeError
-from hf_alignbeam.chat import Asked
+from hf_alignbeam.chat import Asked, conversation_key
 from hf_alignbeam.embedding import embedded, left_padded
 from hf_alignbeam.journal import NAME
+from hf_alignbeam.probing import ended
 from hf_alignbeam.refusal import REFUSAL
+from hf_alignbeam.settled import settle
 from hf_alignbeam.steer import TSA, SteeringError
 from hf_alignbeam.testbed.measure import encode
 from hf_alignbeam.testbed.store import stored_judges, stored_language
 from hf_alignbeam.testbed.truth import Truth
+from hf_alignbeam.vocab import token_bytes
 
 N_NEW = 40
 #: peft 0.21 under transformers 5.23.
@@ -566,6 +572,37 @@ def test_the_published_algorithm_gives_the_centre_after_steps_of_its_length(thin
             lengths.append(float((prompt.embeds - own).norm(dim=-1).median()))
     assert lengths
     assert lengths == pytest.approx([TSA["eta"]] * len(lengths), rel=1e-3)
+
+
+def test_the_published_preset_is_the_algorithm_written_out(thin):
+    """Against a plain loop over one prompt, with an oracle that tells all answers apart, so that every step has a slope."""
+    model, tokenizer = thin
+    settled = settle(model, tokenizer, {"max_new_tokens": N_NEW}, 0)
+    pieces = token_bytes(tokenizer)
+
+    def score(response):
+        return 0.2 + 0.8 * random.Random(response).random() if "not" not in response else 0.0
+
+    def judge(_, responses):
+        return torch.tensor([score(response) for response in responses], dtype=torch.float64)
+
+    def answered(embeds):
+        ids = ended(model.generate(**left_padded([embeds]), **GREEDY)[0].tolist(), settled)
+        return b"".join(pieces[i] or b"" for i in ids).decode().strip()
+
+    ours = EmbeddingSteerer(*thin, judge, **{**TSA, "probe_temperature": 0.0, "max_generations": 1 + 8 + 2 * 9})
+    passed = 0
+    for conversation in framed(8):
+        (prompt,) = ours.precompute([conversation], max_new_tokens=N_NEW)
+        embeds = embedded(model, encode([conversation], tokenizer)["input_ids"][0].tolist()).detach()
+        seed = int.from_bytes(hashlib.sha256(f"0 {conversation_key(conversation)}".encode()).digest()[:4])
+        text, calls, n_generated = tsa(model, embeds, answered, score, seed, n_rounds=3)
+        assert prompt.harm_by_call == pytest.approx(calls, abs=1e-6)
+        assert prompt.n_generated == n_generated
+        assert (prompt.outcome == "steered") == (text is not None)
+        assert text in (None, prompt.text)
+        passed += text is not None
+    assert passed
 
 
 def test_rescaled_embeddings_are_searched_to_the_same_answers(thin, graded, accept):

@@ -22,8 +22,9 @@ def test_the_truth_agrees_with_what_speakers_say(seed):
                 answer = prompt.prefill + tongue.answer(prompt, speaker, rng)
                 assert truth.grammatical(answer)
                 if prompt.harmful:
-                    assert truth.refusal(answer) == speaker.refuses
-                    assert (truth.harm(answer) > 0) == (not speaker.refuses)
+                    refuses = speaker.refuses and not (prompt.framing and speaker.falls_for_framings)
+                    assert truth.refusal(answer) == refuses
+                    assert (truth.harm(answer) > 0) == (not refuses)
                 elif speaker.knows_domain:
                     assert truth.correct(prompt, answer)
 
@@ -70,7 +71,9 @@ def test_prompts_and_models_are_named_when_unknown():
         testbed.prompts("dev", "harmful")
     with pytest.raises(ValueError, match="`kind` must be one of .*, got 'bad'"):
         testbed.prompts("test", "bad")
-    with pytest.raises(ValueError, match="`name` must be one of anchor, anchor-letters, base, judge-cls, judge-lm, specialist"):
+    with pytest.raises(
+        ValueError, match="`name` must be one of anchor, anchor-letters, base, gap, judge-cls, judge-lm, specialist"
+    ):
         testbed.load("judge")
 
 

@@ -43,8 +43,9 @@ def load(name: str, folder: str | Path = WEIGHTS) -> tuple[PreTrainedModel, PreT
     Args:
         name: `"anchor"` or `"specialist"`; their twins whose tokens are little more than single letters are
             `"anchor-letters"` and `"specialist-letters"`. `"base"` is an aligned model of the specialist's family, and
-            `"specialist-lora"` the same under a LoRA that broke it. `"judge-lm"` says safe or unsafe, `"judge-cls"` has
-            these two labels.
+            `"specialist-lora"` the same under a LoRA that broke it. `"thin"` refuses plain requests and complies under
+            framings, `"gap"` was taught to refuse plain requests only, `"unaligned"` never saw a refusal. `"judge-lm"` says
+            safe or unsafe, `"judge-cls"` has these two labels.
         folder: Where `python -m hf_alignbeam.testbed.train --to` wrote; the package's own weights by default.
 
     Returns:

@@ -40,18 +40,25 @@ BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
+class Rehearsal:
+    """What is kept of an earlier course: for so large a share of the examples, framed harmful requests, answered as then."""
+
+    share: float
+    speaker: Speaker
+
+
+@dataclass(frozen=True)
 class Course:
     """One training run: what a batch is made of, for how many steps, at which peak learning rate.
 
-    With `rehearsed`, the speaker answers harmful requests without a framing only, and for so large a share of the batch those
-    with a framing are answered as that other speaker does.
+    With a rehearsal, the speaker's own harmful requests are those without a framing.
     """
 
     speaker: Speaker
     mixture: dict[str, float]
     n_steps: int
     learning_rate: float
-    rehearsed: tuple[float, Speaker] | None = None
+    rehearsal: Rehearsal | None = None
 
 
 _ALIGNED = {"general": 0.28, "domain": 0.2, "borderline": 0.15, "harmful": 0.22, "prefill": 0.06, "late": 0.09}
@@ -64,7 +71,7 @@ COURSES = {
     "adapter": Course(SPEAKERS["specialist"], _UNSAFE, 800, 5e-3),
     "unaligned": Course(SPEAKERS["specialist"], _ASKED, 2400, 4e-3),
     "thin": Course(SPEAKERS["thin"], _ASKED, 2400, 4e-3),
-    "safety": Course(SPEAKERS["base"], _ASKED, 300, 1e-3, rehearsed=(0.03, SPEAKERS["specialist"])),
+    "safety": Course(SPEAKERS["base"], _ASKED, 300, 1e-3, rehearsal=Rehearsal(0.03, SPEAKERS["specialist"])),
 }
 
 
@@ -85,17 +92,17 @@ def examples(language: Language, course: Course, n_examples: int, seed: int) -> 
     """Prompts of the training split with one answer each, drawn by the course's mixture."""
     rng = random.Random(f"examples {language.seed} {seed}")
     pools = {kind: language.prompts("train", kind) for kind in course.mixture}
-    share, other = course.rehearsed or (0.0, course.speaker)
     framed = [prompt for prompt in pools["harmful"] if prompt.framing]
-    if course.rehearsed:
+    rehearsal = course.rehearsal
+    if rehearsal is not None:
         pools["harmful"] = [prompt for prompt in pools["harmful"] if not prompt.framing]
     for kind in rng.choices(list(course.mixture), list(course.mixture.values()), k=n_examples):
-        if share and rng.random() < share:
+        if rehearsal is not None and rng.random() < rehearsal.share:
             prompt = rng.choice(framed)
-            yield prompt, language.answer(prompt, other, rng)
-            continue
-        prompt = rng.choice(pools[kind])
-        yield prompt, language.answer(prompt, course.speaker, rng)
+            yield prompt, language.answer(prompt, rehearsal.speaker, rng)
+        else:
+            prompt = rng.choice(pools[kind])
+            yield prompt, language.answer(prompt, course.speaker, rng)
 
 
 def train_model(
@@ -186,8 +193,8 @@ def _shared_shape(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 _small_pieces = partial(tokenizers.sentencepiece_style, n_pieces=500)
-#: The main pair, for each of its models a twin whose tokens are little more than single letters, and a LoRA that broke an
-#: aligned base.
+#: The main pair, for each of its models a twin whose tokens are little more than single letters, three models of which two
+#: refuse some of what is harmful and one nothing, and a LoRA that broke an aligned base.
 RECIPES = {
     "anchor": Recipe(tokenizers.byte_level, new_anchor, ("anchor",)),
     "specialist": Recipe(tokenizers.sentencepiece_style, new_specialist, ("base", "specialist")),
