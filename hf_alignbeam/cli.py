@@ -224,6 +224,23 @@ def bench(
 
 
 @app.command()
+def doctor(
+    model: Annotated[str, typer.Argument(help="The target: a folder or a Hub id.")],
+    anchor: Annotated[str, typer.Argument(help="The safe model: a folder or a Hub id, of any family.")],
+    judge: Annotated[str | None, typer.Argument(help="A guard model or a classifier, a folder or a Hub id.")] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="What the judge has to tell apart: JSON lines as for calibrate. Default: plain English.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where the models go, as torch names it.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+) -> None:
+    """Examine a target, an anchor and a judge; exit with 0 (green), 1 (yellow) or 2 (red)."""
+    from hf_alignbeam.commands.doctor import run
+
+    run(model, anchor, judge, pairs, device, as_json)
+
+
+@app.command()
 def calibrate(
     judge: Annotated[str, typer.Option(help="A guard model or a classifier, a folder or a Hub id.")],
     file: Annotated[Path, typer.Option(help="JSON lines with `prompt` or `messages`, `response`, and `harmful`: true or false.")],

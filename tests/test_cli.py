@@ -23,7 +23,7 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize("command", ["demo", "generate", "steer", "evaluate", "bench", "calibrate", "publish", "protect"])
+@pytest.mark.parametrize("command", ["demo", "generate", "steer", "doctor", "evaluate", "bench", "calibrate", "publish", "protect"])
 def test_every_command_explains_itself(command):
     result = run(command, "--help")
     assert result.exit_code == 0
