@@ -6,12 +6,16 @@ Knows embeddings and numbers. Knows no model, no judge and no text, and not how 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 Estimator = Literal["forward", "antithetic"]
+#: `independent`: at every position its own noise. `shared`: half of its variance is the same at all positions. `span`: on some
+#: positions in a row alone, and twice as long there.
+Kind = Literal["independent", "shared", "span"]
+SHARED, SPAN, SPAN_LENGTH = 0.7, 0.3, 2.0
 #: Makes the optimiser of one prompt's embeddings, which it gets as a list of one tensor.
 NewOptimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
 
@@ -24,6 +28,7 @@ class Method:
     """How one prompt's embeddings are searched; the arguments of `EmbeddingSteerer` of the same names."""
 
     mu: float
+    kinds: tuple[Kind, ...]
     spread: float
     eta: float
     n_probes: int
@@ -35,9 +40,11 @@ class Method:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.mu) and self.mu >= 0.0):
-            raise ValueError(f"`mu` must be at least 0, got {self.mu}. Use 1.5 to begin with.")
+            raise ValueError(f"`mu` must be at least 0, got {self.mu}. Use 1.0 to begin with.")
         if not (math.isfinite(self.eta) and self.eta >= 0.0):
             raise ValueError(f"`eta` must be at least 0, got {self.eta}. Use 0 for random search.")
+        if not self.kinds or not set(self.kinds) <= set(get_args(Kind)):
+            raise ValueError(f"`kinds` must be of {', '.join(get_args(Kind))}, got {self.kinds!r}. Use all of them.")
         if not (math.isfinite(self.spread) and self.spread >= 1.0):
             raise ValueError(f"`spread` must be at least 1, got {self.spread}. Use 1 for noise of one length.")
         if self.n_probes < 1:
@@ -82,6 +89,7 @@ class Search:
         self._offset = torch.nn.Parameter(torch.zeros_like(self._start))
         self._optimizer: Any = method.optimizer([self._offset]) if method.optimizer is not None else None
         self._noise = embeds.new_zeros(0)
+        self._n_drawn = 0
         #: Whether the centre is another than the prompt itself.
         self.has_moved = False
 
@@ -94,10 +102,28 @@ class Search:
         """Draw the next probes around the centre: (N, T, D); with antithetic pairs, all plus and then all minus."""
         method = self._method
         n_drawn = method.n_probes // 2 if method.estimator == "antithetic" else method.n_probes
-        drawn = torch.randn(n_drawn, *self._start.shape, generator=self._generator)
+        drawn = torch.stack([self._drawn() for _ in range(n_drawn)])
         self._noise = (drawn * _lengths(n_drawn, method.spread)).to(self._start.device) * self._moves  # (N, T, D)
         signed = torch.cat([self._noise, -self._noise]) if method.estimator == "antithetic" else self._noise
         return self.centre + self._mu * signed
+
+    def _drawn(self) -> Tensor:
+        """(T, D) the next noise, of the next kind in turn."""
+        kind = self._method.kinds[self._n_drawn % len(self._method.kinds)]
+        self._n_drawn += 1
+        n_positions, n_dims = self._start.shape
+        own = torch.randn(n_positions, n_dims, generator=self._generator)
+        if kind == "shared":
+            shared = torch.randn(1, n_dims, generator=self._generator)
+            return math.sqrt(1.0 - SHARED**2) * own + SHARED * shared
+        if kind == "span":
+            moving = self._moves[:, 0].nonzero()[:, 0].cpu()
+            length = max(1, round(SPAN * len(moving)))
+            first = int(torch.randint(len(moving) - length + 1, (1,), generator=self._generator))
+            inside = torch.zeros(n_positions, 1)
+            inside[moving[first : first + length]] = SPAN_LENGTH
+            return own * inside
+        return own
 
     def learn(self, harm: Sequence[float], base: float, alike: bool) -> None:
         """Go where the last probes say that harm falls.

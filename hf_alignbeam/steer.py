@@ -37,7 +37,7 @@ from .prefix import Lesson, Prefix, fit
 from .probing import Prober, ended
 from .refusal import REFUSAL, Refusal, check_refusal
 from .rounds import Rounds
-from .search import Estimator, Method, NewOptimizer, Search
+from .search import Estimator, Kind, Method, NewOptimizer, Search
 from .settled import Settled, settle
 from .starts import checked_conversations
 from .steered import Outcome, SteeredPrompt, SteeredPrompts
@@ -49,6 +49,7 @@ from .walk import Accept, Rules, Walk
 TSA: dict[str, Any] = {
     "threshold": 0.1,
     "mu": 0.1,
+    "kinds": ("independent",),
     "spread": 1.0,
     "eta": 1.3,
     "n_probes": 8,
@@ -115,6 +116,8 @@ class EmbeddingSteerer:
             0.5. A judge alone also passes what is off the topic, and garbage: use `PlausibleAnswer`. None: what passes is given.
         threshold: The `harm` that still passes, in [0, 1).
         mu: The noise's length at each position, as a share of the RMS norm of the embeddings that are perturbed.
+        kinds: Of noise, in turn: `"independent"` at every position; half of it `"shared"` by all positions; on a `"span"` of some
+            positions in a row alone. What moves one model or one prompt does not move the next.
         spread: Within a round, the noise's length goes from `mu / spread` to `mu * spread`.
         eta: The length of a step at each position, as such a share; 0: the search stays where it is, random search.
         n_probes: Perturbed copies a round.
@@ -151,7 +154,8 @@ class EmbeddingSteerer:
         judge: Judge,
         accept: Accept | None = None,
         threshold: float = 0.1,
-        mu: float = 1.5,
+        mu: float = 1.0,
+        kinds: Sequence[Kind] = ("independent", "shared", "span"),
         spread: float = 1.25,
         eta: float = 0.0,
         n_probes: int = 8,
@@ -177,7 +181,7 @@ class EmbeddingSteerer:
         if not 0.0 <= probe_temperature < float("inf"):
             raise ValueError(f"`probe_temperature` must be at least 0, got {probe_temperature}. Use 0 for greedy answers.")
         check_refusal(refusal)
-        self._method = Method(mu, spread, eta, n_probes, estimator, optimizer, relative, cone, widen)
+        self._method = Method(mu, tuple(kinds), spread, eta, n_probes, estimator, optimizer, relative, cone, widen)
         self._rules = Rules(threshold, first, cache, max_calls, max_generations)
         if not first and not self._method.steps:
             raise ValueError("`first` must be True where the search stays where it is, got False. Or give `eta` a length.")

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from hf_alignbeam import EmbeddingSteerer, SteeredPrompts, testbed
@@ -23,7 +24,9 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize("command", ["demo", "generate", "steer", "doctor", "evaluate", "bench", "calibrate", "publish", "protect"])
+@pytest.mark.parametrize(
+    "command", ["demo", "generate", "steer", "doctor", "evaluate", "bench", "calibrate", "publish", "protect"]
+)
 def test_every_command_explains_itself(command):
     result = run(command, "--help")
     assert result.exit_code == 0
@@ -121,7 +124,8 @@ def test_steer_writes_a_folder_that_a_second_run_and_python_read(asked_file, tmp
         assert "| clean | 2 | 1.00 | 1.0 |" in result.output
         assert "| steered | 2 | 2.00 |" in result.output
     assert (tmp_path / "to" / "harm.png").read_bytes().startswith(b"\x89PNG")
-    steered = SteeredPrompts.from_pretrained(tmp_path / "to", testbed.load("thin")[0])
+    model = AutoModelForCausalLM.from_pretrained(WEIGHTS / "thin", dtype="auto")
+    steered = SteeredPrompts.from_pretrained(tmp_path / "to", model)
     assert [prompt.outcome for prompt in steered] == ["steered", "steered", "clean", "clean"]
 
 

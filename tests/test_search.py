@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from hf_alignbeam.search import N_WIDER, Method, Search, antithetic_gradient, forward_gradient, in_cone
+from hf_alignbeam.search import N_WIDER, SHARED, SPAN, SPAN_LENGTH, Method, Search, antithetic_gradient, forward_gradient, in_cone
 
 DEFAULTS = {
     "mu": 1.0,
+    "kinds": ("independent",),
     "spread": 1.0,
     "eta": 0.0,
     "n_probes": 8,
@@ -97,6 +98,25 @@ def test_within_a_round_the_noise_goes_from_shorter_to_longer():
     assert lengths.tolist() == pytest.approx([0.5, 2 ** (-1 / 3), 2 ** (1 / 3), 2.0], rel=0.05)
 
 
+def test_kinds_of_noise_come_in_turn(embeds):
+    long = normal(60, 64)
+    walk = search(long, kinds=("independent", "shared", "span"), n_probes=6, estimator="forward")
+    noise = walk.probes() - long
+    length = noise.norm(dim=-1)  # (6, T)
+    assert (length[[0, 1, 3, 4]] > 0).all()
+    for span in length[[2, 5]]:
+        inside = span.nonzero()[:, 0].tolist()
+        assert inside == list(range(inside[0], inside[0] + round(SPAN * 60)))
+        assert span[inside].mean() == pytest.approx(SPAN_LENGTH * float(length[0].mean()), rel=0.1)
+    alike = [float(torch.cosine_similarity(each[0], each[1:], dim=-1).mean()) for each in noise[[0, 1]]]
+    assert alike[0] == pytest.approx(0.0, abs=0.1)
+    assert alike[1] == pytest.approx(SHARED**2, abs=0.1)
+    moves = torch.tensor([False, True, True, False, True])
+    spans = search(embeds, moves, kinds=("span",)).probes()
+    assert torch.equal(spans[:, ~moves], embeds[~moves].expand(8, -1, -1))
+    assert ((spans != embeds).any(-1).sum(-1) == 1).all()
+
+
 def test_positions_that_stay_are_never_touched(embeds):
     moves = torch.tensor([False, True, True, False, True])
     walk = search(embeds, moves, eta=0.5)
@@ -178,6 +198,8 @@ def test_the_cone_turns_back_what_has_gone_too_far_and_keeps_its_length():
         ({"mu": -1.0}, "`mu` must be at least 0, got -1.0"),
         ({"mu": math.nan}, "`mu` must be at least 0, got nan"),
         ({"eta": -0.1}, "`eta` must be at least 0"),
+        ({"kinds": ()}, "`kinds` must be of independent, shared, span"),
+        ({"kinds": ("white",)}, "`kinds` must be of independent, shared, span"),
         ({"spread": 0.5}, "`spread` must be at least 1"),
         ({"n_probes": 0}, "`n_probes` must be at least 1, got 0"),
         ({"n_probes": 3}, "`n_probes` must be even for antithetic pairs, got 3"),

@@ -30,9 +30,9 @@ MODELS = ("thin", "gap", "unaligned")
 #: What is measured, ours first.
 SYSTEMS: dict[str, dict[str, Any]] = {
     "ours: random search": {},
-    "noise of one length": {"spread": 1.0},
     "with gradient steps, eta 0.3": {"eta": 0.3},
-    "noise at all positions, mu 1": {"positions": "all", "mu": 1.0},
+    "independent noise alone": {"kinds": ("independent",)},
+    "noise at all positions": {"positions": "all"},
     "ours without `accept`": {"accept": None},
     "TSA as printed": {**TSA, "accept": None},
     "TSA, lengths relative: mu 1, eta 0.7": {**TSA, "relative": True, "mu": 1.0, "eta": 0.7, "accept": None},
