@@ -21,4 +21,4 @@ with tempfile.TemporaryDirectory() as folder:
 answers = model.generate(**steered.inputs(asked), max_new_tokens=60, do_sample=False)
 for prompt, answer in zip(steered, tokenizer.batch_decode(answers, skip_special_tokens=True), strict=True):
     print(prompt.messages[-1]["content"])
-    print(f"  {answer.strip()}  ({prompt.outcome}, {prompt.n_oracle_calls} oracle calls, {prompt.n_generated} answers)")
+    print(f"  guarded {answer.strip()}  ({prompt.outcome}, {prompt.n_oracle_calls} oracle calls, {prompt.n_generated} answers)")

@@ -135,7 +135,7 @@ def tsa(model, embeds, answered, judged, seed, mu=0.1, eta=1.3, n_probes=8, cone
     centre, calls, n_generated = embeds.clone(), [judged(answered(embeds))], 1
     base, moved = calls[0], False
     for _ in range(n_rounds):
-        noise = torch.randn(n_probes, *embeds.shape, generator=generator)
+        noise = [torch.randn(embeds.shape, generator=generator) for _ in range(n_probes)]
         n_generated += n_probes + moved
         if moved:
             text = answered(centre)
