@@ -443,13 +443,13 @@ def test_a_folder_of_another_search_is_an_error(other, thin, graded, accept, tmp
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_judge_that_fails_at_any_call_stops_the_search_and_keeps_what_is_done(failure, thin, graded, accept):
-    asked = framed(3) + harmless(2)
-    settings = {"max_generations": 33}
+    asked = framed(2) + harmless(1)
+    settings = {"max_generations": 17}
     whole = Counting(graded)
     expected = steerer(thin, whole, accept, **settings).precompute(asked, max_new_tokens=N_NEW)
     for n in range(whole.n_calls):
         judge = Counting(graded, n, FAILURES[failure])
-        with pytest.raises(SteeringError, match=r"The judge gave no verdict .* of 5 prompts are done") as caught:
+        with pytest.raises(SteeringError, match=r"The judge gave no verdict .* of 3 prompts are done") as caught:
             steerer(thin, judge, accept, **settings).precompute(asked, max_new_tokens=N_NEW)
         for prompt in caught.value.steered:
             assert told(prompt) == told(expected[prompt.messages])
