@@ -102,11 +102,16 @@ def checked_conversations(conversations: Sequence[Conversation] | None) -> list[
     Raises:
         ValueError: It is no sequence of conversations.
     """
-    if conversations is not None and (isinstance(conversations, str) or not conversations):
+    return None if conversations is None else some_conversations(conversations)
+
+
+def some_conversations(conversations: Sequence[Conversation]) -> list[list[Message]]:
+    """The same where there have to be some."""
+    if isinstance(conversations, str) or not conversations:
         raise ValueError(
             f"`conversations` must hold one conversation a prompt, got {conversations!r}. Put a single one in a list."
         )
-    return None if conversations is None else [as_messages(c) for c in conversations]
+    return [as_messages(c) for c in conversations]
 
 
 def _rows_each(rows: Sequence[Row], n_conversations: int) -> int:

@@ -8,7 +8,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,7 +39,7 @@ from .refusal import REFUSAL, Refusal, check_refusal
 from .rounds import Rounds
 from .search import Estimator, Kind, Method, NewOptimizer, Search
 from .settled import Settled, settle
-from .starts import checked_conversations
+from .starts import some_conversations
 from .steered import Outcome, SteeredPrompt, SteeredPrompts
 from .streaming import streaming
 from .vocab import token_bytes
@@ -198,6 +198,11 @@ class EmbeddingSteerer:
         self._refusal = refusal
         self._seed = seed
 
+    @cached_property
+    def _sha256(self) -> str:
+        """Of the model, told once: a table of embeddings is large, and an answer to one prompt must not wait for it again."""
+        return model_sha256(self._model)
+
     @property
     def threshold(self) -> float:
         """The `harm` that still passes."""
@@ -228,22 +233,23 @@ class EmbeddingSteerer:
             SteeringError: The judge gave no verdict; what is done is kept in its `steered`.
             ValueError: There is nothing to steer, or the folder holds a search with other settings.
         """
-        asked = {conversation_key(messages): messages for messages in checked_conversations(conversations or []) or []}
+        asked = {conversation_key(messages): messages for messages in some_conversations(conversations)}
         for name in {"streamer", "max_length"} & set(generate_kwargs):
             raise ValueError(f"`{name}` must be left out where nothing is said, got it. Use `max_new_tokens`, or `generate`.")
         if max_new_tokens is None and "generation_config" not in generate_kwargs:
             max_new_tokens = DEFAULT_NEW_TOKENS
         kwargs = {**generate_kwargs, **({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens})}
         settled = settle(self._model, self._tokenizer, kwargs, 0)
-        sha256, settings = model_sha256(self._model), self._settings(kwargs)
+        sha256, settings = self._sha256, self._settings(kwargs)
         journal = Journal(None if folder is None else Path(folder), {"model": sha256, **settings})
         steered = SteeredPrompts([], str(self._model.config.name_or_path), sha256, settings)
-        keys = list(asked)
+        keys, prompts = list(asked), {key: self._ids(messages) for key, messages in asked.items()}
         try:
-            rounds = self._rounds(settled, journal, [len(self._ids(messages)) for messages in asked.values()])
+            rounds = self._rounds(settled, journal, list(map(len, prompts.values())))
             for start in range(0, len(keys), N_AT_ONCE):
-                part = {key: asked[key] for key in keys[start : start + N_AT_ONCE]}
-                self._search(rounds, part, steered, after_prompt)
+                part = keys[start : start + N_AT_ONCE]
+                walks = [self._walk(asked_of(asked[key]), prompts[key], key) for key in part]
+                self._search(rounds, walks, asked, steered, after_prompt)
         except JudgeError as error:
             kept = f"{len(steered)} of {len(keys)} prompts are done and in this error's `steered`"
             journaled = "" if folder is None else f", and all that was paid for lies in {folder}"
@@ -257,12 +263,12 @@ class EmbeddingSteerer:
     def _search(
         self,
         rounds: Rounds,
+        walks: Sequence[Walk],
         asked: dict[str, list[Message]],
         steered: SteeredPrompts,
         after_prompt: Callable[[SteeredPrompt], None],
     ) -> None:
-        """Search some conversations, given by their keys, and add what is done, whatever happens on the way."""
-        walks = [self._walk(asked_of(messages), self._ids(messages), key) for key, messages in asked.items()]
+        """Search to the end, and add what is done to the collection, whatever happens on the way."""
         try:
             rounds.begin(walks)
             rounds.search(walks)
@@ -339,7 +345,7 @@ class EmbeddingSteerer:
         Raises:
             JudgeError: There is no verdict, so nothing is said.
         """
-        messages = checked_conversations(conversations or []) or []
+        messages = some_conversations(conversations)
         pads = (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id, 0)
         pad = int(next(i for i in pads if i is not None))
         inputs = padded_ids([self._ids(each) for each in messages], pad, input_device(self._model))

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from .chat import Conversation, Message, as_messages, conversation_key
 from .embedding import embedded, left_padded, model_sha256
-from .starts import checked_conversations
+from .starts import some_conversations
 
 #: `clean`: the model's own answer passed. `steered`: another one was accepted and passed. `fallback`: what was found passed
 #: without being accepted. `failed`: nothing passed.
@@ -122,7 +122,7 @@ class SteeredPrompts:
         Raises:
             ValueError: A conversation was never steered, or nothing that may be handed out was found for it.
         """
-        found = [self[conversation] for conversation in checked_conversations(conversations or []) or []]
+        found = [self[conversation] for conversation in some_conversations(conversations)]
         allowed = ("clean", "steered", "fallback") if fallback else ("clean", "steered")
         for prompt in found:
             if prompt.outcome not in allowed:

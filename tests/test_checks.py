@@ -98,9 +98,6 @@ def check_of(plant, specialist, anchor):
         case "no EOS":
             silent = configured(model, pad_token_id=3)
             return {"target_model": silent}, "target: end of answers", "red", "names no EOS"
-        case "an EOS of its template's own":
-            other = configured(safe, eos_token_id=safe_tokenizer.bos_token_id)
-            return {"anchor_model": other}, "anchor: end of answers", "green", "EOS"
         case "NaN":
             broken = copy.deepcopy(safe)
             broken.model.norm.weight.data[0] = torch.nan

@@ -49,19 +49,26 @@ def run(tokenizers: list[str]) -> None:
 def _measured(anchor: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase) -> list[str]:
     start = time.perf_counter()
     translator = VocabularyTranslator(anchor, target)
-    table = translator.table()
+    translator.table()
     build = time.perf_counter() - start
-    ordinary = torch.tensor([[float(bool(token)) for token in translator.anchor.tokens]])
-    anchor_prob = ordinary.double() / ordinary.sum()  # in single precision, adding up 100,000 shares loses 1e-5 of them
-    target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target), dtype=torch.double)
-    lost = {"bytes": float(table.apply(anchor_prob, target_prob).lost[0])}
-    for rule in RULES[1:]:
-        lost[rule] = float(translator.with_rule(rule)(anchor_prob, target_prob).lost[0])
+    lost = lost_shares(translator)
+    target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target))
     peaked = torch.randn(N_TIMED, len(translator.anchor), generator=torch.Generator().manual_seed(0)) * SHARPNESS
     rows = [Row(b"", (), {(): Node(logp)}, settled=(), owed=b"", lead_in=b"") for logp in peaked.log_softmax(-1)]
     start = time.perf_counter()
     for row in rows:
-        translate([Reading.strict(row, translator, target_prob[0].float())], target_prob.float())
+        translate([Reading.strict(row, translator, target_prob[0])], target_prob)
     step = 1000 * (time.perf_counter() - start) / N_TIMED
     shares = [f"{100 * (1 - lost['exact']):.1f} %", *(f"{100 * lost[rule]:.3f} %" for rule in RULES)]
     return [*shares, f"{build:.2f}", f"{step:.2f}", "; ".join(translator.target.losses) or "none"]
+
+
+def lost_shares(translator: VocabularyTranslator) -> dict[str, float]:
+    """By rule, the share of the anchor's ordinary tokens that it loses, uniformly weighted."""
+    ordinary = torch.tensor([[float(bool(token)) for token in translator.anchor.tokens]])
+    anchor_prob = ordinary.double() / ordinary.sum()  # in single precision, adding up 100,000 shares loses 1e-5 of them
+    target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target), dtype=torch.double)
+    lost = {"bytes": float(translator.table().apply(anchor_prob, target_prob).lost[0])}
+    for rule in RULES[1:]:
+        lost[rule] = float(translator.with_rule(rule)(anchor_prob, target_prob).lost[0])
+    return lost

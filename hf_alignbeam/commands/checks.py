@@ -6,7 +6,7 @@ Knows models and tokenizers that are loaded. Knows no terminal. A check that fai
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -15,6 +15,7 @@ from hf_alignbeam.anchor import choose_engine
 from hf_alignbeam.asking import ask_once
 from hf_alignbeam.backend import WORD_START
 from hf_alignbeam.chat import ChatReader, Message, encode_once, learn_format, target_text
+from hf_alignbeam.commands.bench import lost_shares
 from hf_alignbeam.embedding import Embedder
 from hf_alignbeam.engines import KeyValueEngine, input_device, max_positions
 from hf_alignbeam.judge import Judge
@@ -63,6 +64,13 @@ class Finding:
     text: str
 
 
+class Said(NamedTuple):
+    """What a check says."""
+
+    status: Status
+    text: str
+
+
 def examine(
     target: Side, anchor: Side, judge: Judge | None = None, pairs: Sequence[tuple[Any, str, bool]] = PAIRS
 ) -> Iterator[Finding]:
@@ -74,7 +82,7 @@ def examine(
         judge: The judge; None to leave its checks out.
         pairs: Conversations, responses, and whether these do harm, for the judge.
     """
-    alone: tuple[tuple[str, Callable[[Side], Finding]], ...] = (
+    alone: tuple[tuple[str, Callable[[Side], Said]], ...] = (
         ("decoder", decoder),
         ("numbers", numbers),
         ("dtypes", dtypes),
@@ -101,78 +109,73 @@ def examine(
         yield _run("judge: known pairs", lambda: judges(judge, pairs))
 
 
-def _run(name: str, check: Callable[[], Finding]) -> Finding:
+def _run(name: str, check: Callable[[], Said]) -> Finding:
     try:
         with torch.no_grad():
-            found = check()
+            return Finding(name, *check())
     except Exception as error:  # whatever a broken set-up raises is what is wrong with it
         return Finding(name, "red", f"{type(error).__name__}: {error}")
-    return Finding(name, found.status, found.text)
 
 
-def _found(status: Status, text: str) -> Finding:
-    return Finding("", status, text)
-
-
-def decoder(side: Side) -> Finding:
+def decoder(side: Side) -> Said:
     """Whether the model is a decoder, ready to be asked."""
     name = type(side.model).__name__
     if side.model.config.is_encoder_decoder:
-        return _found("red", f"{name} is an encoder-decoder. Use a causal language model.")
+        return Said("red", f"{name} is an encoder-decoder. Use a causal language model.")
     if side.model.training:
-        return _found("red", f"{name} is in training mode. Call `eval()`.")
-    return _found("green", name)
+        return Said("red", f"{name} is in training mode. Call `eval()`.")
+    return Said("green", name)
 
 
-def numbers(side: Side) -> Finding:
+def numbers(side: Side) -> Said:
     """Whether the model's logits are numbers."""
     logits = _logits(side, _ids(side, QUESTIONS[0]))
     if not torch.isfinite(logits).all():
-        return _found("red", "NaN or infinite logits for a plain question. Load it in another dtype, or load other weights.")
-    return _found("green", "finite logits for a plain question")
+        return Said("red", "NaN or infinite logits for a plain question. Load it in another dtype, or load other weights.")
+    return Said("green", "finite logits for a plain question")
 
 
-def dtypes(side: Side) -> Finding:
+def dtypes(side: Side) -> Said:
     """Whether the weights are of one dtype, which their device computes in, and lie somewhere."""
     weights = [weight for weight in side.model.parameters() if weight.is_floating_point()]
     kinds = sorted({str(weight.dtype).removeprefix("torch.") for weight in weights})
     places = sorted({weight.device.type for weight in weights})
     told = f"{', '.join(kinds)} on {', '.join(places)}"
     if len(kinds) > 1:
-        return _found(
+        return Said(
             "yellow", f"{told}: weights of several dtypes. Load it with `dtype=` unless that is meant (quantised layers)."
         )
     if kinds == ["float16"] and "cpu" in places:
-        return _found("yellow", f"{told}: half precision on a CPU is slow, and overflows. Load it with `dtype=torch.float32`.")
+        return Said("yellow", f"{told}: half precision on a CPU is slow, and overflows. Load it with `dtype=torch.float32`.")
     if "meta" in places:
-        return _found("yellow", f"{told}: weights are offloaded, so that every step waits for them.")
-    return _found("green", told)
+        return Said("yellow", f"{told}: weights are offloaded, so that every step waits for them.")
+    return Said("green", told)
 
 
-def byte_completeness(side: Side) -> Finding:
+def byte_completeness(side: Side) -> Said:
     """Whether the tokenizer can write every text, and keeps it."""
     vocabulary = Vocabulary(side.tokenizer)
     kind = type(side.tokenizer).__name__
     losses = [loss for loss in vocabulary.losses if WORD_START not in loss]  # which nobody writes but tokenizers
     if losses:
-        return _found("yellow", f"{kind} does not keep every text: {'; '.join(losses)}. What it loses cannot be steered.")
-    return _found("green", f"{kind}, {len(vocabulary)} tokens, every byte and every text kept")
+        return Said("yellow", f"{kind} does not keep every text: {'; '.join(losses)}. What it loses cannot be steered.")
+    return Said("green", f"{kind}, {len(vocabulary)} tokens, every byte and every text kept")
 
 
-def width(side: Side) -> Finding:
+def width(side: Side) -> Said:
     """Whether the logits are as wide as the vocabulary says."""
     n_logits = _logits(side, _ids(side, QUESTIONS[0])).shape[-1]
     n_tokens, widths = len(side.tokenizer), Vocabulary(side.tokenizer).widths
     if n_logits not in widths:
-        return _found(
+        return Said(
             "red", f"{n_logits} logits for {n_tokens} tokens: the tokenizer is another model's. Load both from one place."
         )
     if n_logits != n_tokens:
-        return _found("green", f"{n_logits} logits for {n_tokens} tokens: padded, and taken care of")
-    return _found("green", f"{n_logits} logits for as many tokens")
+        return Said("green", f"{n_logits} logits for {n_tokens} tokens: padded, and taken care of")
+    return Said("green", f"{n_logits} logits for as many tokens")
 
 
-def together(side: Side) -> Finding:
+def together(side: Side) -> Said:
     """Whether the model finds plain text likelier than other tokens in its place: with another's tokenizer all text is noise."""
     generator = torch.Generator().manual_seed(0)
     tokens = token_bytes(side.tokenizer)
@@ -186,11 +189,11 @@ def together(side: Side) -> Finding:
     gain = sum(gains) / len(gains)
     told = f"({gain:+.1f} a token, natural logarithm)"
     if gain < LEAST_GAIN:
-        return _found("red", f"plain text is hardly likelier to it than any tokens {told}: another's tokenizer, or no training.")
-    return _found("green", f"plain text is likelier to it than any tokens {told}")
+        return Said("red", f"plain text is hardly likelier to it than any tokens {told}: another's tokenizer, or no training.")
+    return Said("green", f"plain text is likelier to it than any tokens {told}")
 
 
-def template(side: Side) -> Finding:
+def template(side: Side) -> Said:
     """Whether conversations can be rendered, and read back from what was rendered."""
     if side.tokenizer.chat_template is None:
         way_out = (
@@ -198,104 +201,101 @@ def template(side: Side) -> Finding:
             if side.name == "target"
             else "An aligned model refuses best in its own template."
         )
-        return _found("yellow", f"no chat template: it reads plain text. {way_out}")
+        return Said("yellow", f"no chat template: it reads plain text. {way_out}")
     asked: list[Message] = [{"role": "user", "content": QUESTIONS[1]}]
     read = ChatReader(side.tokenizer).read(encode_once(side.tokenizer, target_text(side.tokenizer, asked)))
     if read is None or read.messages != asked:
         said = "nothing" if read is None else repr(read.messages)
-        return _found("red", f"a rendered question reads back as {said}. Pass `conversations=` with every call.")
-    return _found("green", "a rendered question reads back as it was asked")
+        return Said("red", f"a rendered question reads back as {said}. Pass `conversations=` with every call.")
+    return Said("green", "a rendered question reads back as it was asked")
 
 
-def double_bos(side: Side) -> Finding:
+def double_bos(side: Side) -> Said:
     """Whether the usual way to tokenise a rendered prompt doubles its BOS."""
     bos = side.tokenizer.bos_token_id
     if bos is None or side.tokenizer.chat_template is None:
-        return _found("green", "no BOS, or no template that could write one")
+        return Said("green", "no BOS, or no template that could write one")
     rendered = target_text(side.tokenizer, [{"role": "user", "content": QUESTIONS[0]}])
     if side.tokenizer(rendered).input_ids[:2] == [bos, bos]:
-        return _found(
+        return Said(
             "yellow",
             "the template and the tokenizer both write a BOS: tokenise rendered prompts with `add_special_tokens=False`.",
         )
-    return _found("green", "one BOS at most")
+    return Said("green", "one BOS at most")
 
 
-def system_role(side: Side) -> Finding:
+def system_role(side: Side) -> Said:
     """Whether the template takes a system message."""
     if side.tokenizer.chat_template is None:
-        return _found("green", "no template")
+        return Said("green", "no template")
     learned = learn_format(side.tokenizer, token_bytes(side.tokenizer), side.tokenizer.chat_template)
     if learned is None:
-        return _found("red", "the template cannot be followed: what it puts around messages cannot be seen.")
+        return Said("red", "the template cannot be followed: what it puts around messages cannot be seen.")
     if learned.around_system is None:
-        return _found("yellow", "the template has no system role: a system message is put before the first question.")
-    return _found("green", "system messages have their place")
+        return Said("yellow", "the template has no system role: a system message is put before the first question.")
+    return Said("green", "system messages have their place")
 
 
-def ends(side: Side) -> Finding:
+def ends(side: Side) -> Said:
     """Whether answers end, for the tokenizer, the generation config and the template alike."""
     configured = side.model.generation_config.eos_token_id if side.model.generation_config is not None else None
     known = set(configured if isinstance(configured, list) else [configured]) - {None}
     own = {side.tokenizer.eos_token_id} - {None}
     if not known and not own:
-        return _found("red", "neither the tokenizer nor generation_config.json names an EOS: no answer ends.")
+        return Said("red", "neither the tokenizer nor generation_config.json names an EOS: no answer ends.")
     written = Prompts(side.tokenizer).eos_ids - own if side.tokenizer.chat_template is not None else frozenset()
     if side.name == "target" and not known:
-        return _found("red", "generation_config.json names no EOS, so that `generate` never stops. Set `eos_token_id`.")
+        return Said("red", "generation_config.json names no EOS, so that `generate` never stops. Set `eos_token_id`.")
     if written - known:
         names = ", ".join(repr(side.tokenizer.convert_ids_to_tokens(i)) for i in sorted(written - known))
-        return _found("yellow", f"the template ends answers with {names}, which generation_config.json does not name.")
-    return _found("green", f"EOS: {', '.join(str(side.tokenizer.convert_ids_to_tokens(i)) for i in sorted(known | own))}")
+        return Said("yellow", f"the template ends answers with {names}, which generation_config.json does not name.")
+    return Said("green", f"EOS: {', '.join(str(side.tokenizer.convert_ids_to_tokens(i)) for i in sorted(known | own))}")
 
 
-def cache(side: Side) -> Finding:
+def cache(side: Side) -> Said:
     """Whether the model can be followed from a cache, which only the anchor needs."""
     engine = choose_engine(side.model, token_bytes(side.tokenizer))
     if engine is KeyValueEngine:
-        return _found("green", "a key-value cache that reads as from scratch")
+        return Said("green", "a key-value cache that reads as from scratch")
     if side.name == "target":
-        return _found("yellow", "recurrent or windowless state: AlignBeam reads a flagged answer anew, once.")
-    return _found(
+        return Said("yellow", "recurrent or windowless state: AlignBeam reads a flagged answer anew, once.")
+    return Said(
         "yellow", "recurrent state, or a cache that does not read as from scratch: it is read anew at every step, slowly."
     )
 
 
-def embeddings(side: Side) -> Finding:
+def embeddings(side: Side) -> Said:
     """Whether the target's prompts can be searched as embeddings."""
     try:
         Embedder(side.model, side.tokenizer, token_bytes(side.tokenizer), "user")
     except ValueError as error:
-        return _found("yellow", f"EmbeddingSteerer does not take it: {error}")
-    return _found("green", "EmbeddingSteerer takes it")
+        return Said("yellow", f"EmbeddingSteerer does not take it: {error}")
+    return Said("green", "EmbeddingSteerer takes it")
 
 
-def same_dtype(target: Side, anchor: Side) -> Finding:
+def same_dtype(target: Side, anchor: Side) -> Said:
     """Whether both models compute in one dtype and on one device."""
     kinds = [(next(side.model.parameters()).dtype, input_device(side.model)) for side in (target, anchor)]
     told = " and ".join(f"{str(dtype).removeprefix('torch.')} on {device}" for dtype, device in kinds)
     if kinds[0][0] != kinds[1][0]:
-        return _found("yellow", f"{told}: dtypes differ. It works; load both with one `dtype=` to compare figures.")
+        return Said("yellow", f"{told}: dtypes differ. It works; load both with one `dtype=` to compare figures.")
     if kinds[0][1] != kinds[1][1]:
-        return _found("yellow", f"{told}: distributions travel between devices at every step.")
-    return _found("green", told)
+        return Said("yellow", f"{told}: distributions travel between devices at every step.")
+    return Said("green", told)
 
 
-def translation(target: Side, anchor: Side) -> Finding:
+def translation(target: Side, anchor: Side) -> Said:
     """How much of the anchor's vocabulary can be said in the target's."""
     translator = VocabularyTranslator(anchor.tokenizer, target.tokenizer)
-    ordinary = torch.tensor([[float(bool(token)) for token in translator.anchor.tokens]])
-    prob = ordinary.double() / ordinary.sum()
-    even = torch.full((1, len(translator.target)), 1.0 / len(translator.target), dtype=torch.double)
-    lost = float(translator.table().apply(prob, even).lost[0])
-    by_bytes = 1.0 - float(translator.with_rule("exact")(prob, even).lost[0])
+    shares = lost_shares(translator)
+    lost, by_bytes = shares["bytes"], 1.0 - shares["exact"]
     told = (
         f"{100 * by_bytes:.0f} % of the anchor's tokens stand in the target's vocabulary, {100 * lost:.3f} % cannot be said in it"
     )
-    return _found("yellow" if lost > MOST_LOST else "green", told)
+    return Said("yellow" if lost > MOST_LOST else "green", told)
 
 
-def guard(target: Side, anchor: Side) -> Finding:
+def guard(target: Side, anchor: Side) -> Said:
     """Whether a guard can be built, and steers an answer."""
     built = AnchorLogitsProcessor(anchor.model, anchor.tokenizer, target.tokenizer)
     conversations: list[list[Message]] = [[{"role": "user", "content": QUESTIONS[0]}]]
@@ -304,32 +304,32 @@ def guard(target: Side, anchor: Side) -> Finding:
     target.model.generate(**inputs, logits_processor=[guarding], max_new_tokens=4, do_sample=False)  # type: ignore[operator]
     ledger = guarding.ledger
     if not ledger.steered_tokens:
-        return _found("red", "a guard was built, but no token was steered.")
-    return _found("green", f"{ledger.steered_tokens} tokens steered by {ledger.anchor_forwards} forwards of the anchor")
+        return Said("red", "a guard was built, but no token was steered.")
+    return Said("green", f"{ledger.steered_tokens} tokens steered by {ledger.anchor_forwards} forwards of the anchor")
 
 
-def overhead(target: Side, anchor: Side) -> Finding:
+def overhead(target: Side, anchor: Side) -> Said:
     """How long the anchor's forwards are beside the target's."""
     took = [_forward_seconds(side) for side in (target, anchor)]
     sizes = [sum(weight.numel() for weight in side.model.parameters()) / 1e6 for side in (target, anchor)]
     share = took[1] / took[0]
     told = f"a forward of the anchor ({sizes[1]:,.1f} M weights) takes {share:.2f} of the target's ({sizes[0]:,.1f} M)"
     if sizes[1] > sizes[0]:
-        return _found("yellow", f"{told}: a smaller anchor would do. It runs in the first tokens of an answer only.")
-    return _found("green", told)
+        return Said("yellow", f"{told}: a smaller anchor would do. It runs in the first tokens of an answer only.")
+    return Said("green", told)
 
 
-def own_anchor(target: Side) -> Finding:
+def own_anchor(target: Side) -> Said:
     """The law that a guard whose anchor is the target itself changes nothing."""
     asked = [[{"role": "user", "content": question}] for question in QUESTIONS]
     if target.tokenizer.chat_template is None:
-        return _found("yellow", "not tried: the target has no chat template.")
+        return Said("yellow", "not tried: the target has no chat template.")
     if not anchor_equal_to_target_is_plain(target.model, target.tokenizer, asked, "greedy"):
-        return _found("red", "the guard with the target itself as anchor changed its answer. Please report these models.")
-    return _found("green", "token for token")
+        return Said("red", "the guard with the target itself as anchor changed its answer. Please report these models.")
+    return Said("green", "token for token")
 
 
-def batches(target: Side, anchor: Side) -> Finding:
+def batches(target: Side, anchor: Side) -> Said:
     """The law that prompts in one batch are answered as one by one, guarded and plain."""
     asked: list[list[Message]] = [[{"role": "user", "content": question}] for question in QUESTIONS]
     built = AnchorLogitsProcessor(anchor.model, anchor.tokenizer, target.tokenizer)
@@ -347,32 +347,32 @@ def batches(target: Side, anchor: Side) -> Finding:
         if said(asked, guarded) != [said([one], guarded)[0] for one in asked]
     ]
     if "plain" in differs:
-        return _found(
+        return Said(
             "yellow", "plain `generate` itself answers a left-padded batch otherwise than one by one (rounding, or padding)."
         )
     if differs:
-        return _found("red", "guarded answers differ between a batch and one by one. Please report these models.")
-    return _found("green", "token for token, guarded and plain")
+        return Said("red", "guarded answers differ between a batch and one by one. Please report these models.")
+    return Said("green", "token for token, guarded and plain")
 
 
-def judges(judge: Judge, pairs: Sequence[tuple[Any, str, bool]]) -> Finding:
+def judges(judge: Judge, pairs: Sequence[tuple[Any, str, bool]]) -> Said:
     """Whether the judge tells harmless answers from harmful ones that nobody could mistake."""
     conversations = [[{"role": "user", "content": asked}] if isinstance(asked, str) else asked for asked, _, _ in pairs]
     verdicts = ask_once(judge, conversations, [response for _, response, _ in pairs])
     if None in verdicts.harm:
-        return _found("red", f"no verdict: {verdicts.errors[0]}")
+        return Said("red", f"no verdict: {verdicts.errors[0]}")
     harm = [float(each or 0.0) for each in verdicts.harm]
     unsafe = [h for h, (_, _, harmful) in zip(harm, pairs, strict=True) if harmful]
     safe = [h for h, (_, _, harmful) in zip(harm, pairs, strict=True) if not harmful]
     said = [", ".join(f"{h:.2f}" for h in each) for each in (safe, unsafe)]
     told = f"harm {said[0]} for harmless answers, {said[1]} for harmful ones"
     if max(harm) - min(harm) < 1e-3:
-        return _found("red", f"{told}: it says the same of everything.")
+        return Said("red", f"{told}: it says the same of everything.")
     if sum(unsafe) / len(unsafe) < sum(safe) / len(safe):
-        return _found("red", f"{told}: it is the wrong way round. Higher has to be worse.")
+        return Said("red", f"{told}: it is the wrong way round. Higher has to be worse.")
     if max(safe) > 0.5 or min(unsafe) <= 0.5:
-        return _found("yellow", f"{told}: a threshold of 0.5 does not part them. Find one with `alignbeam calibrate`.")
-    return _found("green", told)
+        return Said("yellow", f"{told}: a threshold of 0.5 does not part them. Find one with `alignbeam calibrate`.")
+    return Said("green", told)
 
 
 def _ids(side: Side, question: str) -> list[int]:

@@ -22,7 +22,7 @@ from hf_alignbeam.plausible import PlausibleAnswer
 from hf_alignbeam.steer import TSA, EmbeddingSteerer
 from hf_alignbeam.steered import SteeredPrompts
 from hf_alignbeam.testbed.language import Language, Prompt
-from hf_alignbeam.testbed.measure import MAX_NEW_TOKENS, Rate, answers, encode, responses, verdicts
+from hf_alignbeam.testbed.measure import MAX_NEW_TOKENS, Rate, answers, before_eos, encode, responses, verdicts
 from hf_alignbeam.testbed.store import WEIGHTS, load, stored_judges, stored_language
 from hf_alignbeam.testbed.truth import Truth
 
@@ -209,8 +209,7 @@ def _steered(
     n_prompt = encode([p.conversation for p in prompts], tokenizer)["input_ids"].shape[1]
     found = []
     for row, chosen, n_calls in zip(output.sequences, output.chosen.tolist(), output.judged.tolist(), strict=True):
-        new = row[n_prompt:].tolist()
-        ids = new[: new.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in new else new
+        ids = before_eos(row[n_prompt:].tolist(), tokenizer)
         found.append((str(tokenizer.decode(ids, skip_special_tokens=True)).strip(), ids, chosen == 0, n_calls))
     return found
 

@@ -125,12 +125,17 @@ def responses(
         n_prompt = inputs["input_ids"].shape[1]
         for n, prompt in enumerate(batch):
             new = output.sequences[n, n_prompt:].tolist()
-            ids = new[: new.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in new else new
+            ids = before_eos(new, tokenizer)
             written = b"".join(tokens[i] or b"" for i in new).decode(errors="replace")
             chosen, harm = (None, None) if strategy is None else (int(output.chosen[n]), float(output.harm[n]))
             found.append(Response((prompt.prefill + written).strip(), ids, chosen, harm))
         after_batch(len(found))
     return found
+
+
+def before_eos(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids of an answer before the one that ends it."""
+    return ids[: ids.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in ids else ids
 
 
 def encode(conversations: list[list[dict[str, str]]], tokenizer: PreTrainedTokenizerBase) -> BatchEncoding:
