@@ -35,7 +35,7 @@ from .judge import Judge
 from .loops import N_CALLERS
 from .mixing import MixingRule
 from .policy import Choice, Escalation, Policy
-from .processor import AnchorLogitsProcessor
+from .processor import PRESETS, AnchorLogitsProcessor
 from .refusal import REFUSAL, Endings, OnFail, Refusal, check_refusal
 from .starts import checked_conversations
 from .steering import N_LOOKAHEAD, Ledger, Steering
@@ -56,11 +56,7 @@ PAPER: dict[str, Any] = {
     "choice": "safest",
     "escalation": "always",
     "min_start": 0.0,
-    "alpha": 0.5,
-    "n_steps": 6,
-    "n_watch": None,
-    "mixing": "paper",
-    "translation": "drop",
+    **PRESETS["paper"],
 }
 
 

@@ -18,7 +18,7 @@ from transformers import (
 from .decode import PAPER, AlignBeam
 from .judge import Judge
 from .loading import frozen, kept, load_accept, load_anchor, load_judge, tokenizer_of
-from .processor import AnchorLogitsProcessor
+from .processor import PRESETS, AnchorLogitsProcessor
 from .starts import Prompts, checked_conversations
 from .steer import TSA, EmbeddingSteerer
 
@@ -44,10 +44,12 @@ def anchor_logits(*args: Any, model: PreTrainedModel, anchor: Any, tokenizer: An
         model: The target.
         anchor: The safe model: a Hub id, a folder, a loaded model (with `anchor_tokenizer`), or `"base"`.
         tokenizer: The target's; by default the one that lies beside it.
-        args, kwargs: What `generate` takes; what `AnchorLogitsProcessor` takes, by name; `anchor_revision`.
+        args, kwargs: What `generate` takes; what `AnchorLogitsProcessor` takes, by name; `preset`, one of `PRESETS`;
+            `anchor_revision`.
     """
     tokenizer = tokenizer_of(model, tokenizer)
     settings, rest = _divided(kwargs, AnchorLogitsProcessor)
+    settings = {**_preset(rest.pop("preset", None), PRESETS), **settings}
     anchor_revision, anchor_tokenizer = rest.pop("anchor_revision", None), rest.pop("anchor_tokenizer", None)
     conversations = settings.pop("conversations", None)
     loaded = load_anchor(anchor, anchor_revision, model, tokenizer, anchor_tokenizer)

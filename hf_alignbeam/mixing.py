@@ -4,25 +4,37 @@ Each returns log-probabilities. What the target forbids (a log-probability of mi
 which nothing else is left keeps the target's own distribution.
 """
 
+import math
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-MixingRule = Literal["linear", "log_linear", "paper"]
+MixingRule = Literal["linear", "log_linear", "paper", "safe_decoding", "contrastive"]
 
 #: How many of the anchor's likeliest tokens the paper's rule looks at (arXiv 2606.12342, B).
 PAPER_TOP_TOKENS = 50
+#: SafeDecoding's sample space: so many tokens at least that are among the likeliest of both (ACL 2024, c).
+N_COMMON = 5
+#: What SafeDecoding leaves a token whose probability would fall to nothing.
+LEAST_PROB = 1e-8
+#: Contrastive decoding leaves out what the anchor finds less likely than this share of its likeliest (arXiv 2210.15097, alpha).
+PLAUSIBLE = 0.1
 
 
 def check_mixing(mixing: str, alpha: float) -> None:
-    """Raise ValueError where there is no such rule, or `alpha` is outside its range: [0, 1] for every rule here."""
+    """Raise ValueError where there is no such rule, or `alpha` is outside its range."""
     if mixing not in get_args(MixingRule):
         raise ValueError(f"`mixing` must be one of {', '.join(get_args(MixingRule))}, got {mixing!r}.")
-    if not 0.0 <= alpha <= 1.0:
-        raise ValueError(
-            f"`alpha` must be in [0, 1] for the rule {mixing!r}, got {alpha}. 0 is the target alone, 1 the anchor alone."
-        )
+    if mixing == "safe_decoding":
+        low, high, hint = 0.0, math.inf, "0 is the target alone, 3 what was published."
+    elif mixing == "contrastive":
+        low, high, hint = 1.0, math.inf, "1 is the anchor alone, 1.5 what was published."
+    else:
+        low, high, hint = 0.0, 1.0, "0 is the target alone, 1 the anchor alone."
+    if not (low <= alpha <= high and math.isfinite(alpha)):
+        allowed = f"in [{low:g}, {high:g}]" if high < math.inf else f"at least {low:g}, and finite,"
+        raise ValueError(f"`alpha` must be {allowed} for the rule {mixing!r}, got {alpha}. {hint}")
 
 
 def linear(target_logp: Tensor, anchor_prob: Tensor, alpha: float) -> Tensor:
@@ -63,6 +75,49 @@ def paper(target_logp: Tensor, anchor_prob: Tensor, alpha: float, n_sources: Ten
     """
     mixed = n_sources * (1.0 - alpha) * target_logp.exp() + alpha * anchor_prob
     return _allowed(mixed.log(), target_logp)
+
+
+def safe_decoding(target_logp: Tensor, anchor_prob: Tensor, alpha: float) -> Tensor:
+    """SafeDecoding (arXiv 2402.08983): `P + alpha (Q - P)` on the tokens that both find likely, nothing elsewhere.
+
+    These are the tokens among the k likeliest of both, for the least k that leaves `N_COMMON` of them.
+
+    Args:
+        target_logp, anchor_prob: As for `linear`.
+        alpha: How far the anchor's difference to the target is gone, at least 0; above 1, beyond the anchor.
+
+    Returns:
+        (N, V) log-probabilities.
+    """
+    target_prob = target_logp.exp()
+    rank = torch.maximum(_ranks(target_prob), _ranks(anchor_prob))  # (N, V)
+    last = rank.kthvalue(min(N_COMMON, rank.shape[-1]), dim=-1, keepdim=True).values  # (N, 1)
+    moved = (target_prob + alpha * (anchor_prob - target_prob)).clamp_min(LEAST_PROB)
+    return _allowed(moved.log().masked_fill(rank > last, -torch.inf), target_logp)
+
+
+def contrastive(target_logp: Tensor, anchor_prob: Tensor, alpha: float) -> Tensor:
+    """Contrastive decoding (arXiv 2210.15097, 2309.09117), the anchor as expert and the target as amateur.
+
+    `Q^alpha P^(1 - alpha)` on the tokens that the anchor finds plausible: the 1 + beta of the second paper is `alpha`.
+
+    Args:
+        target_logp, anchor_prob: As for `linear`.
+        alpha: At least 1, which is the anchor alone; above, what the target finds likely is held against a token.
+
+    Returns:
+        (N, V) log-probabilities.
+    """
+    own = (1.0 - alpha) * target_logp if alpha > 1.0 else torch.zeros_like(target_logp)
+    implausible = anchor_prob < PLAUSIBLE * anchor_prob.amax(-1, keepdim=True)
+    return _allowed((own + alpha * anchor_prob.log()).masked_fill(implausible, -torch.inf), target_logp)
+
+
+def _ranks(prob: Tensor) -> Tensor:
+    """The place of each token (N, V) among its row's, the likeliest first; equal ones in the order of their ids."""
+    order = prob.argsort(dim=-1, descending=True, stable=True)
+    places = torch.arange(prob.shape[-1], device=prob.device).expand_as(order)
+    return torch.empty_like(order).scatter_(-1, order, places)
 
 
 def _allowed(logp: Tensor, target_logp: Tensor) -> Tensor:

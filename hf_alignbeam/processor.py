@@ -6,7 +6,7 @@ which rows go on from which `calls.py`'s.
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +21,14 @@ from .starts import checked_conversations
 from .steering import N_LOOKAHEAD, Ledger, Steering
 from .translate import TranslationRule, VocabularyTranslator
 
+#: Guards as others have published them, by the settings of `AnchorLogitsProcessor`: AlignBeam's bridge (arXiv 2606.12342)
+#: without its beams, SafeDecoding (arXiv 2402.08983), contrastive decoding (arXiv 2309.09117, beta 0.5).
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"mixing": "paper", "translation": "drop", "alpha": 0.5, "n_steps": 6, "n_watch": None},
+    "safe_decoding": {"mixing": "safe_decoding", "alpha": 3.0, "n_steps": 2, "n_watch": None},
+    "contrastive": {"mixing": "contrastive", "alpha": 1.5, "n_steps": None, "n_watch": None},
+}
+
 
 class AnchorLogitsProcessor(LogitsProcessor):
     """Mixes a safe anchor's next-token distribution into the target's scores for the first tokens of an answer.
@@ -32,7 +40,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
         anchor: The safe model, a decoder of any family; or `"base"`, the model under the adapters of `model`.
         anchor_tokenizer: Its tokenizer, with the chat template it was aligned in.
         tokenizer: The target's tokenizer.
-        alpha: The anchor's share, in [0, 1]; 0 leaves the target alone.
+        alpha: The anchor's share, in [0, 1]; 0 leaves the target alone. The last two rules of `mixing` have ranges of their own.
         n_steps: How many tokens of each answer are steered; None for all of them.
         n_watch: After so many, steering ends where the anchor has not overruled the target: where the target alone finds
             each token written so far likely enough (`CONTESTED`). None steers every answer for `n_steps`.
@@ -40,8 +48,9 @@ class AnchorLogitsProcessor(LogitsProcessor):
             `{"role", "content"}` messages or a plain string; one that ends in an assistant's message is an answer
             already begun. By default they are recovered from the prompt's ids through the target's chat template.
             `with_conversations` gives the same guard for other ones.
-        mixing: `"log_linear"`, `"linear"` (over the union of both supports) or `"paper"` (arXiv 2606.12342, which goes
-            with `translation="drop"`).
+        mixing: `"log_linear"`, `"linear"` (over the union of both supports), `"paper"` (arXiv 2606.12342, which goes with
+            `translation="drop"`), `"safe_decoding"` (arXiv 2402.08983; alpha at least 0) or `"contrastive"` (arXiv 2309.09117;
+            alpha at least 1). `PRESETS` holds the last three as published.
         translation: The rule of `VocabularyTranslator`; or the `translator` of another processor for the same models, which
             saves building it (a second or two for large vocabularies).
         n_lookahead: How many extra forwards of the anchor a step may spend where the anchor's tokens are finer than the

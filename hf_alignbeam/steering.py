@@ -21,7 +21,7 @@ from .calls import Call, Point, Rules
 from .chat import Asked, Conversation, Message, learn_format, render_prompt
 from .engines import Scope
 from .follow import Follower
-from .mixing import PAPER_TOP_TOKENS, MixingRule, check_mixing, linear, log_linear, paper
+from .mixing import PAPER_TOP_TOKENS, MixingRule, check_mixing, contrastive, linear, log_linear, paper, safe_decoding
 from .starts import Prompts, start
 from .translate import TranslationRule, VocabularyTranslator
 from .vocab import token_bytes
@@ -169,8 +169,8 @@ class Steering:
             return paper(target_logp, anchor_prob, self.alpha, n_sources), float((1.0 - anchor_prob.sum(-1)).sum())
         translation = follower.translate(target_prob, rows)
         anchor_prob = torch.addcmul(translation.prob, translation.lost[:, None], target_prob)
-        rule = linear if self.mixing == "linear" else log_linear
-        return rule(target_logp, anchor_prob, self.alpha), float(translation.lost.sum())
+        rules = {"linear": linear, "log_linear": log_linear, "safe_decoding": safe_decoding, "contrastive": contrastive}
+        return rules[self.mixing](target_logp, anchor_prob, self.alpha), float(translation.lost.sum())
 
     def steer(self, call: Call, point: Point, scores: Tensor) -> Tensor:
         """Mix the anchor into the rows that are steered at a point.

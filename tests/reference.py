@@ -156,3 +156,19 @@ def tsa(model, embeds, answered, judged, seed, mu=0.1, eta=1.3, n_probes=8, cone
                 across = centre[t] - (centre[t] @ axis) * axis
                 centre[t] = centre[t].norm() * (cone * axis + (1 - cone**2) ** 0.5 * across / across.norm())
     return None, calls, n_generated
+
+
+def safe_decoding_by_loop(target: list[float], anchor: list[float], alpha: float, n_common: int) -> list[float]:
+    """SafeDecoding as its authors wrote it: the two top-k sets grow until they share enough."""
+    by_target = sorted(range(len(target)), key=lambda i: -target[i])
+    by_anchor = sorted(range(len(anchor)), key=lambda i: -anchor[i])
+    for k in range(n_common, len(target) + 1):
+        common = set(by_target[:k]) & set(by_anchor[:k])
+        if len(common) >= n_common:
+            break
+    else:
+        common = set(range(len(target)))
+    weights = [
+        max(p + alpha * (q - p), 1e-8) if i in common else 0.0 for i, (p, q) in enumerate(zip(target, anchor, strict=True))
+    ]
+    return [weight / sum(weights) for weight in weights]

@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from hf_alignbeam import AnchorLogitsProcessor, VocabularyTranslator, testbed
+from hf_alignbeam.processor import PRESETS
 from hf_alignbeam.testbed.measure import encode
 
 KINDS = ["general", "harmful", "late", "prefill"]
@@ -207,9 +208,19 @@ def test_what_is_lost_stays_with_the_target(anchor, specialist):
         torch.testing.assert_close(mixed.exp().sum(-1), torch.ones(2))
 
 
-def test_the_paper_preset_runs(anchor, specialist):
-    processor = AnchorLogitsProcessor(*anchor, specialist[1], mixing="paper", translation="drop", alpha=0.5, n_steps=6)
-    assert tokens(*specialist, conversations("harmful", n=2), processor).shape[0] == 2
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_changes_harmful_answers(preset, anchor, specialist):
+    processor = AnchorLogitsProcessor(*anchor, specialist[1], **PRESETS[preset])
+    asked = conversations("harmful", n=2)
+    assert tokens(*specialist, asked, processor)[0].tolist() != tokens(*specialist, asked)[0].tolist()
+
+
+@pytest.mark.parametrize("preset", ["safe_decoding", "contrastive"])
+def test_rules_beyond_the_anchor_leave_a_target_that_is_its_anchor_alone(preset, anchor):
+    model, tokenizer = anchor
+    processor = AnchorLogitsProcessor(model, tokenizer, tokenizer, **{**PRESETS[preset], "n_steps": None})
+    for kind in ("general", "harmful"):
+        assert torch.equal(tokens(*anchor, conversations(kind), processor), tokens(*anchor, conversations(kind)))
 
 
 @pytest.mark.parametrize(
