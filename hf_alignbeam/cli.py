@@ -129,35 +129,67 @@ def steer(
 
 @app.command()
 def evaluate(
-    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
-    weights: Weights = None,
-    limit: Annotated[int | None, typer.Option(min=2, help="At most so many prompts of each kind.")] = None,
-    sweep: Annotated[bool, typer.Option("--sweep", help="Compare mixing rules, alphas and n_steps on validation.")] = False,
-    anchor: Annotated[
-        str, typer.Option(help="The anchor's name: anchor, anchor-letters, or base for specialist-lora.")
-    ] = "anchor",
-    specialist: Annotated[
-        str, typer.Option(help="The target's name: specialist, specialist-letters or specialist-lora.")
-    ] = "specialist",
-    judge: Annotated[
-        str | None, typer.Option(help="Compare strategies instead of guards, with judge-lm, judge-cls or oracle as judge.")
+    recipe: Annotated[
+        str | None, typer.Argument(help="A YAML file, or a recipe of the package. Default: all systems on the testbed.")
     ] = None,
+    model: Annotated[str | None, typer.Option(help="The target: a folder, a Hub id or testbed:NAME.")] = None,
+    anchor: Annotated[str | None, typer.Option(help="The safe model, the same way; or `base`, under its adapters.")] = None,
+    judge: Annotated[str | None, typer.Option(help="The judge, the same way; or the address of a moderation endpoint.")] = None,
     judge_errors: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="--judge: the share of responses that it is wrong about.")
-    ] = 0.0,
+        float | None, typer.Option(min=0.0, max=1.0, help="The share of responses that the judge is made to be wrong about.")
+    ] = None,
+    prompts: Annotated[
+        list[str] | None, typer.Option(help="A file, hub:ID or testbed:KIND instead of the recipe's; may be given several times.")
+    ] = None,
+    systems: Annotated[list[str] | None, typer.Option(help="Only the recipe's system of that name; may be repeated.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of every prompt set. Default: the recipe's.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many prompts of each set.")] = None,
+    weights: Weights = None,
+    to: Annotated[
+        Path | None, typer.Option(help="A folder for answers, report and JSON; a stopped run goes on from what lies there.")
+    ] = None,
+    plot: Annotated[bool, typer.Option("--plot", help="Also draw safety against over-refusal and cost.")] = False,
+    device: Annotated[
+        str | None, typer.Option(help="Where the target goes, as torch names it; auto: spread over what there is.")
+    ] = None,
+    anchor_device: Annotated[str | None, typer.Option(help="Where the anchor goes. Default: with the target.")] = None,
+    judge_device: Annotated[str | None, typer.Option(help="Where the judge goes. Default: with the target.")] = None,
+    tp_plan: Annotated[str | None, typer.Option(help="auto: cut the target up over the processes of torchrun.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of its weights, as torch names it. Default: the checkpoint's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts in one call of generate.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="Above 0, answers are sampled.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of what is drawn.")] = None,
     steering: Annotated[
-        bool, typer.Option("--steering", help="Measure embedding search instead, with graded or judge-cls as --judge.")
+        bool,
+        typer.Option("--steering", help="Measure embedding search on the testbed instead; --judge: graded or judge-cls."),
     ] = False,
     alpha: Alpha = None,
     n_steps: Steps = None,
     n_watch: Watch = None,
     mixing: Mixing = None,
 ) -> None:
-    """The main-job table on the testbed: refusal, harm, over-refusal and correctness, with 95 % intervals."""
-    from hf_alignbeam.commands.evaluate import Asked, run
+    """Hold systems against prompts: refusal, harm, over-refusal, utility and cost, each with its 95 % interval."""
+    if steering:
+        from hf_alignbeam.commands.searches import run as measure_searches
 
-    given = _given(alpha=alpha, n_steps=n_steps, n_watch=n_watch, mixing=mixing)
-    run(Asked(split, weights, limit, sweep, anchor, specialist, judge, judge_errors, steering), given)
+        measure_searches(weights, split or "test", limit, judge)
+        return
+    from hf_alignbeam.commands.evaluate import Request, run
+
+    named = _given(
+        model=_given(name=model, device=device, tp_plan=tp_plan, dtype=dtype),
+        anchor=_given(name=anchor, device=anchor_device),
+        judge=_given(name=judge, device=judge_device, wrong=judge_errors),
+        prompts=prompts,
+        weights=weights and str(weights),
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+    guard = _given(alpha=alpha, n_steps=n_steps, n_watch=n_watch, mixing=mixing)
+    run(Request(recipe, named, systems or [], split, limit, guard, to, plot))
 
 
 @app.command()

@@ -23,21 +23,36 @@ class Journal:
     Args:
         folder: Where the journal lies or is begun; None to keep nothing.
         made_by: What the answers depend on, as JSON can hold it.
+        part: Of a search that is shared out, which part this is: it writes a file of its own, and has read all others'.
 
     Raises:
         ValueError: The folder's journal was begun with other settings, or for another model.
     """
 
-    def __init__(self, folder: Path | None, made_by: Mapping[str, Any]):
+    def __init__(self, folder: Path | None, made_by: Mapping[str, Any], part: int | None = None):
         self._answers: dict[Place, tuple[str, list[int], float]] = {}
         self._verdicts: dict[Place, tuple[str, float, float]] = {}
         self._file: TextIO | None = None
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / NAME
-        text = path.read_text() if path.is_file() else ""
-        whole = text[: text.rfind("\n") + 1]  # a line that was being written when the process died is as good as none
+        own = folder / (NAME if part is None else f"journal-{part}.jsonl")
+        begun = own.is_file() and self._read(own, made_by, mend=True)
+        for path in sorted(folder.glob("journal*.jsonl")):
+            if path != own:
+                self._read(path, made_by)
+        self._file = own.open("a")
+        if not begun:
+            self._write(dict(made_by))
+
+    def _read(self, path: Path, made_by: Mapping[str, Any], mend: bool = False) -> bool:
+        """Take in one file, and say whether there is anything in it.
+
+        A line that was being written when the process died is as good as none; where the file is to be gone on with, `mend`, it
+        is taken out.
+        """
+        text = path.read_text()
+        whole = text[: text.rfind("\n") + 1]
         for number, line in enumerate(whole.splitlines()):
             record = json.loads(line)
             if number == 0:
@@ -46,11 +61,9 @@ class Journal:
                 self._answers[record["key"], record["n"]] = record["embeds"], record["ids"], record["seconds"]
             else:
                 self._verdicts[record["key"], record["n"]] = record["answer"], record["harm"], record["seconds"]
-        if whole != text:
+        if mend and whole != text:
             path.write_text(whole)
-        self._file = path.open("a")
-        if not whole:
-            self._write(dict(made_by))
+        return bool(whole)
 
     def answered(self, key: str, n: int, embeds: Tensor, ids: list[int], seconds: float) -> None:
         """Keep one answer."""

@@ -62,6 +62,7 @@ class LLMJudge:
             the template is `"yes_no"`. Tokens count that are a beginning of one word and not of the other, whatever
             white space stands before them.
         batch_size: Responses per forward.
+        rubric: What `"yes_no"` asks, `{conversation}` standing for the conversation; yes means harm.
 
     Raises:
         ValueError: An argument is out of its range, or no token can begin one of the verdicts.
@@ -79,14 +80,18 @@ class LLMJudge:
         template: Literal["guard", "yes_no"] | str = "guard",
         verdicts: tuple[str, str] | None = None,
         batch_size: int = 32,
+        rubric: str = YES_NO_RUBRIC,
     ):
         check_model(model, batch_size)
+        if "{conversation}" not in rubric:
+            raise ValueError(f"`rubric` must hold {{conversation}}, where the conversation is to stand, got {rubric!r}.")
         if tokenizer.chat_template is None and template in ("guard", "yes_no"):
             raise ValueError(
                 f'`tokenizer` must have a chat template for `template="{template}"`, got none. Pass a Jinja template of your own.'
             )
         self._tokenizer = tokenizer
         self._template = template
+        self._rubric = rubric
         self._batch_size = batch_size
         tokens = token_bytes(tokenizer)
         self._growing = GrowingTexts(model, choose_engine(model, tokens))
@@ -105,7 +110,7 @@ class LLMJudge:
         exchange = defused(self._tokenizer, [*messages, {"role": "assistant", "content": response}])
         if self._template == "yes_no":
             told = "\n\n".join(f"{message['role']}: {message['content']}" for message in exchange)
-            exchange = [{"role": "user", "content": YES_NO_RUBRIC.replace("{conversation}", told)}]
+            exchange = [{"role": "user", "content": self._rubric.replace("{conversation}", told)}]
         template = None if self._template in ("guard", "yes_no") else self._template
         text = self._tokenizer.apply_chat_template(
             exchange, tokenize=False, add_generation_prompt=True, enable_thinking=False, chat_template=template

@@ -214,6 +214,7 @@ class EmbeddingSteerer:
         folder: str | Path | None = None,
         max_new_tokens: int | None = None,
         after_prompt: Callable[[SteeredPrompt], None] = lambda prompt: None,
+        part: int | None = None,
         **generate_kwargs: Any,
     ) -> SteeredPrompts:
         """Find embeddings for every conversation.
@@ -224,6 +225,9 @@ class EmbeddingSteerer:
                 search with the same judge and `accept` goes on from there, and nothing that stands in it is paid for again.
             max_new_tokens: Of each answer; None: as a `generation_config` among `generate_kwargs` says, else 128.
             after_prompt: Is told of each prompt as it is done.
+            part: Where several processes search conversations of their own for one folder, which of them this is. It keeps a
+                journal of its own, and writes no collection: once all are done, one call for all conversations, without `part`,
+                finds everything in the journals and writes it.
             generate_kwargs: What else `generate` is to be given. What samples is left out: see `probe_temperature`.
 
         Returns:
@@ -241,14 +245,14 @@ class EmbeddingSteerer:
         kwargs = {**generate_kwargs, **({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens})}
         settled = settle(self._model, self._tokenizer, kwargs, 0)
         sha256, settings = self._sha256, self._settings(kwargs)
-        journal = Journal(None if folder is None else Path(folder), {"model": sha256, **settings})
+        journal = Journal(None if folder is None else Path(folder), {"model": sha256, **settings}, part)
         steered = SteeredPrompts([], str(self._model.config.name_or_path), sha256, settings)
         keys, prompts = list(asked), {key: self._ids(messages) for key, messages in asked.items()}
         try:
             rounds = self._rounds(settled, journal, list(map(len, prompts.values())))
             for start in range(0, len(keys), N_AT_ONCE):
-                part = keys[start : start + N_AT_ONCE]
-                walks = [self._walk(asked_of(asked[key]), prompts[key], key) for key in part]
+                some = keys[start : start + N_AT_ONCE]
+                walks = [self._walk(asked_of(asked[key]), prompts[key], key) for key in some]
                 self._search(rounds, walks, asked, steered, after_prompt)
         except JudgeError as error:
             kept = f"{len(steered)} of {len(keys)} prompts are done and in this error's `steered`"
@@ -256,7 +260,7 @@ class EmbeddingSteerer:
             raise SteeringError(f"{error} ({kept}{journaled})", steered) from error
         finally:
             journal.close()
-        if folder is not None:
+        if folder is not None and part is None:
             steered.save_pretrained(folder)
         return steered
 

@@ -168,15 +168,15 @@ def test_steering_prints_the_tables(monkeypatch):
     assert clean[0][3:5] == ["1: 100.0 %", "100.0 %"]
 
 
-def test_evaluate_compares_strategies():
-    result = run("evaluate", "--limit", 4, "--split", "validation", "--judge", "oracle", "--judge-errors", 0.2)
+def test_evaluate_holds_strategies_against_each_other(tmp_path):
+    result = run("evaluate", "strategies", "--limit", 4, "--split", "validation", "--judge", "oracle", "--judge-errors", 0.2)
     assert result.exit_code == 0, result.output
     names = ["specialist alone", "system prompt", "output filter", "processor alone", "AlignBeam as printed", "AlignBeam, ours"]
-    table = result.output.partition("| n |")[2].partition("\n\n")[0]
-    assert [line.split("|")[1].strip() for line in table.splitlines()[1:]] == names
-    wrong = run("evaluate", "--limit", 2, "--judge", "nobody")
+    table = result.output.partition("| system |")[2].partition("\n\n")[0]
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == names
+    wrong = run("evaluate", "strategies", "--limit", 2, "--judge", "nobody")
     assert wrong.exit_code == 2
-    assert "--judge must be one of oracle, graded, judge-cls, judge-lm" in wrong.output
+    assert "`judge` must be one of oracle, graded, judge-cls, judge-lm on the testbed, got 'nobody'" in wrong.output
 
 
 def test_decoding_counts_what_every_system_feeds(monkeypatch, capsys, tmp_path):
@@ -249,12 +249,26 @@ def test_a_record_without_words_is_named(record, tmp_path):
     assert "asked.jsonl:1 must have a string 'prompt' or a list 'messages'" in " ".join(result.output.split())
 
 
-@pytest.mark.parametrize("arguments", [["--split", "dev"], ["--weights", "nowhere"], ["--sweep", "--alpha", "0.5"]])
-def test_evaluate_names_what_is_wrong(arguments):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--split", "dev"], "must be one of"),
+        (["--weights", "nowhere"], "must hold language.json"),
+        (["--systems", "nobody"], "--systems must be among AlignBeam as printed, "),
+        (["nothing.yaml"], "The recipe must be a YAML file or one of alignbeam-paper, "),
+        (["--plot"], "--plot must come with --to"),
+        (["--model", TARGET], "`prompts` must name at least one, got none"),
+        (["--prompts", "nowhere.csv"], "nowhere.csv"),
+        (["--prompts", "testbed:evil"], "must be one of"),
+        (["--alpha", "2"], "`alpha` must be in [0, 1]"),
+        (["--device", "cuda"], "--device cuda needs CUDA"),
+    ],
+)
+def test_evaluate_names_what_is_wrong(arguments, message):
     result = run("evaluate", "--limit", 2, *arguments)
     assert result.exit_code == 2
     assert "Error: " in result.output
-    assert "must" in result.output
+    assert message in result.output
 
 
 def test_a_missing_model_is_an_error_without_a_traceback(tmp_path):
@@ -275,12 +289,32 @@ def test_an_adapter_is_guarded_by_its_base(tmp_path):
     assert Truth(stored_language()).refusal(json.loads((tmp_path / "told.jsonl").read_text())["answer"])
 
 
-def test_evaluate_prints_the_tables():
-    result = run("evaluate", "--limit", 4, "--split", "validation")
+def test_evaluate_writes_report_and_pictures(tmp_path):
+    named = ("--systems", "specialist alone", "--systems", "guarded", "--alpha", 0.6)
+    result = run("evaluate", "processor", "--limit", 3, "--split", "validation", *named, "--to", tmp_path, "--plot")
     assert result.exit_code == 0, result.output
-    for system in ("specialist alone", "anchor alone", "guarded", "alpha = 1, whole answer"):
-        assert f"| {system} |" in result.output
-    assert "points" in result.output
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert [(each["system"], each["prompt_sets"]["harmful"]["rates"]["harms"]["hits"]) for each in told["results"]] == [
+        ("specialist alone", 3),
+        ("guarded", 0),
+    ]
+    assert [system["settings"] for system in told["recipe"]["systems"]] == [{}, {"alpha": 0.6}]
+    assert (tmp_path / "report.md").read_text() in result.output
+    assert {"safety.png", "cost.png"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_evaluate_takes_any_models(tmp_path):
+    asked = tmp_path / "asked.txt"
+    asked.write_text(testbed.prompts("validation", "harmful")[0].text + "\n")
+    named = ("--model", TARGET, "--anchor", ANCHOR, "--judge", WEIGHTS / "judge-cls", "--systems", "plain")
+    result = run("evaluate", *named, "--prompts", asked, "--max-new-tokens", 40)
+    assert result.exit_code == 2
+    assert "must have a prompt and say whether it asks for harm" in result.output
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"prompts: [{{source: {asked}, harmful: true}}]\nsystems: [plain, output-filter]\n")
+    result = run("evaluate", recipe, *named, "--max-new-tokens", 40)
+    assert result.exit_code == 0, result.output
+    assert "| plain | 1 | 0.0 % [0.0, 79.3] | 100.0 % [20.7, 100.0] |" in result.output
 
 
 def test_fidelity_prints_every_pair_and_rule():

@@ -24,8 +24,8 @@ from transformers import (
 )
 
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, doors, loading
+from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.publish import DOORS, core_modules, write_protected, write_strategy
-from hf_alignbeam.testbed.measure import encode
 from hf_alignbeam.testbed.store import WEIGHTS, stored_judges, stored_language
 from hf_alignbeam.testbed.truth import Truth
 

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from hf_alignbeam.chat import ChatReader, render_prompt
 from hf_alignbeam.commands.fidelity import total_variation
+from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.follow import Follower, Start
 from hf_alignbeam.testbed import prompts
 from hf_alignbeam.testbed import tokenizers as toy
 from hf_alignbeam.testbed.exact import Point, exact_translation
-from hf_alignbeam.testbed.measure import encode
 from hf_alignbeam.translate import VocabularyTranslator
 
 SAID = {

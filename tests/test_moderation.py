@@ -23,9 +23,9 @@ pytest.importorskip("openai", reason="the judge asks through OpenAI's client lib
 
 from hf_alignbeam import AlignBeam, moderation, testbed
 from hf_alignbeam.asking import JudgeError, ask
+from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.moderation import ModerationJudge
 from hf_alignbeam.refusal import REFUSAL
-from hf_alignbeam.testbed.measure import encode
 from hf_alignbeam.testbed.store import stored_language
 from hf_alignbeam.testbed.truth import Truth
 

@@ -14,8 +14,8 @@ from transformers import (
 )
 
 from hf_alignbeam import AnchorLogitsProcessor, VocabularyTranslator, testbed
+from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.processor import PRESETS
-from hf_alignbeam.testbed.measure import encode
 
 KINDS = ["general", "harmful", "late", "prefill"]
 

@@ -4,8 +4,9 @@ from conftest import tiny
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_alignbeam import AnchorLogitsProcessor, testbed
+from hf_alignbeam.evaluation.intervals import Rate, paired_difference
 from hf_alignbeam.testbed.language import KINDS, SIZES, SPEAKERS, SPLITS, language
-from hf_alignbeam.testbed.measure import Rate, answers, paired_difference, verdicts
+from hf_alignbeam.testbed.measure import answers, verdicts
 from hf_alignbeam.testbed.store import save, stored_language
 from hf_alignbeam.testbed.truth import Truth
 

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 import typer
 from rich.console import Console
 
-from hf_alignbeam.testbed.measure import paired_difference
-
 
 def tell(console: Console, *lines: str) -> None:
     """Print lines as they are: no wrapping, no markup, no colours."""
@@ -23,12 +21,6 @@ def table_row(cells: Sequence[str]) -> str:
 def table_head(columns: Sequence[str]) -> list[str]:
     """The first two lines of a Markdown table."""
     return [table_row(columns), "|---" * len(columns) + "|"]
-
-
-def points(after: Sequence[bool], before: Sequence[bool]) -> str:
-    """A paired difference in points, with its 95 % interval."""
-    mean, half = paired_difference(after, before)
-    return f"{100 * mean:+.1f} ± {100 * half:.1f} points"
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from rich.progress import track
 
 from hf_alignbeam.chat import Message, as_messages
 from hf_alignbeam.commands import table_head, table_row, tell, told_plainly
+from hf_alignbeam.evaluation.intervals import Rate
 from hf_alignbeam.loading import load_judge
-from hf_alignbeam.testbed.measure import Rate
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from hf_alignbeam.chat import ChatReader, Message, encode_once, learn_format, ta
 from hf_alignbeam.commands.bench import lost_shares
 from hf_alignbeam.embedding import Embedder
 from hf_alignbeam.engines import KeyValueEngine, input_device, max_positions
+from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.judge import Judge
 from hf_alignbeam.processor import AnchorLogitsProcessor
 from hf_alignbeam.starts import Prompts
 from hf_alignbeam.testbed.laws import anchor_equal_to_target_is_plain
-from hf_alignbeam.testbed.measure import encode
 from hf_alignbeam.translate import VocabularyTranslator
 from hf_alignbeam.vocab import Vocabulary, token_bytes
 

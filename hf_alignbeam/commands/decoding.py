@@ -21,8 +21,8 @@ from transformers import BatchEncoding, LlamaConfig, LlamaForCausalLM, LogitsPro
 from hf_alignbeam.chat import Message
 from hf_alignbeam.commands import table_head, table_row, tell, told_plainly
 from hf_alignbeam.decode import PAPER, AlignBeam
+from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.judge import LLMJudge
-from hf_alignbeam.testbed.measure import encode
 from hf_alignbeam.testbed.shapes import ANCHOR, TARGET, Shape, Sides, as_dtype, build_sides, padded_size
 
 #: A tenth of the target's weights.

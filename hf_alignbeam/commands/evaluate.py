@@ -1,192 +1,170 @@
-"""`alignbeam evaluate`: the main job measured on the testbed, by the grammar's own ground truth."""
+"""`alignbeam evaluate`: systems held against prompts, by a recipe; on one machine or many."""
 
-from collections.abc import Mapping
+import contextlib
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
+import torch
+import transformers
+from accelerate import PartialState
 from rich.console import Console
-from rich.progress import Progress
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from hf_alignbeam.commands import points, table_head, table_row, tell, told_plainly
-from hf_alignbeam.processor import AnchorLogitsProcessor
-from hf_alignbeam.testbed.language import KINDS, Prompt
-from hf_alignbeam.testbed.measure import Rate, answers, verdicts
-from hf_alignbeam.testbed.store import WEIGHTS, load, stored_language
-from hf_alignbeam.testbed.truth import Truth
+from hf_alignbeam.commands import tell, told_plainly
+from hf_alignbeam.commands.named import this_process
+from hf_alignbeam.evaluation import plots
+from hf_alignbeam.evaluation.prompt_sets import load_prompts
+from hf_alignbeam.evaluation.recipe import TESTBED, Recipe, parse, read
+from hf_alignbeam.evaluation.report import figures, markdown
+from hf_alignbeam.evaluation.results import gather
+from hf_alignbeam.evaluation.store import Store
+from hf_alignbeam.evaluation.systems import BASE
+from hf_alignbeam.evaluation.work import Unit, answer_all, units
 
-#: The anchor alone, in the target's tokens; and AlignBeam's rule as printed.
-BLIND: dict[str, Any] = {"alpha": 1.0, "n_watch": None}
-WHOLE: dict[str, Any] = {**BLIND, "n_steps": None}
-PAPER: dict[str, Any] = {"mixing": "paper", "translation": "drop", "alpha": 0.5, "n_steps": 6, "n_watch": None}
-#: The name of the model under the testbed's LoRA; as its anchor it is the adapted model with its adapter off.
-BASE = "base"
-ALPHAS = (0.5, 0.6, 0.65, 0.7, 0.75, 0.8)
-STEPS = (4, 8, 12, 20, None)
-#: The main table's columns: kind of prompt, and the share that counts there.
-RATES = (
-    ("harmful", "refuses"),
-    ("harmful", "harms"),
-    ("prefill", "refuses"),
-    ("late", "refuses"),
-    ("domain", "correct"),
-    ("general", "correct"),
-    ("borderline", "correct"),
-    ("borderline", "refuses"),
-)
-
-Verdicts = dict[str, dict[str, list[bool]]]  # by kind of prompt, by name of the rate, one a prompt
+#: The recipe where neither one nor a model is named, and the one whose systems are taken where a model is.
+STANDARD, OWN = "testbed", "systems"
+MODELS = ("model", "anchor", "judge")
+REPORT, FIGURES = "report.md", "report.json"
 
 
 @dataclass(frozen=True)
-class System:
-    """Something that answers prompts: a model, alone or with a guard in front of its scores."""
+class Request:
+    """What was asked for at the terminal.
 
-    name: str
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    guard: AnchorLogitsProcessor | None = None
+    Attributes:
+        recipe: A file or a name of the package's; None: by what else is given.
+        changes: Fields of the recipe that were given besides.
+        systems: Names of the recipe's systems, to be the only ones.
+        split, limit: Of every prompt set.
+        guard: Settings of every guard that is not a preset.
+        to: The folder of answers and report; None: nothing is kept.
+        plot: Whether to draw.
+    """
 
-
-@dataclass(frozen=True)
-class Asked:
-    """What to measure: on which prompts, which of the testbed's models, one table or the sweep."""
-
-    split: str
-    weights: Path | None
+    recipe: str | None
+    changes: Mapping[str, Any]
+    systems: list[str]
+    split: str | None
     limit: int | None
-    sweep: bool
-    anchor: str
-    specialist: str
-    judge: str | None = None
-    judge_errors: float = 0.0
-    steering: bool = False
+    guard: Mapping[str, Any]
+    to: Path | None
+    plot: bool
 
 
-def run(asked: Asked, given: Mapping[str, Any]) -> None:
-    """Print the table of all guards, of all strategies where a judge is named, of embedding search, or the sweep."""
-    from hf_alignbeam.commands import searches, strategies
-
+def run(request: Request) -> None:
+    """Answer, score, report."""
     with told_plainly():
-        if asked.steering:
-            searches.run(asked.weights, asked.split, asked.limit, asked.judge)
-        else:
-            (_run if asked.judge is None else strategies.run)(asked, given)
+        recipe = _recipe(request)
+        if request.plot:
+            plots.check_can_plot()
+            if request.to is None:
+                raise ValueError("--plot must come with --to, the folder that gets the pictures.")
+        state = this_process()
+        with contextlib.ExitStack() as stack:
+            folder = request.to or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            if request.to is None and state.num_processes > 1:
+                raise ValueError("Several processes need --to, a folder that all of them share.")
+            _evaluate(recipe, folder, state, request)
 
 
-def _run(asked: Asked, given: Mapping[str, Any]) -> None:
-    sweep = asked.sweep
-    if sweep and given:
-        raise ValueError(f"--sweep compares every setting, so {', '.join(given)} must be left out, got {dict(given)}.")
-    console = Console(width=200)
-    folder = asked.weights or WEIGHTS
-    language = stored_language(folder)
-    truth = Truth(language)
-    split = "validation" if sweep else asked.split
-    prompts = {kind: language.prompts(split, kind)[: asked.limit] for kind in KINDS}
-    anchor, anchor_tokenizer = load(asked.anchor, folder)
-    model, tokenizer = load(asked.specialist, folder)
-
-    def guarded(**arguments: Any) -> AnchorLogitsProcessor:
-        if asked.anchor == BASE and isinstance(model, PeftModel):
-            return AnchorLogitsProcessor("base", tokenizer, tokenizer, model=model, **arguments)
-        return AnchorLogitsProcessor(anchor, anchor_tokenizer, tokenizer, **arguments)
-
-    plain = System("specialist alone", model, tokenizer)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        if sweep:
-            kinds = ("harmful", "domain", "general", "borderline", "prefill")
-            swept = {kind: prompts[kind] for kind in kinds}
-            before = measure(plain, swept, truth, progress)
-            lines = table_head(["mixing", "alpha", "n_steps", *SWEEP_COLUMNS])
-            for mixing, alpha, n_steps in product(("log_linear", "linear"), ALPHAS, STEPS):
-                guard = guarded(mixing=mixing, alpha=alpha, n_steps=n_steps)
-                after = measure(System(f"{mixing} {alpha} {n_steps}", model, tokenizer, guard), swept, truth, progress)
-                lines.append(table_row([mixing, str(alpha), str(n_steps), *_sweep_cells(after, before)]))
-        else:
-            guard = guarded(**given)
-            steering = guard.steering
-            systems = [
-                plain,
-                System("anchor alone", anchor, anchor_tokenizer),
-                System("guarded", model, tokenizer, guard),
-                System(
-                    f"alpha = 1 for {steering.n_steps} tokens",
-                    model,
-                    tokenizer,
-                    guarded(**{**given, "alpha": 1.0, "n_watch": None}),
-                ),
-                System("alpha = 1, whole answer", model, tokenizer, guarded(**{**given, **WHOLE})),
-                System("paper's rule", model, tokenizer, guarded(**PAPER)),
-            ]
-            console.print(
-                f"{asked.anchor} for {asked.specialist}, language {language.seed}, {split} split, greedy, 95 % intervals. "
-                f"Guarded: {steering.mixing}, alpha {steering.alpha}, n_steps {steering.n_steps}, n_watch {steering.n_watch}, "
-                f"n_lookahead {steering.n_lookahead}.\n"
-            )
-            results = {system.name: measure(system, prompts, truth, progress) for system in systems}
-            lines = [*_rates_lines(results), "", *paired_lines(results), "", *_cost_lines(systems)]
-    tell(console, *lines)
+def _evaluate(recipe: Recipe, folder: Path, state: PartialState, request: Request) -> None:
+    prompt_sets = [each for spec in recipe.prompts for each in load_prompts(spec, recipe.weights)]
+    todo = units(recipe, prompt_sets)
+    stores = (Store(folder, name, state) for name in ("answers", "verdicts"))
+    with contextlib.ExitStack() as stack:
+        answers, verdicts = (stack.enter_context(contextlib.closing(store)) for store in stores)
+        with _progress(state, todo, answers) as after:
+            answer_all(todo, recipe, answers, state, after)
+        answers.gather()
+        results = gather(recipe, todo, answers, verdicts, state)
+    if not state.is_main_process:
+        return
+    environment = _environment(recipe, state)
+    lines = markdown(recipe, results, environment)
+    tell(Console(width=200), *lines)
+    if request.to is not None:
+        (folder / REPORT).write_text("\n".join(lines) + "\n")
+        (folder / FIGURES).write_text(json.dumps(figures(recipe, results, environment), indent=1, default=str) + "\n")
+        written = [folder / REPORT, folder / FIGURES]
+        for number, model in enumerate(recipe.models) if request.plot else ():
+            own = [each for each in results if each.model == model]
+            place = folder if len(recipe.models) == 1 else folder / str(number)
+            place.mkdir(exist_ok=True)
+            written += plots.draw(own, place)
+        Console(stderr=True).print("Written:", ", ".join(map(str, written)), soft_wrap=True)
 
 
-def measure(system: System, prompts: Mapping[str, list[Prompt]], truth: Truth, progress: Progress) -> Verdicts:
-    """A system's verdicts on every kind of prompt."""
-    task = progress.add_task(system.name, total=sum(map(len, prompts.values())))
-    n_before = 0
-    results = {}
-    for kind, asked in prompts.items():
-        done = lambda n_done, start=n_before: progress.update(task, completed=start + n_done)  # noqa: E731
-        processors = [system.guard] if system.guard else []
-        texts = answers(system.model, system.tokenizer, asked, processors, after_batch=done)
-        results[kind] = verdicts(truth, asked, texts)
-        n_before += len(asked)
-    progress.remove_task(task)
-    return results
+def _recipe(request: Request) -> Recipe:
+    """The recipe that is meant, with what was given besides."""
+    source = request.recipe or (OWN if "name" in request.changes.get("model", {}) else STANDARD)
+    given = read(source)
+    given |= {name: value for name, value in request.changes.items() if name not in MODELS}
+    given |= {name: _changed_model(given.get(name), request.changes[name]) for name in MODELS if request.changes.get(name)}
+    given["prompts"] = [_changed_prompts(each, request) for each in given.get("prompts") or []]
+    given["systems"] = [_changed_system(each, request.guard) for each in given.get("systems") or []]
+    recipe = parse(given)
+    if request.systems:
+        known = {name for system in recipe.systems for name in (system.name, system.sweep or system.name)}
+        for name in request.systems:
+            if name not in known:
+                raise ValueError(f"--systems must be among {', '.join(sorted(known))}, got {name!r}.")
+        kept = [each for each in given["systems"] if _name(each) in request.systems]
+        recipe = parse({**given, "systems": kept})
+    return recipe
 
 
-def _rates_lines(results: Mapping[str, Verdicts]) -> list[str]:
-    """One line a system: the rates that matter for each kind of prompt."""
-    sizes = {kind: len(columns["refuses"]) for kind, columns in next(iter(results.values())).items()}
-    lines = table_head(["system", *(f"{kind}: {rate}" for kind, rate in RATES)])
-    lines.append(table_row(["n", *(str(sizes[kind]) for kind, _ in RATES)]))
-    for name, kinds in results.items():
-        lines.append(table_row([name, *(str(Rate(sum(kinds[kind][rate]), sizes[kind])) for kind, rate in RATES)]))
-    return lines
+def _changed_model(given: Any, changes: Mapping[str, Any]) -> Any:
+    """A model or judge with what was given besides; another name is another model, of which nothing else is known.
+
+    Where the recipe names one of the testbed's, a bare word is another one of those.
+    """
+    if "name" in changes:
+        here = isinstance(given, str) and given.startswith(TESTBED) and re.fullmatch(r"[\w-]+", changes["name"])
+        return {**changes, "name": f"{TESTBED}{changes['name']}"} if here and changes["name"] != BASE else dict(changes)
+    if isinstance(given, list):
+        return [_changed_model(each, changes) for each in given]
+    return {**(given if isinstance(given, Mapping) else {"name": given}), **changes}
 
 
-def paired_lines(results: Mapping[str, Verdicts]) -> list[str]:
-    """The differences to the specialist alone over the same prompts, in points."""
-    lines = table_head(["against the specialist alone, paired", "domain correct", "general correct", "borderline refuses"])
-    before = results["specialist alone"]
-    for name, after in results.items():
-        if name not in ("specialist alone", "anchor alone"):
-            cells = (("domain", "correct"), ("general", "correct"), ("borderline", "refuses"))
-            lines.append(table_row([name, *(points(after[k][r], before[k][r]) for k, r in cells)]))
-    return lines
+def _changed_prompts(given: Any, request: Request) -> dict[str, Any]:
+    told: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {"source": given}
+    changes = {"split": request.split, "limit": request.limit}
+    return {**told, **{name: value for name, value in changes.items() if value is not None}}
 
 
-def _cost_lines(systems: list[System]) -> list[str]:
-    lines = table_head(["system", "anchor forwards", "tokens fed", "tokens steered", "mass lost"])
-    for system in systems:
-        if system.guard is not None:
-            ledger = system.guard.ledger
-            lost = 100 * ledger.lost_mass / max(ledger.steered_tokens, 1)
-            counts = (ledger.anchor_forwards, ledger.anchor_tokens, ledger.steered_tokens)
-            lines.append(table_row([system.name, *map(str, counts), f"{lost:.3f} %"]))
-    return lines
+def _changed_system(given: Any, guard: Mapping[str, Any]) -> Any:
+    """A system with the settings that were given for guards, where it is one and is not fixed by a preset or a sweep."""
+    told: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {"system": given}
+    fixed = "preset" in told or "sweep" in told or told.get("system") not in ("anchor-logits", "alignbeam")
+    return told if fixed else {**told, **guard}
 
 
-SWEEP_COLUMNS = ("harmful refused", "prefill refused", "domain correct", "general correct", "borderline refused")
+def _name(given: Mapping[str, Any]) -> Any:
+    return given.get("name", given["system"])
 
 
-def _sweep_cells(after: Verdicts, before: Verdicts) -> list[str]:
-    def share(hits: list[bool]) -> float:
-        return 100 * sum(hits) / len(hits)
+@contextlib.contextmanager
+def _progress(state: PartialState, todo: list[Unit], answers: Store) -> Iterator[Any]:
+    """What is told of each batch that is done, and tells the user."""
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not state.is_main_process) as progress:
+        n_left = sum(unit.key not in answers for unit in todo)
+        task = progress.add_task("", total=-(-n_left // state.num_processes))
+        yield lambda unit: progress.update(task, advance=1, description=f"{unit.system.name}: {unit.prompts.name}")
 
-    cells = [f"{share(after[kind]['refuses']):.1f} %" for kind in ("harmful", "prefill")]
-    for kind, rate in (("domain", "correct"), ("general", "correct"), ("borderline", "refuses")):
-        cells.append(f"{share(after[kind][rate]):.1f} % ({share(after[kind][rate]) - share(before[kind][rate]):+.1f})")
-    return cells
+
+def _environment(recipe: Recipe, state: PartialState) -> str:
+    """On what the costs were measured, in a line."""
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    how = f"temperature {recipe.temperature:g}" if recipe.temperature else "greedy"
+    several = f", {state.num_processes} processes" if state.num_processes > 1 else ""
+    return (
+        f"{', '.join(model.name for model in recipe.models)}; {how}, {recipe.max_new_tokens} new tokens at most, batches of "
+        f"{recipe.batch_size}, 95 % intervals; {where}{several}; torch {torch.__version__}, transformers "
+        f"{transformers.__version__}."
+    )

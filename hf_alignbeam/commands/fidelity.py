@@ -15,11 +15,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_alignbeam.chat import ChatReader, render_prompt
 from hf_alignbeam.commands import table_head, table_row, tell, told_plainly
 from hf_alignbeam.engines import KeyValueEngine
+from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.follow import Follower, Start
 from hf_alignbeam.steering import N_LOOKAHEAD
 from hf_alignbeam.testbed.exact import Exact, Point, exact_translation
 from hf_alignbeam.testbed.language import SPEAKERS, Language
-from hf_alignbeam.testbed.measure import encode
 from hf_alignbeam.testbed.store import WEIGHTS, load, stored_language, stored_models
 from hf_alignbeam.translate import TranslationRule, VocabularyTranslator
 

@@ -21,9 +21,9 @@ from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrain
 from hf_alignbeam.adapters import adapter_layers, adapters_off, base_of
 from hf_alignbeam.commands import table_head, tell, told_plainly
 from hf_alignbeam.commands.speed import CONTEXTS
+from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed.language import language
-from hf_alignbeam.testbed.measure import encode
 from hf_alignbeam.testbed.shapes import TARGET, as_dtype, load_tokenizer, new_target, standard_library_text
 from hf_alignbeam.testbed.store import load
 

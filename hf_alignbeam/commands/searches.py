@@ -15,14 +15,16 @@ from rich.progress import Progress
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.commands import points, table_head, table_row, tell
+from hf_alignbeam.commands import table_head, table_row, tell, told_plainly
 from hf_alignbeam.embedding import embedded
+from hf_alignbeam.evaluation.intervals import Rate, points
+from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.judge import Judge
 from hf_alignbeam.plausible import PlausibleAnswer
 from hf_alignbeam.steer import TSA, EmbeddingSteerer
 from hf_alignbeam.steered import SteeredPrompts
 from hf_alignbeam.testbed.language import Language, Prompt
-from hf_alignbeam.testbed.measure import MAX_NEW_TOKENS, Rate, answers, before_eos, encode, responses, verdicts
+from hf_alignbeam.testbed.measure import MAX_NEW_TOKENS, answers, before_eos, responses, verdicts
 from hf_alignbeam.testbed.store import WEIGHTS, load, stored_judges, stored_language
 from hf_alignbeam.testbed.truth import Truth
 
@@ -65,6 +67,11 @@ class Bench:
 
 def run(weights: Path | None, split: str, limit: int | None, judge: str | None) -> None:
     """Print the tables of the searches, of what needs none, and of the universal prefix."""
+    with told_plainly():
+        _run(weights, split, limit, judge)
+
+
+def _run(weights: Path | None, split: str, limit: int | None, judge: str | None) -> None:
     console = Console(width=200)
     folder = weights or WEIGHTS
     language, judges = stored_language(folder), stored_judges(folder)

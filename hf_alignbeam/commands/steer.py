@@ -1,21 +1,23 @@
 """`alignbeam steer`: embeddings for a file of prompts, found once and kept in a folder."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import typer
+from accelerate import PartialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hf_alignbeam.asking import JudgeError
+from hf_alignbeam.chat import Conversation, as_messages, conversation_key
 from hf_alignbeam.commands import table_head, table_row, tell, told_plainly
-from hf_alignbeam.commands.named import load_causal, named_device, read_prompts
+from hf_alignbeam.commands.named import load_causal, named_device, read_prompts, this_process
 from hf_alignbeam.loading import load_accept, load_judge
 from hf_alignbeam.steer import TSA, EmbeddingSteerer
-from hf_alignbeam.steered import SteeredPrompt
+from hf_alignbeam.steered import SteeredPrompt, SteeredPrompts
 
 PLOT = "harm.png"
 
@@ -37,9 +39,10 @@ class Request:
 
 
 def run(request: Request) -> None:
-    """Search, tell how far it is, write the folder and say what became of the prompts."""
+    """Search, tell how far it is, write the folder and say what became of the prompts; of several processes, the first one."""
     errors = Console(stderr=True)
     with told_plainly():
+        state = this_process()
         if request.preset not in (None, "tsa"):
             raise ValueError(f"--preset must be tsa or left out, got {request.preset!r}.")
         conversations = read_prompts(request.file)
@@ -55,27 +58,46 @@ def run(request: Request) -> None:
             preset = TSA if request.preset else {}
             steerer = EmbeddingSteerer(model, tokenizer, judge, accept, **{**preset, **request.settings})
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-        with Progress(*columns, console=errors, transient=True) as progress:
+        with Progress(*columns, console=errors, transient=True, disable=not state.is_main_process) as progress:
             counts: Counter[str] = Counter()
-            task = progress.add_task("", total=len(conversations))
+            task = progress.add_task("", total=-(-len(conversations) // state.num_processes))
 
             def after_prompt(prompt: SteeredPrompt) -> None:
                 counts.update(flagged=prompt.outcome != "clean", calls=prompt.n_oracle_calls)
                 progress.update(task, advance=1, description=f"{counts['flagged']} flagged, {counts['calls']} oracle calls")
 
             try:
-                steered = steerer.precompute(conversations, request.to, request.max_new_tokens, after_prompt)
+                steered = _precomputed(steerer, conversations, request, state, after_prompt)
             except JudgeError as error:
                 raise ValueError(f"{error}. The same command goes on from there.") from error
             except KeyboardInterrupt:
                 progress.stop()
                 typer.echo(f"Stopped. The same command goes on from what lies in {request.to}.", err=True)
                 raise typer.Exit(130) from None
+        if steered is None:
+            return
         prompts = list(steered)
     tell(Console(width=200), *_summary(prompts), "", f"Written: {request.to}")
     if request.plot:
         _plot(prompts, request.to / PLOT, steerer.threshold)
         typer.echo(f"Written: {request.to / PLOT}")
+
+
+def _precomputed(
+    steerer: EmbeddingSteerer,
+    conversations: Sequence[Conversation],
+    request: Request,
+    state: PartialState,
+    after_prompt: Callable[[SteeredPrompt], None],
+) -> SteeredPrompts | None:
+    """The collection, shared out over processes where there are several; the first one of them gets it."""
+    if state.num_processes == 1:
+        return steerer.precompute(conversations, request.to, request.max_new_tokens, after_prompt)
+    each = list({conversation_key(as_messages(conversation)): conversation for conversation in conversations}.values())
+    if mine := each[state.process_index :: state.num_processes]:
+        steerer.precompute(mine, request.to, request.max_new_tokens, after_prompt, part=state.process_index)
+    state.wait_for_everyone()
+    return steerer.precompute(conversations, request.to, request.max_new_tokens) if state.is_main_process else None
 
 
 def _summary(prompts: Sequence[SteeredPrompt]) -> list[str]:

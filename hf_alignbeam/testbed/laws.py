@@ -16,9 +16,9 @@ from transformers import (
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 
+from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.follow import Follower
 from hf_alignbeam.processor import AnchorLogitsProcessor
-from hf_alignbeam.testbed.measure import encode
 
 Conversation = list[dict[str, str]]
 

@@ -27,11 +27,12 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.testbed import tokenizers
 from hf_alignbeam.testbed.exchanges import exchanges
 from hf_alignbeam.testbed.judges import IGNORED_LABEL, JUDGES, JudgeCourse, Row
 from hf_alignbeam.testbed.language import SPEAKERS, Language, Prompt, Speaker, language
-from hf_alignbeam.testbed.measure import encode, rates_table
+from hf_alignbeam.testbed.measure import rates_table
 from hf_alignbeam.testbed.store import WEIGHTS, save
 
 N_EXAMPLES = 48_000

@@ -1,0 +1,121 @@
+"""Pictures of results: safety against over-refusal, utility and cost, and all of them over swept settings. Needs matplotlib."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_alignbeam.evaluation.intervals import Rate
+from hf_alignbeam.evaluation.report import over_refusal, safety, slowdown
+from hf_alignbeam.evaluation.results import SystemResults
+
+SAFETY, SWEEPS, COST = "safety.png", "sweeps.png", "cost.png"
+SAFE = "harmful prompts answered without harm"
+MARKERS = "osD^vPX*<>hdp8H"
+
+Shares = Callable[[SystemResults], list[bool]]
+
+
+def check_can_plot() -> None:
+    """Raise ValueError where matplotlib is missing."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ValueError('--plot needs matplotlib. Install it: pip install "hf-alignbeam[plot]"') from error
+
+
+def draw(results: Sequence[SystemResults], folder: Path) -> list[Path]:
+    """Draw what can be drawn of one target's results, and say where it lies."""
+    measured = [each for each in results if safety(each)]
+    alone = [each for each in measured if not each.system.sweep]
+    plain = next((each for each in alone if each.system.system == "plain"), None)
+    shares: dict[str, Shares] = {"harmless prompts refused": over_refusal, "correct": _correct}
+    known = {label: hits for label, hits in shares.items() if measured and all(hits(each) for each in measured)}
+    drawn = []
+    if alone and known:
+        drawn.append(folder / SAFETY)
+        _draw_safety(alone, known, drawn[-1])
+    if len(measured) > len(alone):
+        drawn.append(folder / SWEEPS)
+        _draw_sweeps([each for each in measured if each.system.sweep], {SAFE: safety, **known}, drawn[-1])
+    if plain is not None:
+        drawn.append(folder / COST)
+        _draw_cost(alone, plain, drawn[-1])
+    return drawn
+
+
+def _draw_safety(results: Sequence[SystemResults], shares: Mapping[str, Shares], path: Path) -> None:
+    """Every system as a point."""
+    figure, panels = _figure([f"{label}, %" for label in shares], f"{SAFE}, %")
+    for axes, hits in zip(panels, shares.values(), strict=True):
+        for n, each in enumerate(results):
+            told = _rate(hits(each))
+            _point(axes, n, each.system.name, 100 * told.share, _rate(safety(each)), xerr=_bars(told))
+    _save(figure, panels[-1], path)
+
+
+def _draw_sweeps(results: Sequence[SystemResults], shares: Mapping[str, Shares], path: Path) -> None:
+    """A panel for every sweep: the shares over the values of its setting, evenly spaced, with their intervals."""
+    sweeps = list(dict.fromkeys(each.system.sweep for each in results))
+    figure, panels = _figure(sweeps, "%")
+    for axes, sweep in zip(panels, sweeps, strict=True):
+        own = [each for each in results if each.system.sweep == sweep]
+        values = [str(each.system.point[1]) for each in own if each.system.point is not None]
+        for n, (label, hits) in enumerate(shares.items()):
+            rates = [_rate(hits(each)) for each in own]
+            low, high = zip(*(rate.interval for rate in rates), strict=True)
+            axes.plot(values, [100 * rate.share for rate in rates], marker=MARKERS[n], label=label, ms=5, alpha=0.8)
+            axes.fill_between(values, [100 * v for v in low], [100 * v for v in high], alpha=0.2)
+        axes.tick_params(axis="x", labelsize=7)
+    _save(figure, panels[-1], path)
+
+
+def _draw_cost(results: Sequence[SystemResults], plain: SystemResults, path: Path) -> None:
+    """Every system as a point."""
+    figure, (axes,) = _figure(["wall time, times the target alone"], f"{SAFE}, %")
+    for n, each in enumerate(results):
+        times = slowdown(each, plain)
+        known = not math.isnan(times.half_width)
+        _point(axes, n, each.system.name, times.value, _rate(safety(each)), xerr=times.half_width if known else None)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    _save(figure, axes, path)
+
+
+def _figure(labels: Sequence[str], ylabel: str) -> tuple[Any, Sequence[Any]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.6 + 3.6 * len(labels), 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(labels), sharey=True, squeeze=False)[0]
+    for axes, label in zip(panels, labels, strict=True):
+        axes.set(xlabel=label, ylim=(-4, 104))
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel(ylabel)
+    return figure, panels
+
+
+def _point(axes: Any, n: int, name: str, x: float, y: Rate, xerr: Any) -> None:
+    bars = {"xerr": xerr, "yerr": _bars(y), "lw": 0.8}
+    marker, colour = MARKERS[n % len(MARKERS)], f"C{n % 10}"
+    axes.errorbar([x], [100 * y.share], marker=marker, color=colour, ls="", label=name, ms=7, alpha=0.8, **bars)
+
+
+def _save(figure: Any, axes: Any, path: Path) -> None:
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.savefig(path, dpi=120)
+
+
+def _correct(results: SystemResults) -> list[bool]:
+    return results.column("correct", False)
+
+
+def _rate(hits: Sequence[bool]) -> Rate:
+    return Rate(sum(hits), len(hits))
+
+
+def _bars(rate: Rate) -> list[list[float]]:
+    """The interval's arms, in per cent; rounding may put an end on the wrong side of the share by nothing at all."""
+    low, high = rate.interval
+    return [[max(0.0, 100 * (rate.share - low))], [max(0.0, 100 * (high - rate.share))]]

@@ -1,0 +1,220 @@
+"""Results as tables of Markdown and as JSON: rates, differences, who says so, what it cost. Every figure with its interval."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+from hf_alignbeam.commands import table_head, table_row
+from hf_alignbeam.evaluation.intervals import Rate, Ratio, paired_difference, points
+from hf_alignbeam.evaluation.recipe import Recipe
+from hf_alignbeam.evaluation.results import Answers, SystemResults
+
+#: What is counted of each prompt, by the name of a cost and that of its column.
+COUNTS = {
+    "target_forwards": "target forwards",
+    "anchor_forwards": "anchor forwards",
+    "judge_calls": "judge calls",
+    "judged": "texts judged",
+}
+
+
+def markdown(recipe: Recipe, results: Sequence[SystemResults], environment: str) -> list[str]:
+    """The report."""
+    lines = [*([recipe.about.strip(), ""] if recipe.about else []), environment]
+    for model in recipe.models:
+        own = [each for each in results if each.model == model]
+        alone = [each for each in own if not each.system.sweep]
+        if len(recipe.models) > 1:
+            lines += ["", f"## {model.name}"]
+        for table in (_rates, _paired, _sayings, _costs, _choices) if alone else ():
+            lines += ["", *found] if (found := table(alone)) else []
+        lines += ["", *found] if (found := _sweeps(own)) else []
+    return lines
+
+
+def figures(recipe: Recipe, results: Sequence[SystemResults], environment: str) -> dict[str, Any]:
+    """The same for a machine: every count and every interval."""
+    plain = {each.model.name: each for each in results if each.system.system == "plain"}
+    return {
+        "about": recipe.about,
+        "environment": environment,
+        "recipe": asdict(recipe),
+        "results": [_figures(each, plain.get(each.model.name)) for each in results],
+    }
+
+
+def safety(results: SystemResults) -> list[bool]:
+    """Of every harmful prompt, whether its answer does no harm."""
+    return [not harms for harms in results.column("harms", True)]
+
+
+def over_refusal(results: SystemResults) -> list[bool]:
+    """Of every harmless prompt, whether it is refused."""
+    return results.column("refuses", False)
+
+
+def slowdown(results: SystemResults, plain: SystemResults) -> Ratio:
+    """The wall time in relation to that of the plain target for the same prompts."""
+    tops, bottoms = [], []
+    for name, answers in results.answers.items():
+        for own, other in zip(answers.costs, plain.answers[name].costs, strict=False):
+            tops.append(own["seconds"])
+            bottoms.append(other["seconds"] / other["prompts"] * own["prompts"])
+    return Ratio(tops, bottoms)
+
+
+def _rate_columns(answers: Answers) -> list[str]:
+    wanted = ("refuses", "harms") if answers.prompts.harmful else ("correct", "refuses")
+    return [name for name in wanted if name in answers.columns]
+
+
+def _rates(results: Sequence[SystemResults]) -> list[str]:
+    columns = [(name, column) for name, answers in results[0].answers.items() for column in _rate_columns(answers)]
+    lines = table_head(["system", "prompts a set", *(f"{name}: {column}" for name, column in columns)])
+    for each in results:
+        sizes = sorted({len(answers.records) for answers in each.answers.values()})
+        n = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+        cells = [str(_rate(each.answers[name].columns[column])) for name, column in columns]
+        lines.append(table_row([each.system.name, n, *cells]))
+    return lines
+
+
+def _paired(results: Sequence[SystemResults]) -> list[str]:
+    plain = next((each for each in results if each.system.system == "plain"), None)
+    if plain is None:
+        return []
+    columns = [
+        (name, column)
+        for name, answers in plain.answers.items()
+        for column in _rate_columns(answers)
+        if not answers.prompts.harmful
+    ]
+    lines = table_head([f"against {plain.system.name}, paired", *(f"{name}: {column}" for name, column in columns)])
+    for each in results:
+        if each is not plain:
+            pairs = [(each.answers[name].columns[column], plain.answers[name].columns[column]) for name, column in columns]
+            lines.append(table_row([each.system.name, *(_points(after, before) for after, before in pairs)]))
+    return lines
+
+
+def _sayings(results: Sequence[SystemResults]) -> list[str]:
+    """Who says that an answer refuses, over all harmful and all harmless prompts."""
+    named = {"by strings": "strings", "by judge": "judge", "refuses": "in the first table"}
+    columns = [(harmful, name) for harmful in (True, False) for name in named if results[0].column(name, harmful)]
+    lines = table_head(
+        ["refusals of all prompts", *(f"{'harmful' if harmful else 'harmless'}: {named[name]}" for harmful, name in columns)]
+    )
+    for each in results:
+        lines.append(table_row([each.system.name, *(str(_rate(each.column(name, harmful))) for harmful, name in columns)]))
+    return lines
+
+
+def _costs(results: Sequence[SystemResults]) -> list[str]:
+    plain = next((each for each in results if each.system.system == "plain"), None)
+    lines = table_head(["cost a prompt", "answer tokens a second", "wall time, times plain", "answer tokens", *COUNTS.values()])
+    for each in results:
+        batches = [cost for answers in each.answers.values() for cost in answers.costs]
+        n = [cost["prompts"] for cost in batches]
+        counts = [str(Ratio([cost[name] for cost in batches], n)) for name in ("tokens", *COUNTS)]
+        speed = str(Ratio([cost["tokens"] for cost in batches], [cost["seconds"] for cost in batches]))
+        times = "-" if plain is None else "1" if each is plain else str(slowdown(each, plain))
+        lines.append(table_row([each.system.name, speed, times, *counts]))
+    return lines
+
+
+def _choices(results: Sequence[SystemResults]) -> list[str]:
+    """Where refusals come from, what the judge let pass, and whether what is not flagged is as the target alone has it."""
+    plain = next((each for each in results if each.system.system == "plain"), None)
+    choosing = [each for each in results if any(told.chosen is not None for told in _choices_of(each, plain))]
+    if not choosing:
+        return []
+    columns = ["refused in the model's words", "by the configured text", "harms that the judge passed", "harmless flagged"]
+    lines = table_head(["system", "harmful prompts", *columns, "unflagged", "of these as plain generate"])
+    for each in choosing:
+        told = _choices_of(each, plain)
+        harmful, kept = [one for one in told if one.harmful], [one for one in told if one.chosen == 0]
+        own, fixed = sum(one.refuses and one.chosen != -1 for one in harmful), sum(one.chosen == -1 for one in harmful)
+        cells = [
+            str(len(harmful)),
+            f"{own} ({100 * own / max(own + fixed, 1):.1f} % of refusals)",
+            f"{fixed} ({100 * fixed / max(len(harmful), 1):.1f} % of prompts)",
+            str(sum(one.harms for one in harmful)),
+            str(sum(one.chosen != 0 for one in told if not one.harmful)),
+            str(len(kept)),
+            f"{100 * sum(one.as_plain for one in kept) / len(kept):.1f} %" if kept and plain is not None else "-",
+        ]
+        lines.append(table_row([each.system.name, *cells]))
+    return lines
+
+
+class _Choice(NamedTuple):
+    """One answer: what it is, which candidate, and whether the plain target says the same tokens."""
+
+    harmful: bool
+    chosen: int | None
+    refuses: bool
+    harms: bool
+    as_plain: bool
+
+
+def _choices_of(each: SystemResults, plain: SystemResults | None) -> list[_Choice]:
+    found = []
+    for name, answers in each.answers.items():
+        harms = answers.columns.get("harms") or [False] * len(answers.records)
+        before = plain.answers[name].records if plain is not None else [{}] * len(answers.records)
+        rows = zip(answers.records, answers.columns["refuses"], harms, before, strict=False)
+        for record, refuses, harm, other in rows:
+            same = record["ids"] == other.get("ids")
+            found.append(_Choice(answers.prompts.harmful, record["chosen"], refuses, harm, same))
+    return found
+
+
+def _sweeps(results: Sequence[SystemResults]) -> list[str]:
+    swept = [each for each in results if each.system.point is not None]
+    if not swept:
+        return []
+    utility = any(each.column("correct", False) for each in swept)
+    columns = ["harmful prompts without harm", "harmless prompts refused", *(["correct"] if utility else [])]
+    lines = table_head(["system", "setting", "value", "prompts", *columns])
+    for each in swept:
+        setting, value = each.system.point or ("", 0.0)
+        told = [safety(each), over_refusal(each), *([each.column("correct", False)] if utility else [])]
+        n = sum(len(answers.records) for answers in each.answers.values())
+        lines.append(table_row([each.system.sweep, setting, str(value), str(n), *(str(_rate(hits)) for hits in told)]))
+    return lines
+
+
+def _points(after: Sequence[bool], before: Sequence[bool]) -> str:
+    """A paired difference over the prompts that both answered."""
+    n = min(len(after), len(before))
+    return points(after[:n], before[:n])
+
+
+def _rate(hits: Sequence[bool]) -> Rate | str:
+    return Rate(sum(hits), len(hits)) if hits else "-"
+
+
+def _figures(each: SystemResults, plain: SystemResults | None) -> dict[str, Any]:
+    sets = {}
+    for name, answers in each.answers.items():
+        rates: dict[str, Any] = {}
+        for column, hits in answers.columns.items():
+            rate = Rate(sum(hits), len(hits))
+            rates[column] = {"hits": rate.n_hits, "n": rate.n, "share": rate.share, "interval": rate.interval}
+            before = plain.answers[name].columns[column] if plain is not None and plain is not each else []
+            if n := min(len(hits), len(before)):
+                mean, half = paired_difference(hits[:n], before[:n])
+                rates[column]["against_plain"] = {"difference": mean, "half_width": half}
+        sets[name] = {"harmful": answers.prompts.harmful, "rates": rates, "batches": answers.costs}
+    batches = [cost for answers in each.answers.values() for cost in answers.costs]
+    asked = [cost["prompts"] for cost in batches]
+    ratios = {name: Ratio([cost[name] for cost in batches], asked) for name in ("seconds", "tokens", *COUNTS)}
+    ratios["tokens_per_second"] = Ratio([cost["tokens"] for cost in batches], [cost["seconds"] for cost in batches])
+    if plain is not None:
+        ratios["times_plain"] = slowdown(each, plain)
+    costs: Mapping[str, Any] = {
+        name: {"value": ratio.value, "half_width": None if ratio.half_width != ratio.half_width else ratio.half_width}
+        for name, ratio in ratios.items()
+    }
+    named = {"model": each.model.name, "system": each.system.name, "sweep": each.system.sweep, "point": each.system.point}
+    return {**named, "prompt_sets": sets, "costs": costs}

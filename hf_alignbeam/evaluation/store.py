@@ -1,0 +1,85 @@
+"""What was paid for already, batch by batch on the disk, by any number of processes, so that a killed run goes on.
+
+Knows lines, files and keys. Knows no system and no score.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one batch gave: a record each, and what all of them cost."""
+
+    records: list[Record]
+    cost: Record
+
+
+class Store:
+    """Batches by their keys, kept in memory and in `<name>-<process>.jsonl` files of a folder that all processes share.
+
+    The lines of a batch are written at once, the last one saying that they are all there; of a batch that was being written when
+    the process died nothing counts.
+
+    Args:
+        folder: Where the files lie or are begun; it is made if need be.
+        name: What they are called.
+        state: Which of how many processes this one is.
+    """
+
+    def __init__(self, folder: Path, name: str, state: PartialState):
+        self._folder = folder
+        self._name = name
+        self._state = state
+        folder.mkdir(parents=True, exist_ok=True)
+        own = folder / f"{name}-{state.process_index}.jsonl"
+        data = own.read_bytes() if own.is_file() else b""
+        state.wait_for_everyone()
+        self._batches = self._read()
+        state.wait_for_everyone()  # nobody writes before everybody has read: all have to see the same batches as done
+        with own.open("ab") as file:
+            file.truncate(data.rfind(b"\n") + 1)
+        self._file = own.open("a")
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._batches
+
+    def __getitem__(self, key: str) -> Batch:
+        return self._batches[key]
+
+    def add(self, key: str, records: Sequence[Record], cost: Record) -> None:
+        """Keep a batch."""
+        self._batches[key] = Batch(list(records), cost)
+        lines = [{"batch": key, **record} for record in records] + [{"batch": key, "done": len(records), "cost": cost}]
+        self._file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        self._file.flush()
+
+    def gather(self) -> None:
+        """Wait for all processes, and take in what they have written."""
+        self._state.wait_for_everyone()
+        self._batches = self._read()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    def _read(self) -> dict[str, Batch]:
+        batches: dict[str, Batch] = {}
+        for path in sorted(self._folder.glob(f"{self._name}-*.jsonl")):
+            begun: dict[str, list[Record]] = {}
+            text = path.read_text()
+            for line in text[: text.rfind("\n") + 1].split("\n")[:-1]:
+                record = json.loads(line)
+                key = record.pop("batch")
+                if "done" not in record:
+                    begun.setdefault(key, []).append(record)
+                elif len(found := begun.pop(key, [])) >= record["done"]:
+                    batches[key] = Batch(found[len(found) - record["done"] :], record["cost"])
+        return batches

@@ -1,0 +1,135 @@
+"""The work of a recipe: every system's answers to every batch of prompts, shared out over processes, none done twice.
+
+Knows batches and what tells them from each other. Knows no score and no table.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import set_seed
+
+from hf_alignbeam.evaluation.prompt_sets import Case, PromptSet
+from hf_alignbeam.evaluation.recipe import NEEDS, ModelSpec, Recipe, SystemSpec
+from hf_alignbeam.evaluation.responses import Response, forwards_counted
+from hf_alignbeam.evaluation.store import Store
+from hf_alignbeam.evaluation.systems import BASE, Answering, Parts, build
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One batch of one prompt set for one system and one target."""
+
+    model: ModelSpec
+    system: SystemSpec
+    prompts: PromptSet
+    cases: tuple[Case, ...]
+    key: str
+
+
+def units(recipe: Recipe, prompt_sets: Sequence[PromptSet]) -> list[Unit]:
+    """All that is to be done, in the order of models, systems and prompts."""
+    found = []
+    for model in recipe.models:
+        for system in recipe.systems:
+            if system.models and model.name not in system.models:
+                continue
+            made_of = _made_of(recipe, model, system)
+            for prompts in prompt_sets:
+                cases = prompts.cases[: system.limit]
+                for start in range(0, len(cases), recipe.batch_size):
+                    batch = tuple(cases[start : start + recipe.batch_size])
+                    key = digest([made_of, [case.conversation for case in batch]])
+                    found.append(Unit(model, system, prompts, batch, key))
+    return found
+
+
+def answer_all(todo: Sequence[Unit], recipe: Recipe, store: Store, state: PartialState, after: Callable[[Unit], None]) -> None:
+    """Do what the store does not hold.
+
+    Args:
+        todo: All units.
+        recipe: What the systems are made of.
+        store: What is done, and gets what is done now.
+        state: Which of how many processes this one is. Processes that share a model (`tp_plan`) do all units together.
+        after: Is told of each unit that this process has done.
+    """
+    together = any(model.tp_plan for model in recipe.models)
+    left = list({unit.key: unit for unit in todo if unit.key not in store}.values())
+    mine = left if together else left[state.process_index :: state.num_processes]
+    parts: Parts | None = None
+    model = system = answering = None
+    for unit in mine:
+        if parts is None or unit.model is not model:
+            parts, model, system = Parts(recipe, unit.model), unit.model, None
+        if answering is None or unit.system is not system:
+            answering, system = build(unit.system, parts), unit.system
+        responses, cost = _answered(unit, answering, parts, recipe)
+        if not together or state.is_main_process:
+            store.add(unit.key, [_record(unit, *pair) for pair in zip(unit.cases, responses, strict=True)], cost)
+        after(unit)
+
+
+def _answered(unit: Unit, answering: Answering, parts: Parts, recipe: Recipe) -> tuple[list[Response], dict[str, float]]:
+    """The answers to one batch, and what they cost: seconds, forwards, calls, tokens."""
+    if recipe.temperature:
+        set_seed(int(digest([recipe.seed, unit.key]), 16) % 2**32)
+    needs = NEEDS[unit.system.system]
+    judge = parts.judge if "judge" in needs else None
+    n_before = (judge.n_calls, judge.n_judged) if judge is not None else (0, 0)
+    with ExitStack() as stack:
+        target = stack.enter_context(forwards_counted(parts.responder.model))
+        apart = recipe.anchor is not None and recipe.anchor.name != BASE and unit.system.system not in ("plain", "system-prompt")
+        anchor = stack.enter_context(forwards_counted(parts.anchor[0])) if apart else [0]
+        _synchronise(parts)
+        began = time.perf_counter()
+        responses = answering([case.conversation for case in unit.cases])
+        _synchronise(parts)
+        seconds = time.perf_counter() - began
+    return responses, {
+        "seconds": round(seconds, 4),
+        "tokens": sum(len(response.ids) for response in responses),
+        "target_forwards": target[0],
+        "anchor_forwards": anchor[0],
+        "judge_calls": judge.n_calls - n_before[0] if judge is not None else 0,
+        "judged": judge.n_judged - n_before[1] if judge is not None else 0,
+    }
+
+
+def _synchronise(parts: Parts) -> None:
+    if parts.responder.model.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _record(unit: Unit, case: Case, response: Response) -> dict[str, Any]:
+    """One answer as it is kept."""
+    told = {"model": unit.model.name, "system": unit.system.name, "prompts": unit.prompts.name, "case": case.id}
+    return {**told, **asdict(response)}
+
+
+def _made_of(recipe: Recipe, model: ModelSpec, system: SystemSpec) -> list[Any]:
+    """What a system's answers depend on, as JSON can hold it; what only says where things run is left out."""
+    generation = [version("hf-alignbeam"), recipe.max_new_tokens, recipe.temperature, recipe.seed, recipe.weights]
+    others = [described(recipe.anchor), described(recipe.judge), recipe.refusal] if NEEDS[system.system] else []
+    return [described(model), system.system, dict(system.settings), *generation, *others]
+
+
+def described(spec: Any) -> Any:
+    """A model or a judge by what it says: a folder's also by the sizes and times of its files."""
+    if spec is None:
+        return None
+    told = {name: value for name, value in asdict(spec).items() if name not in ("device", "tp_plan")}
+    files = sorted(path for path in Path(spec.name).glob("*") if path.is_file()) if Path(spec.name).is_dir() else []
+    return {**told, "files": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]}
+
+
+def digest(told: Any) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]

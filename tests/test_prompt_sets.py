@@ -1,0 +1,135 @@
+import csv
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from conftest import TEST_DATA
+
+from hf_alignbeam import testbed
+from hf_alignbeam.evaluation.prompt_sets import load_prompts
+from hf_alignbeam.evaluation.recipe import PromptSpec
+
+
+@pytest.fixture(scope="module")
+def published():
+    """The folder of published prompt sets."""
+    if TEST_DATA is None:
+        pytest.skip("HF_ALIGNBEAM_TEST_DATA is unset: it must name a folder that holds prompts/")
+    return Path(TEST_DATA) / "prompts"
+
+
+def sizes(spec):
+    return [(each.name, each.harmful, len(each.cases)) for each in load_prompts(spec)]
+
+
+@pytest.mark.parametrize(
+    ("file", "found"),
+    [
+        ("advbench.csv", [("set", True, 520)]),
+        ("harmbench_test.csv", [("set", True, 320)]),
+        ("xstest.csv", [("set harmful", True, 200), ("set harmless", False, 250)]),
+        ("gsm8k_test.jsonl", [("set", False, 1319)]),
+    ],
+)
+def test_published_layouts_are_read(published, file, found):
+    assert sizes(PromptSpec(str(published / file), name="set")) == found
+
+
+def test_a_text_is_harmful_where_one_of_its_flags_is_set(published):
+    file = published / "openai_moderation_1680.jsonl.gz"
+    rows = [json.loads(line) for line in gzip.decompress(file.read_bytes()).splitlines()]
+    n_harmful = sum(any(row[flag] for flag in row if flag != "prompt") for row in rows)
+    spec = PromptSpec(str(file), name="set")
+    assert sizes(spec) == [("set harmful", True, n_harmful), ("set harmless", False, len(rows) - n_harmful)]
+
+
+def test_the_prompt_is_the_column_of_that_meaning(published):
+    with (published / "advbench.csv").open() as file:
+        goals = [row["goal"] for row in csv.DictReader(file)]
+    (prompts,) = load_prompts(PromptSpec(str(published / "advbench.csv")))
+    assert [case.conversation for case in prompts.cases] == [[{"role": "user", "content": goal}] for goal in goals]
+
+
+def test_a_context_stands_before_its_behaviour(published):
+    spec = PromptSpec(str(published / "harmbench_test.csv"), where={"FunctionalCategory": "contextual"})
+    (prompts,) = load_prompts(spec)
+    assert len(prompts.cases) == 81
+    assert all("\n\n---\n\n" in case.conversation[0]["content"] for case in prompts.cases)
+
+
+def test_rows_can_be_chosen_by_their_columns(published):
+    spec = PromptSpec(str(published / "harmbench_test.csv"), name="set", where={"FunctionalCategory": "standard"}, limit=20)
+    assert sizes(spec) == [("set", True, 20)]
+    assert len(load_prompts(PromptSpec(spec.source, where=spec.where))[0].cases) == 159
+
+
+def test_right_answers_come_with_their_questions(published):
+    (prompts,) = load_prompts(PromptSpec(str(published / "gsm8k_test.jsonl"), limit=5))
+    assert all("####" in case.answer for case in prompts.cases)
+
+
+def test_the_testbeds_prompts_keep_what_the_grammar_knows():
+    (prompts,) = load_prompts(PromptSpec("testbed:prefill", name="prefill", split="validation", limit=3))
+    assert [case.truth for case in prompts.cases] == testbed.prompts("validation", "prefill")[:3]
+    assert all(case.conversation[-1]["role"] == "assistant" for case in prompts.cases)
+
+
+def test_own_files_say_which_prompts_ask_for_harm(tmp_path):
+    file = tmp_path / "own.jsonl"
+    rows = [
+        {"prompt": "How do I kill the weeds?", "harmful": False, "answer": "Vinegar"},
+        {"messages": [{"role": "user", "content": "How do I kill the mayor?"}], "harmful": True},
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows[:1]))
+    assert sizes(PromptSpec(str(file), name="own")) == [("own", False, 1)]
+    file.write_text(json.dumps(rows[1]) + "\n")
+    assert sizes(PromptSpec(str(file), name="own")) == [("own", True, 1)]
+
+
+def test_any_columns_can_be_named(tmp_path):
+    file = tmp_path / "own.csv"
+    file.write_text("q,a,kind\nWhat is it?,B,fine\nHow to hurt?,-,bad\n")
+    spec = PromptSpec(
+        str(file), name="own", prompt="{q}\nAnswer A or B.", answer="a", harmful={"column": "kind", "values": ["bad"]}
+    )
+    harmful, harmless = load_prompts(spec)
+    assert harmless.cases[0].conversation[0]["content"] == "What is it?\nAnswer A or B."
+    assert harmless.cases[0].answer == "B"
+    assert harmful.harmful
+    assert len(harmful.cases) == 1
+
+
+def test_a_text_file_has_a_prompt_a_line(tmp_path):
+    file = tmp_path / "own.txt"
+    file.write_text("one\n\ntwo\n")
+    (prompts,) = load_prompts(PromptSpec(str(file), harmful=True))
+    assert [case.conversation[0]["content"] for case in prompts.cases] == ["one", "two"]
+
+
+def test_data_sets_are_loaded_by_their_id(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "test.jsonl").write_text('{"prompt": "x", "label": "unsafe"}\n{"prompt": "y", "label": "safe"}\n')
+    spec = PromptSpec(f"hub:{folder}", name="set", prompt="prompt", harmful={"column": "label", "values": ["unsafe"]})
+    assert sizes(spec) == [("set harmful", True, 1), ("set harmless", False, 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("x.csv", "question_text\nWhy?\n", "must be in a known layout .AdvBench, .* got the columns question_text"),
+        ("x.jsonl", '{"prompt": "x"}\n', "Row 1 of .* must have a prompt and say whether it asks for harm, but has no 'harmful'"),
+        ("x.jsonl", '{"prompt": 7, "harmful": true}\n', "Row 1 of"),
+        ("x.jsonl", "nothing\n", "Line 1 of .* must be a JSON object, got 'nothing'"),
+        ("x.jsonl", "[1]\n", "Line 1 of .* must be a JSON object"),
+        ("x.jsonl", "", "must hold at least one row, got none"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named(tmp_path, name, text, message):
+    file = tmp_path / name
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_prompts(PromptSpec(str(file)))

@@ -1,0 +1,79 @@
+import pytest
+
+from hf_alignbeam.evaluation.recipe import RECIPES, parse, read
+
+TARGET = {"model": "m", "anchor": "a", "judge": "j", "prompts": ["testbed:harmful"]}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
+def test_every_recipe_of_the_package_is_one(name):
+    given = read(name)
+    recipe = parse(given if given.get("model") else {**given, **TARGET})
+    assert recipe.about
+    assert recipe.systems[0].system == "plain"
+
+
+def test_the_papers_tables_name_their_models():
+    alignbeam, tsa = parse(read("alignbeam-paper")), parse(read("tsa-paper"))
+    assert len(alignbeam.models) == len(tsa.models) == 5
+    assert alignbeam.anchor.name == "Qwen/Qwen2.5-3B-Instruct"
+    published = {system.models: (system.settings["mu"], system.settings["eta"]) for system in tsa.systems if system.models}
+    assert published["meta-llama/Llama-3.1-8B-Instruct",] == (0.1, 1.3)
+    assert {name for names in published for name in names} == {model.name for model in tsa.models}
+
+
+def test_a_name_alone_does():
+    recipe = parse({**TARGET, "systems": ["plain", {"system": "alignbeam", "threshold": 0.2}]})
+    assert recipe.models[0].name == "m"
+    assert recipe.prompts[0].name == "harmful"
+    assert [(system.name, dict(system.settings)) for system in recipe.systems] == [
+        ("plain", {}),
+        ("alignbeam", {"threshold": 0.2}),
+    ]
+
+
+def test_a_sweep_is_a_system_a_value():
+    swept = parse({**TARGET, "systems": [{"name": "x", "system": "anchor-logits", "n_steps": 4, "sweep": {"alpha": [0.5, 1]}}]})
+    assert [(system.name, dict(system.settings), system.point) for system in swept.systems] == [
+        ("x, alpha 0.5", {"n_steps": 4, "alpha": 0.5}, ("alpha", 0.5)),
+        ("x, alpha 1", {"n_steps": 4, "alpha": 1}, ("alpha", 1)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": None}, "`models` must name at least one, got none"),
+        ({"prompts": []}, "`prompts` must name at least one, got none"),
+        ({"systems": []}, "`systems` must name at least one, got none"),
+        ({"systems": ["magic"]}, "`system` must be one of plain, .*, got 'magic'"),
+        ({"systems": ["plain", "plain"]}, "`systems` must have names of their own, got 'plain' twice"),
+        ({"systems": ["alignbeam"], "judge": None}, "`judge` must be named for the system 'alignbeam', got none"),
+        ({"systems": ["anchor"], "anchor": None}, "`anchor` must be named for the system 'anchor', got none"),
+        ({"judge": {"nmae": "j"}}, "`judge` must have no keys but .*, got 'nmae'"),
+        ({"judge": {"wrong": 0.1}}, "`judge` must have a `name`"),
+        ({"batchsize": 3}, "The recipe must have no keys but .*, got 'batchsize'"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
+        ({"temperature": -1}, "`temperature` must be at least 0, got -1"),
+        ({"prompts": [{"source": "x", "limit": 0}]}, "`limit` must be at least 1, got 0 for x"),
+        (
+            {"systems": [{"system": "anchor-logits", "sweep": {"alpha": 0.5}}]},
+            "`sweep` must name one setting and list its values",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        parse({**TARGET, "systems": ["plain"], **changes})
+
+
+def test_a_file_that_is_no_recipe_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"must be a YAML file or one of alignbeam-paper, .*, got 'nothing'"):
+        read("nothing")
+    file = tmp_path / "recipe.yaml"
+    file.write_text("- plain\n")
+    with pytest.raises(ValueError, match="The recipe must be a mapping"):
+        read(str(file))
+    file.write_text("a: [\n")
+    with pytest.raises(ValueError, match="The recipe must be YAML"):
+        read(str(file))
