@@ -221,6 +221,19 @@ def test_a_protected_repository_is_guarded_from_the_hub(hub, protected_folder, s
     assert "trust_remote_code=True" in untrusting.stderr
 
 
+def test_an_empty_subfolder_is_the_repository_itself(hub, protected_folder, specialist, strategy, tmp_path):
+    """Harnesses name one always."""
+    hub.commit_folder("owner/protected", Path(protected_folder))
+    ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
+    expected = specialist[0].generate(ids, custom_generate=strategy, max_new_tokens=30, do_sample=False).tolist()
+    asking = ASK.replace("target, trust_remote_code=True", "target, trust_remote_code=True, subfolder=''")
+    for place in (protected_folder, "owner/protected"):
+        assert said_by(in_a_process(asking, place, "-", "", "", ids.tolist(), **online(hub, tmp_path))) == expected
+    config = AutoConfig.from_pretrained(protected_folder, **TRUSTED)
+    with pytest.raises(ValueError, match="`subfolder` must be left out"):
+        AutoModelForCausalLM.from_pretrained(protected_folder, config=config, subfolder="target", **TRUSTED)
+
+
 PUSH = """
 import sys
 from pathlib import Path
