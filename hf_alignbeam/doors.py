@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from transformers import (
     PreTrainedModel,
+    StoppingCriteria,
     StoppingCriteriaList,
     StopStringCriteria,
 )
@@ -121,7 +122,7 @@ def embedding_steerer(
     key = ("embedding_steerer", id(judging), id(accepting), id(tokenizer), *frozen(settings))
     steerer = kept(model, key, build)
     asked, _ = prompts.asked(ids, checked_conversations(conversations))
-    return steerer.respond(ids, asked, **rest)
+    return steerer.respond(ids, asked, **{**rest, "stopping_criteria": _for_any_rows(rest.get("stopping_criteria"))})
 
 
 def _strategy(model: PreTrainedModel, anchor: Any, judge: Any, tokenizer: Any, settings: Mapping[str, Any]) -> AlignBeam:
@@ -222,16 +223,42 @@ def _preset(name: str | None, known: Mapping[str, dict[str, Any]]) -> dict[str, 
     return dict(known[name]) if name else {}
 
 
+class _ForAnyRows(StoppingCriteria):
+    """A criterion that keeps its verdicts in `done_tracker`, one for each row of the batch it was made for, asked about any rows.
+
+    Each time it begins with a new list: an answer has several rows while candidates are tried, and what a row said may be taken
+    back.
+    """
+
+    def __init__(self, criterion: Any):
+        self._criterion = criterion
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:
+        """Whether each row of `input_ids` (B, length) stops, (B,)."""
+        criterion = copy.copy(self._criterion)
+        criterion.done_tracker = [False] * len(input_ids)
+        criterion(input_ids, scores, **kwargs)
+        return torch.tensor(criterion.done_tracker, device=input_ids.device)
+
+
+def _for_any_rows(criteria: Sequence[Any] | None) -> StoppingCriteriaList:
+    """A caller's criteria, fit for any rows: those of lm_eval (0.4.13) know only the rows of its own batch."""
+    return StoppingCriteriaList(
+        [_ForAnyRows(each) if isinstance(getattr(each, "done_tracker", None), list) else each for each in criteria or []]
+    )
+
+
 def _generated(model: PreTrainedModel, args: Sequence[Any], kwargs: dict[str, Any], tokenizer: Any) -> Any:
     """`generate` as the model's class has it, stop strings turned into a criterion."""
     if kwargs.get("cache_implementation") == "paged":
         raise ValueError('`cache_implementation="paged"` leaves guards out inside transformers, and must not be used, got it.')
     config = kwargs.get("generation_config")
     stop_strings = kwargs.pop("stop_strings", None) or getattr(config, "stop_strings", None)
-    if stop_strings and "custom_generate" in kwargs:  # which `generate` gives no tokenizer (transformers 5.23)
-        criterion = StopStringCriteria(tokenizer, stop_strings)
-        kwargs["stopping_criteria"] = StoppingCriteriaList([*(kwargs.get("stopping_criteria") or []), criterion])
-        kwargs["stop_strings"] = None
+    if "custom_generate" in kwargs:
+        kwargs["stopping_criteria"] = criteria = _for_any_rows(kwargs.get("stopping_criteria"))
+        if stop_strings:  # for which `generate` gives a strategy no tokenizer (transformers 5.23)
+            criteria.append(StopStringCriteria(tokenizer, stop_strings))
+            kwargs["stop_strings"] = None
     elif stop_strings:
         kwargs |= {"stop_strings": stop_strings, "tokenizer": tokenizer}
     target: Any = type(model)

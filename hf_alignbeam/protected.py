@@ -34,11 +34,16 @@ class ProtectedModelForCausalLM(PreTrainedModel):
 
         Raises:
             OSError: The repository lacks the target or the guard's code.
-            ValueError: The guard cannot be made.
+            ValueError: The guard cannot be made, or a part of the repository was asked for.
         """
         if kwargs.get("trust_remote_code") is not True:
             raise ValueError("`trust_remote_code` must be True for a protected model, whose guard is code. Read it, then pin it.")
-        kwargs = {name: value for name, value in kwargs.items() if name not in ("config", "adapter_kwargs", "_from_auto")}
+        if kwargs.get("subfolder"):
+            raise ValueError(
+                f"`subfolder` must be left out: a protected model is all of its repository, got {kwargs['subfolder']!r}."
+            )
+        ours = ("config", "adapter_kwargs", "_from_auto", "subfolder")
+        kwargs = {name: value for name, value in kwargs.items() if name not in ours}
         hub = {name: kwargs[name] for name in HUB if kwargs.get(name) is not None}
         place = str(pretrained_model_name_or_path)
         local = os.path.isdir(place)

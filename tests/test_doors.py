@@ -18,6 +18,7 @@ from transformers import (
     AutoTokenizer,
     GenerationConfig,
     LlamaForCausalLM,
+    StoppingCriteria,
     TextStreamer,
     pipeline,
     set_seed,
@@ -220,6 +221,19 @@ def test_a_protected_repository_is_guarded_from_the_hub(hub, protected_folder, s
     assert "trust_remote_code=True" in untrusting.stderr
 
 
+def test_an_empty_subfolder_is_the_repository_itself(hub, protected_folder, specialist, strategy, tmp_path):
+    """Harnesses name one always."""
+    hub.commit_folder("owner/protected", Path(protected_folder))
+    ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
+    expected = specialist[0].generate(ids, custom_generate=strategy, max_new_tokens=30, do_sample=False).tolist()
+    asking = ASK.replace("target, trust_remote_code=True", "target, trust_remote_code=True, subfolder=''")
+    for place in (protected_folder, "owner/protected"):
+        assert said_by(in_a_process(asking, place, "-", "", "", ids.tolist(), **online(hub, tmp_path))) == expected
+    config = AutoConfig.from_pretrained(protected_folder, **TRUSTED)
+    with pytest.raises(ValueError, match="`subfolder` must be left out"):
+        AutoModelForCausalLM.from_pretrained(protected_folder, config=config, subfolder="target", **TRUSTED)
+
+
 PUSH = """
 import sys
 from pathlib import Path
@@ -416,6 +430,35 @@ def test_stop_strings_streamers_and_presets_pass_the_door(specialist, folder, ca
     with pytest.raises(ValueError, match="`preset` must be 'paper' or left out"):
         texts(specialist, asked("general", 1), folder, preset="mine", **named)
     assert texts(specialist, asked("harmful", 1), folder, preset="paper", **named)[0]
+
+
+class Tracked(StoppingCriteria):
+    """Stops at a text, its verdicts kept by the rows of the batch that it was made for: the criterion of lm_eval 0.4.13."""
+
+    def __init__(self, sequence, tokenizer, n_prompt, n_rows):
+        self.sequence, self.tokenizer, self.n_prompt = sequence, tokenizer, n_prompt
+        self.n_back = len(tokenizer.encode(sequence, add_special_tokens=False)) + 2
+        self.done_tracker = [False] * n_rows
+
+    def __call__(self, input_ids, scores, **kwargs):
+        said = self.tokenizer.batch_decode(input_ids[:, self.n_prompt :][:, -self.n_back :])
+        for row, done in enumerate(self.done_tracker):
+            self.done_tracker[row] = done or self.sequence in said[row]
+        return False not in self.done_tracker
+
+
+@pytest.mark.parametrize("text", ["</s>", "."])
+@pytest.mark.parametrize("n_each", [1, 2])
+def test_a_criterion_that_keeps_a_verdict_a_row_stops_as_a_stop_string_does(text, n_each, specialist, folder, protected):
+    for kinds in (["harmful"], ["late"], ["domain", "harmful", "late", "general"]):
+        conversations = [conversation for kind in kinds for conversation in asked(kind, n_each)]
+        n_prompt = encode(conversations, specialist[1])["input_ids"].shape[1]
+        named = {**NAMED, **TRUSTED, "tokenizer": specialist[1]}
+        expected, _ = generated(specialist, conversations, folder, stop_strings=[text], **named)
+        for target, how in ((specialist, {"strategy": folder, **named}), (protected, {})):
+            stops = [Tracked(text, specialist[1], n_prompt, len(conversations))]
+            said, _ = generated(target, conversations, stopping_criteria=stops, **how)
+            assert torch.equal(said, expected)
 
 
 def test_the_anchor_logits_folder_is_the_processor(specialist, anchor, tmp_path):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from test_doors import BLOCKED, hub, in_a_process, online, said_by  # noqa: F401
+from test_doors import BLOCKED, Tracked, hub, in_a_process, online, said_by  # noqa: F401
 from test_steer import GREEDY, N_NEW, framed, harmless
 from transformers import pipeline
 
@@ -53,6 +53,12 @@ def test_the_folder_gives_what_the_object_gives(thin, folder, expected):
     assert torch.equal(output.sequences, sequences)
     assert output.chosen.tolist() == [1, 1, 1, 0, 0]
     assert output.judged.tolist()[3:] == [1, 1]
+
+
+def test_a_criterion_that_keeps_a_verdict_a_row_stops_no_probe(thin, folder, expected):
+    inputs, sequences = expected
+    stops = [Tracked(thin[1].eos_token, thin[1], inputs["input_ids"].shape[1], len(sequences))]
+    assert torch.equal(through(thin, folder, **inputs, stopping_criteria=stops), sequences)
 
 
 def test_ids_may_be_positional_and_without_a_mask(thin, folder, expected):
