@@ -31,6 +31,14 @@ def points(after: Sequence[bool], before: Sequence[bool]) -> str:
     return f"{100 * mean:+.1f} ± {100 * half:.1f} points"
 
 
+def check_can_plot(option: str) -> None:
+    """Raise ValueError where an option asks for a picture and nothing can draw one."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f'{option} needs matplotlib. Install it: pip install "hf-alignbeam[plot]"') from error
+
+
 @contextmanager
 def told_plainly() -> Iterator[None]:
     """Turn an error in the user's input into one line and exit status 2."""

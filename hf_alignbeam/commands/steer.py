@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hf_alignbeam.asking import JudgeError
-from hf_alignbeam.commands import table_head, table_row, tell, told_plainly
+from hf_alignbeam.commands import check_can_plot, table_head, table_row, tell, told_plainly
 from hf_alignbeam.commands.named import load_causal, named_device, read_prompts
 from hf_alignbeam.loading import load_accept, load_judge
 from hf_alignbeam.steer import TSA, EmbeddingSteerer
@@ -46,7 +46,7 @@ def run(request: Request) -> None:
         if not conversations:
             raise ValueError(f"{request.file} must hold at least one prompt, got none.")
         if request.plot:
-            _check_can_plot()
+            check_can_plot("--plot")
         with errors.status("loading"):
             device = named_device(request.device)
             model, tokenizer = load_causal(request.model, device)
@@ -90,13 +90,6 @@ def _summary(prompts: Sequence[SteeredPrompt]) -> list[str]:
 
 def _costs(prompt: SteeredPrompt) -> tuple[int, int, float]:
     return prompt.n_oracle_calls, prompt.n_generated, prompt.seconds
-
-
-def _check_can_plot() -> None:
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ValueError('--plot needs matplotlib. Install it: pip install "hf-alignbeam[plot]"') from error
 
 
 def _plot(prompts: Sequence[SteeredPrompt], path: Path, threshold: float) -> None:
