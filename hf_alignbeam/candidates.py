@@ -68,7 +68,8 @@ class Proposer:
         for answer in answers:  # what was read anew, where nothing could be cut
             answer.n_fed += target.n_tokens // len(answers)
         call = self._steering.begin(target.input_ids, asked, range(len(places)))
-        made = Pass(target, answers, [True] * len(places), [None] * len(places))
+        moved = [rows.moved[row][:point] for row in places]
+        made = Pass(target, answers, [True] * len(places), [None] * len(places), moved)
         made.steered = [Steered(call, call.first, list(range(len(places))))]
         with call.ended_by_errors():
             logits = rows.logits[point][places]  # (F, V)

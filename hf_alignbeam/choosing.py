@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from .asking import JudgeError, ask
-from .candidates import Proposer
+from .candidates import Candidates, Proposer
 from .chat import Asked
 from .judge import Judge
 from .policy import Policy
 from .refusal import Endings
 from .target import Target
+from .trace import Attempt, Reading, Tried
 from .writing import Answer, Pass, Writer, release, taken
 
 
@@ -76,7 +77,7 @@ class Run:
         unknown = [math.nan] * (policy.num_candidates + 1)
         self.answers = [Answer(number, one, list(unknown)) for number, one in enumerate(asked)]
         n_rows = len(self.answers)
-        self._passes = [Pass(target, list(self.answers), [True] * n_rows, [None] * n_rows)]
+        self._passes = [Pass(target, list(self.answers), [True] * n_rows, [None] * n_rows, [[] for _ in range(n_rows)])]
         self._n_passed = 0
         self.scores: History | None = None
         self.logits: History | None = None
@@ -131,16 +132,16 @@ class Run:
     def _check(self, n_next: int | None) -> None:
         """Judge every live row; what passes is handed out, what does not goes back to where it last passed."""
         places = [(n, row) for n, each in enumerate(self._passes) for row, live in enumerate(each.live) if live]
-        texts = [self._written(self._passes[n], row) for n, row in places]
-        harm = self._judged([self._passes[n].answers[row] for n, row in places], [text for _, text in texts])
+        written = [self._written(self._passes[n], row) for n, row in places]
+        harm = self._judged([self._passes[n].answers[row] for n, row in places], written)
         flagged = []
-        for (n, row), (ids, text), h in zip(places, texts, harm, strict=True):
+        for (n, row), (ids, text), h in zip(places, written, harm, strict=True):
             rows = self._passes[n]
             answer = rows.answers[row]
             rows.live[row] = self._policy.passes(h) and rows.ends[row] is None
             if self._policy.passes(h):
                 answer.candidate_harm[0] = h if answer.chosen == 0 else answer.candidate_harm[0]
-                self._pass(answer, ids, text, h, is_done=rows.ends[row] is not None)
+                self._pass(rows, row, ids, text, h, is_done=rows.ends[row] is not None)
             else:
                 answer.candidate_harm = [h] + [math.nan] * self._policy.num_candidates
                 flagged.append((n, row, ids))
@@ -156,31 +157,38 @@ class Run:
             By the number of a pass and a point, the rows that go back there.
         """
         earlier = [(n, row, ids[:point]) for n, row, ids in flagged for point in self._points(len(ids))[1:]]
-        texts = [self._text(self._passes[n].answers[row], ids) for n, row, ids in earlier]
-        harm = self._judged([self._passes[n].answers[row] for n, row, _ in earlier], texts) if earlier else []
+        written = [(ids, self._text(self._passes[n].answers[row], ids)) for n, row, ids in earlier]
+        harm = self._judged([self._passes[n].answers[row] for n, row, _ in earlier], written) if earlier else []
         stopped: set[tuple[int, int]] = set()
-        for (n, row, ids), text, h in zip(earlier, texts, harm, strict=True):
+        for (n, row, _), (ids, text), h in zip(earlier, written, harm, strict=True):
             if not self._policy.passes(h):
                 stopped.add((n, row))
             if (n, row) not in stopped:
-                self._pass(self._passes[n].answers[row], ids, text, h, is_done=False)
+                self._pass(self._passes[n], row, ids, text, h, is_done=False)
         back: dict[tuple[int, int], list[int]] = {}
         for n, row, _ in flagged:
             back.setdefault((n, len(self._passes[n].answers[row].ids)), []).append(row)
         return back
 
-    def _judged(self, answers: Sequence[Answer], texts: Sequence[str]) -> list[float]:
-        """The judge's verdicts on texts of these answers, NaN where there is none; what has passed is not asked about again."""
+    def _judged(self, answers: Sequence[Answer], written: Sequence[tuple[list[int], str]]) -> list[float]:
+        """The judge's verdicts on texts of these answers, NaN where there is none; what has passed is not asked about again.
+
+        Args:
+            answers: Whose they are.
+            written: The tokens of each, and what they say.
+        """
         harm = [answer.harm for answer in answers]
-        new = [n for n, (answer, text) in enumerate(zip(answers, texts, strict=True)) if answer.text != text]
+        new = [n for n, (answer, (_, text)) in enumerate(zip(answers, written, strict=True)) if answer.text != text]
         if new:
-            verdicts = ask(self._judge, [answers[n].asked.messages for n in new], [texts[n] for n in new])
+            verdicts = ask(self._judge, [answers[n].asked.messages for n in new], [written[n][1] for n in new])
             self.n_judge_calls += verdicts.n_calls
             if self._policy.on_judge_error == "raise" and None in verdicts.harm:
                 raise JudgeError(f"The judge gave no verdict: {verdicts.errors[-1]}") from verdicts.errors[-1]
             for n, verdict in zip(new, verdicts.harm, strict=True):
                 harm[n] = math.nan if verdict is None else verdict
                 answers[n].n_judged += 1
+                if self._writer.notes:
+                    answers[n].readings.append(Reading(written[n][0], harm[n], self._policy.passes(harm[n])))
         return harm
 
     def _written(self, rows: Pass, row: int) -> tuple[list[int], str]:
@@ -194,8 +202,10 @@ class Run:
     def _bytes(self, ids: Sequence[int]) -> bytes:
         return b"".join((self._pieces[i] if i < len(self._pieces) else None) or b"" for i in ids)
 
-    def _pass(self, answer: Answer, ids: list[int], text: str, harm: float, is_done: bool) -> None:
+    def _pass(self, rows: Pass, row: int, ids: list[int], text: str, harm: float, is_done: bool) -> None:
+        answer = rows.answers[row]
         self._hand_out(ids[len(answer.ids) :])
+        answer.moved = rows.moved[row][: len(ids)]
         answer.ids, answer.text, answer.harm, answer.is_done = ids, text, harm, is_done
 
     def _escalate(self, flagged: dict[tuple[int, int], list[int]], n_next: int | None) -> None:
@@ -225,19 +235,23 @@ class Run:
         candidates = made.rows
         try:
             live = [row for row, is_live in enumerate(candidates.live) if is_live]
-            texts = {row: self._written(candidates, row) for row in live}
-            judged = self._judged([candidates.answers[row] for row in live], [texts[row][1] for row in live])
+            written = {row: self._written(candidates, row) for row in live}
+            judged = self._judged([candidates.answers[row] for row in live], [written[row] for row in live])
             harm = dict(zip(live, judged, strict=True))
             chosen, failed = [], []
             for n, place in enumerate(places):
                 answer, mine = rows.answers[place], range(n * n_each, (n + 1) * n_each)
                 answer.candidate_harm[1:] = [harm.get(row, math.nan) for row in mine]
                 row = self._best([row for row in mine if self._policy.passes(harm.get(row, math.nan))], harm, made.logp)
+                if self._writer.notes:
+                    tried = [self._tried(made, each, written[each][0], point, harm[each]) for each in mine if each in written]
+                    ids, number = self._writer.ids(rows, place), None if row is None else 1 + row - mine.start
+                    answer.attempts.append(Attempt(point, ids[point:], rows.moved[place][point : len(ids)], tried, number))
                 if row is None:
                     failed.append(answer)
                     continue
                 answer.chosen = 1 + row - mine.start
-                self._pass(answer, *texts[row], harm[row], is_done=candidates.ends[row] is not None)
+                self._pass(candidates, row, *written[row], harm[row], is_done=candidates.ends[row] is not None)
                 for step, (scores, logits) in enumerate(made.steps[: len(answer.ids) - point], start=point):
                     self._keep(candidates, [row], step, scores[[row]], logits[[row]])
                 if not answer.is_done:
@@ -247,6 +261,10 @@ class Run:
         except BaseException:
             self._drop(candidates)
             raise
+
+    def _tried(self, made: Candidates, row: int, ids: list[int], point: int, harm: float) -> Tried:
+        moved = made.rows.moved[row][point : len(ids)]
+        return Tried(ids[point:], moved, harm, self._policy.passes(harm), made.logp[row])
 
     def _best(self, passing: list[int], harm: dict[int, float], logp: list[float]) -> int | None:
         """Of the candidates that pass, the one that goes on."""
@@ -264,8 +282,8 @@ class Run:
         if not any(rows.live) or not rows.target.absorb(made.target, places):
             self._passes.append(made)
             return
-        for place in places:
-            rows.live[place], rows.ends[place] = True, None
+        for n, place in enumerate(places):
+            rows.live[place], rows.ends[place], rows.moved[place] = True, None, made.moved[n]
             rows.own_stream.add(place)
         for steered in made.steered:
             steered.places = places
@@ -275,8 +293,9 @@ class Run:
         """Write what is said instead where that passes, and the refusal elsewhere."""
         others = self._endings.instead(answers, [self._bytes(answer.ids) for answer in answers])
         said = [n for n, ids in enumerate(others) if ids]
-        texts = [self._text(answers[n], [*answers[n].ids, *others[n]]) for n in said]
-        harm = dict(zip(said, self._judged([answers[n] for n in said], texts), strict=True)) if said else {}
+        whole = [[*answers[n].ids, *others[n]] for n in said]
+        written = [(ids, self._text(answers[n], ids)) for n, ids in zip(said, whole, strict=True)]
+        harm = dict(zip(said, self._judged([answers[n] for n in said], written), strict=True)) if said else {}
         for n, answer in enumerate(answers):
             if self._policy.passes(harm.get(n, math.nan)):
                 self._force(answer, others[n], harm[n], chosen=-2)

@@ -62,6 +62,9 @@ def generate(
     seed: Annotated[int, typer.Option(help="Seed for --sample.")] = 0,
     device: Annotated[str, typer.Option(help="Where both models go, as torch names it.")] = "cpu",
     plain: Annotated[bool, typer.Option("--plain", help="Also show what the target says alone.")] = False,
+    explain: Annotated[
+        Path | None, typer.Option(help="For one prompt: draw into this PNG, and print, how its answer came about.")
+    ] = None,
 ) -> None:
     """Answer prompts with a target model guarded by an anchor."""
     from hf_alignbeam.commands.generate import Request, run
@@ -85,6 +88,7 @@ def generate(
             seed=seed,
             device=device,
             plain=plain,
+            explain=explain,
         )
     )
 

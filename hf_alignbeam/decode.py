@@ -179,6 +179,7 @@ class AlignBeam:
         self._on_fail = on_fail
         self._streamer = streamer
         self._audit = audit
+        self._explain: Callable[[Answer], None] | None = None
         self._tokenizer = tokenizer
         self._conversations = checked_conversations(conversations)
         self._pieces = token_bytes(tokenizer)
@@ -198,11 +199,23 @@ class AlignBeam:
         """The `harm` that still passes."""
         return self._policy.threshold
 
-    def for_call(self, conversations: Sequence[Conversation] | None = None, streamer: BaseStreamer | None = None) -> "AlignBeam":
-        """The same strategy for other prompts or another streamer: it shares models, judge and ledger with this one."""
+    def for_call(
+        self,
+        conversations: Sequence[Conversation] | None = None,
+        streamer: BaseStreamer | None = None,
+        explain: Callable[[Answer], None] | None = None,
+    ) -> "AlignBeam":
+        """The same strategy for other prompts or another streamer: it shares models, judge and ledger with this one.
+
+        Args:
+            conversations, streamer: As when it was built.
+            explain: Gets each answer when all are finished, and in it what the judge read, what was tried, and how far each
+                token was moved, which is noted for nobody else.
+        """
         other = copy.copy(self)
         other._conversations = checked_conversations(conversations)
         other._streamer = streamer
+        other._explain = explain
         return other
 
     @torch.no_grad()
@@ -224,7 +237,8 @@ class AlignBeam:
         with streaming(self._streamer, input_ids):
             _check_call(model, logits_processor, generation_config)
             asked, _ = self._steering.prompts.asked(input_ids, self._conversations)
-            writer = Writer(self._steering, input_ids, logits_processor, stopping_criteria, generation_config)
+            notes = self._explain is not None
+            writer = Writer(self._steering, input_ids, logits_processor, stopping_criteria, generation_config, notes)
             proposer = Proposer(writer, self._steering, self._policy.num_candidates, self._policy.min_start)
             target = Target(model, input_ids, generation_config, model_kwargs)
             n_most = None if stopping_criteria.max_length is None else stopping_criteria.max_length - input_ids.shape[-1]
@@ -247,6 +261,8 @@ class AlignBeam:
                 )
             for answer in run.answers:
                 self._record(answer)
+                if self._explain is not None:
+                    self._explain(answer)
             sequences = _sequences(input_ids, run.answers, generation_config)
             if any(answer.chosen != 0 for answer in run.answers):
                 target.forget(sequences)

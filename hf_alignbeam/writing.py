@@ -32,6 +32,7 @@ from .calls import Call, Point
 from .chat import Asked
 from .steering import Steering
 from .target import Target
+from .trace import Attempt, Reading, divergence
 
 #: What `generate` puts after every processor of a user's: the anchor is mixed in before them, as in a processor.
 WARPERS = (
@@ -62,6 +63,10 @@ class Answer:
         n_steered: Tokens that the anchor was mixed into, in candidates too.
         n_fed: Tokens fed to the target.
         n_judged: Texts that the judge was asked about.
+        readings: These texts, in order; this and what follows only where somebody asks how answers come about.
+        attempts: The times that it was sent back, in order.
+        moved: By token that was drawn, how far steering moved its distribution, KL(mixed || target) in nats; NaN where it was
+            not steered.
     """
 
     number: int
@@ -75,6 +80,9 @@ class Answer:
     n_steered: int = 0
     n_fed: int = 0
     n_judged: int = 0
+    readings: list[Reading] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    moved: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -95,6 +103,7 @@ class Pass:
         answers: By row, whose it is.
         live: By row, whether it is still being written.
         ends: By row, how many tokens its answer had when it ended; None while it has not.
+        moved: By row, how far steering moved each token of its answer, where somebody asks.
         stopped: The rows that a criterion has stopped; without an EOS, `generate` writes on until all have.
         own_stream: The rows that draw from their answer's stream; the others draw as plain `generate` draws them.
         steered: Those that an anchor steers.
@@ -105,6 +114,7 @@ class Pass:
     answers: list[Answer]
     live: list[bool]
     ends: list[int | None]
+    moved: list[list[float]]
     stopped: set[int] = field(default_factory=set)
     own_stream: set[int] = field(default_factory=set)
     steered: list[Steered] = field(default_factory=list)
@@ -128,6 +138,7 @@ class Writer:
         steering: The anchor.
         input_ids: (B, length) the prompts.
         logits_processor, stopping_criteria, generation_config: As `generate` prepared them.
+        notes: Whether somebody asks how the answers come about.
     """
 
     def __init__(
@@ -137,7 +148,9 @@ class Writer:
         logits_processor: LogitsProcessorList,
         stopping_criteria: StoppingCriteriaList,
         generation_config: GenerationConfig,
+        notes: bool,
     ):
+        self.notes = notes
         self._steering = steering
         self._n_prompt = input_ids.shape[-1]
         n_before = next((n for n, each in enumerate(logits_processor) if isinstance(each, WARPERS)), len(logits_processor))
@@ -171,6 +184,7 @@ class Writer:
         scores: Tensor = logits
         for processor in self._processors:
             scores = _for_rows(processor, [answer.number for answer in rows.answers])(ids, cast(FloatTensor, scores))
+        own = scores
         for steered in rows.steered:
             if steered.call.follower is not None and steered.point.rows:
                 self._steering.check_width(scores.shape[-1])
@@ -178,6 +192,9 @@ class Writer:
                 scores = scores.index_copy(0, places, self._steering.steer(steered.call, steered.point, scores[places]))
                 for row in steered.point.rows:
                     rows.answers[steered.places[row]].n_steered += 1
+        if self.notes:
+            for moved, nats in zip(rows.moved, divergence(scores, own).tolist(), strict=True):
+                moved.append(nats)
         return self._warpers(ids, cast(FloatTensor, scores))
 
     def draw(self, rows: Pass, scores: Tensor) -> Tensor:
@@ -221,6 +238,7 @@ def taken(rows: Pass, parents: list[int]) -> Pass:
         [rows.answers[i] for i in parents],
         [rows.live[i] for i in parents],
         [rows.ends[i] for i in parents],
+        [list(rows.moved[i]) for i in parents],
         stopped={row for row, i in enumerate(parents) if i in rows.stopped},
         own_stream=set(range(len(parents))),
         steered=rows.steered,

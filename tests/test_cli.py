@@ -85,6 +85,60 @@ def test_generate_uses_the_whole_strategy_with_a_judge(judge, tmp_path):
     assert [json.loads(line)["answer"].strip() for line in told.read_text().splitlines()] == ["Not here."] * 2
 
 
+EXPLAINED = {"harmful": ["--judge", WEIGHTS / "judge-lm"], "domain": ["--judge", WEIGHTS / "judge-lm"], "general": []}
+
+
+@pytest.mark.parametrize("kind", EXPLAINED)
+def test_generate_explains_one_answer(kind, tmp_path):
+    asked, picture, told = testbed.prompts("validation", kind)[0], tmp_path / "answer.png", tmp_path / "told.jsonl"
+    arguments = ["--model", TARGET, "--anchor", ANCHOR, *EXPLAINED[kind], "--prompt", asked.text]
+    plain = run("generate", *arguments, "--to", told)
+    assert plain.exit_code == 0, plain.output
+    answer = json.loads(told.read_text())["answer"]
+    shown = run("generate", *arguments, "--explain", picture)
+    assert shown.exit_code == 0, shown.output
+    assert answer.strip() in shown.output
+    assert "steered" in shown.output
+    assert ("goes on" in shown.output) == (kind == "harmful")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    written = run("generate", *arguments, "--explain", picture, "--to", told)
+    assert written.exit_code == 0, written.output
+    record = json.loads(told.read_text())
+    assert record["answer"] == answer
+    explained = record["explain"]
+    assert "".join(token["text"] for token in explained["tokens"]).strip() == f"{answer.strip()}</s>"
+    assert any(token["kl"] is not None for token in explained["tokens"]) == (kind != "domain")
+    tried = [candidate for sent_back in explained["sent_back"] for candidate in sent_back["candidates"]]
+    assert sum(candidate["chosen"] for candidate in tried) == (kind == "harmful")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "name", "message"),
+    [
+        (2, "x.png", "--explain draws one answer, got 2 prompts"),
+        (1, "x.pdf", "--explain must name a file that ends in .png"),
+        (1, "nowhere/x.png", "--explain must name a file in a folder that is there"),
+    ],
+)
+def test_an_explanation_wants_one_prompt_and_a_place(prompts, name, message, tmp_path):
+    asked = ["--prompt", "x"] * prompts
+    result = run("generate", "--model", "none", "--anchor", "none", *asked, "--explain", tmp_path / name)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["generate", "--prompt", "x", "--explain", "x.png"], ["steer", "--plot"]])
+def test_a_picture_without_matplotlib_says_what_to_install(arguments, asked_file, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    named = {"generate": ["--anchor", "none"], "steer": ["--judge", "none", "--file", asked_file, "--to", tmp_path / "to"]}
+    result = run(*arguments, "--model", "none", *named[arguments[0]])
+    assert result.exit_code == 2
+    assert f"{arguments[-1] if arguments[0] == 'steer' else '--explain'} needs matplotlib." in result.output
+    assert 'pip install "hf-alignbeam[plot]"' in result.output
+    assert result.output.count("\n") == 1
+
+
 def test_settings_of_the_judge_want_a_judge():
     result = run("generate", "--model", TARGET, "--anchor", ANCHOR, "--prompt", "x", "--threshold", 0.4)
     assert result.exit_code == 2

@@ -32,6 +32,7 @@ CORE = [
     "judge",
     "asking",
     "target",
+    "trace",
     "writing",
     "candidates",
     "policy",

@@ -23,6 +23,14 @@ def table_head(columns: Sequence[str]) -> list[str]:
     return [table_row(columns), "|---" * len(columns) + "|"]
 
 
+def check_can_plot(option: str) -> None:
+    """Raise ValueError where an option asks for a picture and nothing can draw one."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f'{option} needs matplotlib. Install it: pip install "hf-alignbeam[plot]"') from error
+
+
 @contextmanager
 def told_plainly() -> Iterator[None]:
     """Turn an error in the user's input into one line and exit status 2."""

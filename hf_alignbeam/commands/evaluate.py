@@ -15,7 +15,7 @@ from accelerate import PartialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from hf_alignbeam.commands import tell, told_plainly
+from hf_alignbeam.commands import check_can_plot, tell, told_plainly
 from hf_alignbeam.commands.named import this_process
 from hf_alignbeam.evaluation import plots
 from hf_alignbeam.evaluation.prompt_sets import load_prompts
@@ -61,7 +61,7 @@ def run(request: Request) -> None:
     with told_plainly():
         recipe = _recipe(request)
         if request.plot:
-            plots.check_can_plot()
+            check_can_plot("--plot")
             if request.to is None:
                 raise ValueError("--plot must come with --to, the folder that gets the pictures.")
         state = this_process()

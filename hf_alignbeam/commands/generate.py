@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from hf_alignbeam.chat import Conversation, Message, as_messages, target_text
 from hf_alignbeam.commands import told_plainly
+from hf_alignbeam.commands.explain import check_request, show, watch
 from hf_alignbeam.commands.named import load_causal, named_device, read_prompts
+from hf_alignbeam.commands.picture import draw
 from hf_alignbeam.decode import AlignBeam
 from hf_alignbeam.loading import load_judge
 from hf_alignbeam.processor import AnchorLogitsProcessor
@@ -38,6 +40,7 @@ class Request:
     seed: int
     device: str
     plain: bool
+    explain: Path | None
 
 
 def run(request: Request) -> None:
@@ -45,6 +48,8 @@ def run(request: Request) -> None:
     errors = Console(stderr=True)
     with told_plainly():
         conversations = [as_messages(conversation) for conversation in _conversations(request)]
+        if request.explain is not None:
+            check_request(request.explain, len(conversations))
         with errors.status("loading"):
             device = named_device(request.device)
             model, tokenizer = load_causal(request.model, device)
@@ -56,13 +61,15 @@ def run(request: Request) -> None:
         else:
             with request.to.open("w") as file:
                 for record in records:
-                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                    file.write(json.dumps(record, ensure_ascii=False, default=asdict) + "\n")
                     file.flush()
     ledger = guard.ledger
     errors.print(
         f"{ledger.anchor_forwards} forwards of the anchor steered {ledger.steered_tokens} tokens; the judge was asked about "
         f"{ledger.judged} texts."
     )
+    if request.explain:
+        errors.print(f"Written: {request.explain}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _guard(
@@ -97,16 +104,21 @@ def _answers(
         task = progress.add_task("answering", total=len(conversations))
         for start in range(0, len(conversations), request.batch_size):
             batch = conversations[start : start + request.batch_size]
-            systems = {"answer": _guarding(guard, batch)} | ({"plain": {}} if request.plain else {})
-            texts, seconds = {}, {}
+            watched = watch(guard, batch[0], tokenizer) if request.explain else None
+            systems = {"answer": watched.how if watched else _guarding(guard, batch)} | ({"plain": {}} if request.plain else {})
+            ids, texts, seconds = {}, {}, {}
             for name, how in systems.items():
                 began = time.perf_counter()
-                texts[name] = _generate(request, batch, model, tokenizer, how)
+                ids[name] = _generate(request, batch, model, tokenizer, how)
+                texts[name] = tokenizer.batch_decode(ids[name], skip_special_tokens=True)
                 seconds[name] = round((time.perf_counter() - began) / len(batch), 3)
             progress.advance(task, len(batch))
+            explained = {"explain": watched.explain(ids["answer"][0].tolist())} if watched else {}
             for i, messages in enumerate(batch):
                 answers = {name: text[i] for name, text in texts.items()}
-                yield {"messages": messages, **answers, "seconds": seconds}
+                yield {"messages": messages, **answers, "seconds": seconds, **explained}
+            if request.explain:  # the answer is out by now, whatever becomes of the picture
+                draw(explained["explain"], request.explain)
 
 
 def _guarding(guard: AlignBeam | AnchorLogitsProcessor, batch: list[list[Message]]) -> dict[str, Any]:
@@ -122,7 +134,8 @@ def _generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     how: dict[str, Any],
-) -> list[str]:
+) -> torch.Tensor:
+    """The new tokens (B, length) of each answer."""
     if request.sample:
         set_seed(request.seed)
     prompts = [target_text(tokenizer, messages) for messages in batch]
@@ -136,7 +149,7 @@ def _generate(
             max_new_tokens=request.max_new_tokens,
             do_sample=request.sample,
         )
-    return tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return output[:, inputs["input_ids"].shape[1] :]
 
 
 def _show(record: dict[str, Any]) -> None:
@@ -145,3 +158,5 @@ def _show(record: dict[str, Any]) -> None:
         typer.echo(f"  plain:   {record['plain'].strip()}\n  guarded: {record['answer'].strip()}")
     else:
         typer.echo(f"  {record['answer'].strip()}")
+    if "explain" in record:
+        show(record["explain"], Console())

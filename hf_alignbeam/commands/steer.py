@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hf_alignbeam.asking import JudgeError
 from hf_alignbeam.chat import Conversation, as_messages, conversation_key
-from hf_alignbeam.commands import table_head, table_row, tell, told_plainly
+from hf_alignbeam.commands import check_can_plot, table_head, table_row, tell, told_plainly
 from hf_alignbeam.commands.named import load_causal, named_device, read_prompts, this_process
 from hf_alignbeam.loading import load_accept, load_judge
 from hf_alignbeam.steer import TSA, EmbeddingSteerer
@@ -49,7 +49,7 @@ def run(request: Request) -> None:
         if not conversations:
             raise ValueError(f"{request.file} must hold at least one prompt, got none.")
         if request.plot:
-            _check_can_plot()
+            check_can_plot("--plot")
         with errors.status("loading"):
             device = named_device(request.device)
             model, tokenizer = load_causal(request.model, device)
@@ -112,13 +112,6 @@ def _summary(prompts: Sequence[SteeredPrompt]) -> list[str]:
 
 def _costs(prompt: SteeredPrompt) -> tuple[int, int, float]:
     return prompt.n_oracle_calls, prompt.n_generated, prompt.seconds
-
-
-def _check_can_plot() -> None:
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ValueError('--plot needs matplotlib. Install it: pip install "hf-alignbeam[plot]"') from error
 
 
 def _plot(prompts: Sequence[SteeredPrompt], path: Path, threshold: float) -> None:

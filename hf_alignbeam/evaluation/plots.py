@@ -16,14 +16,6 @@ MARKERS = "osD^vPX*<>hdp8H"
 Shares = Callable[[SystemResults], list[bool]]
 
 
-def check_can_plot() -> None:
-    """Raise ValueError where matplotlib is missing."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ValueError('--plot needs matplotlib. Install it: pip install "hf-alignbeam[plot]"') from error
-
-
 def draw(results: Sequence[SystemResults], folder: Path) -> list[Path]:
     """Draw what can be drawn of one target's results, and say where it lies."""
     measured = [each for each in results if safety(each)]
