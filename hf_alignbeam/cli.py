@@ -13,6 +13,11 @@ Watch = Annotated[int | None, typer.Option(min=1, help="Tokens after which unnee
 Mixing = Annotated[str | None, typer.Option(help="log_linear, linear or paper. Default: the processor's.")]
 Weights = Annotated[Path | None, typer.Option(help="A folder that the testbed's training wrote. Default: the package's.")]
 
+Device = Annotated[str, typer.Option(help="Where the target goes, as torch names it; auto: spread over what there is.")]
+AnchorDevice = Annotated[str | None, typer.Option(help="Where the anchor goes. Default: with the target.")]
+JudgeDevice = Annotated[str | None, typer.Option(help="Where the judge goes. Default: with the target.")]
+TpPlan = Annotated[str | None, typer.Option(help="auto: cut the target up over the processes of torchrun.")]
+
 
 def _given(**options: object) -> dict[str, object]:
     """The options that were typed."""
@@ -60,7 +65,10 @@ def generate(
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
     sample: Annotated[bool, typer.Option("--sample", help="Sample instead of greedy search.")] = False,
     seed: Annotated[int, typer.Option(help="Seed for --sample.")] = 0,
-    device: Annotated[str, typer.Option(help="Where both models go, as torch names it.")] = "cpu",
+    device: Device = "cpu",
+    anchor_device: AnchorDevice = None,
+    judge_device: JudgeDevice = None,
+    tp_plan: TpPlan = None,
     plain: Annotated[bool, typer.Option("--plain", help="Also show what the target says alone.")] = False,
     explain: Annotated[
         Path | None, typer.Option(help="For one prompt: draw into this PNG, and print, how its answer came about.")
@@ -87,6 +95,9 @@ def generate(
             sample=sample,
             seed=seed,
             device=device,
+            anchor_device=anchor_device,
+            judge_device=judge_device,
+            tp_plan=tp_plan,
             plain=plain,
             explain=explain,
         )
@@ -112,7 +123,8 @@ def steer(
     judge_timeout: Annotated[float | None, typer.Option(help="Seconds until a judge is given up. Default: never.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of noise and samples.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
-    device: Annotated[str, typer.Option(help="Where the models go, as torch names it.")] = "cpu",
+    device: Device = "cpu",
+    judge_device: JudgeDevice = None,
     plot: Annotated[bool, typer.Option("--plot", help="Also draw harm against oracle calls (needs matplotlib).")] = False,
 ) -> None:
     """Find prompt embeddings that a model answers safely, for a file of prompts."""
@@ -128,7 +140,7 @@ def steer(
         judge_timeout=judge_timeout,
         seed=seed,
     )
-    run(Request(model, judge, accept, file, to, preset, settings, max_new_tokens, device, plot))
+    run(Request(model, judge, accept, file, to, preset, settings, max_new_tokens, device, judge_device, plot))
 
 
 @app.command()
@@ -156,9 +168,9 @@ def evaluate(
     device: Annotated[
         str | None, typer.Option(help="Where the target goes, as torch names it; auto: spread over what there is.")
     ] = None,
-    anchor_device: Annotated[str | None, typer.Option(help="Where the anchor goes. Default: with the target.")] = None,
-    judge_device: Annotated[str | None, typer.Option(help="Where the judge goes. Default: with the target.")] = None,
-    tp_plan: Annotated[str | None, typer.Option(help="auto: cut the target up over the processes of torchrun.")] = None,
+    anchor_device: AnchorDevice = None,
+    judge_device: JudgeDevice = None,
+    tp_plan: TpPlan = None,
     dtype: Annotated[str | None, typer.Option(help="Of its weights, as torch names it. Default: the checkpoint's.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts in one call of generate.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,

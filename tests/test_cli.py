@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from hf_alignbeam import EmbeddingSteerer, SteeredPrompts, testbed
 from hf_alignbeam.cli import app
-from hf_alignbeam.commands import decoding, memory, searches, speed
+from hf_alignbeam.commands import decoding, generate, memory, searches, speed
 from hf_alignbeam.testbed.families import FAMILIES
 from hf_alignbeam.testbed.shapes import Shape
 from hf_alignbeam.testbed.store import WEIGHTS, stored_language
@@ -220,6 +220,67 @@ def test_steering_prints_the_tables(monkeypatch):
     assert searched["unaligned", "ours: random search"][4].startswith("0.0 %")
     clean = [row for row in rows if len(row) == 8 and row[0] == "gap"]
     assert clean[0][3:5] == ["1: 100.0 %", "100.0 %"]
+
+
+def test_generate_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
+    asked = tmp_path / "asked.txt"
+    asked.write_text("".join(prompt.text + "\n" for prompt in testbed.prompts("validation", "general")[:5]))
+    command = ["generate", "--model", TARGET, "--anchor", ANCHOR, "--file", asked, "--batch-size", 2, "--max-new-tokens", 40]
+    assert run(*command, "--to", tmp_path / "whole.jsonl").exit_code == 0
+    answered, done = generate._answered, []
+
+    def stopped(request, loaded, batch):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(batch)
+        return answered(request, loaded, batch)
+
+    monkeypatch.setattr(generate, "_answered", stopped)
+    result = run(*command, "--to", tmp_path / "told.jsonl")
+    assert result.exit_code == 130
+    assert "The same command goes on" in result.output
+    assert not (tmp_path / "told.jsonl").exists()
+    done[:] = [None]  # the second one may go on for one batch
+    assert run(*command, "--to", tmp_path / "told.jsonl").exit_code == 0
+    whole, told = (
+        [json.loads(line) for line in (tmp_path / name).read_text().splitlines()] for name in ("whole.jsonl", "told.jsonl")
+    )
+    assert [(r["messages"], r["answer"]) for r in told] == [(r["messages"], r["answer"]) for r in whole]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["asked.txt", "told.jsonl", "whole.jsonl"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tensor_parallel", [False, True])
+def test_generate_in_two_processes_writes_what_one_writes(tmp_path, tensor_parallel):
+    asked = tmp_path / "asked.txt"
+    asked.write_text("".join(prompt.text + "\n" for prompt in testbed.prompts("validation", "harmful")[:7]))
+    command = ["generate", "--model", TARGET, "--anchor", ANCHOR, "--judge", str(WEIGHTS / "judge-lm"), "--file", str(asked)]
+    command += ["--batch-size", "2", "--max-new-tokens", "60"]
+    assert run(*command, "--to", tmp_path / "one.jsonl").exit_code == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "hf_alignbeam", *command]
+    cut_up = ["--tp-plan", "auto"] if tensor_parallel else []
+    subprocess.run([*torchrun, *cut_up, "--to", str(tmp_path / "two.jsonl")], check=True, capture_output=True)
+    one, two = ([json.loads(line) for line in (tmp_path / name).read_text().splitlines()] for name in ("one.jsonl", "two.jsonl"))
+    assert [(r["messages"], r["answer"]) for r in two] == [(r["messages"], r["answer"]) for r in one]
+
+
+@pytest.mark.slow
+def test_steer_in_two_processes_finds_what_one_finds(tmp_path):
+    asked = tmp_path / "asked.txt"
+    prompts = [*testbed.prompts("validation", "harmful")[:6], *testbed.prompts("validation", "general")[:3]]
+    asked.write_text("".join(prompt.text + "\n" for prompt in prompts))
+    command = ["steer", "--model", str(WEIGHTS / "thin"), "--judge", str(WEIGHTS / "judge-cls"), "--accept", ANCHOR]
+    command += ["--file", str(asked), "--max-new-tokens", "60"]
+    assert run(*command, "--to", tmp_path / "one").exit_code == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "hf_alignbeam", *command]
+    subprocess.run([*torchrun, "--to", str(tmp_path / "two")], check=True, capture_output=True)
+    model = AutoModelForCausalLM.from_pretrained(WEIGHTS / "thin", dtype="auto")
+    one, two = (list(SteeredPrompts.from_pretrained(tmp_path / name, model)) for name in ("one", "two"))
+    assert [(p.messages, p.ids, p.outcome) for p in one] == [(p.messages, p.ids, p.outcome) for p in two]
+    for a, b in zip(one, two, strict=True):  # a judge's last bits depend on what else is in its batch
+        assert a.harm_by_call == pytest.approx(b.harm_by_call, abs=1e-5)
+    assert all(torch.equal(a.embeds, b.embeds) for a, b in zip(one, two, strict=True))
+    assert len((tmp_path / "two" / "journal.jsonl").read_text().splitlines()) == 1  # the last pass paid for nothing
 
 
 def test_evaluate_holds_strategies_against_each_other(tmp_path):

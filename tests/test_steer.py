@@ -26,6 +26,7 @@ from hf_alignbeam.probing import ended
 from hf_alignbeam.refusal import REFUSAL
 from hf_alignbeam.settled import settle
 from hf_alignbeam.steer import TSA, SteeringError
+from hf_alignbeam.steered import RECORDS
 from hf_alignbeam.testbed.store import stored_judges, stored_language
 from hf_alignbeam.testbed.truth import Truth
 from hf_alignbeam.vocab import token_bytes
@@ -246,6 +247,21 @@ def test_a_finished_folder_costs_nothing_and_takes_more_prompts(thin, graded, ac
     assert [told(prompt) for prompt in both] == [told(prompt) for prompt in first]
     more = steerer(thin, counting, accept).precompute(framed(3), tmp_path, max_new_tokens=N_NEW)
     assert counting.n_texts == list(more)[2].n_oracle_calls
+
+
+def test_parts_of_a_search_are_one_search(thin, graded, accept, tmp_path):
+    asked = framed(3) + harmless(1)
+    expected = steerer(thin, graded, accept).precompute(asked, max_new_tokens=N_NEW)
+    for part in (0, 1):
+        counting = Counting(graded)
+        found = steerer(thin, counting, accept).precompute(asked[part::2], tmp_path, max_new_tokens=N_NEW, part=part)
+        assert counting.n_texts == sum(prompt.n_oracle_calls for prompt in found)
+    assert not (tmp_path / RECORDS).exists()
+    whole = Counting(graded)
+    together = steerer(thin, whole, accept).precompute(asked, tmp_path, max_new_tokens=N_NEW)
+    assert whole.n_calls == 0
+    assert [told(prompt) for prompt in together] == [told(prompt) for prompt in expected]
+    assert (tmp_path / RECORDS).exists()
 
 
 def test_a_torn_line_of_the_journal_is_as_good_as_none(thin, graded, accept, tmp_path):

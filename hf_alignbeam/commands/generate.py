@@ -1,14 +1,18 @@
 """`alignbeam generate`: answers from any target model, guarded by any anchor and any judge."""
 
+import contextlib
 import json
+import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import typer
+from accelerate import PartialState
 from rich.console import Console
 from rich.progress import Progress
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
@@ -16,9 +20,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from hf_alignbeam.chat import Conversation, Message, as_messages, target_text
 from hf_alignbeam.commands import told_plainly
 from hf_alignbeam.commands.explain import check_request, show, watch
-from hf_alignbeam.commands.named import load_causal, named_device, read_prompts
+from hf_alignbeam.commands.named import load_causal, load_spread, named_device, read_prompts, this_process
 from hf_alignbeam.commands.picture import draw
 from hf_alignbeam.decode import AlignBeam
+from hf_alignbeam.engines import input_device
+from hf_alignbeam.evaluation.store import Store, digest, files_of
 from hf_alignbeam.loading import load_judge
 from hf_alignbeam.processor import AnchorLogitsProcessor
 
@@ -39,31 +45,53 @@ class Request:
     sample: bool
     seed: int
     device: str
+    anchor_device: str | None
+    judge_device: str | None
+    tp_plan: str | None
     plain: bool
     explain: Path | None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The target and its guard."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    guard: AlignBeam | AnchorLogitsProcessor
+
+
+#: What does not change an answer: how many there are, and where they are made and go.
+ELSEWHERE = ("prompts", "file", "to", "device", "anchor_device", "judge_device", "tp_plan", "explain")
 
 
 def run(request: Request) -> None:
     """Load, answer, print or write."""
     errors = Console(stderr=True)
     with told_plainly():
+        state = this_process()
         conversations = [as_messages(conversation) for conversation in _conversations(request)]
         if request.explain is not None:
             check_request(request.explain, len(conversations))
+        if request.to is None and state.num_processes > 1:
+            raise ValueError("Several processes need --to, a file in a folder that all of them share.")
         with errors.status("loading"):
-            device = named_device(request.device)
-            model, tokenizer = load_causal(request.model, device)
-            guard = _guard(request, model, tokenizer, device)
-        records = _answers(request, conversations, model, tokenizer, guard, errors)
-        if request.to is None:
-            for record in records:
-                _show(record)
-        else:
-            with request.to.open("w") as file:
-                for record in records:
-                    file.write(json.dumps(record, ensure_ascii=False, default=asdict) + "\n")
-                    file.flush()
-    ledger = guard.ledger
+            loaded = _load(request)
+        size = request.batch_size
+        batches = [conversations[start : start + size] for start in range(0, len(conversations), size)]
+        with Progress(console=errors, transient=True, disable=not state.is_main_process) as progress:
+            task = progress.add_task("answering", total=len(conversations))
+            after_batch = lambda n_done: progress.advance(task, n_done * state.num_processes)  # noqa: E731
+            if request.to is None:
+                for batch in batches:
+                    for record in _answered(request, loaded, batch):
+                        _show(record)
+                    after_batch(len(batch))
+            else:
+                _write(request, request.to, loaded, batches, state, after_batch)
+    if not state.is_main_process:
+        return
+    ledger = loaded.guard.ledger
     errors.print(
         f"{ledger.anchor_forwards} forwards of the anchor steered {ledger.steered_tokens} tokens; the judge was asked about "
         f"{ledger.judged} texts."
@@ -72,17 +100,21 @@ def run(request: Request) -> None:
         errors.print(f"Written: {request.explain}", soft_wrap=True, markup=False, highlight=False)
 
 
-def _guard(
-    request: Request, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, device: torch.device
-) -> AlignBeam | AnchorLogitsProcessor:
-    """The whole strategy, or its processor alone where there is no judge."""
+def _load(request: Request) -> Loaded:
+    """The target, and the whole strategy or, where there is no judge, its processor alone."""
+    model, tokenizer = load_spread(request.model, request.device, request.tp_plan)
     base = request.anchor == "base"
-    anchor, anchor_tokenizer = (model, tokenizer) if base else load_causal(request.anchor, device)
+    near = input_device(model)
+    elsewhere = request.anchor_device
+    anchor, anchor_tokenizer = (
+        (model, tokenizer) if base else load_spread(request.anchor, elsewhere) if elsewhere else load_causal(request.anchor, near)
+    )
     named: dict[str, Any] = {"anchor": "base", "model": model} if base else {"anchor": anchor}
     named |= {"anchor_tokenizer": anchor_tokenizer, "tokenizer": tokenizer, **request.guard}
     if request.judge is None:
-        return AnchorLogitsProcessor(**named)
-    return AlignBeam(judge=load_judge(request.judge, device=device), **named)
+        return Loaded(model, tokenizer, AnchorLogitsProcessor(**named))
+    judge = load_judge(request.judge, device=named_device(request.judge_device) if request.judge_device else near)
+    return Loaded(model, tokenizer, AlignBeam(judge=judge, **named))
 
 
 def _conversations(request: Request) -> list[Conversation]:
@@ -92,33 +124,55 @@ def _conversations(request: Request) -> list[Conversation]:
     return found
 
 
-def _answers(
+def _write(
     request: Request,
-    conversations: list[list[Message]],
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    guard: AlignBeam | AnchorLogitsProcessor,
-    errors: Console,
-) -> Iterator[dict[str, Any]]:
-    with Progress(console=errors, transient=True) as progress:
-        task = progress.add_task("answering", total=len(conversations))
-        for start in range(0, len(conversations), request.batch_size):
-            batch = conversations[start : start + request.batch_size]
-            watched = watch(guard, batch[0], tokenizer) if request.explain else None
-            systems = {"answer": watched.how if watched else _guarding(guard, batch)} | ({"plain": {}} if request.plain else {})
-            ids, texts, seconds = {}, {}, {}
-            for name, how in systems.items():
-                began = time.perf_counter()
-                ids[name] = _generate(request, batch, model, tokenizer, how)
-                texts[name] = tokenizer.batch_decode(ids[name], skip_special_tokens=True)
-                seconds[name] = round((time.perf_counter() - began) / len(batch), 3)
-            progress.advance(task, len(batch))
-            explained = {"explain": watched.explain(ids["answer"][0].tolist())} if watched else {}
-            for i, messages in enumerate(batch):
-                answers = {name: text[i] for name, text in texts.items()}
-                yield {"messages": messages, **answers, "seconds": seconds, **explained}
-            if request.explain:  # the answer is out by now, whatever becomes of the picture
-                draw(explained["explain"], request.explain)
+    to: Path,
+    loaded: Loaded,
+    batches: list[list[list[Message]]],
+    state: PartialState,
+    after_batch: Callable[[int], None],
+) -> None:
+    """Answer what is not answered yet, shared out over processes, and put all of it into one file in the order of the prompts."""
+    parts = to.with_name(f"{to.name}.parts")
+    settings = {name: value for name, value in vars(request).items() if name not in ELSEWHERE}
+    stamps = [files_of(name) for name in (request.model, request.anchor, request.judge) if name is not None]
+    keys = [digest([version("hf-alignbeam"), settings, stamps, batch]) for batch in batches]
+    with contextlib.closing(Store(parts, "answers", state)) as store:
+        left = [(key, batch) for key, batch in dict(zip(keys, batches, strict=True)).items() if key not in store]
+        for key, batch in left if request.tp_plan else left[state.process_index :: state.num_processes]:
+            try:
+                records = _answered(request, loaded, batch)
+            except KeyboardInterrupt:
+                typer.echo(f"Stopped. The same command goes on from what lies in {parts}.", err=True)
+                raise typer.Exit(130) from None
+            if not request.tp_plan or state.is_main_process:
+                store.add(key, records, {})
+            after_batch(len(batch))
+        store.gather()
+        if state.is_main_process:
+            lines = [json.dumps(record, ensure_ascii=False) for key in keys for record in store[key].records]
+            to.write_text("".join(line + "\n" for line in lines))
+    state.wait_for_everyone()
+    if state.is_main_process:
+        shutil.rmtree(parts)
+
+
+def _answered(request: Request, loaded: Loaded, batch: list[list[Message]]) -> list[dict[str, Any]]:
+    """A record for each of a batch's prompts."""
+    watched = watch(loaded.guard, batch[0], loaded.tokenizer) if request.explain else None
+    systems = {"answer": watched.how if watched else _guarding(loaded.guard, batch)} | ({"plain": {}} if request.plain else {})
+    ids, texts, seconds = {}, {}, {}
+    for name, how in systems.items():
+        began = time.perf_counter()
+        ids[name] = _generate(request, batch, loaded.model, loaded.tokenizer, how)
+        texts[name] = loaded.tokenizer.batch_decode(ids[name], skip_special_tokens=True)
+        seconds[name] = round((time.perf_counter() - began) / len(batch), 3)
+    explained = {}
+    if watched is not None and request.explain is not None:
+        explained["explain"] = watched.explain(ids["answer"][0].tolist())
+        draw(explained["explain"], request.explain)
+    answers = [{name: text[i] for name, text in texts.items()} for i in range(len(batch))]
+    return [{"messages": m, **said, "seconds": seconds, **explained} for m, said in zip(batch, answers, strict=True)]
 
 
 def _guarding(guard: AlignBeam | AnchorLogitsProcessor, batch: list[list[Message]]) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 import json
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.distributed import DistributedConfig
 
 from hf_alignbeam.chat import Conversation
 
@@ -73,8 +75,17 @@ def load_causal(
     tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, padding_side="left")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    spread: dict[str, str] = {} if device is not None else ({"tp_plan": tp_plan} if tp_plan else {"device_map": "auto"})
+    if tp_plan not in (None, "auto"):
+        raise ValueError(f"`tp_plan` must be auto or left out, got {tp_plan!r}.")
+    spread: dict[str, Any] = {"device_map": "auto"} if device is None else {}
+    if tp_plan is not None:
+        spread = {"distributed_config": DistributedConfig(tp_plan="auto")}
     model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype, **spread)
     if device is not None:
         model.to(device)  # type: ignore[arg-type]
     return model.eval(), tokenizer
+
+
+def load_spread(name: str, device: str, tp_plan: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The same to where a user says: a device as torch names it, or `auto`."""
+    return load_causal(name, None if "auto" in (device, tp_plan) else named_device(device), tp_plan=tp_plan)

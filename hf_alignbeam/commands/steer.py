@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from hf_alignbeam.asking import JudgeError
 from hf_alignbeam.chat import Conversation, as_messages, conversation_key
 from hf_alignbeam.commands import check_can_plot, table_head, table_row, tell, told_plainly
-from hf_alignbeam.commands.named import load_causal, named_device, read_prompts, this_process
+from hf_alignbeam.commands.named import load_spread, named_device, read_prompts, this_process
+from hf_alignbeam.engines import input_device
 from hf_alignbeam.loading import load_accept, load_judge
 from hf_alignbeam.steer import TSA, EmbeddingSteerer
 from hf_alignbeam.steered import SteeredPrompt, SteeredPrompts
@@ -35,6 +36,7 @@ class Request:
     settings: dict[str, Any]
     max_new_tokens: int
     device: str
+    judge_device: str | None
     plot: bool
 
 
@@ -51,9 +53,9 @@ def run(request: Request) -> None:
         if request.plot:
             check_can_plot("--plot")
         with errors.status("loading"):
-            device = named_device(request.device)
-            model, tokenizer = load_causal(request.model, device)
-            judge = load_judge(request.judge, device=device)
+            model, tokenizer = load_spread(request.model, request.device)
+            near = input_device(model)
+            judge = load_judge(request.judge, device=named_device(request.judge_device) if request.judge_device else near)
             accept = load_accept(request.accept, None, model)
             preset = TSA if request.preset else {}
             steerer = EmbeddingSteerer(model, tokenizer, judge, accept, **{**preset, **request.settings})

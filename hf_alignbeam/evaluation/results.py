@@ -14,9 +14,9 @@ from hf_alignbeam.decode import THRESHOLD
 from hf_alignbeam.evaluation.prompt_sets import Case, PromptSet
 from hf_alignbeam.evaluation.recipe import JudgeSpec, ModelSpec, Recipe, SystemSpec
 from hf_alignbeam.evaluation.scorers import Asked, Columns, score
-from hf_alignbeam.evaluation.store import Store
+from hf_alignbeam.evaluation.store import Store, digest
 from hf_alignbeam.evaluation.systems import Parts
-from hf_alignbeam.evaluation.work import Unit, described, digest
+from hf_alignbeam.evaluation.work import Unit, described
 from hf_alignbeam.testbed.store import WEIGHTS, stored_language
 from hf_alignbeam.testbed.truth import Truth
 

@@ -3,15 +3,27 @@
 Knows lines, files and keys. Knows no system and no score.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 
 Record = Mapping[str, Any]
+
+
+def digest(told: Any) -> str:
+    """A key of what a batch is made of, as JSON can hold it."""
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def files_of(name: str) -> list[tuple[str, int, int]]:
+    """What tells a folder's model from another one in its place: its files' names, sizes and times. Empty for a Hub id."""
+    files = sorted(path for path in Path(name).glob("*") if path.is_file()) if Path(name).is_dir() else []
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,7 @@ class Store:
         """Keep a batch."""
         self._batches[key] = Batch(list(records), cost)
         lines = [{"batch": key, **record} for record in records] + [{"batch": key, "done": len(records), "cost": cost}]
-        self._file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        self._file.write("".join(json.dumps(line, ensure_ascii=False, default=asdict) + "\n" for line in lines))
         self._file.flush()
 
     def gather(self) -> None:

@@ -3,14 +3,11 @@
 Knows batches and what tells them from each other. Knows no score and no table.
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +17,7 @@ from transformers import set_seed
 from hf_alignbeam.evaluation.prompt_sets import Case, PromptSet
 from hf_alignbeam.evaluation.recipe import NEEDS, ModelSpec, Recipe, SystemSpec
 from hf_alignbeam.evaluation.responses import Response, forwards_counted
-from hf_alignbeam.evaluation.store import Store
+from hf_alignbeam.evaluation.store import Store, digest, files_of
 from hf_alignbeam.evaluation.systems import BASE, Answering, Parts, build
 
 
@@ -127,9 +124,4 @@ def described(spec: Any) -> Any:
     if spec is None:
         return None
     told = {name: value for name, value in asdict(spec).items() if name not in ("device", "tp_plan")}
-    files = sorted(path for path in Path(spec.name).glob("*") if path.is_file()) if Path(spec.name).is_dir() else []
-    return {**told, "files": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]}
-
-
-def digest(told: Any) -> str:
-    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return {**told, "files": files_of(spec.name)}
