@@ -51,3 +51,30 @@ def test_every_example_runs(example):
     done = subprocess.run([sys.executable, ROOT / "examples" / example], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "guarded" in done.stdout
+
+
+def tables(lines):
+    """The tables among some lines of Markdown, each as its rows of cells."""
+    found, inside = [], False
+    for line in lines:
+        if line.startswith("|"):
+            found.append([*(found.pop() if inside else []), [cell.strip() for cell in line.strip().strip("|").split("|")]])
+        inside = line.startswith("|")
+    return found
+
+
+@pytest.mark.slow
+def test_the_table_of_all_systems_is_what_its_command_prints(tmp_path):
+    """Rates, differences, refusals, choices and sweeps to the last digit; of costs, what does not depend on the machine's speed."""
+    section = README.partition("### All systems\n")[2].partition("\n### ")[0]
+    command = re.search(r"`alignbeam (evaluate [^`]*)`", section).group(1).split()
+    command[command.index("--to") + 1] = str(tmp_path)
+    subprocess.run([sys.executable, "-m", "hf_alignbeam", *command], check=True, capture_output=True)
+    printed, shown = (tables(text.splitlines()) for text in ((tmp_path / "report.md").read_text(), section))
+    assert len(shown) == len(printed) == 6
+    for ours, theirs in zip(shown, printed, strict=True):
+        if ours[0][0] == "cost a prompt":
+            speed = [ours[0].index(column) for column in ("answer tokens a second", "wall time, times plain")]
+            ours, theirs = ([[c for n, c in enumerate(row) if n not in speed] for row in rows] for rows in (ours, theirs))
+        assert ours == theirs
+    assert {path.name for path in tmp_path.glob("*.png")} == set(re.findall(r"pictures/(\w+\.png)", section))

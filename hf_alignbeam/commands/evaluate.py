@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 import transformers
+import typer
 from accelerate import PartialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from hf_alignbeam.asking import JudgeError
 from hf_alignbeam.commands import check_can_plot, tell, told_plainly
 from hf_alignbeam.commands.named import this_process
 from hf_alignbeam.evaluation import plots
@@ -78,8 +80,14 @@ def _evaluate(recipe: Recipe, folder: Path, state: PartialState, request: Reques
     stores = (Store(folder, name, state) for name in ("answers", "verdicts"))
     with contextlib.ExitStack() as stack:
         answers, verdicts = (stack.enter_context(contextlib.closing(store)) for store in stores)
-        with _progress(state, todo, answers) as after:
-            answer_all(todo, recipe, answers, state, after)
+        try:
+            with _progress(state, todo, answers) as after:
+                answer_all(todo, recipe, answers, state, after)
+        except JudgeError as error:
+            raise ValueError(f"{error}. {_way_on(request)}") from error
+        except KeyboardInterrupt:
+            typer.echo(f"Stopped. {_way_on(request)}", err=True)
+            raise typer.Exit(130) from None
         answers.gather()
         results = gather(recipe, todo, answers, verdicts, state)
     if not state.is_main_process:
@@ -97,6 +105,10 @@ def _evaluate(recipe: Recipe, folder: Path, state: PartialState, request: Reques
             place.mkdir(exist_ok=True)
             written += plots.draw(own, place)
         Console(stderr=True).print("Written:", ", ".join(map(str, written)), soft_wrap=True)
+
+
+def _way_on(request: Request) -> str:
+    return f"The same command goes on from what lies in {request.to}." if request.to else "With --to FOLDER, it could go on."
 
 
 def _recipe(request: Request) -> Recipe:

@@ -88,7 +88,9 @@ class JudgedBy:
         return [each is None or each > THRESHOLD for each in harm]
 
     def _key(self, cases: Sequence[Case], texts: Sequence[str]) -> str:
-        return digest([described(self._spec), [[case.conversation, text] for case, text in zip(cases, texts, strict=True)]])
+        return digest(
+            [described(self._spec, self._recipe), [[case.conversation, text] for case, text in zip(cases, texts, strict=True)]]
+        )
 
 
 def gather(recipe: Recipe, done: Sequence[Unit], answers: Store, verdicts: Store, state: PartialState) -> list[SystemResults]:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_alignbeam.adapters import adapter_layers, adapters_off, base_of
 from hf_alignbeam.asking import ask
 from hf_alignbeam.chat import Message
-from hf_alignbeam.commands.named import load_causal, named_device
+from hf_alignbeam.commands.named import load_causal, named_device, this_process
 from hf_alignbeam.decode import PAPER, THRESHOLD, AlignBeam
 from hf_alignbeam.evaluation.recipe import TESTBED, JudgeSpec, Kind, ModelSpec, Recipe, SystemSpec
 from hf_alignbeam.evaluation.responses import Responder, Response
@@ -109,7 +109,7 @@ class Parts:
             from hf_alignbeam.moderation import ModerationJudge
 
             return CountedJudge(ModerationJudge(base_url=spec.name), spec.wrong)
-        device = named_device(spec.device) if spec.device else self._device(self._spec)
+        device = self._device(spec.device)
         if spec.rubric is not None:
             network, tokenizer = load_causal(spec.name, device, spec.revision)
             return CountedJudge(LLMJudge(network, tokenizer, "yes_no", rubric=spec.rubric), spec.wrong)
@@ -117,14 +117,18 @@ class Parts:
 
     def guard(self, settings: Mapping[str, Any]) -> AnchorLogitsProcessor:
         """A processor for the target."""
-        return AnchorLogitsProcessor(**self._steering(_with_preset(settings, PRESETS)))
+        guard = AnchorLogitsProcessor(**self._steering(_with_preset(settings, PRESETS)))
+        self._translators.setdefault(guard.translator.rule, guard.translator)
+        return guard
 
     def strategy(self, settings: Mapping[str, Any]) -> AlignBeam:
         """AlignBeam for the target; what `on_fail` holds are the settings of a steerer that is asked where nothing passes."""
         given = _with_preset(settings, {"paper": PAPER})
         if given.get("on_fail") is not None:
             given["on_fail"] = self.steerer(given["on_fail"]).answers
-        return AlignBeam(judge=self.judge, **{"refusal": self.refusal, **self._steering(given)})
+        strategy = AlignBeam(judge=self.judge, **{"refusal": self.refusal, **self._steering(given)})
+        self._translators.setdefault(strategy.translator.rule, strategy.translator)
+        return strategy
 
     def steerer(self, settings: Mapping[str, Any]) -> EmbeddingSteerer:
         """A steerer for the target; where there is an anchor, it accepts what that finds likely, unless `accept` is null."""
@@ -140,21 +144,21 @@ class Parts:
         named: dict[str, Any] = {"anchor": BASE, "model": anchor} if shared else {"anchor": anchor}
         named |= {"anchor_tokenizer": anchor_tokenizer, "tokenizer": self.responder.tokenizer}
         rule = settings.get("translation", "bytes")
-        if rule not in self._translators:
-            self._translators[rule] = AnchorLogitsProcessor(**named, translation=rule).translator
-        return {**named, **settings, "translation": self._translators[rule]}
+        return {**named, **settings, "translation": self._translators.get(rule, rule)}
 
     def _load(self, spec: ModelSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         if spec.name.startswith(TESTBED):
             model, tokenizer = load(spec.name.removeprefix(TESTBED), self._weights)
-            return model.to(self._device(spec)), tokenizer  # type: ignore[arg-type]
+            return model.to(self._device(spec.device)), tokenizer  # type: ignore[arg-type]
         if "auto" in (spec.device, spec.tp_plan):
             return load_causal(spec.name, None, spec.revision, spec.dtype, spec.tp_plan)
-        return load_causal(spec.name, self._device(spec), spec.revision, spec.dtype)
+        return load_causal(spec.name, self._device(spec.device), spec.revision, spec.dtype)
 
-    def _device(self, spec: ModelSpec) -> torch.device:
-        device = spec.device or self._spec.device or "cpu"
-        return self.responder.model.device if device == "auto" else named_device(device)
+    def _device(self, device: str | None) -> torch.device:
+        """Where a model goes that is not the target: by its own name, else with the target; near it, where that is spread."""
+        spread = "auto" in (self._spec.device, self._spec.tp_plan)
+        named = device or ("auto" if spread else self._spec.device or "cpu")
+        return torch.device(this_process().device) if named == "auto" else named_device(named)
 
 
 def build(system: SystemSpec, parts: Parts) -> Answering:

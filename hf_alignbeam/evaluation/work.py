@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +16,11 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from hf_alignbeam.evaluation.prompt_sets import Case, PromptSet
-from hf_alignbeam.evaluation.recipe import NEEDS, ModelSpec, Recipe, SystemSpec
+from hf_alignbeam.evaluation.recipe import NEEDS, TESTBED, JudgeSpec, ModelSpec, Recipe, SystemSpec
 from hf_alignbeam.evaluation.responses import Response, forwards_counted
 from hf_alignbeam.evaluation.store import Store, digest, files_of
 from hf_alignbeam.evaluation.systems import BASE, Answering, Parts, build
+from hf_alignbeam.testbed.store import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -114,14 +116,17 @@ def _record(unit: Unit, case: Case, response: Response) -> dict[str, Any]:
 
 def _made_of(recipe: Recipe, model: ModelSpec, system: SystemSpec) -> list[Any]:
     """What a system's answers depend on, as JSON can hold it; what only says where things run is left out."""
-    generation = [version("hf-alignbeam"), recipe.max_new_tokens, recipe.temperature, recipe.seed, recipe.weights]
-    others = [described(recipe.anchor), described(recipe.judge), recipe.refusal] if NEEDS[system.system] else []
-    return [described(model), system.system, dict(system.settings), *generation, *others]
+    generation = [version("hf-alignbeam"), recipe.max_new_tokens, recipe.temperature, recipe.seed]
+    anchor = [described(recipe.anchor, recipe)] if NEEDS[system.system] else []
+    judge = [described(recipe.judge, recipe), recipe.refusal] if "judge" in NEEDS[system.system] else []
+    return [described(model, recipe), system.system, dict(system.settings), *generation, *anchor, *judge]
 
 
-def described(spec: Any) -> Any:
+def described(spec: ModelSpec | JudgeSpec | None, recipe: Recipe) -> Any:
     """A model or a judge by what it says: a folder's also by the sizes and times of its files."""
     if spec is None:
         return None
     told = {name: value for name, value in asdict(spec).items() if name not in ("device", "tp_plan")}
-    return {**told, "files": files_of(spec.name)}
+    own = spec.name.startswith(TESTBED)
+    folder = str(Path(recipe.weights or WEIGHTS) / spec.name.removeprefix(TESTBED)) if own else spec.name
+    return {**told, "files": files_of(folder)}
