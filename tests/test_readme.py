@@ -65,7 +65,7 @@ def tables(lines):
 
 @pytest.mark.slow
 def test_the_table_of_all_systems_is_what_its_command_prints(tmp_path):
-    """Rates, differences, refusals, choices and sweeps to the last digit; of costs, what does not depend on the machine's speed."""
+    """Rates, differences, refusals, choices and sweeps to the last digit; of costs, what the machine has no part in."""
     section = README.partition("### All systems\n")[2].partition("\n### ")[0]
     command = re.search(r"`alignbeam (evaluate [^`]*)`", section).group(1).split()
     command[command.index("--to") + 1] = str(tmp_path)
