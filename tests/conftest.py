@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import hub as local_hub
@@ -12,7 +13,7 @@ import pytest
 import torch
 from hypothesis import settings
 from tokenizers import Tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from hf_alignbeam import testbed
 from hf_alignbeam.engines import KeyValueEngine
@@ -32,6 +33,12 @@ def tokenizer_folder() -> Path:
     if TEST_DATA is None:
         pytest.skip("HF_ALIGNBEAM_TEST_DATA is unset: it must name a folder that holds tokenizers/")
     return Path(TEST_DATA) / "tokenizers"
+
+
+@pytest.fixture(scope="session")
+def real_tokenizer(tokenizer_folder):
+    """Real tokenizers by name, each read once."""
+    return cache(lambda name: AutoTokenizer.from_pretrained(tokenizer_folder / name))
 
 
 @pytest.fixture(scope="session")
