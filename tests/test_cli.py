@@ -158,7 +158,7 @@ def test_steer_stopped_at_the_keyboard_says_how_it_goes_on(asked_file, tmp_path,
 def test_steering_prints_the_tables(monkeypatch):
     monkeypatch.setattr(searches, "SYSTEMS", {name: searches.SYSTEMS[name] for name in searches.CONTROL})
     monkeypatch.setattr(searches, "_prefixes", lambda *given: [])  # half a minute; fitting has tests of its own
-    result = run("evaluate", "--steering", "--limit", 3, "--split", "validation")
+    result = run("evaluate", "--steering", "--limit", 2, "--split", "validation")
     assert result.exit_code == 0, result.output
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in result.output.splitlines() if line.startswith("| ")]
     searched = {(row[0], row[1]): row for row in rows if len(row) == 13}
@@ -169,7 +169,7 @@ def test_steering_prints_the_tables(monkeypatch):
 
 
 def test_evaluate_compares_strategies():
-    result = run("evaluate", "--limit", 4, "--split", "validation", "--judge", "oracle", "--judge-errors", 0.2)
+    result = run("evaluate", "--limit", 2, "--split", "validation", "--judge", "oracle", "--judge-errors", 0.2)
     assert result.exit_code == 0, result.output
     names = ["specialist alone", "system prompt", "output filter", "processor alone", "AlignBeam as printed", "AlignBeam, ours"]
     table = result.output.partition("| n |")[2].partition("\n\n")[0]
@@ -276,7 +276,7 @@ def test_an_adapter_is_guarded_by_its_base(tmp_path):
 
 
 def test_evaluate_prints_the_tables():
-    result = run("evaluate", "--limit", 4, "--split", "validation")
+    result = run("evaluate", "--limit", 2, "--split", "validation")
     assert result.exit_code == 0, result.output
     for system in ("specialist alone", "anchor alone", "guarded", "alpha = 1, whole answer"):
         assert f"| {system} |" in result.output
