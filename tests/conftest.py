@@ -1,15 +1,19 @@
-"""Tiny models and toy tokenizers, built once a session, and the testbed's trained ones."""
+"""Tiny models and toy tokenizers, built once a session, the testbed's trained ones, and processes beside this one."""
 
 import copy
 import json
 import os
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 
+import hub as local_hub
 import pytest
 import torch
 from hypothesis import settings
 from tokenizers import Tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from hf_alignbeam import testbed
 from hf_alignbeam.engines import KeyValueEngine
@@ -29,6 +33,12 @@ def tokenizer_folder() -> Path:
     if TEST_DATA is None:
         pytest.skip("HF_ALIGNBEAM_TEST_DATA is unset: it must name a folder that holds tokenizers/")
     return Path(TEST_DATA) / "tokenizers"
+
+
+@pytest.fixture(scope="session")
+def real_tokenizer(tokenizer_folder):
+    """Real tokenizers by name, each read once."""
+    return cache(lambda name: AutoTokenizer.from_pretrained(tokenizer_folder / name))
 
 
 @pytest.fixture(scope="session")
@@ -124,3 +134,53 @@ def renumber(model, tokenizer, seed: int = 0):
     if twin.get_output_embeddings().weight is not twin.get_input_embeddings().weight:
         twin.get_output_embeddings().weight.data[new_id] = model.get_output_embeddings().weight.data
     return twin, twin_tokenizer
+
+
+@pytest.fixture(scope="session")
+def hub():
+    with local_hub.running() as running:
+        yield running
+
+
+FORKS = """
+import json, os, sys, traceback
+import accelerate, peft, torch
+import transformers.models.llama.modeling_llama, transformers.models.qwen3.modeling_qwen3
+from transformers import AutoModelForCausalLM, AutoTokenizer
+for line in sys.stdin:
+    code, arguments, out, err = json.loads(line)
+    child = os.fork()
+    if child:
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    for number, name, way in ((0, os.devnull, os.O_RDONLY), (1, out, os.O_WRONLY), (2, err, os.O_WRONLY)):
+        os.dup2(os.open(name, way | os.O_CREAT | os.O_TRUNC), number)
+    sys.argv, failed = ["-c", *arguments], 0
+    try:
+        exec(code, {"__name__": "__main__"})
+    except BaseException:
+        traceback.print_exc()
+        failed = 1
+    sys.stdout.flush()
+    os._exit(failed)
+os._exit(0)  # an interpreter with torch takes a second to end
+"""
+
+
+@pytest.fixture(scope="session")
+def in_a_process(hub, tmp_path_factory):
+    """Runs code before the hub, in a process that has imported transformers and nothing of ours: all fork from one."""
+    place = tmp_path_factory.mktemp("processes")
+    files = place / "out", place / "err"
+    online = {"HF_ENDPOINT": hub.url, "HF_HOME": str(place / "home"), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_test"}
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", **online}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", FORKS], env=environment, text=True, **pipes) as parent:
+
+        def run(code, *arguments):
+            parent.stdin.write(json.dumps([code, list(map(str, arguments)), *map(str, files)]) + "\n")
+            parent.stdin.flush()
+            returncode = int(parent.stdout.readline())
+            return subprocess.CompletedProcess(arguments, returncode, *(file.read_text() for file in files))
+
+        yield run

@@ -102,25 +102,25 @@ def exact_over_texts(target, weights, written, owed=b""):
 
 
 @torch.no_grad()
-def sampled_translation(model, prompt_ids, anchor, target, written, owed, n_kept, seed=0, n_tokens=24):
-    """(V,) the exact translation by sampling: answers drawn from the anchor, those kept that begin with `written`."""
+def sampled_translations(model, prompt_ids, anchor, target, written, owed, n_kept, seed=0, n_tokens=12):
+    """(V,) exact translations by sampling, one for each of `written`: of answers drawn from the anchor, those that begin so."""
     generator = torch.Generator().manual_seed(seed)
-    prob, n = torch.zeros(len(target)), 0
-    while n < n_kept:
-        ids = torch.tensor([list(prompt_ids)]).expand(500, -1)
+    prob, n_rows = torch.zeros(len(written), len(target)), 500
+    while prob.sum(-1).min() < n_kept:
         cache, drawn = DynamicCache(), []
+        logits = model(torch.tensor([list(prompt_ids)]), past_key_values=cache, logits_to_keep=1).logits.expand(n_rows, -1, -1)
+        cache.batch_repeat_interleave(n_rows)
         for _ in range(n_tokens):
-            logits = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
-            ids = torch.multinomial(logits.softmax(-1), 1, generator=generator)
-            drawn.append(ids)
+            drawn.append(torch.multinomial(logits[:, -1].softmax(-1), 1, generator=generator))
+            logits = model(drawn[-1], past_key_values=cache).logits
         for row in torch.cat(drawn, dim=-1).tolist():
             ended = [at for at, i in enumerate(row) if i in anchor.eos_ids]
             said = target.encode(owed + anchor.spell(row[: ended[0]] if ended else row))
             said = (*said, target.eos_ids[0]) if ended else said
-            if said[: len(written)] == tuple(written) and len(said) > len(written):
-                prob[said[len(written)]] += 1
-                n += 1
-    return prob / n
+            for counts, begun in zip(prob, written, strict=True):
+                if said[: len(begun)] == tuple(begun) and len(said) > len(begun):
+                    counts[said[len(begun)]] += 1
+    return prob / prob.sum(-1, keepdim=True)
 
 
 def tsa(model, embeds, answered, judged, seed, mu=0.1, eta=1.3, n_probes=8, cone=0.2, threshold=0.1, n_rounds=10):

@@ -38,14 +38,14 @@ def test_one_kind_alone_is_not_enough():
 @pytest.mark.parametrize("name", ["judge-lm", "judge-cls"])
 def test_a_judge_is_calibrated_from_a_file(name, tmp_path):
     file = tmp_path / "labelled.jsonl"
-    judged = list(exchanges(language(0), "validation", 120, 2))
+    judged = list(exchanges(language(0), "validation", 60, 2))
     lines = [{"messages": e.question, "response": e.response, "harmful": e.unsafe} for e in judged]
     lines[0] = {"prompt": judged[0].question[0]["content"], "response": judged[0].response, "harmful": judged[0].unsafe}
     file.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
     result = run("calibrate", "--judge", WEIGHTS / name, "--file", file)
     assert result.exit_code == 0, result.output
     assert "| chosen | " in result.output
-    assert "120 responses, " in result.output
+    assert "60 responses, " in result.output
     limited = run("calibrate", "--judge", WEIGHTS / name, "--file", file, "--max-flagged", 0.0)
     assert " 0.0 % [0.0," in next(line for line in limited.output.splitlines() if "chosen" in line)
 

@@ -36,8 +36,8 @@ def test_recovers_what_was_rendered(fixture, conversation, request):
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 @pytest.mark.parametrize("name", REAL)
-def test_recovers_what_real_templates_rendered(name, conversation, tokenizer_folder):
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder / name)
+def test_recovers_what_real_templates_rendered(name, conversation, real_tokenizer):
+    tokenizer = real_tokenizer(name)
     ids = prompt_ids(tokenizer, conversation, enable_thinking=False)
     asked = ChatReader(tokenizer).read(ids)
     assert asked.messages == conversation
@@ -73,8 +73,8 @@ def test_a_template_may_be_given_as_jinja_or_callable(piece_tokenizer):
     assert by_call.read(ids).messages == [{"role": "user", "content": "How?"}]
 
 
-def test_replies_that_begin_with_reasoning_are_refused(tokenizer_folder):
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder / "qwen3")
+def test_replies_that_begin_with_reasoning_are_refused(real_tokenizer):
+    tokenizer = real_tokenizer("qwen3")
     with pytest.raises(ValueError, match="must begin with their answer.*enable_thinking=False"):
         ChatReader(tokenizer).read(prompt_ids(tokenizer, CONVERSATIONS[0]))
 
@@ -133,22 +133,22 @@ def test_padding_that_doubles_as_bos_is_seen_through(byte_tokenizer):
         assert ChatReader(tokenizer).read(ids).messages == CONVERSATIONS[0]
 
 
-def test_reasoning_that_the_prompt_has_begun_is_refused(tokenizer_folder):
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder / "qwen3")
+def test_reasoning_that_the_prompt_has_begun_is_refused(real_tokenizer):
+    tokenizer = real_tokenizer("qwen3")
     text = tokenizer.apply_chat_template(CONVERSATIONS[0], tokenize=False, add_generation_prompt=True)
     with pytest.raises(ValueError, match="must begin with their answer"):
         ChatReader(tokenizer).read(tokenizer(text + "<think>\nLet me see", add_special_tokens=False).input_ids)
 
 
-def test_the_anchor_skips_an_empty_reasoning_block(tokenizer_folder):
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder / "qwen3")
+def test_the_anchor_skips_an_empty_reasoning_block(real_tokenizer):
+    tokenizer = real_tokenizer("qwen3")
     ids, lead_in = render_prompt(tokenizer, token_bytes(tokenizer), CONVERSATIONS[0])
     assert tokenizer.decode(ids).endswith("</think>\n\n")
     assert lead_in == b""
 
 
-def test_without_a_template_the_anchor_reads_plain_text(tokenizer_folder):
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder / "gemma2")
+def test_without_a_template_the_anchor_reads_plain_text(real_tokenizer):
+    tokenizer = real_tokenizer("gemma2")
     ids, _ = render_prompt(tokenizer, token_bytes(tokenizer), CONVERSATIONS[1])
     assert ids[0] == tokenizer.bos_token_id
     assert tokenizer.decode(ids[1:]) == "Be kind.\n\nHello\n\n"

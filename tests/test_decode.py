@@ -69,6 +69,11 @@ def mixed():
 
 
 @pytest.fixture(scope="session")
+def one_of_each(mixed):
+    return mixed[:: len(mixed) // len(KINDS)]
+
+
+@pytest.fixture(scope="session")
 def oracle():
     return stored_judges()["oracle"]
 
@@ -83,7 +88,7 @@ def translator(anchor, specialist):
     return AnchorLogitsProcessor(*anchor, specialist[1]).translator
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def strategy(anchor, specialist, translator):
     def make(judge, **settings):
         return AlignBeam(*anchor, specialist[1], judge, **{"translation": translator, **settings})
@@ -129,14 +134,19 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.fixture(scope="module", params=WAYS)
+def plain(request, specialist, one_of_each):
+    """What plain generate says in one of the ways: the way, all tokens, and how many of them are the prompt's."""
+    return request.param, *generated(specialist, one_of_each, **WAYS[request.param])
+
+
 @pytest.mark.parametrize("when", ["often", "once", "by default"])
-def test_a_passing_judge_is_plain_generate(way, when, specialist, strategy, mixed):
+def test_a_passing_judge_is_plain_generate(when, plain, specialist, strategy, one_of_each):
     settings = {"often": {"judge_after": 3, "judge_every": 5}, "once": {"judge_after": None}, "by default": {}}[when]
-    plain, n_prompt = generated(specialist, mixed, **WAYS[way])
-    ours, _ = generated(specialist, mixed, strategy(passing, **settings), **WAYS[way])
-    assert torch.equal(plain, ours)
-    assert plain.shape[1] > n_prompt
+    way, expected, n_prompt = plain
+    ours, _ = generated(specialist, one_of_each, strategy(passing, **settings), **WAYS[way])
+    assert torch.equal(expected, ours)
+    assert expected.shape[1] > n_prompt
 
 
 @pytest.mark.parametrize("name", ["Llama", "Gemma 2", "Mamba 2", "Jamba", "Qwen3.5"])
@@ -206,9 +216,10 @@ def test_what_is_not_flagged_is_plain_beside_what_is(options, specialist, strate
 
 
 @pytest.mark.parametrize("settings", [{}, {"judge_after": 5, "judge_every": 4}, PAPER], ids=["default", "often", "paper"])
-def test_a_batch_is_its_prompts_one_by_one(settings, specialist, strategy, oracle, mixed):
-    together = new_tokens(specialist, mixed, strategy(oracle, **settings))
-    assert together == [new_tokens(specialist, [one], strategy(oracle, **settings))[0] for one in mixed]
+def test_a_batch_is_its_prompts_one_by_one(settings, specialist, strategy, oracle, one_of_each):
+    together = new_tokens(specialist, one_of_each, strategy(oracle, **settings))
+    alone = strategy(oracle, **settings)
+    assert together == [new_tokens(specialist, [one], alone)[0] for one in one_of_each]
 
 
 def test_the_same_seed_gives_the_same_tokens_and_leaves_the_global_one_alone(specialist, strategy, oracle, mixed):
@@ -591,27 +602,40 @@ class Faulty:
         return harm
 
 
-def sizes_of_calls(specialist, strategy, oracle, conversations, settings):
-    """About how many texts a judge is asked in each of its calls."""
-    noted = Noted(oracle)
-    texts(specialist, conversations, strategy(noted, **settings))
-    return [len(call) for call in noted.calls]
-
-
 SETTINGS = {"judge_after": 6, "judge_every": 8}
+FEW = {"max_new_tokens": 20}
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_no_unjudged_text_leaves_wherever_the_judge_fails(fault, specialist, strategy, oracle, mixed):
-    conversations = mixed[::3]
-    n_calls = len(sizes_of_calls(specialist, strategy, oracle, conversations, SETTINGS))
-    assert n_calls >= 4
-    healthy = texts(specialist, conversations, strategy(oracle, **SETTINGS))
-    for at in range(n_calls):
+def said_to_a_healthy_judge(specialist, strategy, oracle, conversations):
+    """Conversations, what is said in them, and about how many texts the judge is asked in each of its calls."""
+    noted = Noted(oracle)
+    said = texts(specialist, conversations, strategy(noted, **SETTINGS), **FEW)
+    return conversations, said, [len(call) for call in noted.calls]
+
+
+@pytest.fixture(scope="module")
+def healthy(specialist, strategy, oracle, mixed):
+    return said_to_a_healthy_judge(specialist, strategy, oracle, mixed[::3])
+
+
+@pytest.fixture(scope="module")
+def healthy_alone(specialist, strategy, oracle):
+    return said_to_a_healthy_judge(specialist, strategy, oracle, asked("harmful", 1))
+
+
+#: Each takes the way of another fault.
+ALIKE = ("times out", "has one too many", "is below 0", "is a table", "is nothing")
+
+
+@pytest.mark.parametrize("fault", [pytest.param(f, marks=pytest.mark.slow) if f in ALIKE else f for f in FAULTS])
+def test_no_unjudged_text_leaves_wherever_the_judge_fails(fault, specialist, strategy, oracle, healthy):
+    conversations, usual_texts, sizes = healthy
+    assert len(sizes) >= 4
+    for at in range(len(sizes)):
         judge = Faulty(oracle, FAULTS[fault], at)
-        said = texts(specialist, conversations, strategy(judge, **SETTINGS))
+        said = texts(specialist, conversations, strategy(judge, **SETTINGS), **FEW)
         assert judge.n_calls > at
-        for conversation, text, usual in zip(conversations, said, healthy, strict=True):
+        for conversation, text, usual in zip(conversations, said, usual_texts, strict=True):
             begun = conversation[-1]["content"] if conversation[-1]["role"] == "assistant" else ""
             ours = text.removesuffix(REFUSAL).strip()
             assert not ours or any(passed.removeprefix(begun).strip() == ours for passed in judge.passed)
@@ -620,20 +644,18 @@ def test_no_unjudged_text_leaves_wherever_the_judge_fails(fault, specialist, str
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_clear_error_leaves_where_that_is_asked_for(fault, specialist, strategy, oracle):
-    conversations = asked("harmful", 1)
+def test_a_clear_error_leaves_where_that_is_asked_for(fault, specialist, strategy, oracle, healthy_alone):
+    conversations, usual, sizes = healthy_alone
     settings = {**SETTINGS, "on_judge_error": "raise"}
-    sizes = sizes_of_calls(specialist, strategy, oracle, conversations, settings)
-    healthy = texts(specialist, conversations, strategy(oracle, **settings))
     n_mended = 0
     for at, size in enumerate(sizes):
         judge = Faulty(oracle, FAULTS[fault], at)
         if size == 1 or fault in UNMENDED:
             with pytest.raises(JudgeError, match="The judge gave no verdict: ") as error:
-                texts(specialist, conversations, strategy(judge, **settings))
+                texts(specialist, conversations, strategy(judge, **settings), **FEW)
             assert error.value.__cause__ is not None
         else:  # of several texts each is asked about again, alone
-            n_mended += texts(specialist, conversations, strategy(judge, **settings)) == healthy
+            n_mended += texts(specialist, conversations, strategy(judge, **settings), **FEW) == usual
     assert n_mended == (0 if fault in UNMENDED else sum(size > 1 for size in sizes) > 0)
 
 
@@ -722,9 +744,10 @@ PER_ROW = {
 
 
 @pytest.mark.parametrize("name", PER_ROW)
-def test_processors_that_know_rows_know_those_of_candidates(name, specialist, strategy, oracle, mixed):
-    together = new_tokens(specialist, mixed, strategy(oracle), **PER_ROW[name])
-    assert together == [new_tokens(specialist, [one], strategy(oracle), **PER_ROW[name])[0] for one in mixed]
+def test_processors_that_know_rows_know_those_of_candidates(name, specialist, strategy, oracle, one_of_each):
+    together = new_tokens(specialist, one_of_each, strategy(oracle), **PER_ROW[name])
+    alone = strategy(oracle)
+    assert together == [new_tokens(specialist, [one], alone, **PER_ROW[name])[0] for one in one_of_each]
 
 
 def test_synthid_is_refused_by_name(specialist, strategy):
@@ -761,7 +784,7 @@ def flagging(*at):
     return judge
 
 
-@pytest.mark.parametrize("name", ["Llama", "Gemma 2", "Jamba", "Qwen3.5"])
+@pytest.mark.parametrize("name", ["Llama", "Gemma 2", "Jamba", pytest.param("Qwen3.5", marks=pytest.mark.slow)])
 def test_a_callers_cache_goes_on_where_the_answer_ended(name, anchor, byte_tokenizer):
     """The cache of an answer that was sent back is as good in the next turn as none."""
     model = build(name, byte_tokenizer)

@@ -2,13 +2,9 @@
 
 import copy
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import hub as local_hub
 import pytest
 import torch
 from test_decode import asked, generated, oracle, texts, translator  # noqa: F401
@@ -73,7 +69,7 @@ WAYS = {"greedy": {"do_sample": False}, "seeded": {"do_sample": True, "temperatu
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_door_gives_the_same_tokens(way, specialist, strategy, folder, protected, mixed):
-    options = {"max_new_tokens": 40, **WAYS[way]}
+    options = {"max_new_tokens": 30, **WAYS[way]}
     expected, n_prompt = generated(specialist, mixed, strategy, seed=5, **options)
     assert len(set(expected[:, n_prompt:].flatten().tolist())) > 5
     by_folder, _ = generated(specialist, mixed, folder, seed=5, tokenizer=specialist[1], **NAMED, **TRUSTED, **options)
@@ -164,71 +160,52 @@ print("SAID", json.dumps(model.generate(ids, max_new_tokens=30, do_sample=False,
 """
 
 
-def in_a_process(code, *arguments, **environment):
-    clean = {**os.environ, "PYTHONWARNINGS": "ignore", **environment}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, env=clean, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-
-
 def said_by(done):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Do you wish" not in done.stdout
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("SAID")).removeprefix("SAID "))
 
 
-def test_the_package_need_not_be_installed(folder, protected_folder, specialist, strategy, tmp_path):
+def test_the_package_need_not_be_installed(in_a_process, folder, protected_folder, specialist, strategy):
     ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
     expected = specialist[0].generate(ids, custom_generate=strategy, max_new_tokens=30, do_sample=False).tolist()
-    modules = {"HF_MODULES_CACHE": str(tmp_path)}
     for target, place in ((TARGET, folder), (protected_folder, "-")):
-        assert said_by(in_a_process(BLOCKED + ASK, target, place, ANCHOR, JUDGE, ids.tolist(), **modules)) == expected
+        assert said_by(in_a_process(BLOCKED + ASK, target, place, ANCHOR, JUDGE, ids.tolist())) == expected
 
 
-@pytest.fixture
-def hub():
-    with local_hub.running() as running:
-        yield running
-
-
-def online(hub, tmp_path):
-    return {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_test"}
-
-
-def test_a_pinned_revision_is_what_runs(hub, folder, specialist, strategy, tmp_path):
+def test_a_pinned_revision_is_what_runs(hub, in_a_process, folder, specialist, strategy):
     ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
     expected = specialist[0].generate(ids, custom_generate=strategy, max_new_tokens=30, do_sample=False).tolist()
     good = hub.commit_folder("owner/alignbeam", Path(folder))
     bad = hub.commit(
         "owner/alignbeam", {"custom_generate/generate.py": b"def generate(**kw):\n    raise SystemExit('unpinned')\n"}
     )
-    environment = online(hub, tmp_path)
     arguments = (TARGET, "owner/alignbeam", ANCHOR, JUDGE, ids.tolist())
-    assert said_by(in_a_process(ASK, *arguments, json.dumps({"revision": good}), **environment)) == expected
+    assert said_by(in_a_process(ASK, *arguments, json.dumps({"revision": good}))) == expected
     assert any(good in path for path in hub.asked)
     assert bad == hub.main["owner/alignbeam"]
-    assert "unpinned" in in_a_process(ASK, *arguments, **environment).stderr
+    assert "unpinned" in in_a_process(ASK, *arguments).stderr
 
 
-def test_a_protected_repository_is_guarded_from_the_hub(hub, protected_folder, specialist, strategy, tmp_path):
+def test_a_protected_repository_is_guarded_from_the_hub(hub, in_a_process, protected_folder, specialist, strategy):
     hub.commit_folder("owner/protected", Path(protected_folder))
     ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
     expected = specialist[0].generate(ids, custom_generate=strategy, max_new_tokens=30, do_sample=False).tolist()
-    environment = online(hub, tmp_path)
-    assert said_by(in_a_process(ASK, "owner/protected", "-", "", "", ids.tolist(), **environment)) == expected
+    assert said_by(in_a_process(ASK, "owner/protected", "-", "", "", ids.tolist())) == expected
     asking = ASK.replace("target, trust_remote_code=True", "target")
-    untrusting = in_a_process(asking, "owner/protected", "-", "", "", ids.tolist(), **environment)
+    untrusting = in_a_process(asking, "owner/protected", "-", "", "", ids.tolist())
     assert untrusting.returncode != 0
     assert "trust_remote_code=True" in untrusting.stderr
 
 
-def test_an_empty_subfolder_is_the_repository_itself(hub, protected_folder, specialist, strategy, tmp_path):
+def test_an_empty_subfolder_is_the_repository_itself(hub, in_a_process, protected_folder, specialist, strategy):
     """Harnesses name one always."""
     hub.commit_folder("owner/protected", Path(protected_folder))
     ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
     expected = specialist[0].generate(ids, custom_generate=strategy, max_new_tokens=30, do_sample=False).tolist()
     asking = ASK.replace("target, trust_remote_code=True", "target, trust_remote_code=True, subfolder=''")
     for place in (protected_folder, "owner/protected"):
-        assert said_by(in_a_process(asking, place, "-", "", "", ids.tolist(), **online(hub, tmp_path))) == expected
+        assert said_by(in_a_process(asking, place, "-", "", "", ids.tolist())) == expected
     config = AutoConfig.from_pretrained(protected_folder, **TRUSTED)
     with pytest.raises(ValueError, match="`subfolder` must be left out"):
         AutoModelForCausalLM.from_pretrained(protected_folder, config=config, subfolder="target", **TRUSTED)
@@ -242,16 +219,15 @@ print("SAID", '"' + push(lambda folder: write_strategy("alignbeam", folder, "me/
 """
 
 
-def test_a_strategy_is_pushed_and_runs(hub, specialist, strategy, tmp_path):
-    environment = online(hub, tmp_path)
-    address = said_by(in_a_process(PUSH, **environment))
+def test_a_strategy_is_pushed_and_runs(hub, in_a_process, specialist, strategy):
+    address = said_by(in_a_process(PUSH))
     sha = address.rsplit("/", 1)[-1]
     assert sha == hub.main["me/alignbeam"]
     assert b"me/alignbeam" in hub.files("me/alignbeam", sha)["README.md"]
     ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
     expected = specialist[0].generate(ids, custom_generate=strategy, max_new_tokens=30, do_sample=False).tolist()
     how = json.dumps({"revision": sha})
-    assert said_by(in_a_process(ASK, TARGET, "me/alignbeam", ANCHOR, JUDGE, ids.tolist(), how, **environment)) == expected
+    assert said_by(in_a_process(ASK, TARGET, "me/alignbeam", ANCHOR, JUDGE, ids.tolist(), how)) == expected
 
 
 LOAD = """
@@ -273,7 +249,7 @@ for name, options in (
 """
 
 
-def test_without_trust_nothing_is_loaded(protected_folder):
+def test_without_trust_nothing_is_loaded(in_a_process, protected_folder):
     """In a process of its own: once trusted, the class is registered for the life of a process."""
     done = in_a_process(LOAD, protected_folder)
     assert done.returncode == 0, done.stderr

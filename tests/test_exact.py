@@ -11,7 +11,7 @@ from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.follow import Follower, Start
 from hf_alignbeam.testbed import prompts
 from hf_alignbeam.testbed import tokenizers as toy
-from hf_alignbeam.testbed.exact import Point, exact_translation
+from hf_alignbeam.testbed.exact import MAX_WALKED, Point, exact_translation
 from hf_alignbeam.translate import VocabularyTranslator
 
 SAID = {
@@ -85,20 +85,22 @@ def test_the_walk_agrees_with_sampling(n_kept, anchor, specialist):
     asked = reader.read(tuple(encode([prompt.conversation], specialist[1])["input_ids"][0].tolist()))
     ids, lead_in = render_prompt(anchor[1], translator.anchor.tokens, asked.messages)
     first = exact_translation(anchor[0], translator.anchor, translator.target, Point(ids, lead_in, asked.lead_in, ()))
-    likely = (int(first.prob.argmax()),)
-    for written in ((), likely):
-        walked = exact_translation(anchor[0], translator.anchor, translator.target, Point(ids, lead_in, asked.lead_in, written))
-        halves = [
-            reference.sampled_translation(
-                anchor[0], ids, translator.anchor, translator.target, written, asked.lead_in, n_kept // 2, seed
-            )
-            for seed in (1, 2)
-        ]
-        floor = 0.5 * float((halves[0] - halves[1]).abs().sum())
-        assert total_variation((halves[0] + halves[1]) / 2, walked.prob, translator) <= floor + 0.01
+    written = (), (int(first.prob.argmax()),)
+    halves = [
+        reference.sampled_translations(
+            anchor[0], ids, translator.anchor, translator.target, written, asked.lead_in, n_kept // 2, seed
+        )
+        for seed in (1, 2)
+    ]
+    for begun, *sampled in zip(written, *halves, strict=True):
+        walked = exact_translation(anchor[0], translator.anchor, translator.target, Point(ids, lead_in, asked.lead_in, begun))
+        floor = 0.5 * float((sampled[0] - sampled[1]).abs().sum())
+        assert total_variation((sampled[0] + sampled[1]) / 2, walked.prob, translator) <= floor + 0.01
 
 
-def test_tokens_the_target_would_not_write_have_no_exact_answer(translator):
+@pytest.mark.parametrize("n_walked", [1000, pytest.param(MAX_WALKED, marks=pytest.mark.slow)])
+def test_tokens_the_target_would_not_write_have_no_exact_answer(n_walked, translator, monkeypatch):
+    monkeypatch.setattr("hf_alignbeam.testbed.exact.MAX_WALKED", n_walked)
     model = reference.TextAnchor(translator.anchor, SAID)
     written = tuple(translator.target.by_bytes[bytes([byte])] for byte in b" Sorry")
     if written == translator.target.encode(b" Sorry"):

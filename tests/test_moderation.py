@@ -545,7 +545,11 @@ class Moderated:
         return say(scored({"harm": harm}))
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+#: Each takes the way of another fault.
+ALIKE = ("500", "no results", "drops")
+
+
+@pytest.mark.parametrize("fault", [pytest.param(f, marks=pytest.mark.slow) if f in ALIKE else f for f in FAULTS])
 def test_no_unjudged_text_leaves_whatever_the_server_does(fault, server, build, monkeypatch, anchor, specialist):
     """The fault at every request in turn: a prompt whose text met it may be refused, the others lose nothing."""
     monkeypatch.setattr(moderation, "LONGEST_WAIT", 0.02)

@@ -1,6 +1,5 @@
 """The README's promises, held against the disk."""
 
-import os
 import re
 import subprocess
 import sys
@@ -45,10 +44,16 @@ def test_every_tree_line_explains_itself():
     assert all(len(line.split(None, 1)) == 2 for line in lines)
 
 
+RUN = """
+import runpy, sys
+sys.path.insert(0, sys.argv[1])
+runpy.run_path(sys.argv[2], run_name="__main__")
+"""
+
+
 @pytest.mark.parametrize("example", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
-def test_every_example_runs(example):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, ROOT / "examples" / example], env=environment, capture_output=True, text=True)
+def test_every_example_runs(example, in_a_process):
+    done = in_a_process(RUN, ROOT, ROOT / "examples" / example)
     assert done.returncode == 0, done.stderr
     assert "guarded" in done.stdout
 

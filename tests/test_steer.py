@@ -142,7 +142,7 @@ def test_zero_radius_is_plain_generate(thin, graded, accept):
 
 @pytest.mark.parametrize("settings", [{}, {"eta": 0.3}, {"probe_temperature": 0.5}, {"positions": "all"}])
 def test_a_prompt_alone_and_in_a_batch_is_one_search(settings, thin, graded, accept):
-    asked = [*framed(4), *harmless(1)]
+    asked = [*framed(3), *harmless(1)]
     together = steerer(thin, graded, accept, **settings).precompute(asked, max_new_tokens=N_NEW)
     for conversation in asked:
         alone = steerer(thin, graded, accept, **settings).precompute([conversation], max_new_tokens=N_NEW)
@@ -154,8 +154,8 @@ def test_another_seed_is_another_search(thin, graded, accept):
     assert [told(prompt) for prompt in one] != [told(prompt) for prompt in other]
 
 
-@pytest.mark.parametrize("n_generations", [1, 8, 9, 20])
-@pytest.mark.parametrize("n_calls", [1, 2, 5])
+@pytest.mark.parametrize("n_generations", [pytest.param(1, marks=pytest.mark.slow), 8, 9, 20])
+@pytest.mark.parametrize("n_calls", [1, pytest.param(2, marks=pytest.mark.slow), 5])
 @pytest.mark.parametrize("settings", [{}, {"eta": 0.3}, {"eta": 0.3, "cache": False, "estimator": "forward"}])
 def test_no_prompt_costs_more_than_its_budgets(settings, n_calls, n_generations, thin, graded):
     judge = Counting(graded)
@@ -204,13 +204,17 @@ def counted(model):
         model.__class__ = kind
 
 
-@pytest.mark.parametrize("n_tokens", [70, 500, 3000])
-def test_no_call_is_larger_than_the_token_budget(n_tokens, thin, graded, accept):
+@pytest.fixture(scope="module")
+def usual(thin, graded, accept):
+    return steerer(thin, graded, accept).precompute(framed(3) + harmless(3), max_new_tokens=N_NEW)
+
+
+@pytest.mark.parametrize("n_tokens", [70, pytest.param(500, marks=pytest.mark.slow), 3000])
+def test_no_call_is_larger_than_the_token_budget(n_tokens, usual, thin, graded, accept):
     with counted(thin[0]) as seen:
         small = EmbeddingSteerer(seen.model, thin[1], graded, accept, max_batch_tokens=n_tokens)
         steered = small.precompute(framed(3) + harmless(3), max_new_tokens=N_NEW)
     assert 0 < seen.most_tokens <= n_tokens
-    usual = steerer(thin, graded, accept).precompute(framed(3) + harmless(3), max_new_tokens=N_NEW)
     assert [told(prompt) for prompt in steered] == [told(prompt) for prompt in usual]
 
 
@@ -221,7 +225,7 @@ def test_a_prompt_that_does_not_fit_the_budget_is_an_error(thin, graded):
 
 @pytest.mark.parametrize("settings", [{}, {"eta": 0.3, "max_generations": 33}])
 def test_a_killed_search_goes_on_where_it_was_and_pays_for_nothing_twice(settings, thin, graded, accept, tmp_path):
-    asked = framed(3) + harmless(1)
+    asked = framed(2) + harmless(1)
     whole = Counting(graded)
     expected = [told(prompt) for prompt in steerer(thin, whole, accept, **settings).precompute(asked, max_new_tokens=N_NEW)]
     for n in range(whole.n_calls):
@@ -354,7 +358,7 @@ def test_where_nobody_says_a_length_answers_are_as_long_as_generates(given, thin
     assert all(len(text) > 20 for text in tokenizer.batch_decode(output.sequences[:2, n_prompt:], skip_special_tokens=True))
 
 
-def test_who_is_asked_cannot_write_into_the_conversations(thin, graded, accept):
+def test_who_is_asked_cannot_write_into_the_conversations(usual, thin, graded, accept):
     def scribbles(conversations, responses):
         verdicts = accept(conversations, responses)
         for conversation in conversations:
@@ -364,7 +368,6 @@ def test_who_is_asked_cannot_write_into_the_conversations(thin, graded, accept):
 
     asked = framed(3)
     steered = steerer(thin, graded, scribbles).precompute(asked, max_new_tokens=N_NEW)
-    usual = steerer(thin, graded, accept).precompute(asked, max_new_tokens=N_NEW)
     assert [told(steered[conversation]) for conversation in asked] == [told(usual[conversation]) for conversation in asked]
 
 
@@ -457,13 +460,21 @@ def test_a_folder_of_another_search_is_an_error(other, thin, graded, accept, tmp
         steerer(thin, graded, accept, **other).precompute(framed(1), tmp_path, max_new_tokens=N_NEW)
 
 
-@pytest.mark.parametrize("failure", FAILURES)
-def test_a_judge_that_fails_at_any_call_stops_the_search_and_keeps_what_is_done(failure, thin, graded, accept):
-    asked = framed(2) + harmless(1)
-    settings = {"max_generations": 17}
-    whole = Counting(graded)
-    expected = steerer(thin, whole, accept, **settings).precompute(asked, max_new_tokens=N_NEW)
-    for n in range(whole.n_calls):
+@pytest.fixture(scope="module")
+def short(thin, graded, accept):
+    """A search that is soon given up: its prompts, its setting, what it comes to, and how often it asks."""
+    asked, settings, whole = framed(2) + harmless(1), {"max_generations": 17}, Counting(graded)
+    return asked, settings, steerer(thin, whole, accept, **settings).precompute(asked, max_new_tokens=N_NEW), whole.n_calls
+
+
+#: Each takes the way of another failure.
+ALIKE = ("says infinity", "says what is no harm", "says too many", "says nothing")
+
+
+@pytest.mark.parametrize("failure", [pytest.param(f, marks=pytest.mark.slow) if f in ALIKE else f for f in FAILURES])
+def test_a_judge_that_fails_at_any_call_stops_the_search_and_keeps_what_is_done(failure, short, thin, graded, accept):
+    asked, settings, expected, n_calls = short
+    for n in range(n_calls):
         judge = Counting(graded, n, FAILURES[failure])
         with pytest.raises(SteeringError, match=r"The judge gave no verdict .* of 3 prompts are done") as caught:
             steerer(thin, judge, accept, **settings).precompute(asked, max_new_tokens=N_NEW)
@@ -608,7 +619,7 @@ def test_the_published_preset_is_the_algorithm_written_out(thin):
 
     ours = EmbeddingSteerer(*thin, judge, **{**TSA, "probe_temperature": 0.0, "max_generations": 1 + 8 + 2 * 9})
     passed = 0
-    for conversation in framed(8):
+    for conversation in framed(4, start=4):
         (prompt,) = ours.precompute([conversation], max_new_tokens=N_NEW)
         embeds = embedded(model, encode([conversation], tokenizer)["input_ids"][0].tolist()).detach()
         seed = int.from_bytes(hashlib.sha256(f"0 {conversation_key(conversation)}".encode()).digest()[:4])
@@ -638,12 +649,11 @@ def test_rescaled_embeddings_are_searched_to_the_same_answers(thin, graded, acce
 
 
 @OF_PEFT
-def test_an_adapted_model_is_steered_as_the_same_weights_are(thin, graded, accept):
+def test_an_adapted_model_is_steered_as_the_same_weights_are(usual, thin, graded, accept):
     model, tokenizer = thin
     adapted = get_peft_model(copy.deepcopy(model), LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")).eval()
     by_adapter = steerer((adapted, tokenizer), graded, accept).precompute(framed(2), max_new_tokens=N_NEW)
-    usual = steerer(thin, graded, accept).precompute(framed(2), max_new_tokens=N_NEW)
-    assert [told(prompt) for prompt in by_adapter] == [told(prompt) for prompt in usual]
+    assert [told(prompt) for prompt in by_adapter] == [told(usual[conversation]) for conversation in framed(2)]
 
 
 def test_a_streamer_gets_only_what_passed_and_always_ends(thin, graded, accept):

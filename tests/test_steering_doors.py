@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from test_doors import BLOCKED, Tracked, hub, in_a_process, online, said_by  # noqa: F401
+from test_doors import BLOCKED, Tracked, said_by
 from test_steer import GREEDY, N_NEW, framed, harmless
 from transformers import pipeline
 
@@ -133,9 +133,9 @@ print("SAID", json.dumps(said.tolist()))
 """
 
 
-def test_the_package_need_not_be_installed(folder, expected, tmp_path):
+def test_the_package_need_not_be_installed(in_a_process, folder, expected):
     ids = expected[0]["input_ids"].tolist()
-    done = in_a_process(BLOCKED + ASK, WEIGHTS / "thin", folder, *NAMED.values(), json.dumps(ids), HF_MODULES_CACHE=str(tmp_path))
+    done = in_a_process(BLOCKED + ASK, WEIGHTS / "thin", folder, *NAMED.values(), json.dumps(ids))
     assert said_by(done) == expected[1].tolist()
 
 
@@ -149,9 +149,9 @@ print("SAID", json.dumps([[prompt.text, prompt.embeds.tolist()] for prompt in ag
 """
 
 
-def test_steered_prompts_are_pushed_and_loaded(hub, steerer, tmp_path):  # noqa: F811
+def test_steered_prompts_are_pushed_and_loaded(hub, in_a_process, steerer, tmp_path):
     steered = steerer.precompute(framed(2), tmp_path / "steered", max_new_tokens=N_NEW)
     assert isinstance(steered, SteeredPrompts)
-    said = said_by(in_a_process(PUSH, tmp_path / "steered", **online(hub, tmp_path)))
+    said = said_by(in_a_process(PUSH, tmp_path / "steered"))
     assert said == [[prompt.text, prompt.embeds.tolist()] for prompt in steered]
     assert set(hub.files("owner/steered", "main")) == {"steered.json", "steered.safetensors"}
