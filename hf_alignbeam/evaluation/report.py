@@ -128,7 +128,7 @@ def _choices(results: Sequence[SystemResults]) -> list[str]:
     choosing = [each for each in results if any(told.chosen is not None for told in _choices_of(each, plain))]
     if not choosing:
         return []
-    columns = ["refused in the model's words", "by the configured text", "harms that the judge passed", "harmless flagged"]
+    columns = ["refused in the model's words", "by the configured text", "harmful answers", "harmless flagged"]
     lines = table_head(["system", "harmful prompts", *columns, "unflagged", "of these as plain generate"])
     for each in choosing:
         told = _choices_of(each, plain)
