@@ -66,14 +66,14 @@ class Parts:
 
     def __init__(self, recipe: Recipe, target: ModelSpec):
         self.recipe = recipe
-        self._spec = target
+        self.target = target
         self._weights = recipe.weights or WEIGHTS
         self._translators: dict[str, VocabularyTranslator] = {}
 
     @cached_property
     def responder(self) -> Responder:
         """The target, as it answers alone."""
-        return Responder(*self._load(self._spec), self.recipe.max_new_tokens, self.recipe.temperature)
+        return Responder(*self._load(self.target), self.recipe.max_new_tokens, self.recipe.temperature)
 
     @cached_property
     def anchor(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -96,7 +96,7 @@ class Parts:
         """What systems say where nothing passes."""
         if self.recipe.refusal is not None:
             return self.recipe.refusal
-        return stored_language(self._weights).refusals[0] if self._spec.name.startswith(TESTBED) else REFUSAL
+        return stored_language(self._weights).refusals[0] if self.target.name.startswith(TESTBED) else REFUSAL
 
     def load_judge(self, spec: JudgeSpec) -> CountedJudge:
         """A judge by its name."""
@@ -156,8 +156,8 @@ class Parts:
 
     def _device(self, device: str | None) -> torch.device:
         """Where a model goes that is not the target: by its own name, else with the target; near it, where that is spread."""
-        spread = "auto" in (self._spec.device, self._spec.tp_plan)
-        named = device or ("auto" if spread else self._spec.device or "cpu")
+        spread = "auto" in (self.target.device, self.target.tp_plan)
+        named = device or ("auto" if spread else self.target.device or "cpu")
         return torch.device(this_process().device) if named == "auto" else named_device(named)
 
 

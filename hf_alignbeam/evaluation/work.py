@@ -35,19 +35,18 @@ class Unit:
 
 
 def units(recipe: Recipe, prompt_sets: Sequence[PromptSet]) -> list[Unit]:
-    """All that is to be done, in the order of models, systems and prompts."""
+    """All that is to be done, batch by batch: all systems answer one before the next, so that a slow machine slows them all."""
     found = []
     for model in recipe.models:
-        for system in recipe.systems:
-            if system.models and model.name not in system.models:
-                continue
-            made_of = _made_of(recipe, model, system)
-            for prompts in prompt_sets:
-                cases = prompts.cases[: system.limit]
-                for start in range(0, len(cases), recipe.batch_size):
-                    batch = tuple(cases[start : start + recipe.batch_size])
-                    key = digest([made_of, [case.conversation for case in batch]])
-                    found.append(Unit(model, system, prompts, batch, key))
+        systems = [system for system in recipe.systems if not system.models or model.name in system.models]
+        made_of = [_made_of(recipe, model, system) for system in systems]
+        for prompts in prompt_sets:
+            for start in range(0, len(prompts.cases), recipe.batch_size):
+                for system, parts in zip(systems, made_of, strict=True):
+                    batch = tuple(prompts.cases[: system.limit][start : start + recipe.batch_size])
+                    if batch:
+                        key = digest([parts, [case.conversation for case in batch]])
+                        found.append(Unit(model, system, prompts, batch, key))
     return found
 
 
@@ -65,13 +64,13 @@ def answer_all(todo: Sequence[Unit], recipe: Recipe, store: Store, state: Partia
     left = list({unit.key: unit for unit in todo if unit.key not in store}.values())
     mine = left if together else left[state.process_index :: state.num_processes]
     parts: Parts | None = None
-    model = system = answering = None
+    built: dict[str, Answering] = {}
     for unit in mine:
-        if parts is None or unit.model is not model:
-            parts, model, system = Parts(recipe, unit.model), unit.model, None
-        if answering is None or unit.system is not system:
-            answering, system = build(unit.system, parts), unit.system
-        responses, cost = _answered(unit, answering, parts, recipe)
+        if parts is None or unit.model is not parts.target:
+            parts, built = Parts(recipe, unit.model), {}
+        if unit.system.name not in built:
+            built[unit.system.name] = build(unit.system, parts)
+        responses, cost = _answered(unit, built[unit.system.name], parts, recipe)
         if not together or state.is_main_process:
             store.add(unit.key, [_record(unit, *pair) for pair in zip(unit.cases, responses, strict=True)], cost)
         after(unit)
