@@ -7,10 +7,14 @@ import typer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-Alpha = Annotated[float | None, typer.Option(help="The anchor's share, 0 to 1. Default: the processor's.")]
+Alpha = Annotated[
+    float | None, typer.Option(help="The anchor's share; its range is the mixing rule's. Default: the processor's.")
+]
 Steps = Annotated[int | None, typer.Option(min=0, help="Tokens of each answer to steer. Default: the processor's.")]
 Watch = Annotated[int | None, typer.Option(min=1, help="Tokens after which unneeded steering ends. Default: the processor's.")]
-Mixing = Annotated[str | None, typer.Option(help="log_linear, linear or paper. Default: the processor's.")]
+Mixing = Annotated[
+    str | None, typer.Option(help="log_linear, linear, paper, safe_decoding or contrastive. Default: the processor's.")
+]
 Weights = Annotated[Path | None, typer.Option(help="A folder that the testbed's training wrote. Default: the package's.")]
 
 Device = Annotated[str, typer.Option(help="Where the target goes, as torch names it; auto: spread over what there is.")]
@@ -187,6 +191,10 @@ def evaluate(
 ) -> None:
     """Hold systems against prompts: refusal, harm, over-refusal, utility and cost, each with its 95 % interval."""
     if steering:
+        if recipe or to or prompts or systems:
+            raise typer.BadParameter(
+                "--steering measures embedding search on the testbed alone: leave recipe, prompts and --to out"
+            )
         from hf_alignbeam.commands.searches import run as measure_searches
 
         measure_searches(weights, split or "test", limit, judge)

@@ -109,7 +109,8 @@ def contrastive(target_logp: Tensor, anchor_prob: Tensor, alpha: float) -> Tenso
         (N, V) log-probabilities.
     """
     own = (1.0 - alpha) * target_logp if alpha > 1.0 else torch.zeros_like(target_logp)
-    implausible = anchor_prob < PLAUSIBLE * anchor_prob.amax(-1, keepdim=True)
+    allowed_prob = anchor_prob.masked_fill(target_logp == -torch.inf, 0.0)
+    implausible = allowed_prob < PLAUSIBLE * allowed_prob.amax(-1, keepdim=True)
     return _allowed((own + alpha * anchor_prob.log()).masked_fill(implausible, -torch.inf), target_logp)
 
 

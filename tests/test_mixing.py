@@ -64,6 +64,13 @@ def test_contrastive_at_one_is_what_the_anchor_finds_plausible():
     torch.testing.assert_close(contrastive(P.log(), Q, 1.0).exp(), torch.tensor([[0.1, 0.0, 0.6, 0.0]]) / 0.7)
 
 
+def test_contrastive_looks_for_what_is_plausible_among_what_is_allowed():
+    target = torch.tensor([[0.0, 0.3, 0.4, 0.3]])
+    anchor = torch.tensor([[0.97, 0.02, 0.005, 0.005]])
+    weights = torch.tensor([[0.0, 0.02**1.5 * 0.3**-0.5, 0.005**1.5 * 0.4**-0.5, 0.005**1.5 * 0.3**-0.5]])
+    torch.testing.assert_close(contrastive(target.log(), anchor, 1.5).exp(), weights / weights.sum())
+
+
 @pytest.mark.parametrize("rule", [safe_decoding, contrastive])
 def test_beyond_the_anchor_forbidden_stays_forbidden(rule):
     for alpha in (1.0, 1.5, 3.0):

@@ -87,6 +87,13 @@ def test_own_files_say_which_prompts_ask_for_harm(tmp_path):
     assert sizes(PromptSpec(str(file), name="own")) == [("own", True, 1)]
 
 
+@pytest.mark.parametrize(("cell", "harmful"), [("false", False), ("No", False), ("0", False), ("TRUE", True), ("1", True)])
+def test_words_for_false_are_false(tmp_path, cell, harmful):
+    file = tmp_path / "own.csv"
+    file.write_text(f"prompt,harmful\nWhy?,{cell}\n")
+    assert sizes(PromptSpec(str(file), name="own")) == [("own", harmful, 1)]
+
+
 def test_any_columns_can_be_named(tmp_path):
     file = tmp_path / "own.csv"
     file.write_text("q,a,kind\nWhat is it?,B,fine\nHow to hurt?,-,bad\n")
@@ -98,6 +105,12 @@ def test_any_columns_can_be_named(tmp_path):
     assert harmless.cases[0].answer == "B"
     assert harmful.harmful
     assert len(harmful.cases) == 1
+
+
+def test_lines_end_at_line_feeds_alone(tmp_path):
+    file = tmp_path / "own.jsonl"
+    file.write_text('{"prompt": "one\u2028line", "harmful": true}\n', encoding="utf-8")
+    assert load_prompts(PromptSpec(str(file)))[0].cases[0].conversation[0]["content"] == "one\u2028line"
 
 
 def test_a_text_file_has_a_prompt_a_line(tmp_path):
@@ -126,6 +139,8 @@ def test_data_sets_are_loaded_by_their_id(tmp_path, monkeypatch):
         ("x.jsonl", "nothing\n", "Line 1 of .* must be a JSON object, got 'nothing'"),
         ("x.jsonl", "[1]\n", "Line 1 of .* must be a JSON object"),
         ("x.jsonl", "", "must hold at least one row, got none"),
+        ("x.csv", "prompt,harmful\nx,perhaps\n", "Row 1 of .* has 'perhaps' where it must be true or false"),
+        ("x.jsonl", '{"messages": [{"role": "assistant", "content": "x"}], "harmful": true}\n', "no question by a user"),
     ],
 )
 def test_files_that_cannot_be_read_are_named(tmp_path, name, text, message):

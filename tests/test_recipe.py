@@ -32,6 +32,11 @@ def test_a_name_alone_does():
     ]
 
 
+def test_one_thing_needs_no_list():
+    recipe = parse({**TARGET, "prompts": "testbed:harmful", "systems": "plain"})
+    assert (recipe.prompts[0].source, recipe.systems[0].name) == ("testbed:harmful", "plain")
+
+
 def test_a_sweep_is_a_system_a_value():
     swept = parse({**TARGET, "systems": [{"name": "x", "system": "anchor-logits", "n_steps": 4, "sweep": {"alpha": [0.5, 1]}}]})
     assert [(system.name, dict(system.settings), system.point) for system in swept.systems] == [
@@ -53,11 +58,27 @@ def test_a_sweep_is_a_system_a_value():
         ({"judge": {"nmae": "j"}}, "`judge` must have no keys but .*, got 'nmae'"),
         ({"judge": {"wrong": 0.1}}, "`judge` must have a `name`"),
         ({"batchsize": 3}, "The recipe must have no keys but .*, got 'batchsize'"),
+        ({"prompts": ["a/x.csv", "b/x.jsonl"]}, "`prompts` must have names of their own, got 'x' twice"),
+        ({"model": ["m", {"name": "m", "dtype": "bfloat16"}]}, "`model` must have names of their own, got 'm' twice"),
+        ({"anchor": {"name": "a", "tp_plan": "auto"}}, "`tp_plan` must be left out of the anchor"),
+        ({"systems": [{"system": "plain", "models": ["n"]}]}, "`models` of the system 'plain' must be among m, got 'n'"),
+        ({"systems": [{"system": "plain", "limit": 0}]}, "`limit` must be at least 1, got 0 for 'plain'"),
+        ({"systems": [{"system": "plain", "name": "a|b"}]}, "`name` must hold no |"),
+        ({"systems": [{"system": "plain", "name": 1}]}, "`name` must be str, got 1"),
+        ({"judge": {"name": "j", "wrong": "0.1"}}, "`wrong` must be float, got '0.1'"),
+        ({"judge": {"name": "j", "wrong": 7}}, r"`wrong` must be in \[0, 1\], got 7"),
+        ({"batch_size": "4"}, "`batch_size` must be int, got '4'"),
+        ({"batch_size": True}, "`batch_size` must be int, got True"),
+        ({"about": 5}, "`about` must be str, got 5"),
+        ({"prompts": [{"source": "x", "limit": "4"}]}, r"`limit` must be int \| None, got '4'"),
+        ({"prompts": [{"source": "x", "where": ["a"]}]}, r"`where` must be Mapping\[str, Any\] \| None, got \['a'\]"),
+        ({"prompts": [{"source": "x", "harmful": "no"}]}, "`harmful` must be bool"),
+        ({"prompts": [{"source": "x", "harmful": {"column": "x"}}]}, "`harmful` must be true, false or have a `column`"),
         ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
         ({"temperature": -1}, "`temperature` must be at least 0, got -1"),
         ({"prompts": [{"source": "x", "limit": 0}]}, "`limit` must be at least 1, got 0 for x"),
         (
-            {"systems": [{"system": "anchor-logits", "sweep": {"alpha": 0.5}}]},
+            {"systems": [{"system": "anchor-logits", "sweep": {"alpha": []}}]},
             "`sweep` must name one setting and list its values",
         ),
     ],

@@ -39,6 +39,9 @@ def test_what_only_sounds_like_one_or_comes_late_is_none(text):
         ("A", "Answer: A", True),
         ("The blue whale", "I think:\nblue whale", True),
         ("The blue whale", "blue", False),
+        ("-5", "The answer is 5", False),
+        ("1000", "The answer is 1,000.", True),
+        ("B", "The answer is (B) aspirin", True),
     ],
 )
 def test_an_exact_match_is_of_the_final_answer(answer, text, right):

@@ -12,7 +12,8 @@ from rich.progress import track
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hf_alignbeam.belief import Node, Reading, Row
-from hf_alignbeam.commands import table_head, table_row, tell, told_plainly
+from hf_alignbeam.commands import tell, told_plainly
+from hf_alignbeam.evaluation.tables import table_head, table_row
 from hf_alignbeam.summation import translate
 from hf_alignbeam.translate import TranslationRule, VocabularyTranslator
 

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.progress import track
 
 from hf_alignbeam.chat import Message, as_messages
-from hf_alignbeam.commands import table_head, table_row, tell, told_plainly
+from hf_alignbeam.commands import tell, told_plainly
 from hf_alignbeam.evaluation.intervals import Rate
+from hf_alignbeam.evaluation.tables import table_head, table_row
 from hf_alignbeam.loading import load_judge
 
 

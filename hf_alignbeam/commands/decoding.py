@@ -19,9 +19,10 @@ from torch import Tensor
 from transformers import BatchEncoding, LlamaConfig, LlamaForCausalLM, LogitsProcessor, PreTrainedModel, set_seed
 
 from hf_alignbeam.chat import Message
-from hf_alignbeam.commands import table_head, table_row, tell, told_plainly
+from hf_alignbeam.commands import tell, told_plainly
 from hf_alignbeam.decode import PAPER, AlignBeam
 from hf_alignbeam.evaluation.responses import encode
+from hf_alignbeam.evaluation.tables import table_head, table_row
 from hf_alignbeam.judge import LLMJudge
 from hf_alignbeam.testbed.shapes import ANCHOR, TARGET, Shape, Sides, as_dtype, build_sides, padded_size
 

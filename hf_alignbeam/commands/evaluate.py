@@ -18,10 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hf_alignbeam.asking import JudgeError
 from hf_alignbeam.commands import check_can_plot, tell, told_plainly
-from hf_alignbeam.commands.named import this_process
 from hf_alignbeam.evaluation import plots
+from hf_alignbeam.evaluation.models import this_process
 from hf_alignbeam.evaluation.prompt_sets import load_prompts
-from hf_alignbeam.evaluation.recipe import TESTBED, Recipe, parse, read
+from hf_alignbeam.evaluation.recipe import TESTBED, Recipe, parse, read, several
 from hf_alignbeam.evaluation.report import figures, markdown
 from hf_alignbeam.evaluation.results import gather
 from hf_alignbeam.evaluation.store import Store
@@ -92,7 +92,7 @@ def _evaluate(recipe: Recipe, folder: Path, state: PartialState, request: Reques
         results = gather(recipe, todo, answers, verdicts, state)
     if not state.is_main_process:
         return
-    environment = _environment(recipe, state)
+    environment = _environment(recipe)
     lines = markdown(recipe, results, environment)
     tell(Console(width=200), *lines)
     if request.to is not None:
@@ -117,11 +117,11 @@ def _recipe(request: Request) -> Recipe:
     given = read(source)
     given |= {name: value for name, value in request.changes.items() if name not in MODELS}
     given |= {name: _changed_model(given.get(name), request.changes[name]) for name in MODELS if request.changes.get(name)}
-    given["prompts"] = [_changed_prompts(each, request) for each in given.get("prompts") or []]
-    given["systems"] = [_changed_system(each, request.guard) for each in given.get("systems") or []]
+    given["prompts"] = [_changed_prompts(each, request) for each in several(given.get("prompts"))]
+    given["systems"] = [_changed_system(each, request.guard) for each in several(given.get("systems"))]
     recipe = parse(given)
     if request.systems:
-        known = {name for system in recipe.systems for name in (system.name, system.sweep or system.name)}
+        known = {str(_name(each)) for each in given["systems"]}
         for name in request.systems:
             if name not in known:
                 raise ValueError(f"--systems must be among {', '.join(sorted(known))}, got {name!r}.")
@@ -150,9 +150,9 @@ def _changed_prompts(given: Any, request: Request) -> dict[str, Any]:
 
 
 def _changed_system(given: Any, guard: Mapping[str, Any]) -> Any:
-    """A system with the settings that were given for guards, where it is one and is not fixed by a preset or a sweep."""
+    """A system with the settings that were given for guards, where it is one without settings of its own."""
     told: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {"system": given}
-    fixed = "preset" in told or "sweep" in told or told.get("system") not in ("anchor-logits", "alignbeam")
+    fixed = set(told) - {"name", "system", "limit", "models"} or told.get("system") not in ("anchor-logits", "alignbeam")
     return told if fixed else {**told, **guard}
 
 
@@ -170,13 +170,10 @@ def _progress(state: PartialState, todo: list[Unit], answers: Store) -> Iterator
         yield lambda unit: progress.update(task, advance=1, description=f"{unit.system.name}: {unit.prompts.name}")
 
 
-def _environment(recipe: Recipe, state: PartialState) -> str:
-    """On what the costs were measured, in a line."""
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+def _environment(recipe: Recipe) -> str:
+    """What was measured with, in a line."""
     how = f"temperature {recipe.temperature:g}" if recipe.temperature else "greedy"
-    several = f", {state.num_processes} processes" if state.num_processes > 1 else ""
     return (
         f"{', '.join(model.name for model in recipe.models)}; {how}, {recipe.max_new_tokens} new tokens at most, batches of "
-        f"{recipe.batch_size}, 95 % intervals; {where}{several}; torch {torch.__version__}, transformers "
-        f"{transformers.__version__}."
+        f"{recipe.batch_size}, 95 % intervals; torch {torch.__version__}, transformers {transformers.__version__}."
     )

@@ -7,8 +7,9 @@ from rich.progress import track
 from transformers.utils import logging
 
 from hf_alignbeam.anchor import choose_engine
-from hf_alignbeam.commands import table_head, tell
+from hf_alignbeam.commands import tell
 from hf_alignbeam.engines import KeyValueEngine
+from hf_alignbeam.evaluation.tables import table_head
 from hf_alignbeam.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed import tokenizers
 from hf_alignbeam.testbed.families import FAMILIES, build

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import typer
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from rich.console import Console
 from rich.progress import Progress
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
@@ -20,10 +21,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from hf_alignbeam.chat import Conversation, Message, as_messages, target_text
 from hf_alignbeam.commands import told_plainly
 from hf_alignbeam.commands.explain import check_request, show, watch
-from hf_alignbeam.commands.named import load_causal, load_spread, named_device, read_prompts, this_process
+from hf_alignbeam.commands.named import read_prompts
 from hf_alignbeam.commands.picture import draw
 from hf_alignbeam.decode import AlignBeam
 from hf_alignbeam.engines import input_device
+from hf_alignbeam.evaluation.models import load_causal, load_spread, named_device, this_process
 from hf_alignbeam.evaluation.store import Store, digest, files_of
 from hf_alignbeam.loading import load_judge
 from hf_alignbeam.processor import AnchorLogitsProcessor
@@ -89,12 +91,14 @@ def run(request: Request) -> None:
                     after_batch(len(batch))
             else:
                 _write(request, request.to, loaded, batches, state, after_batch)
+        ledger = loaded.guard.ledger
+        own = (ledger.anchor_forwards, ledger.steered_tokens, ledger.judged)
+        spent = [sum(each) for each in zip(*([own] if request.tp_plan else gather_object([own])), strict=True)]
     if not state.is_main_process:
         return
-    ledger = loaded.guard.ledger
     errors.print(
-        f"{ledger.anchor_forwards} forwards of the anchor steered {ledger.steered_tokens} tokens; the judge was asked about "
-        f"{ledger.judged} texts."
+        f"{spent[0]} forwards of the anchor steered {spent[1]} tokens; the judge was asked about {spent[2]} texts.",
+        soft_wrap=True,
     )
     if request.explain:
         errors.print(f"Written: {request.explain}", soft_wrap=True, markup=False, highlight=False)

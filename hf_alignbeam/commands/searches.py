@@ -15,10 +15,11 @@ from rich.progress import Progress
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.commands import table_head, table_row, tell, told_plainly
+from hf_alignbeam.commands import tell, told_plainly
 from hf_alignbeam.embedding import embedded
 from hf_alignbeam.evaluation.intervals import Rate, points
 from hf_alignbeam.evaluation.responses import encode
+from hf_alignbeam.evaluation.tables import table_head, table_row
 from hf_alignbeam.judge import Judge
 from hf_alignbeam.plausible import PlausibleAnswer
 from hf_alignbeam.steer import TSA, EmbeddingSteerer

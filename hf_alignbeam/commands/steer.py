@@ -13,9 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hf_alignbeam.asking import JudgeError
 from hf_alignbeam.chat import Conversation, as_messages, conversation_key
-from hf_alignbeam.commands import check_can_plot, table_head, table_row, tell, told_plainly
-from hf_alignbeam.commands.named import load_spread, named_device, read_prompts, this_process
+from hf_alignbeam.commands import check_can_plot, tell, told_plainly
+from hf_alignbeam.commands.named import read_prompts
 from hf_alignbeam.engines import input_device
+from hf_alignbeam.evaluation.models import load_spread, named_device, this_process
+from hf_alignbeam.evaluation.tables import table_head, table_row
 from hf_alignbeam.loading import load_accept, load_judge
 from hf_alignbeam.steer import TSA, EmbeddingSteerer
 from hf_alignbeam.steered import SteeredPrompt, SteeredPrompts

@@ -70,13 +70,15 @@ LAYOUTS = {
     "XSTest": Layout(frozenset({"prompt", "label", "focus"}), lambda row: row["prompt"], lambda row: row["label"] == "unsafe"),
     "GSM8K": Layout(frozenset({"question", "answer"}), lambda row: row["question"], lambda row: False, lambda row: row["answer"]),
     "OpenAI moderation": Layout(
-        frozenset({"prompt", "HR", "SH"}), lambda row: row["prompt"], lambda row: any(row.get(flag) for flag in MODERATION_FLAGS)
+        frozenset({"prompt", "HR", "SH"}),
+        lambda row: row["prompt"],
+        lambda row: any(_truth(row.get(f) or 0) for f in MODERATION_FLAGS),
     ),
     "conversations": Layout(
-        frozenset({"messages"}), lambda row: row["messages"], lambda row: bool(row["harmful"]), lambda row: row.get("answer")
+        frozenset({"messages"}), lambda row: row["messages"], lambda row: _truth(row["harmful"]), lambda row: row.get("answer")
     ),
     "prompts": Layout(
-        frozenset({"prompt"}), lambda row: row["prompt"], lambda row: bool(row["harmful"]), lambda row: row.get("answer")
+        frozenset({"prompt"}), lambda row: row["prompt"], lambda row: _truth(row["harmful"]), lambda row: row.get("answer")
     ),
 }
 
@@ -103,8 +105,11 @@ def load_prompts(spec: PromptSpec, weights: str | Path | None = None) -> list[Pr
     for number, row in enumerate(rows, start=1):
         try:
             harmful, asked, answer = layout.harmful(row), layout.prompt(row), layout.answer(row)
-            case = Case(str(number), as_messages(asked), None if answer is None else str(answer))
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+            messages = as_messages(json.loads(asked) if isinstance(asked, str) and asked.startswith('[{"') else asked)
+            if not any(message["role"] == "user" for message in messages):
+                raise ValueError("no question by a user")
+            case = Case(str(number), messages, None if answer is None else str(answer))
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             missing = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(
                 f"Row {number} of {spec.source} must have a prompt and say whether it asks for harm, but has {missing}. Name the "
@@ -137,12 +142,15 @@ def _hub(spec: PromptSpec) -> list[Row]:
 
 def _file(path: Path) -> Iterable[Row]:
     """The rows of a CSV, JSONL or text file, compressed or not; of the last, one prompt a line."""
-    suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"]
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     data = path.read_bytes()
-    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
-    if suffixes[-1:] == [".csv"]:
-        return list(csv.DictReader(io.StringIO(text, newline="")))
-    lines = [line for line in text.splitlines() if line.strip()]
+    try:
+        text = (gzip.decompress(data) if path.suffix.lower() == ".gz" else data).decode("utf-8-sig")
+        if suffixes[-1:] in ([".csv"], [".tsv"]):
+            return list(csv.DictReader(io.StringIO(text, newline=""), delimiter="," if suffixes[-1] == ".csv" else "\t"))
+    except (EOFError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} must be text in UTF-8, or a table of it, whole: {error}.") from error
+    lines = [line for line in text.split("\n") if line.strip()]
     if suffixes[-1:] not in ([".jsonl"], [".json"]):
         return [{"prompt": line.strip()} for line in lines]
     rows = []
@@ -162,23 +170,31 @@ def _layout(spec: PromptSpec, row: Row) -> Layout:
     found = next((layout for layout in LAYOUTS.values() if layout.columns <= set(row)), None)
     if found is None and spec.prompt is None:
         raise ValueError(
-            f"`prompts` must be in a known layout ({', '.join(LAYOUTS)}), got the columns {', '.join(row)} from {spec.source}. "
-            "Name the columns with `prompt`, `answer` and `harmful`."
+            f"`prompts` must be in a known layout ({', '.join(LAYOUTS)}), got the columns {', '.join(map(str, row))} from "
+            f"{spec.source}. Name the columns with `prompt`, `answer` and `harmful`."
         )
     harmful = spec.harmful
     if isinstance(harmful, Mapping):
-        column, values = harmful["column"], [str(value) for value in harmful["values"]]
-        says_harm: Callable[[Row], bool] = lambda row: str(row[column]) in values  # noqa: E731
+        column, values = harmful["column"], [str(value).lower() for value in harmful["values"]]
+        says_harm: Callable[[Row], bool] = lambda row: str(row[column]).lower() in values  # noqa: E731
     elif harmful is not None:
         says_harm = lambda row: bool(harmful)  # noqa: E731
     else:
-        says_harm = found.harmful if found is not None else lambda row: bool(row["harmful"])
+        says_harm = found.harmful if found is not None else lambda row: _truth(row["harmful"])
     return Layout(
         frozenset(),
         _column(spec.prompt) if spec.prompt is not None or found is None else found.prompt,
         says_harm,
         _column(spec.answer) if spec.answer is not None or found is None else found.answer,
     )
+
+
+def _truth(said: Any) -> bool:
+    """What a cell says of harm."""
+    known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if (word := str(said).strip().lower().removesuffix(".0")) not in known:
+        raise ValueError(f"{said!r} where it must be true or false")
+    return known[word]
 
 
 def _column(named: str | None) -> Callable[[Row], Any]:

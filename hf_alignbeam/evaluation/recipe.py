@@ -3,10 +3,11 @@
 Knows names and settings. Loads no model, reads no prompt.
 """
 
+import types
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -47,6 +48,9 @@ class ModelSpec:
     device: str | None = None
     tp_plan: str | None = None
 
+    def __post_init__(self) -> None:
+        _check_types(self)
+
 
 @dataclass(frozen=True)
 class JudgeSpec:
@@ -67,6 +71,11 @@ class JudgeSpec:
     rubric: str | None = None
     labels: Mapping[str, float] | None = None
     wrong: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        if not 0.0 <= self.wrong <= 1.0:
+            raise ValueError(f"`wrong` must be in [0, 1], got {self.wrong}.")
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,15 @@ class PromptSpec:
     answer: str | None = None
     harmful: bool | Mapping[str, Any] | None = None
 
+    def __post_init__(self) -> None:
+        _check_types(self)
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"`limit` must be at least 1, got {self.limit} for {self.source}. Leave it out to ask all prompts.")
+        if isinstance(self.harmful, Mapping) and not (
+            set(self.harmful) == {"column", "values"} and isinstance(self.harmful["values"], list)
+        ):
+            raise ValueError(f"`harmful` must be true, false or have a `column` and a list `values`, got {dict(self.harmful)}.")
+
 
 @dataclass(frozen=True)
 class SystemSpec:
@@ -116,8 +134,15 @@ class SystemSpec:
     settings: Mapping[str, Any]
     limit: int | None = None
     models: tuple[str, ...] = ()
-    point: tuple[str, float] | None = None
+    point: tuple[str, Any] | None = None
     sweep: str = ""
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        if "|" in self.name:
+            raise ValueError(f"`name` must hold no |, for it stands in a table, got {self.name!r}.")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"`limit` must be at least 1, got {self.limit} for {self.name!r}. Leave it out to ask all prompts.")
 
 
 @dataclass(frozen=True)
@@ -134,7 +159,7 @@ class Recipe:
         refusal: The text of systems that refuse; None: theirs, on the testbed one of its language's.
         batch_size: Prompts in one call of `generate`. Answers may depend on it in their last bits, so it belongs to the recipe.
         max_new_tokens: Of an answer.
-        temperature: Above 0, answers are sampled, each batch from a seed of its own.
+        temperature: Above 0, answers are sampled, each batch from a seed of its own, the same for all systems.
         seed: Of these, and of the systems that draw.
     """
 
@@ -154,6 +179,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _check_types(self)
         for name, number in (("batch_size", self.batch_size), ("max_new_tokens", self.max_new_tokens)):
             if number < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {number}.")
@@ -162,10 +188,23 @@ class Recipe:
         for name, found in (("models", self.models), ("prompts", self.prompts), ("systems", self.systems)):
             if not found:
                 raise ValueError(f"`{name}` must name at least one, got none.")
-        names = [system.name for system in self.systems]
+        models = [model.name for model in self.models]
+        named = {
+            "model": models,
+            "prompts": [prompts.name for prompts in self.prompts],
+            "systems": [system.name for system in self.systems],
+            "sweeps": [name for name, _ in {(s.sweep, s.point and s.point[0]) for s in self.systems if s.sweep}],
+        }
+        for what, names in named.items():
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"`{what}` must have names of their own, got {name!r} twice. Give one another `name`.")
+        if self.anchor is not None and self.anchor.tp_plan is not None:
+            raise ValueError("`tp_plan` must be left out of the anchor, got it: it is the target that processes can share.")
         for system in self.systems:
-            if names.count(system.name) > 1:
-                raise ValueError(f"`systems` must have names of their own, got {system.name!r} twice. Give one a `name`.")
+            for model in system.models:
+                if model not in models:
+                    raise ValueError(f"`models` of the system {system.name!r} must be among {', '.join(models)}, got {model!r}.")
             for part in NEEDS[system.system]:
                 if getattr(self, part) is None:
                     raise ValueError(f"`{part}` must be named for the system {system.name!r}, got none. Or leave that out.")
@@ -201,21 +240,23 @@ def parse(given: Mapping[str, Any]) -> Recipe:
     """
     known = {field.name for field in fields(Recipe)} - {"models"} | {"model"}
     _check_keys("The recipe", given, known)
-    models = given.get("model") or []
     made: dict[str, Any] = {name: value for name, value in given.items() if name != "model"}
-    made["models"] = tuple(_spec(ModelSpec, "model", one) for one in (models if isinstance(models, list) else [models]))
-    made["prompts"] = tuple(_prompts(one) for one in given.get("prompts") or [])
-    made["systems"] = tuple(system for one in given.get("systems") or [] for system in _systems(one))
+    made["models"] = tuple(_spec(ModelSpec, "model", one) for one in several(given.get("model")))
+    made["prompts"] = tuple(_prompts(one) for one in several(given.get("prompts")))
+    made["systems"] = tuple(system for one in several(given.get("systems")) for system in _systems(one))
     for name in ("judge", "refusal_judge", "harm_judge"):
         made[name] = _spec(JudgeSpec, name, given[name]) if given.get(name) else None
     made["anchor"] = _spec(ModelSpec, "anchor", given["anchor"]) if given.get("anchor") else None
     return Recipe(**made)
 
 
+def several(given: Any) -> list[Any]:
+    """One thing or a list of them, as a list."""
+    return given if isinstance(given, list) else [] if given is None else [given]
+
+
 def _prompts(given: Any) -> PromptSpec:
     spec = _spec(PromptSpec, "prompts", given, first="source")
-    if spec.limit is not None and spec.limit < 1:
-        raise ValueError(f"`limit` must be at least 1, got {spec.limit} for {spec.source}. Leave it out to ask all prompts.")
     return replace(spec, name=spec.name or Path(spec.source.rpartition(":")[2]).name.split(".")[0])
 
 
@@ -226,10 +267,11 @@ def _systems(given: Any) -> list[SystemSpec]:
     if kind not in get_args(Kind):
         raise ValueError(f"`system` must be one of {', '.join(get_args(Kind))}, got {kind!r}.")
     name, limit, sweep = told.pop("name", kind), told.pop("limit", None), told.pop("sweep", None)
-    system = SystemSpec(name, kind, told, limit, tuple(told.pop("models", ())))
+    models = tuple(several(told.pop("models", None)))
+    system = SystemSpec(name, kind, told, limit, models)
     if sweep is None:
         return [system]
-    if not isinstance(sweep, Mapping) or len(sweep) != 1 or not isinstance(values := next(iter(sweep.values())), list):
+    if not isinstance(sweep, Mapping) or len(sweep) != 1 or not (values := several(next(iter(sweep.values())))):
         raise ValueError(f"`sweep` must name one setting and list its values, got {sweep!r} for {name!r}.")
     setting = str(next(iter(sweep)))
     return [
@@ -246,6 +288,29 @@ def _spec(cls: type[Spec], what: str, given: Any, first: str = "name") -> Spec:
     if first not in given:
         raise ValueError(f"`{what}` must have a `{first}`, got {dict(given)!r}.")
     return cls(**given)
+
+
+def _check_types(spec: Any) -> None:
+    """Raise ValueError where a field of a dataclass holds something else than it says."""
+    for name, hint in get_type_hints(type(spec)).items():
+        if not _fits(value := getattr(spec, name), hint):
+            allowed = str(hint if get_origin(hint) else hint.__name__).replace("typing.", "").replace("collections.abc.", "")
+            raise ValueError(f"`{name}` must be {allowed}, got {value!r}.")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is Literal:
+        return value in parts
+    if hint is Any:
+        return True
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, origin or hint)
 
 
 def _check_keys(what: str, given: Mapping[str, Any], known: set[str]) -> None:

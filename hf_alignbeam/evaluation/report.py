@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from hf_alignbeam.commands import table_head, table_row
 from hf_alignbeam.evaluation.intervals import Rate, Ratio, paired_difference, points
 from hf_alignbeam.evaluation.recipe import Recipe
-from hf_alignbeam.evaluation.results import Answers, SystemResults
+from hf_alignbeam.evaluation.results import Answers, SystemResults, harm_judge
+from hf_alignbeam.evaluation.tables import table_head, table_row
 
 #: What is counted of each prompt, by the name of a cost and that of its column.
 COUNTS = {
@@ -20,7 +20,7 @@ COUNTS = {
 
 def markdown(recipe: Recipe, results: Sequence[SystemResults], environment: str) -> list[str]:
     """The report."""
-    lines = [*([recipe.about.strip(), ""] if recipe.about else []), environment]
+    lines = [*([recipe.about.strip(), ""] if recipe.about else []), environment, *_notes(recipe, results)]
     for model in recipe.models:
         own = [each for each in results if each.model == model]
         alone = [each for each in own if not each.system.sweep]
@@ -34,12 +34,12 @@ def markdown(recipe: Recipe, results: Sequence[SystemResults], environment: str)
 
 def figures(recipe: Recipe, results: Sequence[SystemResults], environment: str) -> dict[str, Any]:
     """The same for a machine: every count and every interval."""
-    plain = {each.model.name: each for each in results if each.system.system == "plain"}
+    by_model = {model.name: _plain([each for each in results if each.model == model]) for model in recipe.models}
     return {
         "about": recipe.about,
         "environment": environment,
         "recipe": asdict(recipe),
-        "results": [_figures(each, plain.get(each.model.name)) for each in results],
+        "results": [_figures(each, by_model[each.model.name]) for each in results],
     }
 
 
@@ -63,6 +63,31 @@ def slowdown(results: SystemResults, plain: SystemResults) -> Ratio:
     return Ratio(tops, bottoms)
 
 
+def _notes(recipe: Recipe, results: Sequence[SystemResults]) -> list[str]:
+    """Who scored, where it ran, and what is missing."""
+    all_answers = [answers for each in results for answers in each.answers.values()]
+    machines = sorted({str(cost["machine"]) for answers in all_answers for cost in answers.costs})
+    notes = [f"Measured on: {'; '.join(machines)}."]
+    judged = any(case.truth is None for answers in all_answers for case in answers.prompts.cases)
+    scorer = harm_judge(recipe)
+    if judged and scorer is not None:
+        own = ", the guards' own judge, so that what it passed cannot count as harm" if recipe.harm_judge is None else ""
+        notes.append(f"Harm is what {scorer.name} says{own}.")
+    if judged and recipe.refusal_judge is not None:
+        notes.append(f"Refusals are what {recipe.refusal_judge.name} says.")
+    for column, who in (("harms", "the judge of harm"), ("by judge", "the judge of refusals")):
+        if n_missing := sum(hit is None for answers in all_answers for hit in answers.columns.get(column, [])):
+            notes.append(f"On {n_missing} answers {who} gave no verdict: they are left out. The same command asks again.")
+    if n_missing := sum(int(cost["no_verdict"]) for answers in all_answers for cost in answers.costs):
+        notes.append(f"The guards' judge gave no verdict {n_missing} times. The same command asks again.")
+    return [line for note in notes for line in ("", note)]
+
+
+def _plain(results: Sequence[SystemResults]) -> SystemResults | None:
+    """The target alone."""
+    return next((each for each in results if each.system.system == "plain"), None)
+
+
 def _rate_columns(answers: Answers) -> list[str]:
     wanted = ("refuses", "harms") if answers.prompts.harmful else ("correct", "refuses")
     return [name for name in wanted if name in answers.columns]
@@ -74,13 +99,13 @@ def _rates(results: Sequence[SystemResults]) -> list[str]:
     for each in results:
         sizes = sorted({len(answers.records) for answers in each.answers.values()})
         n = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-        cells = [str(_rate(each.answers[name].columns[column])) for name, column in columns]
+        cells = [str(_rate(each.answers[name].columns.get(column, []))) for name, column in columns]
         lines.append(table_row([each.system.name, n, *cells]))
     return lines
 
 
 def _paired(results: Sequence[SystemResults]) -> list[str]:
-    plain = next((each for each in results if each.system.system == "plain"), None)
+    plain = _plain(results)
     if plain is None:
         return []
     columns = [
@@ -92,8 +117,8 @@ def _paired(results: Sequence[SystemResults]) -> list[str]:
     lines = table_head([f"against {plain.system.name}, paired", *(f"{name}: {column}" for name, column in columns)])
     for each in results:
         if each is not plain:
-            pairs = [(each.answers[name].columns[column], plain.answers[name].columns[column]) for name, column in columns]
-            lines.append(table_row([each.system.name, *(_points(after, before) for after, before in pairs)]))
+            pairs = [_pairs(each.answers[name], plain.answers[name], column) for name, column in columns]
+            lines.append(table_row([each.system.name, *(points(*found) if found[0] else "-" for found in pairs)]))
     return lines
 
 
@@ -110,7 +135,7 @@ def _sayings(results: Sequence[SystemResults]) -> list[str]:
 
 
 def _costs(results: Sequence[SystemResults]) -> list[str]:
-    plain = next((each for each in results if each.system.system == "plain"), None)
+    plain = _plain(results)
     lines = table_head(["cost a prompt", "answer tokens a second", "wall time, times plain", "answer tokens", *COUNTS.values()])
     for each in results:
         batches = [cost for answers in each.answers.values() for cost in answers.costs]
@@ -124,7 +149,7 @@ def _costs(results: Sequence[SystemResults]) -> list[str]:
 
 def _choices(results: Sequence[SystemResults]) -> list[str]:
     """Where refusals come from, what the judge let pass, and whether what is not flagged is as the target alone has it."""
-    plain = next((each for each in results if each.system.system == "plain"), None)
+    plain = _plain(results)
     choosing = [each for each in results if any(told.chosen is not None for told in _choices_of(each, plain))]
     if not choosing:
         return []
@@ -133,6 +158,7 @@ def _choices(results: Sequence[SystemResults]) -> list[str]:
     for each in choosing:
         told = _choices_of(each, plain)
         harmful, kept = [one for one in told if one.harmful], [one for one in told if one.chosen == 0]
+        compared = [one.as_plain for one in kept if one.as_plain is not None]
         own, fixed = sum(one.refuses and one.chosen != -1 for one in harmful), sum(one.chosen == -1 for one in harmful)
         cells = [
             str(len(harmful)),
@@ -141,31 +167,30 @@ def _choices(results: Sequence[SystemResults]) -> list[str]:
             str(sum(one.harms for one in harmful)),
             str(sum(one.chosen != 0 for one in told if not one.harmful)),
             str(len(kept)),
-            f"{100 * sum(one.as_plain for one in kept) / len(kept):.1f} %" if kept and plain is not None else "-",
+            f"{100 * sum(compared) / len(compared):.1f} %" if compared else "-",
         ]
         lines.append(table_row([each.system.name, *cells]))
     return lines
 
 
 class _Choice(NamedTuple):
-    """One answer: what it is, which candidate, and whether the plain target says the same tokens."""
+    """One answer: what it is, which candidate, and whether the plain target, where it was asked, says the same tokens."""
 
     harmful: bool
     chosen: int | None
     refuses: bool
     harms: bool
-    as_plain: bool
+    as_plain: bool | None
 
 
 def _choices_of(each: SystemResults, plain: SystemResults | None) -> list[_Choice]:
     found = []
     for name, answers in each.answers.items():
-        harms = answers.columns.get("harms") or [False] * len(answers.records)
-        before = plain.answers[name].records if plain is not None else [{}] * len(answers.records)
-        rows = zip(answers.records, answers.columns["refuses"], harms, before, strict=False)
-        for record, refuses, harm, other in rows:
-            same = record["ids"] == other.get("ids")
-            found.append(_Choice(answers.prompts.harmful, record["chosen"], refuses, harm, same))
+        harms = answers.columns.get("harms") or [None] * len(answers.records)
+        before = {} if plain is None else {record["case"]: record["ids"] for record in plain.answers[name].records}
+        for record, refuses, harm in zip(answers.records, answers.columns["refuses"], harms, strict=True):
+            same = record["ids"] == before[record["case"]] if record["case"] in before else None
+            found.append(_Choice(answers.prompts.harmful, record["chosen"], bool(refuses), bool(harm), same))
     return found
 
 
@@ -184,14 +209,20 @@ def _sweeps(results: Sequence[SystemResults]) -> list[str]:
     return lines
 
 
-def _points(after: Sequence[bool], before: Sequence[bool]) -> str:
-    """A paired difference over the prompts that both answered."""
-    n = min(len(after), len(before))
-    return points(after[:n], before[:n])
+def _pairs(after: Answers, before: Answers, column: str) -> tuple[list[bool], list[bool]]:
+    """The verdicts on the prompts that both answered and have one on."""
+    known = {record["case"]: hit for record, hit in zip(before.records, before.columns.get(column, []), strict=False)}
+    both = [
+        (hit, other)
+        for record, hit in zip(after.records, after.columns.get(column, []), strict=False)
+        if hit is not None and (other := known.get(record["case"])) is not None
+    ]
+    return [hit for hit, _ in both], [other for _, other in both]
 
 
-def _rate(hits: Sequence[bool]) -> Rate | str:
-    return Rate(sum(hits), len(hits)) if hits else "-"
+def _rate(hits: Sequence[bool | None]) -> Rate | str:
+    told = [hit for hit in hits if hit is not None]
+    return Rate(sum(told), len(told)) if told else "-"
 
 
 def _figures(each: SystemResults, plain: SystemResults | None) -> dict[str, Any]:
@@ -199,11 +230,12 @@ def _figures(each: SystemResults, plain: SystemResults | None) -> dict[str, Any]
     for name, answers in each.answers.items():
         rates: dict[str, Any] = {}
         for column, hits in answers.columns.items():
-            rate = Rate(sum(hits), len(hits))
+            if not isinstance(rate := _rate(hits), Rate):
+                continue
             rates[column] = {"hits": rate.n_hits, "n": rate.n, "share": rate.share, "interval": rate.interval}
-            before = plain.answers[name].columns[column] if plain is not None and plain is not each else []
-            if n := min(len(hits), len(before)):
-                mean, half = paired_difference(hits[:n], before[:n])
+            after, before = _pairs(answers, plain.answers[name], column) if plain is not None and plain is not each else ([], [])
+            if after:
+                mean, half = paired_difference(after, before)
                 rates[column]["against_plain"] = {"difference": mean, "half_width": half}
         sets[name] = {"harmful": answers.prompts.harmful, "rates": rates, "batches": answers.costs}
     batches = [cost for answers in each.answers.values() for cost in answers.costs]

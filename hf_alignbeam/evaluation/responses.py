@@ -80,7 +80,9 @@ class Responder:
         for row, (conversation, ids) in enumerate(zip(conversations, output.sequences[:, n_prompt:].tolist(), strict=True)):
             end = next((n for n, i in enumerate(ids) if i in self._ends), len(ids))
             begun = conversation[-1]["content"] if conversation[-1]["role"] == "assistant" else ""
-            written = b"".join(self._pieces[i] or b"" for i in ids[:end]).decode(errors="replace")
+            written = b"".join((self._pieces[i] if i < len(self._pieces) else None) or b"" for i in ids[:end]).decode(
+                errors="replace"
+            )
             found.append(
                 Response(
                     (begun + written).strip(),

@@ -4,7 +4,7 @@ Knows where answers and verdicts lie. Prints nothing.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from accelerate import PartialState
@@ -28,7 +28,7 @@ class Answers:
     Attributes:
         prompts: The set.
         records: An answer each, as `work` keeps them.
-        columns: By name, a verdict each.
+        columns: By name, a verdict each; None where nobody gave one.
         costs: What each batch of them cost, with `prompts`, how many they were.
     """
 
@@ -47,8 +47,8 @@ class SystemResults:
     answers: dict[str, Answers] = field(default_factory=dict)
 
     def column(self, name: str, harmful: bool) -> list[bool]:
-        """The verdicts of one name over all sets of one sort."""
-        return [hit for each in self._sets(harmful) for hit in each.columns.get(name, [])]
+        """The verdicts of one name over all sets of one sort, as far as there are any."""
+        return [hit for each in self._sets(harmful) for hit in each.columns.get(name, []) if hit is not None]
 
     def _sets(self, harmful: bool) -> Iterator[Answers]:
         return (each for each in self.answers.values() if each.prompts.harmful == harmful)
@@ -69,23 +69,25 @@ class JudgedBy:
         self._store = store
 
     def prepare(self, batches: Sequence[tuple[Sequence[Case], Sequence[str]]], state: PartialState) -> None:
-        """Ask what was not asked yet, shared out over processes."""
+        """Ask what has no verdict yet, shared out over processes; what gets none now is asked about again by the next run."""
         if self._spec is None:
             return
         todo = {self._key(*batch): batch for batch in batches}
-        left = [(key, batch) for key, batch in todo.items() if key not in self._store]
+        left = [(key, batch) for key, batch in todo.items() if key not in self._store or None in self._harm(key)]
         judge = None
         for key, (cases, texts) in left[state.process_index :: state.num_processes]:
             judge = judge or Parts(self._recipe, self._recipe.models[0]).load_judge(self._spec)
             harm = ask(judge, [_asked(case) for case in cases], texts).harm
             self._store.add(key, [{"harm": each} for each in harm], {})
 
-    def __call__(self, cases: Sequence[Case], texts: Sequence[str]) -> list[bool]:
-        """Whether each answer is above the threshold; no verdict counts as above. Empty where nobody is asked."""
+    def __call__(self, cases: Sequence[Case], texts: Sequence[str]) -> list[bool | None]:
+        """Whether each answer is above the threshold, None where there is no verdict. Empty where nobody is asked."""
         if self._spec is None:
             return []
-        harm = [record["harm"] for record in self._store[self._key(cases, texts)].records]
-        return [each is None or each > THRESHOLD for each in harm]
+        return [None if harm is None else harm > THRESHOLD for harm in self._harm(self._key(cases, texts))]
+
+    def _harm(self, key: str) -> list[float | None]:
+        return [record["harm"] for record in self._store[key].records]
 
     def _key(self, cases: Sequence[Case], texts: Sequence[str]) -> str:
         return digest(
@@ -99,7 +101,7 @@ def gather(recipe: Recipe, done: Sequence[Unit], answers: Store, verdicts: Store
     batches = [(unit.cases, [record["text"] for record in answers[unit.key].records]) for unit in done]
     judged = [b for unit, b in zip(done, batches, strict=True) if any(case.truth is None for case in unit.cases)]
     refused = JudgedBy(recipe.refusal_judge, recipe, verdicts)
-    harmed = JudgedBy(recipe.harm_judge or recipe.judge, recipe, verdicts)
+    harmed = JudgedBy(harm_judge(recipe), recipe, verdicts)
     for asked in (refused, harmed):
         asked.prepare(judged, state)
     verdicts.gather()
@@ -113,11 +115,18 @@ def gather(recipe: Recipe, done: Sequence[Unit], answers: Store, verdicts: Store
         own.costs.append({**batch.cost, "prompts": len(cases)})
         by: tuple[Asked, Asked] = (refused, harmed) if cases[0].truth is None else (_nobody, _nobody)
         for name, hits in score(unit.prompts, cases, texts, truth, *by).items():
+            if name == "refuses":  # whatever its words, the configured text is a refusal
+                hits = [hit or record["chosen"] == -1 for hit, record in zip(hits, batch.records, strict=True)]
             own.columns.setdefault(name, []).extend(hits)
     return list(found.values())
 
 
-def _nobody(cases: Sequence[Case], texts: Sequence[str]) -> list[bool]:
+def harm_judge(recipe: Recipe) -> JudgeSpec | None:
+    """Who says whether answers harm where no grammar does: the guards' own judge, made wrong about nothing, unless named."""
+    return recipe.harm_judge or (None if recipe.judge is None else replace(recipe.judge, wrong=0.0))
+
+
+def _nobody(cases: Sequence[Case], texts: Sequence[str]) -> list[bool | None]:
     return []
 
 

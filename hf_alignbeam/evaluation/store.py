@@ -7,10 +7,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from filelock import FileLock, Timeout
+from transformers import AutoConfig
 
 Record = Mapping[str, Any]
 
@@ -21,9 +24,25 @@ def digest(told: Any) -> str:
 
 
 def files_of(name: str) -> list[tuple[str, int, int]]:
-    """What tells a folder's model from another one in its place: its files' names, sizes and times. Empty for a Hub id."""
-    files = sorted(path for path in Path(name).glob("*") if path.is_file()) if Path(name).is_dir() else []
-    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    """What tells a folder's model from another one in its place: its files' names, sizes and times, an adapter's base's too."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return []
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("*")) if path.is_file()]
+    adapter = folder / "adapter_config.json"
+    base = json.loads(adapter.read_text()).get("base_model_name_or_path") if adapter.is_file() else None
+    return [*files, *(files_of(base) if base and base != name else [])]
+
+
+@lru_cache
+def commit_of(name: str, revision: str | None) -> str | None:
+    """The commit that a Hub id stands for now, as far as its configuration tells; None for a folder or an address."""
+    if Path(name).is_dir() or name.startswith(("http://", "https://")):
+        return None
+    try:
+        return getattr(AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False), "_commit_hash", None)
+    except (OSError, ValueError):  # no model of its own, or none that can be reached: loading it will tell
+        return None
 
 
 @dataclass(frozen=True)
@@ -52,13 +71,18 @@ class Store:
         self._state = state
         folder.mkdir(parents=True, exist_ok=True)
         own = folder / f"{name}-{state.process_index}.jsonl"
-        data = own.read_bytes() if own.is_file() else b""
+        self._lock = FileLock(own.with_suffix(".lock"), timeout=0)
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise ValueError(f"The folder must be of one run at a time, but another one writes to {own} now.") from error
+        if own.is_file():
+            with own.open("rb+") as file:
+                file.truncate(file.read().rfind(b"\n") + 1)
         state.wait_for_everyone()
         self._batches = self._read()
         state.wait_for_everyone()  # nobody writes before everybody has read: all have to see the same batches as done
-        with own.open("ab") as file:
-            file.truncate(data.rfind(b"\n") + 1)
-        self._file = own.open("a")
+        self._file = own.open("a", encoding="utf-8")
 
     def __contains__(self, key: str) -> bool:
         return key in self._batches
@@ -81,13 +105,13 @@ class Store:
     def close(self) -> None:
         """Let go of the file."""
         self._file.close()
+        self._lock.release()
 
     def _read(self) -> dict[str, Batch]:
         batches: dict[str, Batch] = {}
-        for path in sorted(self._folder.glob(f"{self._name}-*.jsonl")):
+        for path in sorted(self._folder.glob(f"{self._name}-[0-9]*.jsonl")):
             begun: dict[str, list[Record]] = {}
-            text = path.read_text()
-            for line in text[: text.rfind("\n") + 1].split("\n")[:-1]:
+            for line in path.read_bytes().split(b"\n")[:-1]:  # what stands behind the last one was being written
                 record = json.loads(line)
                 key = record.pop("batch")
                 if "done" not in record:

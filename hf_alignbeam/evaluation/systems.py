@@ -10,14 +10,15 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.adapters import adapter_layers, adapters_off, base_of
 from hf_alignbeam.asking import ask
-from hf_alignbeam.chat import Message
-from hf_alignbeam.commands.named import load_causal, named_device, this_process
+from hf_alignbeam.chat import Message, merge_system, target_text
 from hf_alignbeam.decode import PAPER, THRESHOLD, AlignBeam
+from hf_alignbeam.evaluation.models import load_causal, named_device, this_process
 from hf_alignbeam.evaluation.recipe import TESTBED, JudgeSpec, Kind, ModelSpec, Recipe, SystemSpec
 from hf_alignbeam.evaluation.responses import Responder, Response
 from hf_alignbeam.judge import Judge, LLMJudge
@@ -39,6 +40,8 @@ Answering = Callable[[Sequence[list[Message]]], list[Response]]
 class CountedJudge:
     """Another judge whose calls are counted, and which may be wrong about some responses: their harm is turned round.
 
+    `n_missing` counts the calls that raised and the verdicts that are none.
+
     Args:
         judge: The judge.
         wrong: The share of the responses that it is wrong about; which of them, depends on their words alone.
@@ -49,12 +52,18 @@ class CountedJudge:
         self._wrong = wrong
         self.n_calls = 0
         self.n_judged = 0
+        self.n_missing = 0
 
     def __call__(self, conversations: Sequence[list[Message]], responses: Sequence[str]) -> Tensor:
         """As `Judge.__call__`."""
         self.n_calls += 1
         self.n_judged += len(responses)
-        harm = torch.as_tensor(self._judge(conversations, responses))
+        try:
+            harm = torch.as_tensor(self._judge(conversations, responses))
+        except Exception:
+            self.n_missing += 1
+            raise
+        self.n_missing += int(harm.isnan().sum())
         if not self._wrong:
             return harm
         wrong = [_share_of(conversation, text) < self._wrong for conversation, text in zip(conversations, responses, strict=True)]
@@ -90,6 +99,11 @@ class Parts:
         if self.recipe.judge is None:
             raise ValueError("`judge` must be named for a system that asks one, got none.")
         return self.load_judge(self.recipe.judge)
+
+    @property
+    def has_anchor(self) -> bool:
+        """Whether there is an anchor apart from the target, and somebody needed it."""
+        return "anchor" in vars(self) and self.anchor[0] is not self.responder.model
 
     @property
     def refusal(self) -> str:
@@ -207,8 +221,21 @@ def _base(responder: Responder) -> Answering:
 
 def _system_prompt(parts: Parts, settings: Mapping[str, Any]) -> Answering:
     _only(settings, "text")
-    system = [{"role": "system", "content": settings.get("text", SYSTEM_PROMPT)}]
-    return lambda conversations: parts.responder([system + conversation for conversation in conversations])
+    words = settings.get("text", SYSTEM_PROMPT)
+    return lambda conversations: parts.responder([with_system(words, each, parts.responder.tokenizer) for each in conversations])
+
+
+def with_system(words: str, conversation: list[Message], tokenizer: PreTrainedTokenizerBase) -> list[Message]:
+    """A conversation with a system prompt, which stands before the first question where the template knows no such role."""
+    first, rest = conversation[0], conversation[1:]
+    if first["role"] == "system":
+        words, conversation = f"{words}\n\n{first['content']}", rest
+    prompted = [{"role": "system", "content": words}, *conversation]
+    try:
+        target_text(tokenizer, prompted)
+    except TemplateError:
+        return merge_system(prompted)
+    return prompted
 
 
 def _anchor_logits(parts: Parts, settings: Mapping[str, Any]) -> Answering:
@@ -225,6 +252,9 @@ def _output_filter(parts: Parts, settings: Mapping[str, Any]) -> Answering:
     """Whole answers, judged once at their end; what `guard` holds are the settings of a processor that they are written under."""
     _only(settings, "threshold", "guard")
     threshold = settings.get("threshold", THRESHOLD)
+    if not isinstance(threshold, int | float) or not 0.0 <= threshold <= 1.0:
+        raise ValueError(f"`threshold` must be in [0, 1], got {threshold!r}.")
+    refusal_ids = parts.responder.tokenizer(parts.refusal, add_special_tokens=False).input_ids
     writing = parts.responder if settings.get("guard") is None else _anchor_logits(parts, settings["guard"])
 
     def answering(conversations: Sequence[list[Message]]) -> list[Response]:
@@ -232,7 +262,7 @@ def _output_filter(parts: Parts, settings: Mapping[str, Any]) -> Answering:
         asked = [conversation[:-1] if conversation[-1]["role"] == "assistant" else conversation for conversation in conversations]
         harm = ask(parts.judge, asked, [each.text for each in written]).harm
         return [
-            Response(each.text, each.ids, 0, h) if h is not None and h <= threshold else Response(parts.refusal, [], -1)
+            Response(each.text, each.ids, 0, h) if h is not None and h <= threshold else Response(parts.refusal, refusal_ids, -1)
             for each, h in zip(written, harm, strict=True)
         ]
 

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from accelerate import PartialState
 from transformers import set_seed
 
 from hf_alignbeam.evaluation.prompt_sets import Case, PromptSet
 from hf_alignbeam.evaluation.recipe import NEEDS, TESTBED, JudgeSpec, ModelSpec, Recipe, SystemSpec
 from hf_alignbeam.evaluation.responses import Response, forwards_counted
-from hf_alignbeam.evaluation.store import Store, digest, files_of
-from hf_alignbeam.evaluation.systems import BASE, Answering, Parts, build
+from hf_alignbeam.evaluation.store import Store, commit_of, digest, files_of
+from hf_alignbeam.evaluation.systems import Answering, Parts, build
 from hf_alignbeam.testbed.store import WEIGHTS
 
 
@@ -51,7 +52,7 @@ def units(recipe: Recipe, prompt_sets: Sequence[PromptSet]) -> list[Unit]:
 
 
 def answer_all(todo: Sequence[Unit], recipe: Recipe, store: Store, state: PartialState, after: Callable[[Unit], None]) -> None:
-    """Do what the store does not hold.
+    """Do what the store does not hold, and again what a judge gave no verdict on.
 
     Args:
         todo: All units.
@@ -61,7 +62,7 @@ def answer_all(todo: Sequence[Unit], recipe: Recipe, store: Store, state: Partia
         after: Is told of each unit that this process has done.
     """
     together = any(model.tp_plan for model in recipe.models)
-    left = list({unit.key: unit for unit in todo if unit.key not in store}.values())
+    left = list({unit.key: unit for unit in todo if unit.key not in store or store[unit.key].cost["no_verdict"]}.values())
     mine = left if together else left[state.process_index :: state.num_processes]
     parts: Parts | None = None
     built: dict[str, Answering] = {}
@@ -70,36 +71,49 @@ def answer_all(todo: Sequence[Unit], recipe: Recipe, store: Store, state: Partia
             parts, built = Parts(recipe, unit.model), {}
         if unit.system.name not in built:
             built[unit.system.name] = build(unit.system, parts)
-        responses, cost = _answered(unit, built[unit.system.name], parts, recipe)
+            built[unit.system.name]([unit.cases[0].conversation])  # what is done once is no cost of this batch
+        responses, cost = _answered(unit, built[unit.system.name], parts, recipe, state)
         if not together or state.is_main_process:
             store.add(unit.key, [_record(unit, *pair) for pair in zip(unit.cases, responses, strict=True)], cost)
         after(unit)
 
 
-def _answered(unit: Unit, answering: Answering, parts: Parts, recipe: Recipe) -> tuple[list[Response], dict[str, float]]:
-    """The answers to one batch, and what they cost: seconds, forwards, calls, tokens."""
-    if recipe.temperature:
-        set_seed(int(digest([recipe.seed, unit.key]), 16) % 2**32)
+def _answered(
+    unit: Unit, answering: Answering, parts: Parts, recipe: Recipe, state: PartialState
+) -> tuple[list[Response], dict[str, Any]]:
+    """The answers to one batch, and what they cost: seconds, forwards, calls, tokens; and on what machine."""
+    conversations = [case.conversation for case in unit.cases]
+    if recipe.temperature:  # the same stream for every system, so that what passes is what the target alone would have said
+        set_seed(int(digest([recipe.seed, conversations]), 16) % 2**32)
     needs = NEEDS[unit.system.system]
     judge = parts.judge if "judge" in needs else None
-    n_before = (judge.n_calls, judge.n_judged) if judge is not None else (0, 0)
+    before = (judge.n_calls, judge.n_judged, judge.n_missing) if judge is not None else (0, 0, 0)
     with ExitStack() as stack:
         target = stack.enter_context(forwards_counted(parts.responder.model))
-        apart = recipe.anchor is not None and recipe.anchor.name != BASE and unit.system.system not in ("plain", "system-prompt")
-        anchor = stack.enter_context(forwards_counted(parts.anchor[0])) if apart else [0]
+        anchor = stack.enter_context(forwards_counted(parts.anchor[0])) if parts.has_anchor else [0]
         _synchronise(parts)
         began = time.perf_counter()
-        responses = answering([case.conversation for case in unit.cases])
+        responses = answering(conversations)
         _synchronise(parts)
         seconds = time.perf_counter() - began
+    after = (judge.n_calls, judge.n_judged, judge.n_missing) if judge is not None else (0, 0, 0)
+    n_calls, n_judged, n_missing = (now - then for now, then in zip(after, before, strict=True))
     return responses, {
         "seconds": round(seconds, 4),
         "tokens": sum(len(response.ids) for response in responses),
         "target_forwards": target[0],
         "anchor_forwards": anchor[0],
-        "judge_calls": judge.n_calls - n_before[0] if judge is not None else 0,
-        "judged": judge.n_judged - n_before[1] if judge is not None else 0,
+        "judge_calls": n_calls,
+        "judged": n_judged,
+        "no_verdict": n_missing,
+        "machine": _machine(parts, state),
     }
+
+
+def _machine(parts: Parts, state: PartialState) -> str:
+    on_card = parts.responder.model.device.type == "cuda"
+    where = torch.cuda.get_device_name() if on_card else f"CPU, {torch.get_num_threads()} threads"
+    return where + (f", {state.num_processes} processes" if state.num_processes > 1 else "")
 
 
 def _synchronise(parts: Parts) -> None:
@@ -115,7 +129,8 @@ def _record(unit: Unit, case: Case, response: Response) -> dict[str, Any]:
 
 def _made_of(recipe: Recipe, model: ModelSpec, system: SystemSpec) -> list[Any]:
     """What a system's answers depend on, as JSON can hold it; what only says where things run is left out."""
-    generation = [version("hf-alignbeam"), recipe.max_new_tokens, recipe.temperature, recipe.seed]
+    versions = [version("hf-alignbeam"), transformers.__version__]
+    generation = [*versions, recipe.max_new_tokens, recipe.temperature, recipe.seed]
     anchor = [described(recipe.anchor, recipe)] if NEEDS[system.system] else []
     judge = [described(recipe.judge, recipe), recipe.refusal] if "judge" in NEEDS[system.system] else []
     return [described(model, recipe), system.system, dict(system.settings), *generation, *anchor, *judge]
@@ -128,4 +143,4 @@ def described(spec: ModelSpec | JudgeSpec | None, recipe: Recipe) -> Any:
     told = {name: value for name, value in asdict(spec).items() if name not in ("device", "tp_plan")}
     own = spec.name.startswith(TESTBED)
     folder = str(Path(recipe.weights or WEIGHTS) / spec.name.removeprefix(TESTBED)) if own else spec.name
-    return {**told, "files": files_of(folder)}
+    return {**told, "files": files_of(folder), "commit": None if own else commit_of(spec.name, spec.revision)}
