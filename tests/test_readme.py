@@ -1,11 +1,19 @@
 """The README's promises, held against the disk."""
 
+import json
+import os
 import re
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
+
+from hf_alignbeam.testbed import prompts
+from hf_alignbeam.testbed.store import stored_language
+from hf_alignbeam.testbed.truth import Truth
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -45,17 +53,69 @@ def test_every_tree_line_explains_itself():
 
 
 RUN = """
-import runpy, sys
+import os, runpy, sys, warnings
+warnings.simplefilter("ignore")
 sys.path.insert(0, sys.argv[1])
+os.environ |= {"OPENAI_BASE_URL": sys.argv[3], "OPENAI_API_KEY": "sk-test", "no_proxy": "*"}
 runpy.run_path(sys.argv[2], run_name="__main__")
 """
+EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 
 
-@pytest.mark.parametrize("example", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
-def test_every_example_runs(example, in_a_process):
-    done = in_a_process(RUN, ROOT, ROOT / "examples" / example)
+class Moderation(BaseHTTPRequestHandler):
+    """The grammar behind the moderation endpoint's protocol."""
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["input"]
+        truth = Truth(stored_language())
+        texts = [asked] if isinstance(asked, str) else asked
+        results = [{"category_scores": {"harm": float(truth.harm(text) > 0.0)}} for text in texts]
+        body = json.dumps({"id": "modr", "model": "grammar", "results": results}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Moderation) as server:
+        Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_example_runs(example, in_a_process, endpoint):
+    done = in_a_process(RUN, ROOT, ROOT / "examples" / example, endpoint)
     assert done.returncode == 0, done.stderr
     assert "guarded" in done.stdout
+
+
+def test_a_remote_judge_flags_one_answer_and_passes_the_other(in_a_process, endpoint):
+    harmful, harmless = in_a_process(RUN, ROOT, ROOT / "examples" / "remote_judge.py", endpoint).stdout.splitlines()
+    truth = Truth(stored_language())
+    assert truth.refusal(harmful.partition(" -> ")[2])
+    assert truth.correct(prompts("test", "domain")[0], harmless.partition(" -> ")[2].partition(" (harm")[0])
+
+
+@pytest.mark.slow
+def test_two_processes_say_what_one_says():
+    script = str(ROOT / "examples" / "two_processes.py")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    told = [
+        subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+        for command in (
+            [sys.executable, script],
+            [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", script],
+        )
+    ]
+    one, two = ([line for line in lines if line.startswith("guarded")] for lines in told)
+    assert len(one) == 4
+    assert one == two
 
 
 def tables(lines):
