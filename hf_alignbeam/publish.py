@@ -46,6 +46,12 @@ def core_modules() -> list[Path]:
     return [PACKAGE / f"{name}.py" for name in sorted(found)]
 
 
+def card_template(name: str) -> Path:
+    """The file of a model card whose names are open: in the package, or beside it where it is not installed."""
+    places = [PACKAGE / "model_cards", PACKAGE.parent / "model_cards"]
+    return next(place / f"{name}.md" for place in places if place.is_dir())
+
+
 def write_strategy(strategy: Strategy, folder: Path, repo: str = "OWNER/NAME") -> None:
     """Write a Hub folder whose `generate` is a strategy.
 
@@ -160,8 +166,7 @@ def _link(source: Path, to: Path) -> None:
 
 def _card(name: str, names: Mapping[str, str]) -> str:
     """A model card with its names filled in."""
-    places = [PACKAGE / "model_cards", PACKAGE.parent / "model_cards"]
-    text = next(place / f"{name}.md" for place in places if place.is_dir()).read_text()
+    text = card_template(name).read_text()
     for key, value in names.items():
         text = text.replace(f"{{{{{key}}}}}", value)
     return text
