@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, ModelCard, snapshot_download
 from transformers import AutoConfig
 
 from hf_alignbeam.doors import KEY
@@ -44,6 +44,12 @@ def core_modules() -> list[Path]:
             found.append(name)
             waiting += re.findall(r"^from \.(\w+) import", (PACKAGE / f"{name}.py").read_text(), re.M)
     return [PACKAGE / f"{name}.py" for name in sorted(found)]
+
+
+def card_template(name: str) -> Path:
+    """The file of a model card whose names are open: in the package, or beside it where it is not installed."""
+    places = [PACKAGE / "model_cards", PACKAGE.parent / "model_cards"]
+    return next(place / f"{name}.md" for place in places if place.is_dir())
 
 
 def write_strategy(strategy: Strategy, folder: Path, repo: str = "OWNER/NAME") -> None:
@@ -106,8 +112,14 @@ def write_protected(model: str, folder: Path, protection: Mapping[str, Any], rev
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     shutil.copy(PACKAGE / "protected.py", folder / "protected.py")
     _write_code(folder, "protected")
-    names = {"REPO": repo or folder.name, "MODEL": model, "ANCHOR": str(protection["anchor"]), "JUDGE": str(protection["judge"])}
-    (folder / "README.md").write_text(_card("protected", names))
+    names = {"REPO": repo or folder.name, "MODEL": _linked(model)}
+    names |= {"ANCHOR": _linked(str(protection["anchor"])), "JUDGE": _linked(str(protection["judge"]))}
+    card = ModelCard(_card("protected", names))
+    if not os.path.isdir(model):  # the Hub takes no card whose base model is none of its own
+        card.data["base_model"] = model
+    for key, value in _license(source).items():
+        card.data[key] = value
+    (folder / "README.md").write_text(str(card))
 
 
 def push(write: Callable[[Path], None], repo: str, private: bool = False) -> str:
@@ -158,10 +170,25 @@ def _link(source: Path, to: Path) -> None:
         shutil.copy(source, to)
 
 
+def _license(source: Path) -> dict[str, str]:
+    """What the target's own card says of its license, which holds for the weights wherever they lie."""
+    if not (source / "README.md").is_file():
+        return {}
+    told = ModelCard.load(source / "README.md", ignore_metadata_errors=True).data
+    found = {key: told.get(key) for key in ("license", "license_name", "license_link") if told.get(key)}
+    if (link := found.get("license_link")) and (source / link).is_file():
+        found["license_link"] = f"{TARGET}/{link}"
+    return found
+
+
+def _linked(name: str) -> str:
+    """A model's name, as a link where the Hub has it."""
+    return name if os.path.isdir(name) else f"[{name}](https://huggingface.co/{name})"
+
+
 def _card(name: str, names: Mapping[str, str]) -> str:
     """A model card with its names filled in."""
-    places = [PACKAGE / "model_cards", PACKAGE.parent / "model_cards"]
-    text = next(place / f"{name}.md" for place in places if place.is_dir()).read_text()
+    text = card_template(name).read_text()
     for key, value in names.items():
         text = text.replace(f"{{{{{key}}}}}", value)
     return text

@@ -1,7 +1,7 @@
 """Train the testbed's models from nothing: `python -m hf_alignbeam.testbed.train [MODEL ...] [--seed N] [--to FOLDER]`.
 
-Knows the models' shapes, their training data and the order they are made in, and writes weights, tokenizers and a table
-of measured rates. How an answer is scored stands in `truth.py` and `measure.py`.
+Knows the models' shapes, their training data and the order they are made in, and writes weights, tokenizers, a table
+of measured rates and the models' cards. How an answer is scored stands in `truth.py` and `measure.py`.
 """
 
 import random
@@ -29,6 +29,7 @@ from transformers import (
 
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.testbed import tokenizers
+from hf_alignbeam.testbed.cards import write_cards
 from hf_alignbeam.testbed.exchanges import exchanges
 from hf_alignbeam.testbed.judges import IGNORED_LABEL, JUDGES, JudgeCourse, Row
 from hf_alignbeam.testbed.language import SPEAKERS, Language, Prompt, Speaker, language
@@ -251,7 +252,7 @@ def main(
     to: Annotated[Path, typer.Option(help="The folder that gets the weights.")] = WEIGHTS,
     steps: Annotated[float, typer.Option(min=0.0, help="Scale every course's length, for a quick try.")] = 1.0,
 ) -> None:
-    """Train models of the testbed on two CPU cores and write weights, tokenizers and the table of rates."""
+    """Train models of the testbed on two CPU cores and write weights, tokenizers, the table of rates and the cards."""
     unknown = set(models or ()) - set(KNOWN)
     if unknown:
         raise typer.BadParameter(f"models must be of {', '.join(KNOWN)}, got {', '.join(sorted(unknown))}.")
@@ -263,6 +264,7 @@ def main(
             make(name, language(seed), steps, to, progress)
     table = rates_table(to)
     (to / "RATES.md").write_text(table)
+    write_cards(to)
     console.print(table)
 
 
