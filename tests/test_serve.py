@@ -67,7 +67,8 @@ def serving(openai, command, tmp_path_factory):
         ):
             try:
                 wait_for(f"http://localhost:{port}/health", server, log)
-                with openai.OpenAI(base_url=f"http://localhost:{port}/v1", api_key="none") as client:
+                options = {"max_retries": 0, "default_headers": {"Connection": "close"}}  # a server hangs up after a status 500
+                with openai.OpenAI(base_url=f"http://localhost:{port}/v1", api_key="none", **options) as client:
                     yield client
             finally:
                 server.terminate()
@@ -212,7 +213,7 @@ def test_who_leaves_a_stream_keeps_nobody_from_the_next(client, folder, say):
 def test_continuous_batching_says_nothing(serving, folder, openai):
     with serving(folder, "--trust-remote-code", "--continuous-batching") as client:
         for stream in (False, True):
-            with pytest.raises((openai.InternalServerError, openai.APIConnectionError)):
+            with pytest.raises(openai.InternalServerError):
                 client.chat.completions.create(model=folder, messages=asked("domain", 1)[0], stream=stream)
 
 
