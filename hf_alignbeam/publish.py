@@ -103,7 +103,7 @@ def write_protected(model: str, folder: Path, protection: Mapping[str, Any], rev
     (folder / "generation_config.json").write_text(json.dumps({**generation, KEY: dict(protection)}, indent=2) + "\n")
     config = {
         "model_type": ProtectedConfig.model_type,
-        "architectures": ["ProtectedModelForCausalLM"],
+        "architectures": ["AutoModelForCausalLM"],  # `transformers serve` looks this up among its own classes (5.23)
         "auto_map": {
             "AutoConfig": "protected.ProtectedConfig",
             "AutoModelForCausalLM": "protected.ProtectedModelForCausalLM",

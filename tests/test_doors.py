@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from test_decode import asked, generated, oracle, texts, translator  # noqa: F401
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoProcessor,
     AutoTokenizer,
     GenerationConfig,
     LlamaForCausalLM,
@@ -279,6 +281,35 @@ def test_trust_is_not_taken_for_granted(protected_folder):
     for trusted in (False, None):
         with pytest.raises(ValueError, match="trust_remote_code"):
             AutoModelForCausalLM.from_pretrained(protected_folder, config=config, trust_remote_code=trusted)
+
+
+class Streamed(list):
+    """A streamer that keeps what it gets."""
+
+    put = list.append
+    ended = 0
+
+    def end(self):
+        self.ended += 1
+
+
+def test_what_a_server_loads_and_asks_is_guarded(protected_folder, specialist, strategy):
+    """As `transformers serve` (5.23): the first architecture, looked up among transformers' classes, and its way to ask."""
+    named = AutoConfig.from_pretrained(protected_folder, **TRUSTED).architectures[0]
+    options = {"revision": "main", "dtype": "auto", "device_map": "cpu", "attn_implementation": None, "tqdm_class": None}
+    model = getattr(transformers, named).from_pretrained(protected_folder, **options, **TRUSTED)
+    tokenizer = AutoProcessor.from_pretrained(protected_folder, revision="main", **TRUSTED)
+    for kind in ("harmful", "general"):
+        inputs = encode(asked(kind, 1), specialist[1])
+        expected = specialist[0].generate(**inputs, custom_generate=strategy, max_new_tokens=30)
+        config = copy.deepcopy(model.generation_config)
+        config.max_new_tokens = 30
+        streamed = Streamed()
+        with torch.enable_grad():
+            said = model.generate(**inputs, streamer=streamed, generation_config=config, tokenizer=tokenizer)
+        assert torch.equal(said, expected)
+        assert torch.equal(torch.cat([part.flatten() for part in streamed]), expected[0])
+        assert streamed.ended == 1
 
 
 def test_a_copy_of_a_protected_model_is_guarded(protected, specialist):
