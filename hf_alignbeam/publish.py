@@ -31,7 +31,7 @@ DOORS: dict[str, str] = {
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "chat_template*", "added_tokens.json", "vocab*", "merges.txt")
 #: What is left behind: the repository's own card would not be true of the protected one, nor its history.
 LEFT_OUT = ("README.md", ".git*", "custom_generate*")
-REQUIREMENTS = "torch>=2.4\ntransformers>=5.9\n"
+REQUIREMENTS = "torch>=2.4\ntransformers>=5.18\n"
 
 
 def core_modules() -> list[Path]:
