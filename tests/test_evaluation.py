@@ -379,7 +379,7 @@ def test_two_processes_give_the_answers_of_one(tmp_path):
     one, two = records(tmp_path / "one"), records(tmp_path / "two")
     assert one == two
     assert one[1] == 3 * 6 * 6
-    assert {path.name for path in (tmp_path / "two").glob("answers-*")} == {"answers-0.jsonl", "answers-1.jsonl"}
+    assert {path.name for path in (tmp_path / "two").glob("answers-*.jsonl")} == {"answers-0.jsonl", "answers-1.jsonl"}
     assert rates(tmp_path / "one") == rates(tmp_path / "two")
 
 
