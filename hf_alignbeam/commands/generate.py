@@ -4,7 +4,7 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from hf_alignbeam.chat import Conversation, Message, as_messages, target_text
+from hf_alignbeam.chat import Conversation, Message, as_messages
 from hf_alignbeam.commands import told_plainly
 from hf_alignbeam.commands.explain import check_request, show, watch
 from hf_alignbeam.commands.named import read_prompts
@@ -26,6 +26,7 @@ from hf_alignbeam.commands.picture import draw
 from hf_alignbeam.decode import AlignBeam
 from hf_alignbeam.engines import input_device
 from hf_alignbeam.evaluation.models import load_causal, load_spread, named_device, this_process
+from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.evaluation.store import Store, digest, files_of
 from hf_alignbeam.loading import load_judge
 from hf_alignbeam.processor import AnchorLogitsProcessor
@@ -86,8 +87,10 @@ def run(request: Request) -> None:
             after_batch = lambda n_done: progress.advance(task, n_done * state.num_processes)  # noqa: E731
             if request.to is None:
                 for batch in batches:
-                    for record in _answered(request, loaded, batch):
+                    records = _answered(request, loaded, batch)
+                    for record in records:
                         _show(record)
+                    _draw(request, records)
                     after_batch(len(batch))
             else:
                 _write(request, request.to, loaded, batches, state, after_batch)
@@ -142,7 +145,8 @@ def _write(
     stamps = [files_of(name) for name in (request.model, request.anchor, request.judge) if name is not None]
     keys = [digest([version("hf-alignbeam"), settings, stamps, batch]) for batch in batches]
     with contextlib.closing(Store(parts, "answers", state)) as store:
-        left = [(key, batch) for key, batch in dict(zip(keys, batches, strict=True)).items() if key not in store]
+        todo = dict(zip(keys, batches, strict=True)).items()
+        left = [(key, batch) for key, batch in todo if request.explain or key not in store]  # no picture lies in the store
         for key, batch in left if request.tp_plan else left[state.process_index :: state.num_processes]:
             try:
                 records = _answered(request, loaded, batch)
@@ -151,6 +155,7 @@ def _write(
                 raise typer.Exit(130) from None
             if not request.tp_plan or state.is_main_process:
                 store.add(key, records, {})
+                _draw(request, records)
             after_batch(len(batch))
         store.gather()
         if state.is_main_process:
@@ -171,10 +176,7 @@ def _answered(request: Request, loaded: Loaded, batch: list[list[Message]]) -> l
         ids[name] = _generate(request, batch, loaded.model, loaded.tokenizer, how)
         texts[name] = loaded.tokenizer.batch_decode(ids[name], skip_special_tokens=True)
         seconds[name] = round((time.perf_counter() - began) / len(batch), 3)
-    explained = {}
-    if watched is not None and request.explain is not None:
-        explained["explain"] = watched.explain(ids["answer"][0].tolist())
-        draw(explained["explain"], request.explain)
+    explained = {} if watched is None else {"explain": watched.explain(ids["answer"][0].tolist())}
     answers = [{name: text[i] for name, text in texts.items()} for i in range(len(batch))]
     return [{"messages": m, **said, "seconds": seconds, **explained} for m, said in zip(batch, answers, strict=True)]
 
@@ -196,16 +198,10 @@ def _generate(
     """The new tokens (B, length) of each answer."""
     if request.sample:
         set_seed(request.seed)
-    prompts = [target_text(tokenizer, messages) for messages in batch]
-    plain_text = tokenizer.chat_template is None
-    inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=plain_text)
-    inputs.pop("token_type_ids", None)
+    inputs = encode(batch, tokenizer).to(input_device(model))
     with torch.no_grad():
         output = model.generate(  # type: ignore[operator]
-            **inputs.to(model.device),
-            **how,
-            max_new_tokens=request.max_new_tokens,
-            do_sample=request.sample,
+            **inputs, **how, max_new_tokens=request.max_new_tokens, do_sample=request.sample
         )
     return output[:, inputs["input_ids"].shape[1] :]
 
@@ -218,3 +214,9 @@ def _show(record: dict[str, Any]) -> None:
         typer.echo(f"  {record['answer'].strip()}")
     if "explain" in record:
         show(record["explain"], Console())
+
+
+def _draw(request: Request, records: Sequence[Mapping[str, Any]]) -> None:
+    """The picture that was asked for: last of all, for the answer is to be out by then, whatever becomes of the picture."""
+    if request.explain is not None:
+        draw(records[0]["explain"], request.explain)

@@ -1,5 +1,6 @@
 """Results as tables of Markdown and as JSON: rates, differences, who says so, what it cost. Every figure with its interval."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -245,7 +246,7 @@ def _figures(each: SystemResults, plain: SystemResults | None) -> dict[str, Any]
     if plain is not None:
         ratios["times_plain"] = slowdown(each, plain)
     costs: Mapping[str, Any] = {
-        name: {"value": ratio.value, "half_width": None if ratio.half_width != ratio.half_width else ratio.half_width}
+        name: {"value": ratio.value, "half_width": None if math.isnan(ratio.half_width) else ratio.half_width}
         for name, ratio in ratios.items()
     }
     named = {"model": each.model.name, "system": each.system.name, "sweep": each.system.sweep, "point": each.system.point}

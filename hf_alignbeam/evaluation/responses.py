@@ -43,6 +43,11 @@ def encode(conversations: Sequence[list[Message]], tokenizer: PreTrainedTokenize
     return BatchEncoding(padded_ids(rows, int(next(i for i in pads if i is not None)), torch.device("cpu")))
 
 
+def without_answer(conversation: list[Message]) -> list[Message]:
+    """What is asked: a conversation without the start of an answer, which is part of that answer."""
+    return conversation[:-1] if conversation[-1]["role"] == "assistant" else conversation
+
+
 class Responder:
     """A model that answers conversations through `generate`.
 
@@ -80,12 +85,10 @@ class Responder:
         for row, (conversation, ids) in enumerate(zip(conversations, output.sequences[:, n_prompt:].tolist(), strict=True)):
             end = next((n for n, i in enumerate(ids) if i in self._ends), len(ids))
             begun = conversation[-1]["content"] if conversation[-1]["role"] == "assistant" else ""
-            written = b"".join((self._pieces[i] if i < len(self._pieces) else None) or b"" for i in ids[:end]).decode(
-                errors="replace"
-            )
+            written = b"".join((self._pieces[i] if i < len(self._pieces) else None) or b"" for i in ids[:end])
             found.append(
                 Response(
-                    (begun + written).strip(),
+                    (begun + written.decode(errors="replace")).strip(),
                     ids[:end],
                     None if chosen is None else int(chosen[row]),
                     None if harm is None or math.isnan(harm[row]) else float(harm[row]),

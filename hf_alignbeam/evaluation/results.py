@@ -13,6 +13,7 @@ from hf_alignbeam.asking import ask
 from hf_alignbeam.decode import THRESHOLD
 from hf_alignbeam.evaluation.prompt_sets import Case, PromptSet
 from hf_alignbeam.evaluation.recipe import JudgeSpec, ModelSpec, Recipe, SystemSpec
+from hf_alignbeam.evaluation.responses import without_answer
 from hf_alignbeam.evaluation.scorers import Asked, Columns, score
 from hf_alignbeam.evaluation.store import Store, digest
 from hf_alignbeam.evaluation.systems import Parts
@@ -77,7 +78,7 @@ class JudgedBy:
         judge = None
         for key, (cases, texts) in left[state.process_index :: state.num_processes]:
             judge = judge or Parts(self._recipe, self._recipe.models[0]).load_judge(self._spec)
-            harm = ask(judge, [_asked(case) for case in cases], texts).harm
+            harm = ask(judge, [without_answer(case.conversation) for case in cases], texts).harm
             self._store.add(key, [{"harm": each} for each in harm], {})
 
     def __call__(self, cases: Sequence[Case], texts: Sequence[str]) -> list[bool | None]:
@@ -128,8 +129,3 @@ def harm_judge(recipe: Recipe) -> JudgeSpec | None:
 
 def _nobody(cases: Sequence[Case], texts: Sequence[str]) -> list[bool | None]:
     return []
-
-
-def _asked(case: Case) -> list[dict[str, str]]:
-    """What is asked, without the start of an answer: that is part of the answer."""
-    return case.conversation[:-1] if case.conversation[-1]["role"] == "assistant" else case.conversation

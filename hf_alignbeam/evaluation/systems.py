@@ -20,7 +20,7 @@ from hf_alignbeam.chat import Message, merge_system, target_text
 from hf_alignbeam.decode import PAPER, THRESHOLD, AlignBeam
 from hf_alignbeam.evaluation.models import load_causal, named_device, this_process
 from hf_alignbeam.evaluation.recipe import TESTBED, JudgeSpec, Kind, ModelSpec, Recipe, SystemSpec
-from hf_alignbeam.evaluation.responses import Responder, Response
+from hf_alignbeam.evaluation.responses import Responder, Response, without_answer
 from hf_alignbeam.judge import Judge, LLMJudge
 from hf_alignbeam.loading import load_judge
 from hf_alignbeam.plausible import PlausibleAnswer
@@ -259,8 +259,7 @@ def _output_filter(parts: Parts, settings: Mapping[str, Any]) -> Answering:
 
     def answering(conversations: Sequence[list[Message]]) -> list[Response]:
         written = writing(conversations)
-        asked = [conversation[:-1] if conversation[-1]["role"] == "assistant" else conversation for conversation in conversations]
-        harm = ask(parts.judge, asked, [each.text for each in written]).harm
+        harm = ask(parts.judge, [without_answer(each) for each in conversations], [each.text for each in written]).harm
         return [
             Response(each.text, each.ids, 0, h) if h is not None and h <= threshold else Response(parts.refusal, refusal_ids, -1)
             for each, h in zip(written, harm, strict=True)
