@@ -6,10 +6,12 @@ Knows answers and verdicts by their place in the search. Knows neither the searc
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from torch import Tensor
+from transformers import GenerationConfig
 
 NAME = "journal.jsonl"
 
@@ -95,6 +97,19 @@ class Journal:
         if self._file is not None:
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
+
+
+def told(value: Any) -> Any:
+    """A setting as JSON can hold it, the same in every process; of an object that is none, its kind."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [told(each) for each in value]
+    if isinstance(value, GenerationConfig):
+        return {name: each for name, each in value.to_diff_dict().items() if name != "transformers_version"}
+    if isinstance(value, partial):
+        return [told(value.func), told(list(value.args)), [[name, told(each)] for name, each in value.keywords.items()]]
+    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def _embeds_digest(embeds: Tensor) -> str:

@@ -8,13 +8,13 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from .asking import JudgeError
@@ -31,7 +31,7 @@ from .chat import (
 )
 from .embedding import Embedder, Positions, model_sha256, padded_ids
 from .engines import input_device
-from .journal import Journal
+from .journal import Journal, told
 from .judge import Judge
 from .prefix import Lesson, Prefix, fit
 from .probing import Prober, ended
@@ -40,7 +40,7 @@ from .rounds import Rounds
 from .search import Estimator, Kind, Method, NewOptimizer, Search
 from .settled import Settled, settle
 from .starts import some_conversations
-from .steered import Outcome, SteeredPrompt, SteeredPrompts
+from .steered import SteeredPrompt, SteeredPrompts
 from .streaming import streaming
 from .vocab import token_bytes
 from .walk import Accept, Rules, Walk
@@ -279,7 +279,7 @@ class EmbeddingSteerer:
         finally:
             for walk in walks:
                 if walk.outcome is not None:
-                    prompt = _steered(walk, asked[walk.key])
+                    prompt = walk.steered(asked[walk.key])
                     steered.add(prompt)
                     after_prompt(prompt)
 
@@ -459,13 +459,13 @@ class EmbeddingSteerer:
     def _settings(self, generate_kwargs: dict[str, Any]) -> dict[str, Any]:
         """What the answers depend on, as JSON can hold it."""
         return {
-            **{name: _told(value) for name, value in vars(self._method).items()},
+            **{name: told(value) for name, value in vars(self._method).items()},
             **asdict(self._rules),
             "positions": self._positions,
             "probe_temperature": self._temperature,
             "seed": self._seed,
-            "generate": {name: _told(value) for name, value in sorted(generate_kwargs.items())},
-            "generation_config": _told(self._model.generation_config),
+            "generate": {name: told(value) for name, value in sorted(generate_kwargs.items())},
+            "generation_config": told(self._model.generation_config),
         }
 
 
@@ -473,34 +473,6 @@ def _padded(answers: Sequence[list[int]], pad: int) -> Tensor:
     """Answers of any lengths as one tensor (B, length), filled up on the right."""
     longest = max(map(len, answers))
     return torch.tensor([[*ids, *[pad] * (longest - len(ids))] for ids in answers], dtype=torch.long)
-
-
-def _told(value: Any) -> Any:
-    """A setting as JSON can hold it, the same in every process; of an object that is none, its kind."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, list | tuple):
-        return [_told(each) for each in value]
-    if isinstance(value, GenerationConfig):
-        return {name: each for name, each in value.to_diff_dict().items() if name != "transformers_version"}
-    if isinstance(value, partial):
-        return [_told(value.func), _told(list(value.args)), [[name, _told(each)] for name, each in value.keywords.items()]]
-    return getattr(value, "__qualname__", type(value).__qualname__)
-
-
-def _steered(walk: Walk, messages: list[Message]) -> SteeredPrompt:
-    given = walk.given
-    return SteeredPrompt(
-        messages=messages,
-        embeds=given.embeds,
-        outcome=cast(Outcome, walk.outcome),
-        ids=given.ids,
-        text=given.text,
-        harm=given.harm,
-        harm_by_call=walk.harm_by_call,
-        n_generated=walk.n_generated,
-        seconds=round(walk.seconds, 4),
-    )
 
 
 def _output(sequences: Tensor, walks: Sequence[Walk]) -> SteeredOutput:

@@ -6,14 +6,14 @@ Knows records and numbers. Knows neither how answers come about nor who judges t
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
 from .chat import Asked, Message
 from .embedding import Embedded
 from .search import Search
-from .steered import Outcome
+from .steered import Outcome, SteeredPrompt
 
 #: Says of responses whether each is one that may be given: True or False, or a number of at least 0.5.
 Accept = Callable[[Sequence[list[Message]], Sequence[str]], Any]
@@ -94,3 +94,17 @@ class Walk:
         if self.found is None:
             raise RuntimeError("Nothing was judged yet.")
         return self.found
+
+    def steered(self, messages: list[Message]) -> SteeredPrompt:
+        """What is kept of a search that has ended, under the conversation it was for."""
+        return SteeredPrompt(
+            messages=messages,
+            embeds=self.given.embeds,
+            outcome=cast(Outcome, self.outcome),
+            ids=self.given.ids,
+            text=self.given.text,
+            harm=self.given.harm,
+            harm_by_call=self.harm_by_call,
+            n_generated=self.n_generated,
+            seconds=round(self.seconds, 4),
+        )
