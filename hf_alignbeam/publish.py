@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import HfApi, ModelCard, snapshot_download
+from huggingface_hub import HfApi, ModelCard, hf_hub_download, snapshot_download
 from transformers import AutoConfig
 
 from hf_alignbeam.doors import KEY
+from hf_alignbeam.loading import needed
 from hf_alignbeam.protected import CONFIG, TARGET, ProtectedConfig
 
 Strategy = Literal["anchor-logits", "alignbeam", "embedding-steerer"]
@@ -76,20 +77,24 @@ def write_protected(model: str, folder: Path, protection: Mapping[str, Any], rev
     Args:
         model: The target: a folder, whose files are linked where the disk allows it, or a Hub id.
         folder: Where to; it must not hold anything.
-        protection: `anchor` and `judge`, their revisions, and what `AlignBeam` takes, as JSON can hold it.
+        protection: `anchor` and `judge`, their revisions, and what `AlignBeam` takes, as JSON can hold it. Those of the Hub are
+            pinned to the commit that they are at.
         revision: Of the target's repository.
         repo: The name that the card calls it by.
 
     Raises:
         ValueError: The target is not a causal model, is protected already, or the folder is in use.
+        OSError: The target, the anchor or the judge cannot be had from the Hub.
     """
     _check_free(folder, set())
-    source = Path(model) if os.path.isdir(model) else Path(snapshot_download(model, revision=revision))
+    with needed(model):
+        source = Path(model if os.path.isdir(model) else snapshot_download(model, revision=revision))
     made_for = " ".join(AutoConfig.from_pretrained(source).architectures or ())
     if "CausalLM" not in made_for and "ConditionalGeneration" not in made_for:
         raise ValueError(f"`model` must be a causal language model, and {model} is none (an adapter must be merged first).")
     if "auto_map" in json.loads((source / "config.json").read_text()):
         raise ValueError(f"`model` must be of a class that transformers has, but {model} brings code of its own.")
+    protection = {**protection, **_pins(protection)}
     settings = source / "generation_config.json"
     generation = json.loads(settings.read_text()) if settings.is_file() else {}
     generation.pop("_from_model_config", None)  # where it is set, transformers 5.23 drops every key that it does not know
@@ -100,7 +105,7 @@ def write_protected(model: str, folder: Path, protection: Mapping[str, Any], rev
     for pattern in TOKENIZER_FILES:
         for file in source.glob(pattern):
             shutil.copy(file, folder / file.name)
-    (folder / "generation_config.json").write_text(json.dumps({**generation, KEY: dict(protection)}, indent=2) + "\n")
+    (folder / "generation_config.json").write_text(json.dumps({**generation, KEY: protection}, indent=2) + "\n")
     config = {
         "model_type": ProtectedConfig.model_type,
         "architectures": ["AutoModelForCausalLM"],  # `transformers serve` looks this up among its own classes (5.23)
@@ -139,6 +144,18 @@ def push(write: Callable[[Path], None], repo: str, private: bool = False) -> str
         write(folder)
         api.create_repo(repo, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Publish with hf_alignbeam"))
+
+
+def _pins(protection: Mapping[str, Any]) -> dict[str, str]:
+    """The commits that anchor and judge are at, where they are the Hub's: a branch that moves would change what passes."""
+    pins = {}
+    for kind in ("anchor", "judge"):
+        name = str(protection[kind])
+        if not os.path.isdir(name):
+            with needed(name):
+                config = hf_hub_download(name, "config.json", revision=protection.get(f"{kind}_revision"))
+            pins[f"{kind}_revision"] = Path(config).parent.name
+    return pins
 
 
 def _write_code(folder: Path, door: str) -> None:
