@@ -316,7 +316,7 @@ def calibrate(
 @app.command()
 def publish(
     strategy: Annotated[str, typer.Argument(help="anchor-logits, alignbeam or embedding-steerer.")],
-    to: Annotated[str, typer.Option(help="A folder to write; with --push, a Hub id.")],
+    to: Annotated[str, typer.Option(help="A folder to write, or an adapter's to add to; with --push, a Hub id.")],
     push: Annotated[bool, typer.Option("--push", help="Upload to the Hub.")] = False,
     private: Annotated[bool, typer.Option("--private", help="--push: make the repository private.")] = False,
 ) -> None:
@@ -333,8 +333,8 @@ def protect(
     judge: Annotated[str, typer.Option(help="A guard model or a classifier, a folder or a Hub id.")],
     to: Annotated[str, typer.Option(help="A folder to write; with --push, a Hub id.")],
     revision: Annotated[str | None, typer.Option(help="The target's.")] = None,
-    anchor_revision: Annotated[str | None, typer.Option(help="The anchor's: a full commit.")] = None,
-    judge_revision: Annotated[str | None, typer.Option(help="The judge's: a full commit.")] = None,
+    anchor_revision: Annotated[str | None, typer.Option(help="The anchor's. Default: the commit it is at.")] = None,
+    judge_revision: Annotated[str | None, typer.Option(help="The judge's. Default: the commit it is at.")] = None,
     threshold: Annotated[float | None, typer.Option(help="The harm that passes. Default: the strategy's.")] = None,
     refusal: Annotated[str | None, typer.Option(help="What is said where nothing passes.")] = None,
     push: Annotated[bool, typer.Option("--push", help="Upload to the Hub.")] = False,

@@ -149,19 +149,20 @@ class Guarded:
 
     Args:
         model: The target; its generation config names anchor, judge and their settings under `KEY`.
+        tokenizer: The target's; by default the one that lies beside it.
 
     Raises:
         ValueError: It names none, or something that there is not.
         OSError: They cannot be loaded.
     """
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, model: PreTrainedModel, tokenizer: Any = None):
         self.model = model
         own = _protection_of(model)
         known = {"anchor", "judge", *NAMING, *_names(AlignBeam)} - {*OPEN_SETTINGS, *LOADED}
         if unknown := sorted(set(own) - known):
             raise ValueError(f"generation_config.json must hold settings of AlignBeam under {KEY!r}, got {', '.join(unknown)}.")
-        self._tokenizer = tokenizer_of(model, None)
+        self._tokenizer = tokenizer_of(model, tokenizer)
         self._named = own.pop("anchor"), own.pop("judge")
         self._settings = own
         _strategy(model, *self._named, self._tokenizer, own)  # what cannot be made is to be told now

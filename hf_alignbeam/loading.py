@@ -5,10 +5,12 @@ Knows ids, folders and `from_pretrained`. Knows no argument of `generate`.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import HTTPError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -74,7 +76,8 @@ def load_judge(
         judge_tokenizer: Of a loaded model.
     """
     if isinstance(judge, str):
-        classifies = "SequenceClassification" in str(AutoConfig.from_pretrained(judge, revision=revision).architectures)
+        with needed(judge):
+            classifies = "SequenceClassification" in str(AutoConfig.from_pretrained(judge, revision=revision).architectures)
         auto = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
         network, judge_tokenizer = _load(auto, judge, revision, device or torch.device("cpu"))
     elif isinstance(judge, PreTrainedModel):
@@ -99,9 +102,22 @@ def _load(auto: Any, name: str, revision: str | None, device: torch.device) -> t
     key = (name, revision, str(device))
     with _lock:
         if key not in _loaded:
-            network = auto.from_pretrained(name, revision=revision, dtype="auto").to(device).eval()
-            _loaded[key] = network, AutoTokenizer.from_pretrained(name, revision=revision)
+            with needed(name):
+                network = auto.from_pretrained(name, revision=revision, dtype="auto").to(device).eval()
+                _loaded[key] = network, AutoTokenizer.from_pretrained(name, revision=revision)
         return cast(tuple[Any, PreTrainedTokenizerBase], _loaded[key])
+
+
+@contextmanager
+def needed(name: str) -> Iterator[None]:
+    """Say which model it is that cannot be loaded, and what to do: where the Hub does not answer, transformers 5.23 does not."""
+    try:
+        yield
+    except (OSError, HTTPError) as error:  # the latter where a connection breaks
+        raise OSError(
+            f"{name} could not be loaded, and nothing is guarded without it: {error}\nSee that it is there, that the Hub can be "
+            "reached, and that you may read it (`hf auth login` or HF_TOKEN)."
+        ) from error
 
 
 def tokenizer_of(model: PreTrainedModel, tokenizer: Any) -> Any:

@@ -9,7 +9,7 @@ import sys
 from functools import partial
 from typing import Any, NoReturn
 
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 #: The folder that holds the target, and the name of its configuration there, by which no other class finds it.
 TARGET, CONFIG = "target", "protected_config.json"
@@ -53,9 +53,10 @@ class ProtectedModelForCausalLM(PreTrainedModel):
         kwargs["trust_remote_code"] = False  # the guard's code is all that was trusted
         model: Any = AutoModelForCausalLM.from_pretrained(target, *model_args, config=config, **where, **kwargs)
         model.generation_config = GenerationConfig.from_pretrained(place, **hub)
-        model.config.name_or_path = place  # where its tokenizer lies
+        model.config.name_or_path = place
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **hub)  # of the same commit
         door = model.load_custom_generate(place, trust_remote_code=True, **hub)
-        model.generate = sys.modules[door.__module__].Guarded(model)
+        model.generate = sys.modules[door.__module__].Guarded(model, tokenizer)
         for name in ("generate_batch", "init_continuous_batching", "save_pretrained", "push_to_hub"):
             setattr(model, name, partial(_refuse, name))
         return model

@@ -12,11 +12,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import HfApi, ModelCard, snapshot_download
+from huggingface_hub import HfApi, ModelCard, hf_hub_download, snapshot_download
+from huggingface_hub.errors import RepositoryNotFoundError
 from transformers import AutoConfig
 
 from hf_alignbeam.doors import KEY
+from hf_alignbeam.loading import needed
 from hf_alignbeam.protected import CONFIG, TARGET, ProtectedConfig
+from hf_alignbeam.pushing import push_folder, told_of
 
 Strategy = Literal["anchor-logits", "alignbeam", "embedding-steerer"]
 
@@ -29,8 +32,19 @@ DOORS: dict[str, str] = {
 }
 #: What of a model's repository lies at the top of a protected one too, for tokenizers are looked for there.
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "chat_template*", "added_tokens.json", "vocab*", "merges.txt")
+CARD, CODE = "README.md", "custom_generate"
 #: What is left behind: the repository's own card would not be true of the protected one, nor its history.
-LEFT_OUT = ("README.md", ".git*", "custom_generate*")
+LEFT_OUT = (CARD, ".git*", f"{CODE}*")
+#: What tells an adapter's repository.
+ADAPTER = "adapter_config.json"
+#: What a call names in an adapter's repository, by the strategy that lies there.
+NAMED = {
+    "anchor-logits": 'anchor="base"',
+    "alignbeam": 'anchor="base",\n    judge="meta-llama/Llama-Guard-3-1B"',
+    "embedding-steerer": 'judge="meta-llama/Llama-Guard-3-1B"',
+}
+#: Our part of an adapter's card.
+PART = re.compile(r"\n*<!-- hf_alignbeam -->.*<!-- /hf_alignbeam -->\n*", re.S)
 REQUIREMENTS = "torch>=2.4\ntransformers>=5.18\n"
 
 
@@ -57,7 +71,7 @@ def write_strategy(strategy: Strategy, folder: Path, repo: str = "OWNER/NAME") -
 
     Args:
         strategy: One of `DOORS`.
-        folder: Where to; made if need be, and not emptied.
+        folder: Where to; made if need be, and not emptied. To an adapter the strategy is added, and a part to its card.
         repo: The name that the card calls it by.
 
     Raises:
@@ -65,9 +79,14 @@ def write_strategy(strategy: Strategy, folder: Path, repo: str = "OWNER/NAME") -
     """
     if strategy not in DOORS:
         raise ValueError(f"`strategy` must be one of {', '.join(DOORS)}, got {strategy!r}.")
-    _check_free(folder, {"README.md", "custom_generate"})
+    if (folder / ADAPTER).is_file():
+        own = PART.sub("\n\n", (folder / CARD).read_text()).rstrip() + "\n\n" if (folder / CARD).is_file() else ""
+        card = own + _card("adapter", {"REPO": repo, "STRATEGY": strategy, "NAMED": NAMED[strategy]})
+    else:
+        _check_free(folder, {CARD, CODE})
+        card = _card(strategy, {"REPO": repo})
     _write_code(folder, DOORS[strategy])
-    (folder / "README.md").write_text(_card(strategy, {"REPO": repo}))
+    (folder / CARD).write_text(card)
 
 
 def write_protected(model: str, folder: Path, protection: Mapping[str, Any], revision: str | None = None, repo: str = "") -> None:
@@ -76,20 +95,29 @@ def write_protected(model: str, folder: Path, protection: Mapping[str, Any], rev
     Args:
         model: The target: a folder, whose files are linked where the disk allows it, or a Hub id.
         folder: Where to; it must not hold anything.
-        protection: `anchor` and `judge`, their revisions, and what `AlignBeam` takes, as JSON can hold it.
+        protection: `anchor` and `judge`, their revisions, and what `AlignBeam` takes, as JSON can hold it. Those of the Hub are
+            pinned to the commit that they are at.
         revision: Of the target's repository.
         repo: The name that the card calls it by.
 
     Raises:
         ValueError: The target is not a causal model, is protected already, or the folder is in use.
+        OSError: The target, the anchor or the judge cannot be had from the Hub.
     """
     _check_free(folder, set())
-    source = Path(model) if os.path.isdir(model) else Path(snapshot_download(model, revision=revision))
+    with needed(model):
+        source = Path(model if os.path.isdir(model) else snapshot_download(model, revision=revision))
+    if (source / ADAPTER).is_file() and not (source / "config.json").is_file():
+        raise ValueError(
+            f"`model` must be a causal language model, and {model} is an adapter, which nothing loads with a guard. Merge "
+            f"it into its base, or add a strategy that calls can name: alignbeam publish alignbeam --to {model}"
+        )
     made_for = " ".join(AutoConfig.from_pretrained(source).architectures or ())
     if "CausalLM" not in made_for and "ConditionalGeneration" not in made_for:
-        raise ValueError(f"`model` must be a causal language model, and {model} is none (an adapter must be merged first).")
+        raise ValueError(f"`model` must be a causal language model, and {model} is none.")
     if "auto_map" in json.loads((source / "config.json").read_text()):
         raise ValueError(f"`model` must be of a class that transformers has, but {model} brings code of its own.")
+    protection = {**protection, **_pins(protection)}
     settings = source / "generation_config.json"
     generation = json.loads(settings.read_text()) if settings.is_file() else {}
     generation.pop("_from_model_config", None)  # where it is set, transformers 5.23 drops every key that it does not know
@@ -100,7 +128,7 @@ def write_protected(model: str, folder: Path, protection: Mapping[str, Any], rev
     for pattern in TOKENIZER_FILES:
         for file in source.glob(pattern):
             shutil.copy(file, folder / file.name)
-    (folder / "generation_config.json").write_text(json.dumps({**generation, KEY: dict(protection)}, indent=2) + "\n")
+    (folder / "generation_config.json").write_text(json.dumps({**generation, KEY: protection}, indent=2) + "\n")
     config = {
         "model_type": ProtectedConfig.model_type,
         "architectures": ["AutoModelForCausalLM"],  # `transformers serve` looks this up among its own classes (5.23)
@@ -119,30 +147,63 @@ def write_protected(model: str, folder: Path, protection: Mapping[str, Any], rev
         card.data["base_model"] = model
     for key, value in _license(source).items():
         card.data[key] = value
-    (folder / "README.md").write_text(str(card))
+    (folder / CARD).write_text(str(card))
 
 
 def push(write: Callable[[Path], None], repo: str, private: bool = False) -> str:
     """Write a folder and upload it.
 
     Args:
-        write: Writes it, given an empty one.
+        write: Writes it, given an empty one, or what an adapter's repository says of it.
         repo: The Hub id, made if need be.
         private: Whether a repository that is made is private.
 
     Returns:
         The commit's address, whose last part is what `revision=` should be.
+
+    Raises:
+        ValueError: The repository holds other things than it would be given.
+        OSError: The Hub does not take it, or does not answer.
     """
-    api = HfApi()
+    held = _held(repo)
     with tempfile.TemporaryDirectory() as made:
-        folder = Path(made) / "folder"
+        folder = Path(made) / repo
+        folder.mkdir(parents=True)
+        for name in {ADAPTER, CARD} & held if ADAPTER in held else ():
+            shutil.copy(hf_hub_download(repo, name), folder / name)
         write(folder)
-        api.create_repo(repo, private=private, exist_ok=True)
-        return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Publish with hf_alignbeam"))
+        others = {name.split("/")[0] for name in held} - {path.name for path in folder.iterdir()} - {".gitattributes"}
+        if others and ADAPTER not in held:  # a model beside its guard could be loaded without it
+            raise ValueError(
+                f"The repository must be new, or pushed by this command, but {repo} holds {', '.join(sorted(others))}."
+            )
+        gone = {name for name in held if name.startswith((f"{CODE}/", f"{TARGET}/")) and not (folder / name).exists()}
+        return push_folder(folder, repo, "Publish with hf_alignbeam", private, sorted(gone))
+
+
+def _held(repo: str) -> set[str]:
+    """The files of a repository; none where there is none yet."""
+    with told_of(repo):
+        try:
+            return set(HfApi().list_repo_files(repo))
+        except RepositoryNotFoundError:
+            return set()
+
+
+def _pins(protection: Mapping[str, Any]) -> dict[str, str]:
+    """The commits that anchor and judge are at, where they are the Hub's: a branch that moves would change what passes."""
+    pins = {}
+    for kind in ("anchor", "judge"):
+        name = str(protection[kind])
+        if not os.path.isdir(name):
+            with needed(name):
+                config = hf_hub_download(name, "config.json", revision=protection.get(f"{kind}_revision"))
+            pins[f"{kind}_revision"] = Path(config).parent.name
+    return pins
 
 
 def _write_code(folder: Path, door: str) -> None:
-    code = folder / "custom_generate"
+    code = folder / CODE
     code.mkdir(parents=True, exist_ok=True)
     for module in core_modules():
         shutil.copy(module, code / module.name)
@@ -172,9 +233,9 @@ def _link(source: Path, to: Path) -> None:
 
 def _license(source: Path) -> dict[str, str]:
     """What the target's own card says of its license, which holds for the weights wherever they lie."""
-    if not (source / "README.md").is_file():
+    if not (source / CARD).is_file():
         return {}
-    told = ModelCard.load(source / "README.md", ignore_metadata_errors=True).data
+    told = ModelCard.load(source / CARD, ignore_metadata_errors=True).data
     found = {key: told.get(key) for key in ("license", "license_name", "license_link") if told.get(key)}
     if (link := found.get("license_link")) and (source / link).is_file():
         found["license_link"] = f"{TARGET}/{link}"

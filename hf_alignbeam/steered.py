@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from .chat import Conversation, Message, as_messages, conversation_key
 from .embedding import embedded, left_padded, model_sha256
+from .pushing import push_folder
 from .starts import some_conversations
 
 #: `clean`: the model's own answer passed. `steered`: another one was accepted and passed. `fallback`: what was found passed
@@ -193,9 +194,10 @@ class SteeredPrompts:
 
         Returns:
             The commit's address, whose last part is what `revision=` should be.
+
+        Raises:
+            OSError: The Hub does not take it, or does not answer.
         """
-        api = HfApi()
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            api.create_repo(repo, private=private, exist_ok=True)
-            return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Steered prompts"))
+            return push_folder(Path(folder), repo, "Steered prompts", private)

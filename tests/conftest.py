@@ -158,6 +158,8 @@ for line in sys.stdin:
     sys.argv, failed = ["-c", *arguments], 0
     try:
         exec(code, {"__name__": "__main__"})
+    except SystemExit as ended:
+        failed = ended.code or 0
     except BaseException:
         traceback.print_exc()
         failed = 1

@@ -3,25 +3,45 @@
 import base64
 import hashlib
 import json
+import socket
 import threading
+from collections.abc import Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
+
+#: What a status means in the Hub's own words.
+CODES = {401: "RepoNotFound", 403: "GatedRepo", 404: "RepoNotFound"}
+
+
+class Heard(NamedTuple):
+    """One request as it came: the path with its query, the headers, the body."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
 
 
 class Hub:
-    """Repositories by name: commits by their hash, the branch `main`, and every path that was asked for."""
+    """Repositories by name: commits by their hash, the branch `main`, and every request.
+
+    `fails` holds, by the beginning of a path, what is done instead: a status, or None for a connection that is cut. Weights come
+    from the address `elsewhere`, where there is one.
+    """
 
     def __init__(self):
         self.commits: dict[str, dict[str, dict[str, bytes]]] = {}
         self.main: dict[str, str] = {}
-        self.asked: list[str] = []
+        self.heard: list[Heard] = []
+        self.fails: dict[str, int | None] = {}
+        self.elsewhere = ""
         self.url = ""
 
-    def commit(self, repo: str, files: dict[str, bytes]) -> str:
-        """Add files to what `main` holds; the new commit's hash."""
-        whole = {**self.files(repo, "main"), **files}
+    def commit(self, repo: str, files: dict[str, bytes], without: Sequence[str] = ()) -> str:
+        """Add files to what `main` holds, and take some away; the new commit's hash."""
+        whole = {name: data for name, data in {**self.files(repo, "main"), **files}.items() if name not in without}
         sha = hashlib.sha1(repr(sorted((name, hashlib.sha1(data).digest()) for name, data in whole.items())).encode()).hexdigest()
         self.commits.setdefault(repo, {})[sha] = whole
         self.main[repo] = sha
@@ -65,9 +85,12 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_HEAD(self):
-        self._resolve(body=False)
+        if not self._failed():
+            self._resolve(body=False)
 
     def do_GET(self):
+        if self._failed():
+            return None
         parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
         if parts[:2] != ["api", "models"]:
             return self._resolve(body=True)
@@ -75,7 +98,7 @@ class Handler(BaseHTTPRequestHandler):
         revision = rest[1] if rest[:1] in (["revision"], ["tree"]) else "main"
         sha = self.hub.sha(repo, revision)
         if sha is None:
-            return self._say(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
+            return self._missing(repo, revision)
         files = self.hub.files(repo, revision)
         if rest[:1] == ["tree"]:
             return self._say(200, [{"type": "file", "path": p, "size": len(d), "oid": _oid(d)} for p, d in files.items()])
@@ -84,6 +107,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self._failed(data):
+            return None
         parts = urlsplit(self.path).path.strip("/").split("/")
         if parts[-1] == "create":
             asked = json.loads(data)
@@ -100,30 +125,49 @@ class Handler(BaseHTTPRequestHandler):
             )
         lines = [json.loads(line) for line in data.splitlines() if line.strip()]
         files = {line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in lines if line["key"] == "file"}
-        sha = self.hub.commit(repo, files)
+        gone = [line["value"]["path"] for line in lines if line["key"] == "deletedFile"]
+        sha = self.hub.commit(repo, files, gone)
         return self._say(200, {"commitUrl": f"{self.hub.url}/{repo}/commit/{sha}", "commitOid": sha, "success": True})
 
     def _resolve(self, body: bool):
         parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
-        self.hub.asked.append("/".join(parts))
         if len(parts) < 5 or parts[2] != "resolve":
             return self._say(404, {"error": "no such page"})
         repo, revision, name = "/".join(parts[:2]), parts[3], "/".join(parts[4:])
         sha = self.hub.sha(repo, revision)
         if sha is None:
-            code = "RepoNotFound" if repo not in self.hub.commits else "RevisionNotFound"
-            return self._say(404, {"error": code}, {"X-Error-Code": code}, body)
+            return self._missing(repo, revision, body)
         data = self.hub.files(repo, revision).get(name)
         if data is None:
             return self._say(404, {"error": "no such file"}, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": sha}, body)
+        described = {"X-Repo-Commit": sha, "ETag": f'"{_oid(data)}"', "X-Linked-Size": str(len(data))}
+        if self.hub.elsewhere and name.endswith(".safetensors"):
+            return self._say(302, "", {**described, "Location": f"{self.hub.elsewhere}/{'/'.join(parts)}"}, body)
         self.send_response(200)
-        self.send_header("X-Repo-Commit", sha)
-        self.send_header("ETag", f'"{_oid(data)}"')
-        self.send_header("Content-Length", str(len(data)))
+        for key, value in {**described, "Content-Length": str(len(data))}.items():
+            self.send_header(key, value)
         self.end_headers()
         if body:
             self.wfile.write(data)
         return None
+
+    def _failed(self, data: bytes = b"") -> bool:
+        """Note a request; whether it is one that must fail, and did."""
+        self.hub.heard.append(Heard(unquote(self.path), dict(self.headers), data))
+        path = unquote(self.path).lstrip("/") + "/"
+        for beginning, status in self.hub.fails.items():
+            if path.startswith(beginning):
+                if status is None:
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                else:
+                    code = {"X-Error-Code": CODES[status]} if status in CODES else {}
+                    self._say(status, {"error": f"status {status}"}, code, self.command != "HEAD")
+                return True
+        return False
+
+    def _missing(self, repo: str, revision: str, body: bool = True):
+        code = "RevisionNotFound" if repo in self.hub.commits else "RepoNotFound"
+        return self._say(404, {"error": f"no {revision} of {repo}"}, {"X-Error-Code": code}, body)
 
     def _say(self, status: int, what, headers=None, body: bool = True):
         data = json.dumps(what).encode()

@@ -114,6 +114,8 @@ def test_the_example_of_a_published_card_runs(what, hub, in_a_process):
     read = ModelCard(hub.files(repo, pinned)["README.md"].decode())
     assert read.data.base_model == ("you/medical-llama" if what == "protected" else None)
     assert read.data.license == "apache-2.0"
+    linked = [f"[{name}](https://huggingface.co/{name})" in read.text for name in STAND_INS]
+    assert linked == [what == "protected"] * len(linked)
     (example,) = re.findall(r"```python\n(.*?)```", read.text, re.S)
     prompt = stored_language().prompts("test", "harmful")[0].text
     hub.commit(repo, {"README.md": b"", "custom_generate/generate.py": b"1 / 0\n"})
@@ -137,18 +139,17 @@ def test_a_protected_card_has_the_targets_license_and_no_base_that_the_hub_would
     (target / "LICENSE").write_text("Mine.")
     licensed = {"license": "other", "license_name": "mine"}
     (target / CARD).write_text(f"---\n{yaml_dump({**licensed, 'license_link': 'LICENSE'})}---\n")
-    protection = {"anchor": "Qwen/Qwen2.5-0.5B-Instruct", "judge": str(WEIGHTS / "judge-lm")}
+    protection = {name: str(WEIGHTS / model) for name, model in (("anchor", "anchor"), ("judge", "judge-lm"))}
     write_protected(str(target), tmp_path / "made", protection)
     read = ModelCard.load(tmp_path / "made" / CARD)
     expected = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["custom_generate", "safety"]}
     assert read.data.to_dict() == {**expected, **licensed, "license_link": "target/LICENSE"}
     assert (tmp_path / "made" / "target" / "LICENSE").read_text() == "Mine."
-    assert "[Qwen/Qwen2.5-0.5B-Instruct](https://huggingface.co/Qwen/Qwen2.5-0.5B-Instruct)" in read.text
-    assert f"({WEIGHTS / 'judge-lm'})" in read.text
+    assert all(f"({WEIGHTS / model})" in read.text for model in ("anchor", "judge-lm"))
 
 
 def test_a_target_without_a_card_is_protected_without_a_license(tmp_path):
     target = tmp_path / "target"
     shutil.copytree(WEIGHTS / "specialist", target, ignore=shutil.ignore_patterns(CARD))
-    write_protected(str(target), tmp_path / "made", {"anchor": "a/a", "judge": "a/j"})
+    write_protected(str(target), tmp_path / "made", {"anchor": str(WEIGHTS / "anchor"), "judge": str(WEIGHTS / "judge-lm")})
     assert ModelCard.load(tmp_path / "made" / CARD).data.license is None

@@ -157,7 +157,6 @@ if folder != "-":
     how["tokenizer"] = AutoTokenizer.from_pretrained(target)
 else:
     model, how = AutoModelForCausalLM.from_pretrained(target, trust_remote_code=True), {}
-how |= json.loads(sys.argv[6]) if len(sys.argv) > 6 else {}
 print("SAID", json.dumps(model.generate(ids, max_new_tokens=30, do_sample=False, **how).tolist()))
 """
 
@@ -175,61 +174,15 @@ def test_the_package_need_not_be_installed(in_a_process, folder, protected_folde
         assert said_by(in_a_process(BLOCKED + ASK, target, place, ANCHOR, JUDGE, ids.tolist())) == expected
 
 
-def test_a_pinned_revision_is_what_runs(hub, in_a_process, folder, specialist, strategy):
-    ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
-    expected = specialist[0].generate(ids, custom_generate=strategy, max_new_tokens=30, do_sample=False).tolist()
-    good = hub.commit_folder("owner/alignbeam", Path(folder))
-    bad = hub.commit(
-        "owner/alignbeam", {"custom_generate/generate.py": b"def generate(**kw):\n    raise SystemExit('unpinned')\n"}
-    )
-    arguments = (TARGET, "owner/alignbeam", ANCHOR, JUDGE, ids.tolist())
-    assert said_by(in_a_process(ASK, *arguments, json.dumps({"revision": good}))) == expected
-    assert any(good in path for path in hub.asked)
-    assert bad == hub.main["owner/alignbeam"]
-    assert "unpinned" in in_a_process(ASK, *arguments).stderr
-
-
-def test_a_protected_repository_is_guarded_from_the_hub(hub, in_a_process, protected_folder, specialist, strategy):
-    hub.commit_folder("owner/protected", Path(protected_folder))
-    ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
-    expected = specialist[0].generate(ids, custom_generate=strategy, max_new_tokens=30, do_sample=False).tolist()
-    assert said_by(in_a_process(ASK, "owner/protected", "-", "", "", ids.tolist())) == expected
-    asking = ASK.replace("target, trust_remote_code=True", "target")
-    untrusting = in_a_process(asking, "owner/protected", "-", "", "", ids.tolist())
-    assert untrusting.returncode != 0
-    assert "trust_remote_code=True" in untrusting.stderr
-
-
-def test_an_empty_subfolder_is_the_repository_itself(hub, in_a_process, protected_folder, specialist, strategy):
+def test_an_empty_subfolder_is_the_repository_itself(protected_folder, specialist, strategy):
     """Harnesses name one always."""
-    hub.commit_folder("owner/protected", Path(protected_folder))
     ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
-    expected = specialist[0].generate(ids, custom_generate=strategy, max_new_tokens=30, do_sample=False).tolist()
-    asking = ASK.replace("target, trust_remote_code=True", "target, trust_remote_code=True, subfolder=''")
-    for place in (protected_folder, "owner/protected"):
-        assert said_by(in_a_process(asking, place, "-", "", "", ids.tolist())) == expected
+    expected = specialist[0].generate(ids, custom_generate=strategy, max_new_tokens=30, do_sample=False)
+    model = AutoModelForCausalLM.from_pretrained(protected_folder, subfolder="", **TRUSTED)
+    assert torch.equal(model.generate(ids, max_new_tokens=30, do_sample=False), expected)
     config = AutoConfig.from_pretrained(protected_folder, **TRUSTED)
     with pytest.raises(ValueError, match="`subfolder` must be left out"):
         AutoModelForCausalLM.from_pretrained(protected_folder, config=config, subfolder="target", **TRUSTED)
-
-
-PUSH = """
-import sys
-from pathlib import Path
-from hf_alignbeam.publish import push, write_strategy
-print("SAID", '"' + push(lambda folder: write_strategy("alignbeam", folder, "me/alignbeam"), "me/alignbeam") + '"')
-"""
-
-
-def test_a_strategy_is_pushed_and_runs(hub, in_a_process, specialist, strategy):
-    address = said_by(in_a_process(PUSH))
-    sha = address.rsplit("/", 1)[-1]
-    assert sha == hub.main["me/alignbeam"]
-    assert b"me/alignbeam" in hub.files("me/alignbeam", sha)["README.md"]
-    ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
-    expected = specialist[0].generate(ids, custom_generate=strategy, max_new_tokens=30, do_sample=False).tolist()
-    how = json.dumps({"revision": sha})
-    assert said_by(in_a_process(ASK, TARGET, "me/alignbeam", ANCHOR, JUDGE, ids.tolist(), how)) == expected
 
 
 LOAD = """

@@ -47,6 +47,7 @@ CORE = [
     "search",
     "probing",
     "journal",
+    "pushing",
     "steered",
     "walk",
     "rounds",

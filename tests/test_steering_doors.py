@@ -1,14 +1,14 @@
-"""A published steerer gives what the object gives; steered prompts travel over a Hub."""
+"""A published steerer gives what the object gives."""
 
 import json
 
 import pytest
 import torch
 from test_doors import BLOCKED, Tracked, said_by
-from test_steer import GREEDY, N_NEW, framed, harmless
+from test_steer import GREEDY, framed, harmless
 from transformers import pipeline
 
-from hf_alignbeam import EmbeddingSteerer, PlausibleAnswer, SteeredPrompts, testbed
+from hf_alignbeam import EmbeddingSteerer, PlausibleAnswer, testbed
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.publish import write_strategy
 from hf_alignbeam.steer import TSA
@@ -137,21 +137,3 @@ def test_the_package_need_not_be_installed(in_a_process, folder, expected):
     ids = expected[0]["input_ids"].tolist()
     done = in_a_process(BLOCKED + ASK, WEIGHTS / "thin", folder, *NAMED.values(), json.dumps(ids))
     assert said_by(done) == expected[1].tolist()
-
-
-PUSH = """
-import json, sys
-from hf_alignbeam import SteeredPrompts, testbed
-model, _ = testbed.load("thin")
-print(SteeredPrompts.from_pretrained(sys.argv[1], model).push_to_hub("owner/steered"), file=sys.stderr)
-again = SteeredPrompts.from_pretrained("owner/steered", model, revision="main")
-print("SAID", json.dumps([[prompt.text, prompt.embeds.tolist()] for prompt in again]))
-"""
-
-
-def test_steered_prompts_are_pushed_and_loaded(hub, in_a_process, steerer, tmp_path):
-    steered = steerer.precompute(framed(2), tmp_path / "steered", max_new_tokens=N_NEW)
-    assert isinstance(steered, SteeredPrompts)
-    said = said_by(in_a_process(PUSH, tmp_path / "steered"))
-    assert said == [[prompt.text, prompt.embeds.tolist()] for prompt in steered]
-    assert set(hub.files("owner/steered", "main")) == {"steered.json", "steered.safetensors"}

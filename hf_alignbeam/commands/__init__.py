@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
+from huggingface_hub.errors import HTTPError
 from rich.console import Console
 
 
@@ -23,10 +24,10 @@ def check_can_plot(option: str) -> None:
 
 @contextmanager
 def told_plainly() -> Iterator[None]:
-    """Turn an error in the user's input into one line and exit status 2."""
+    """Turn an error in the user's input, or of the Hub, into a few words and exit status 2."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPError) as error:
         typer.secho("Error: ", fg="red", bold=True, err=True, nl=False)
         typer.echo(error, err=True)
         raise typer.Exit(2) from error

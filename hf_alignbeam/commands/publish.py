@@ -1,5 +1,6 @@
 """`alignbeam publish` and `alignbeam protect`: Hub folders on the disk, or pushed."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +18,12 @@ def publish(strategy: str, to: str, pushed: bool, private: bool) -> None:
 
 def protect(model: str, revision: str | None, to: str, protection: dict[str, Any], pushed: bool, private: bool) -> None:
     """Write a protected model's folder."""
+    with told_plainly():
+        for kind in ("anchor", "judge"):
+            if pushed and os.path.isdir(protection[kind]):
+                raise ValueError(
+                    f"--{kind} must be a Hub id with --push, got the folder {protection[kind]}, which nobody else has."
+                )
     _made(lambda folder: write_protected(model, folder, protection, revision, to), to, pushed, private)
 
 
