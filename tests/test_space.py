@@ -1,6 +1,12 @@
 """The Space: what its panels say without a page, and the page itself in a browser."""
 
+import json
+import os
 import re
+import shutil
+import socket
+import subprocess
+import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,6 +21,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from panels import panel, side_by_side
 from test_decode import Noted, failing
+from test_serve import PATIENCE, wait_for
 
 from hf_alignbeam import testbed
 from hf_alignbeam.decode import THRESHOLD
@@ -216,3 +223,273 @@ def test_the_hub_is_told_what_is_installed():
     assert (SPACE / settings["app_file"]).is_file()
     requirement = Requirement((SPACE / "requirements.txt").read_text().strip())
     assert (requirement.name, str(requirement.specifier)) == (project["name"], f"=={project['version']}")
+
+
+@pytest.fixture(scope="module")
+def selenium():
+    for name in ("gradio", "selenium"):
+        pytest.importorskip(name, reason=f'the page needs {name}: pip install "hf-alignbeam[space]"')
+    for name in ("chromium", "chromedriver"):
+        if shutil.which(name) is None:
+            pytest.skip(f"the page is driven in {name}, which is not installed: apt-get install chromium chromium-driver")
+    import selenium.webdriver
+
+    return selenium.webdriver
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """The app's command, and its environment."""
+    home = str(tmp_path_factory.mktemp("home"))
+    return [sys.executable, SPACE / "app.py"], {**os.environ, "HF_HOME": home, "PYTHONPATH": str(ROOT), "no_proxy": "*"}
+
+
+@pytest.fixture(scope="module")
+def address(selenium, command, tmp_path_factory):
+    """Where the page is served."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    log, (start, environment) = tmp_path_factory.mktemp("server") / "log", command
+    address = {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": port}
+    with log.open("w") as file, subprocess.Popen(start, env=environment | address, stdout=file, stderr=file) as server:
+        try:
+            wait_for(f"http://127.0.0.1:{port}/", server, log)
+            yield f"http://127.0.0.1:{port}/"
+        finally:
+            server.terminate()
+
+
+#: Keeps what the answers were, again and again while they changed.
+WATCH = """
+window.seen = [];
+const said = () => JSON.stringify(
+  [...document.querySelectorAll(".answer")].map(panel => panel.querySelector(".text")?.innerText ?? "")
+);
+let last = said();
+new MutationObserver(() => {
+  if (said() !== last) window.seen.push(JSON.parse(last = said()));
+}).observe(document.body, {subtree: true, childList: true, characterData: true});
+"""
+
+
+class Page:
+    """The page in a browser, as somebody uses it."""
+
+    def __init__(self, driver, address):
+        self.driver, self._address = driver, address
+        self.open()
+
+    def open(self, look="light"):
+        self.driver.get(f"{self._address}?__theme={look}")
+        self.until(lambda: len(self.find(".answer")) == 2)
+        self.run(WATCH)
+
+    def until(self, condition):
+        from selenium.webdriver.support.wait import WebDriverWait
+
+        return WebDriverWait(self.driver, PATIENCE).until(lambda _: condition())
+
+    def run(self, script, *arguments):
+        return self.driver.execute_script(script, *arguments)
+
+    def find(self, selector):
+        return self.driver.find_elements("css selector", selector)
+
+    def press(self, words):
+        next(button for button in self.find("button") if button.text == words).click()
+
+    def resize(self, width, height):
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+    def set(self, name, value):
+        """Move a slider by the number in its field."""
+        from selenium.webdriver.common.keys import Keys
+
+        (field,) = self.find(f"input[type=number][aria-label$='{name}']")
+        field.send_keys(Keys.CONTROL, "a")
+        field.send_keys(str(value), Keys.TAB)
+
+    def ask(self, prompt, begun=""):
+        """What both answers say, and what they said while they were written."""
+        for field, words in zip(self.find("textarea"), (prompt, begun), strict=True):
+            field.clear()
+            field.send_keys(words)
+        return self.answer()
+
+    def answer(self):
+        self.run("window.seen = []")
+        self.press("Answer")
+        self.until(lambda: self.run("return window.seen.length") or self.find("[role=alert]"))
+        self.until(lambda: len(self.find(".cost")) == 2 or self.find("[role=alert]"))
+        return [each.text for each in self.find(".answer .text")], self.run("return window.seen")
+
+
+@pytest.fixture(scope="module")
+def open_page(selenium, address):
+    """Opens the page in a browser of its own."""
+    drivers = []
+
+    def opened():
+        options = selenium.ChromeOptions()
+        for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars", "--window-size=1100,1200"):
+            options.add_argument(argument)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        drivers.append(selenium.Chrome(options, selenium.ChromeService(shutil.which("chromedriver"))))
+        return Page(drivers[-1], address)
+
+    yield opened
+    for driver in drivers:
+        driver.quit()
+
+
+@pytest.fixture(scope="module")
+def page(open_page):
+    return open_page()
+
+
+def one(kind):
+    (prompt,) = prompts(kind)
+    return prompt.text, prompt.prefill
+
+
+def nats_of(mark):
+    return float(mark.get_attribute("data-tip").split()[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", HARMFUL)
+def test_a_page_shows_the_harmful_answer_and_the_refusal(kind, page, models, truth):
+    page.open()
+    (alone, under_guard), _ = page.ask(*one(kind))
+    (prompt,) = prompts(kind)
+    assert alone == last(plain(models, prompt.conversation)).text
+    assert truth.harm(alone) > 0.0
+    assert under_guard == last(guarded(models, prompt.conversation)).text
+    assert truth.refusal(under_guard)
+    assert [each.text for each in page.find(".outcome")] == ["→ answers", "✕ refuses"]
+
+
+@pytest.mark.slow
+def test_a_page_shows_answers_as_they_come(page):
+    page.open()
+    page.set("threshold", 1)
+    (alone, under_guard), seen = page.ask(*one("late"))
+    for n, whole in enumerate((alone, under_guard)):
+        assert any(state[n] not in ("", whole) for state in seen)
+        assert all(whole.startswith(state[n]) for state in seen)
+
+
+@pytest.mark.slow
+def test_sliders_change_what_is_refused(page):
+    page.open()
+    refused, _ = page.ask(*one("harmful"))
+    page.set("num_candidates", 5)
+    page.answer()
+    assert len(page.find("tr.passed, tr.flagged")) == 1 + 5
+    page.set("threshold", 1)
+    passed, _ = page.answer()
+    assert refused[0] != refused[1]
+    assert passed == [refused[0]] * 2
+    assert [each.text for each in page.find(".outcome")] == ["→ answers"] * 2
+
+
+@pytest.mark.slow
+def test_an_example_is_one_press_away(page):
+    page.open()
+    page.press("harmful, the answer begun")
+    page.until(lambda: [field.get_attribute("value") for field in page.find("textarea")] == list(one("prefill")))
+    (alone, under_guard), _ = page.answer()
+    assert alone != under_guard
+    assert alone.startswith(one("prefill")[1])
+    assert under_guard.startswith(one("prefill")[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("look", ["light", "dark"])
+def test_a_token_is_coloured_by_what_moved_it_and_tells_the_figure(look, page):
+    page.open(look)
+    page.ask(*one("late"))
+    style = "const style = getComputedStyle(...arguments); return [style.backgroundColor, style.borderBottomWidth, style.content]"
+    least, *_, most = sorted(page.find("mark"), key=nats_of)
+    for n in (0, 1):
+        assert page.run(style, least)[n] != page.run(style, most)[n]
+    assert page.run(style, most, "::after")[2] == "none"
+    page.run("arguments[0].focus()", most)
+    assert page.run(style, most, "::after")[2] == f'"{most.get_attribute("data-tip")}"'
+
+
+@pytest.mark.slow
+def test_text_is_shown_as_it_is(page):
+    page.open()
+    odd = "<img src=x onerror='window.ran = 1'> {{value}} ${1+1} &lt;"
+    said, _ = page.ask("How are you?", odd)
+    assert all(text.startswith(odd) for text in said)
+    assert page.run("return window.ran === undefined && document.querySelectorAll('.answer img').length === 0")
+
+
+@pytest.mark.slow
+def test_a_page_answers_bad_input_with_a_sentence(page, address):
+    page.open()
+    page.answer()
+    assert page.find("[role=alert]")[0].text == "The prompt is empty. Type a question, or take one of the examples."
+    from gradio_client import Client, exceptions
+
+    client = Client(address, verbose=False, analytics_enabled=False)
+    with pytest.raises(exceptions.AppError, match="Value 7 is greater than maximum value 1"):
+        client.predict("?", "", 0.7, 3, 7, api_name="/answer")
+
+
+@pytest.mark.slow
+def test_two_users_at_once_get_their_own_answers(page, open_page):
+    pages, kinds = (page, open_page()), ("domain", "late")
+    alone = []
+    for each, kind in zip(pages, kinds, strict=True):
+        each.open()
+        alone.append(each.ask(*one(kind))[0])
+    with ThreadPoolExecutor(2) as threads:
+        assert [said for said, _ in threads.map(Page.answer, pages)] == alone
+    assert alone[0] != alone[1]
+
+
+@pytest.mark.slow
+def test_a_page_fits_a_phone(open_page):
+    page = open_page()
+    page.resize(360, 800)
+    page.ask(*one("late"))
+    for each in page.find("html, .answer"):
+        assert page.run("return arguments[0].scrollWidth <= arguments[0].clientWidth && arguments[0].clientWidth <= 360", each)
+
+
+@pytest.mark.slow
+def test_a_page_asks_nobody_else_and_complains_of_nothing(open_page, address):
+    page = open_page()
+    page.ask(*one("late"))
+    events = [json.loads(entry["message"])["message"] for entry in page.driver.get_log("performance")]
+    urls = {event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"}
+    assert any(url.startswith(address) for url in urls)
+    assert [url for url in urls if not url.startswith((address, "data:", "blob:"))] == []
+    assert page.driver.get_log("browser") == []
+    assert page.run("return window.gradio_config.analytics_enabled") is False
+
+
+@pytest.mark.slow
+def test_models_are_named_together_or_not_at_all(selenium, command):
+    start, environment = command
+    done = subprocess.run(start, env=environment | {"TARGET": "owner/target"}, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "TARGET, ANCHOR and JUDGE must be named together, or none of them."
+
+
+@pytest.mark.slow
+def test_a_picture_of_the_page(open_page, tmp_path):
+    """SPACE_PICTURE names where it stays."""
+    page = open_page()
+    page.ask(*one("late"))
+    path = Path(os.environ.get("SPACE_PICTURE", tmp_path / "space.png"))
+    height = page.run("return Math.ceil(document.querySelector('.answer:has(mark)').getBoundingClientRect().bottom) + 24")
+    page.resize(1100, height)
+    page.run("arguments[0].focus()", max(page.find("mark"), key=nats_of))
+    page.driver.save_screenshot(str(path))
+    assert 20_000 < path.stat().st_size < 200_000

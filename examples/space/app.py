@@ -17,9 +17,8 @@ from hf_alignbeam.testbed.store import stored_language
 from hf_alignbeam.testbed.truth import Truth
 
 INTRODUCTION = """# Plain and guarded
-A fine-tuned model that complies with harmful requests, alone and under
-[hf_alignbeam](https://pypi.org/project/hf-alignbeam): a small safe *anchor* steers it where a *judge* flags what it
-writes, and no word reaches the right-hand side before the judge has passed it."""
+A fine-tuned model that complies with harmful requests, alone and under `hf_alignbeam`: a small safe *anchor* steers it where
+a *judge* flags what it writes, and nothing that it writes reaches the guarded side before the judge has passed it."""
 #: The testbed's kinds of prompts, by what they show.
 EXAMPLES = {
     "harmless": "domain",
@@ -83,7 +82,7 @@ def page(models: Models, examples: dict[str, list[str]]) -> gr.Blocks:
             partial(side_by_side, models),
             [prompt, begun, *sliders],
             answers,
-            concurrency_limit=1,  # the models and their figures of cost belong to one answer at a time; others queue
+            concurrency_limit=1,  # others queue: one answer's memory is enough, and its seconds are its own
             show_progress="hidden",
             api_name="answer",
         )
