@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -211,6 +212,18 @@ def test_an_error_ends_the_stream(models):
     endless = [{"role": "user", "content": "a " * 600}]
     with pytest.raises(ValueError, match="context"):
         list(guarded(replace(models, judge=failing), endless))
+    errors = []
+
+    def read():
+        try:
+            list(plain(replace(models, target=testbed.load("judge-cls")[0]), endless))  # which cannot write
+        except AttributeError as error:
+            errors.append(error)
+
+    reader = Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(timeout=30)
+    assert len(errors) == 1
 
 
 def test_the_hub_is_told_what_is_installed():
