@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 from test_decode import asked, failing, generated, judge_lm, oracle, strategy, translator  # noqa: F401
 from test_trace import by_hand
+from transformers import TextIteratorStreamer
 
 from hf_alignbeam import AnchorLogitsProcessor
 from hf_alignbeam.commands import picture
@@ -27,8 +28,8 @@ def guard(anchor, specialist, translator):  # noqa: F811
     return AnchorLogitsProcessor(*anchor, specialist[1], translation=translator)
 
 
-def explained(target, guard, messages, **options):
-    watched = watch(guard, messages, target[1])
+def explained(target, guard, messages, streamer=None, **options):
+    watched = watch(guard, messages, target[1], streamer)
     with_guard = {**watched.how, **options}
     output, n_prompt = generated(target, [messages], with_guard.pop("custom_generate", None), **with_guard)
     return watched.explain(output[0, n_prompt:].tolist())
@@ -60,6 +61,14 @@ def test_a_processor_moves_every_token_as_far_as_its_scores_say(specialist, guar
                 assert torch.equal(scores, logits)
             else:
                 assert token.kl == pytest.approx(by_hand(scores[0], logits[0]), abs=1e-4)
+
+
+def test_a_watched_guard_streams_what_it_writes(specialist, guard, strategy, judge_lm):  # noqa: F811
+    (messages,) = asked("late", 1)
+    for each in (guard, strategy(judge_lm)):
+        streamer = TextIteratorStreamer(specialist[1], skip_prompt=True, timeout=5)
+        explanation = explained(specialist, each, messages, streamer=streamer)
+        assert "".join(streamer) == specialist[1].decode([token.id for token in explanation.tokens])
 
 
 def test_an_anchor_that_is_the_target_moves_nothing(specialist):

@@ -31,7 +31,7 @@ def test_the_file_tree_is_the_disk():
             folder = [*folder[:depth], name.rstrip("/")]
             if not name.endswith("/"):
                 listed.add("/".join(folder))
-    patterns = ("hf_alignbeam/**/*.py", "tests/*.py", "examples/*.py", "model_cards/*.md", ".ci/*")
+    patterns = ("hf_alignbeam/**/*.py", "tests/*.py", "examples/*.py", "examples/space/*.*", "model_cards/*.md", ".ci/*")
     on_disk = {str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern)}
     on_disk |= {"pyproject.toml", "LICENSE", "README.md"}
     assert listed - {"py.typed"} == on_disk

@@ -15,6 +15,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 from transformers import LogitsProcessor, PreTrainedTokenizerBase
+from transformers.generation import BaseStreamer
 
 from hf_alignbeam.chat import Message
 from hf_alignbeam.commands import check_can_plot
@@ -124,15 +125,20 @@ class Watch:
     explain: Callable[[list[int]], Explanation]
 
 
-def watch(guard: AlignBeam | AnchorLogitsProcessor, messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> Watch:
-    """Watch a guard answer one prompt; it writes what it would write unwatched."""
+def watch(
+    guard: AlignBeam | AnchorLogitsProcessor,
+    messages: list[Message],
+    tokenizer: PreTrainedTokenizerBase,
+    streamer: BaseStreamer | None = None,
+) -> Watch:
+    """Watch a guard answer one prompt; it writes what it would write unwatched, and a streamer gets what it would get."""
     telling = _Telling(tokenizer, messages)
     if isinstance(guard, AlignBeam):
         answers: list[Answer] = []
-        strategy = guard.for_call([messages], explain=answers.append)
+        strategy = guard.for_call([messages], streamer, answers.append)
         return Watch({"custom_generate": strategy}, lambda ids: telling.judged(answers[0], guard.threshold))
     watched = _Watched(guard.with_conversations([messages]))
-    return Watch({"logits_processor": [watched]}, lambda ids: telling.steered(ids, watched.moved))
+    return Watch({"logits_processor": [watched], "streamer": streamer}, lambda ids: telling.steered(ids, watched.moved))
 
 
 def check_request(path: Path, n_prompts: int) -> None:
