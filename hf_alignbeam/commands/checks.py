@@ -137,10 +137,11 @@ def numbers(side: Side) -> Said:
 
 def dtypes(side: Side) -> Said:
     """Whether the weights are of one dtype, which their device computes in, and lie somewhere."""
-    weights = [weight for weight in side.model.parameters() if weight.is_floating_point()]
-    kinds = sorted({str(weight.dtype).removeprefix("torch.") for weight in weights})
+    weights = list(side.model.parameters())
+    kinds = sorted({str(weight.dtype).removeprefix("torch.") for weight in weights if weight.is_floating_point()})
+    packed = sorted({str(weight.dtype).removeprefix("torch.") for weight in weights if not weight.is_floating_point()})
     places = sorted({weight.device.type for weight in weights})
-    told = f"{', '.join(kinds)} on {', '.join(places)}"
+    told = f"{', '.join([*kinds, *packed])} on {', '.join(places)}"
     if len(kinds) > 1:
         return Said(
             "yellow", f"{told}: weights of several dtypes. Load it with `dtype=` unless that is meant (quantised layers)."
