@@ -1,16 +1,18 @@
-"""Models that are not one dtype in one memory, as target, as anchor and as judge: quantised, mixed, offloaded."""
+"""Quantised, mixed, offloaded and reasoning models as target, as anchor and as judge, and conversations with tools."""
 
 import copy
 import importlib.util
+import re
 from functools import cache
 
 import pytest
 import torch
 import transformers
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM, LogitsProcessor
 
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, ClassifierJudge, EmbeddingSteerer, LLMJudge, doors, testbed
+from hf_alignbeam.chat import REASONING
 from hf_alignbeam.commands import checks
 from hf_alignbeam.embedding import model_sha256
 from hf_alignbeam.evaluation.responses import encode
@@ -90,9 +92,9 @@ def judge_lm():
 
 
 @torch.no_grad()
-def generated(model, tokenizer, conversations, **options):
+def generated(model, tokenizer, conversations, n_new=N_NEW, **options):
     inputs = encode(conversations, tokenizer)
-    answers = model.generate(**inputs, max_new_tokens=N_NEW, do_sample=False, **options)
+    answers = model.generate(**inputs, max_new_tokens=n_new, do_sample=False, **options)
     return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in answers[:, inputs["input_ids"].shape[1] :]]
 
 
@@ -142,6 +144,16 @@ def test_a_coarse_anchor_and_a_coarse_judge_say_what_they_say_in_32_bits(kind, a
 
 
 @pytest.mark.parametrize("kind", MADE)
+def test_a_coarse_batch_is_its_prompts_one_by_one(kind, anchor, specialist, translator, asked):
+    """Padding moves 16 bits in their last places: of a trained model, not its tokens."""
+    target, safe, tokenizer = MADE[kind](specialist[0]), MADE[kind](anchor[0]), specialist[1]
+    guard = AnchorLogitsProcessor(safe, anchor[1], tokenizer, translation=translator)
+    for options in ({}, {"logits_processor": [guard]}):
+        alone = [generated(target, tokenizer, [each], **options)[0] for each in asked]
+        assert generated(target, tokenizer, asked, **options) == alone
+
+
+@pytest.mark.parametrize("kind", MADE)
 def test_searched_embeddings_keep_the_models_dtype(kind, specialist, asked):
     model, tokenizer = MADE[kind](specialist[0]), specialist[1]
     dtype = model.get_input_embeddings().weight.dtype
@@ -176,7 +188,7 @@ def quantised(request, tmp_path, byte_tokenizer, piece_tokenizer):
     """A target and an anchor of random weights, loaded as a library of quantised layers has them."""
     library, n_bits = request.param
     if importlib.util.find_spec(library) is None:
-        pytest.skip(f"{library} is not installed: pip install bitsandbytes torchao optimum-quanto")
+        pytest.skip(f"{library} is not installed: pip install hf-alignbeam[quantised]")
     loaded = []
     for seed, tokenizer in enumerate((piece_tokenizer, byte_tokenizer)):
         sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -305,3 +317,102 @@ def test_a_protected_folder_may_be_offloaded(specialist, asked, tmp_path):
 def test_the_doctor_says_that_weights_are_offloaded(offloaded, specialist):
     status, told = checks.dtypes(checks.Side("target", offloaded("specialist"), specialist[1]))
     assert (status, told[:19]) == ("yellow", "float32 on cpu, met")
+
+
+class Forced(LogitsProcessor):
+    """Lets some rows of a batch begin with given tokens, whatever their model would write."""
+
+    def __init__(self, ids, n_prompt, rows):
+        self.ids, self.n_prompt, self.rows = ids, n_prompt, rows
+
+    def __call__(self, input_ids, scores):
+        n_written = input_ids.shape[1] - self.n_prompt
+        if n_written < len(self.ids):
+            rows = self.rows if len(scores) > 1 else [0]
+            forced = torch.full_like(scores[rows], -torch.inf)
+            forced[:, self.ids[n_written]] = 0.0
+            scores = scores.index_copy(0, torch.tensor(rows), forced)
+        return scores
+
+
+def thinking(tokenizer, conversations, thought, rows):
+    ids = tokenizer(thought, add_special_tokens=False).input_ids
+    return Forced(ids, encode(conversations, tokenizer)["input_ids"].shape[1], rows)
+
+
+@pytest.mark.parametrize("opening", REASONING)
+def test_a_target_that_opens_reasoning_by_itself_is_refused(opening, anchor, specialist, translator, asked):
+    """No template told of it, and one row of a batch is enough: its answer would be left to itself."""
+    model, tokenizer = specialist
+    guard = AnchorLogitsProcessor(*anchor, tokenizer, translation=translator)
+    forced = thinking(tokenizer, asked, f"{opening}\nMix", [1])
+    with pytest.raises(ValueError, match=f"must begin with their answer, but one began with '{re.escape(opening)}'"):
+        generated(model, tokenizer, asked, n_new=24, logits_processor=[guard, forced])
+    assert guard.follower is None
+    off = AnchorLogitsProcessor(*anchor, tokenizer, alpha=0.0, translation=translator)
+    assert generated(model, tokenizer, asked, logits_processor=[off, forced]) == generated(
+        model, tokenizer, asked, logits_processor=[forced]
+    )
+
+
+@pytest.mark.parametrize("n_new", [6, N_NEW, 40])
+def test_reasoning_that_nobody_told_of_is_judged_like_the_answer(n_new, anchor, specialist, translator, asked):
+    """Wherever the budget runs out: what leaves was judged from its first word to its last."""
+    model, tokenizer = specialist
+    thought = "<think>\nThey want to mix it in a pan.\n</think>\nIt is Robaes."
+    n_thought = len(tokenizer(thought, add_special_tokens=False).input_ids)
+    read = []
+
+    def judge(conversations, responses):
+        read.extend(responses)
+        return torch.tensor([float("pan" in response) * flags for response in responses])
+
+    strategy = AlignBeam(*anchor, tokenizer, judge, judge_after=4, judge_every=4, refusal=REFUSED, translation=translator)
+    options = {"custom_generate": strategy, "logits_processor": [thinking(tokenizer, asked[:2], thought, [0])]}
+    flags = 0.0
+    first, other = generated(model, tokenizer, asked[:2], n_new, **options)
+    assert first in read
+    assert thought.startswith(first) or first.startswith(thought)
+    assert (n_new >= n_thought) == ("It is Robaes." in first)
+    flags = 1.0
+    first, same = generated(model, tokenizer, asked[:2], n_new, **options)
+    assert same == other
+    assert "pan" not in first
+
+
+def test_an_anchor_that_reasons_first_is_refused(anchor, specialist, translator, asked):
+    model, tokenizer = copy.deepcopy(anchor)
+    tokenizer.add_tokens(["<think>"])
+    model.resize_token_embeddings(len(tokenizer))
+    bias = torch.zeros(len(tokenizer)).index_fill_(0, torch.tensor(len(tokenizer) - 1), 100.0)
+    model.lm_head.register_forward_hook(lambda module, inputs, logits: logits + bias)
+    guard = AnchorLogitsProcessor(model, tokenizer, specialist[1])
+    with pytest.raises(ValueError, match="`anchor` must answer at once, but begins with '<think>'"):
+        generated(*specialist, asked, logits_processor=[guard])
+
+
+def test_a_tools_result_is_read_by_anchor_and_judge(anchor, specialist, translator, asked):
+    """Recovered from the prompt's ids or given in words, with the call as a call: one answer."""
+    model, tokenizer = specialist
+    read = []
+
+    def judge(conversations, responses):
+        read.extend(conversations)
+        return torch.ones(len(responses))
+
+    call = {"function": {"name": "look", "arguments": {"at": "sky"}}}
+    said = [*asked[1], {"role": "assistant", "content": 'look {"at": "sky"}'}, {"role": "tool", "content": "Brew the medezaes."}]
+    given = [*asked[1], {"role": "assistant", "content": None, "tool_calls": [call]}, said[-1]]
+    strategy = AlignBeam(*anchor, tokenizer, judge, judge_after=4, refusal=REFUSED, translation=translator)
+    answers = [
+        generated(model, tokenizer, [said], custom_generate=strategy.for_call(conversations))
+        for conversations in (None, [given], [said])
+    ]
+    assert answers == [[REFUSED]] * 3
+    assert all(conversation == said for conversation in read)
+    guard = AnchorLogitsProcessor(*anchor, tokenizer, translation=translator)
+    steered = [
+        generated(model, tokenizer, [said], logits_processor=[guard.with_conversations(conversations)])
+        for conversations in (None, [given])
+    ]
+    assert steered[0] == steered[1]
