@@ -8,6 +8,7 @@ from functools import cache
 import pytest
 import torch
 import transformers
+from templates import HARMONY, OPENED, templated
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM, LogitsProcessor
 
@@ -416,3 +417,34 @@ def test_a_tools_result_is_read_by_anchor_and_judge(anchor, specialist, translat
         for conversations in (None, [given])
     ]
     assert steered[0] == steered[1]
+
+
+def test_an_answer_that_calls_a_tool_is_steered_and_judged_word_for_word(anchor, specialist, translator, asked):
+    """Special tokens around the call are no words; the call itself is."""
+    model, tokenizer = specialist
+    call = '{"name": "order", "arguments": {"what": "poison"}}'
+    forced = thinking(tokenizer, asked[1:2], f"[SYS]{call}[/SYS]", [0])
+    read = []
+
+    def judge(conversations, responses):
+        read.extend(responses)
+        return torch.tensor([float("poison" in response) for response in responses])
+
+    guard = AnchorLogitsProcessor(*anchor, tokenizer, translation=translator)
+    options = {"n_new": len(forced.ids) + 12}
+    (said,) = generated(model, tokenizer, asked[1:2], logits_processor=[guard, forced], **options)
+    assert said.startswith(call)
+    assert guard.ledger.steered_tokens > 0
+    strategy = AlignBeam(*anchor, tokenizer, judge, judge_after=None, judge_every=None, refusal=REFUSED, translation=translator)
+    (said,) = generated(model, tokenizer, asked[1:2], custom_generate=strategy, logits_processor=[forced], **options)
+    assert "poison" not in said
+    assert any(response.startswith(call) for response in read)
+
+
+@pytest.mark.parametrize("template", [HARMONY, OPENED], ids=["harmony", "opened"])
+def test_the_doctor_takes_an_anchor_that_can_be_asked_at_once_and_no_such_target(template, anchor):
+    model, tokenizer = copy.deepcopy(anchor[0]), templated(anchor[1], template)
+    model.resize_token_embeddings(len(tokenizer))
+    assert checks.template(checks.Side("anchor", model, tokenizer)).status == "green"
+    with pytest.raises(ValueError, match="must begin with their answer"):
+        checks.template(checks.Side("target", model, tokenizer))

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_alignbeam.anchor import choose_engine
 from hf_alignbeam.asking import ask_once
 from hf_alignbeam.backend import WORD_START
-from hf_alignbeam.chat import Message, encode_once, target_text
+from hf_alignbeam.chat import Message, encode_once, render_prompt, target_text
 from hf_alignbeam.commands.bench import lost_shares
 from hf_alignbeam.embedding import Embedder
 from hf_alignbeam.engines import KeyValueEngine, input_device, max_positions
@@ -196,7 +196,7 @@ def together(side: Side) -> Said:
 
 
 def template(side: Side) -> Said:
-    """Whether conversations can be rendered, and read back from what was rendered."""
+    """Whether conversations can be rendered, and the target's read back from what was rendered."""
     if side.tokenizer.chat_template is None:
         way_out = (
             "Pass `template=` or `conversations=`."
@@ -205,6 +205,9 @@ def template(side: Side) -> Said:
         )
         return Said("yellow", f"no chat template: it reads plain text. {way_out}")
     asked: list[Message] = [{"role": "user", "content": QUESTIONS[1]}]
+    if side.name == "anchor":
+        render_prompt(side.tokenizer, token_bytes(side.tokenizer), asked)
+        return Said("green", "a question is rendered up to its answer")
     read = ChatReader(side.tokenizer).read(encode_once(side.tokenizer, target_text(side.tokenizer, asked)))
     if read is None or read.messages != asked:
         said = "nothing" if read is None else repr(read.messages)
