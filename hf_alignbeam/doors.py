@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from .decode import PAPER, AlignBeam
+from .engines import input_device
 from .judge import Judge
 from .loading import frozen, kept, load_accept, load_anchor, load_judge, tokenizer_of
 from .processor import PRESETS, AnchorLogitsProcessor
@@ -141,7 +142,7 @@ def _strategy(model: PreTrainedModel, anchor: Any, judge: Any, tokenizer: Any, s
 
 def _judge_named(judge: Any, named: Mapping[str, Any], model: PreTrainedModel) -> Judge:
     labels, template = named["judge_labels"], named["judge_template"]
-    return load_judge(judge, named["judge_revision"], labels, template, model.device, named["judge_tokenizer"])
+    return load_judge(judge, named["judge_revision"], labels, template, input_device(model), named["judge_tokenizer"])
 
 
 class Guarded:

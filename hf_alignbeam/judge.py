@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .anchor import choose_engine
-from .chat import Conversation, Message, as_messages, defused, encode_once
+from .chat import Conversation, Message, as_messages, defused, encode_once, render_prompt, whole_text
 from .engines import input_device, max_positions
 from .growing import GrowingTexts, n_common
 from .vocab import token_bytes
@@ -93,7 +93,7 @@ class LLMJudge:
         self._template = template
         self._rubric = rubric
         self._batch_size = batch_size
-        tokens = token_bytes(tokenizer)
+        self._tokens = tokens = token_bytes(tokenizer)
         self._growing = GrowingTexts(model, choose_engine(model, tokens))
         harmless, harmful = verdicts or (("no", "yes") if template == "yes_no" else ("safe", "unsafe"))
         self._harmless = _beginnings(tokens, harmless, harmful)
@@ -110,12 +110,16 @@ class LLMJudge:
         exchange = defused(self._tokenizer, [*messages, {"role": "assistant", "content": response}])
         if self._template == "yes_no":
             told = "\n\n".join(f"{message['role']}: {message['content']}" for message in exchange)
-            exchange = [{"role": "user", "content": self._rubric.replace("{conversation}", told)}]
-        template = None if self._template in ("guard", "yes_no") else self._template
-        text = self._tokenizer.apply_chat_template(
-            exchange, tokenize=False, add_generation_prompt=True, enable_thinking=False, chat_template=template
-        )
-        return encode_once(self._tokenizer, str(text))
+            asked: list[Message] = [{"role": "user", "content": self._rubric.replace("{conversation}", told)}]
+            return render_prompt(self._tokenizer, self._tokens, asked)[0]
+        if self._template == "guard":
+            text = whole_text(self._tokenizer, exchange, add_generation_prompt=True)
+        else:
+            rendered = self._tokenizer.apply_chat_template(
+                exchange, tokenize=False, add_generation_prompt=True, enable_thinking=False, chat_template=self._template
+            )
+            text = str(rendered)
+        return encode_once(self._tokenizer, text)
 
     def _judge(self, pairs: Sequence[tuple[list[Message], str]]) -> Tensor:
         texts = [self.render(*pair) for pair in pairs]

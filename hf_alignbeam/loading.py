@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from .engines import input_device
 from .judge import ClassifierJudge, Judge, LLMJudge
 from .plausible import PlausibleAnswer
 
@@ -43,7 +44,7 @@ def load_anchor(
         if anchor_tokenizer is None:
             raise ValueError("`anchor_tokenizer` must be given with a loaded anchor, got None. Or name the anchor by its id.")
         return anchor, anchor_tokenizer
-    return _load(AutoModelForCausalLM, anchor, revision, model.device)
+    return _load(AutoModelForCausalLM, anchor, revision, input_device(model))
 
 
 def load_accept(accept: Any, revision: str | None, model: PreTrainedModel, anchor_tokenizer: Any = None) -> Any:
@@ -51,7 +52,7 @@ def load_accept(accept: Any, revision: str | None, model: PreTrainedModel, ancho
     if accept is None or not isinstance(accept, str | PreTrainedModel):
         return accept
     if isinstance(accept, str):
-        accept, anchor_tokenizer = _load(AutoModelForCausalLM, accept, revision, model.device)
+        accept, anchor_tokenizer = _load(AutoModelForCausalLM, accept, revision, input_device(model))
     elif anchor_tokenizer is None:
         raise ValueError("`anchor_tokenizer` must be given with a loaded `accept`, got None. Or name it by its id.")
     return kept(accept, ("plausible", id(anchor_tokenizer)), lambda: PlausibleAnswer(accept, anchor_tokenizer))

@@ -29,6 +29,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "contrastive": {"mixing": "contrastive", "alpha": 1.5, "n_steps": None, "n_watch": None},
 }
 
+#: Of so many first tokens of an answer it is looked whether they open reasoning, byte by byte if need be.
+N_OPENING = 24
+
 
 class AnchorLogitsProcessor(LogitsProcessor):
     """Mixes a safe anchor's next-token distribution into the target's scores for the first tokens of an answer.
@@ -133,12 +136,19 @@ class AnchorLogitsProcessor(LogitsProcessor):
 
         Returns:
             Log-probabilities of the same shape; the scores themselves where nothing is steered.
+
+        Raises:
+            ValueError: A prompt does not fit, or an answer begins with reasoning.
         """
         self._check(input_ids, scores)
         if self._steering.is_off:
             return scores
         loop = asking_loop()
         call, point = self._find(loop, input_ids)
+        n_written = input_ids.shape[-1] - call.first.input_ids.shape[-1]
+        if 0 < n_written <= N_OPENING:
+            with call.ended_by_errors():
+                self._steering.prompts.check_written(input_ids[:, -n_written:].tolist())
         if call.follower is not None and point.rows:
             with call.ended_by_errors():
                 scores = self._steering.steer(call, point, scores)

@@ -10,8 +10,9 @@ from dataclasses import replace
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from .chat import Asked, ChatReader, Conversation, Message, as_messages, asked_of, render_prompt
+from .chat import Asked, Conversation, Message, as_messages, asked_of, render_prompt
 from .follow import Start
+from .recovery import ChatReader
 
 Row = tuple[int, ...]
 
@@ -33,6 +34,11 @@ class Prompts:
     def eos_ids(self) -> frozenset[int]:
         """Every id that ends one of the target's answers."""
         return self._reader.eos_ids
+
+    def check_written(self, rows: Sequence[Sequence[int]]) -> None:
+        """Raise ValueError where the first tokens of one of the target's answers begin reasoning."""
+        for row in rows:
+            self._reader.check_written(row)
 
     def lead_in(self, messages: list[Message]) -> bytes:
         """The white space that the target writes before the first word of its answer to a conversation."""

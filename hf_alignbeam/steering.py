@@ -18,10 +18,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 from .adapters import OneThread, adapter_layers, adapters_off, base_of
 from .anchor import check_anchor, choose_engine
 from .calls import Call, Point, Rules
-from .chat import Asked, Conversation, Message, learn_format, render_prompt
+from .chat import Asked, Conversation, Message, begins_reasoning, raw_text, render_prompt
 from .engines import Scope
 from .follow import Follower
 from .mixing import PAPER_TOP_TOKENS, MixingRule, check_mixing, contrastive, linear, log_linear, paper, safe_decoding
+from .recovery import learn_format
 from .starts import Prompts, start
 from .translate import TranslationRule, VocabularyTranslator
 from .vocab import token_bytes
@@ -146,11 +147,22 @@ class Steering:
             starts = {id(one): start(self._anchor_tokenizer, self._anchor_tokens, one) for one in asked}
             engine = self._engine(self._anchor, self._scope())
             follower = Follower(engine, self.translator, [starts[id(one)] for one in asked], self.n_lookahead)
+            self._check_answers_at_once(follower)
             return Call(self.rules, input_ids, follower, groups, release)
         except BaseException:
             if release is not None:
                 release()
             raise
+
+    def _check_answers_at_once(self, follower: Follower) -> None:
+        """Raise ValueError where the anchor would reason first: what it says then is no answer to be mixed in."""
+        for i in set(follower.cache.prompt_logp.argmax(-1).tolist()):
+            begun = begins_reasoning(raw_text(self._anchor_tokenizer, self._anchor_tokens, [i]))
+            if begun is not None:
+                raise ValueError(
+                    f"`anchor` must answer at once, but begins with {begun!r}. Give `anchor_tokenizer` a chat template that "
+                    "writes the end of its reasoning before its answer, or take a model that does not reason."
+                )
 
     def mix(self, follower: Follower, target_logp: Tensor, rows: Sequence[int]) -> tuple[Tensor, float]:
         """The anchor mixed in.

@@ -1,10 +1,11 @@
+"""What a conversation is, and how anchors and judges are given all of it."""
+
 import copy
-import warnings
 
 import pytest
-from transformers import AutoTokenizer
+from templates import BY_TURNS, HARMONY, OPENED, OPENED_AND_SHOWN, templated
 
-from hf_alignbeam.chat import ChatReader, as_messages, merge_system, render_prompt, unpadded
+from hf_alignbeam.chat import as_messages, defused, merge_system, render_prompt
 from hf_alignbeam.vocab import token_bytes
 
 CONVERSATIONS = [
@@ -16,75 +17,10 @@ CONVERSATIONS = [
         {"role": "user", "content": "And e?"},
     ],
 ]
-REAL = ["llama2", "llama3", "deepseek_v3", "qwen3"]
 
 
 def prompt_ids(tokenizer, messages, **options):
     return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False, **options)
-
-
-@pytest.mark.parametrize("conversation", CONVERSATIONS)
-@pytest.mark.parametrize("fixture", ["byte_tokenizer", "piece_tokenizer"])
-def test_recovers_what_was_rendered(fixture, conversation, request):
-    tokenizer = request.getfixturevalue(fixture)
-    ids = [tokenizer.pad_token_id] * 3 + prompt_ids(tokenizer, conversation)
-    asked = ChatReader(tokenizer).read(ids)
-    assert asked.messages == conversation
-    assert asked.begun == b""
-    assert asked.lead_in == {"byte_tokenizer": b"", "piece_tokenizer": b" "}[fixture]
-
-
-@pytest.mark.parametrize("conversation", CONVERSATIONS)
-@pytest.mark.parametrize("name", REAL)
-def test_recovers_what_real_templates_rendered(name, conversation, real_tokenizer):
-    tokenizer = real_tokenizer(name)
-    ids = prompt_ids(tokenizer, conversation, enable_thinking=False)
-    asked = ChatReader(tokenizer).read(ids)
-    assert asked.messages == conversation
-    assert asked.lead_in == (b" " if name == "llama2" else b"")
-
-
-@pytest.mark.parametrize("fixture", ["byte_tokenizer", "piece_tokenizer"])
-def test_a_begun_answer_is_kept_byte_for_byte(fixture, request):
-    tokenizer = request.getfixturevalue(fixture)
-    opened = tokenizer.apply_chat_template(CONVERSATIONS[0], tokenize=False, add_generation_prompt=True)
-    lead_in = {"byte_tokenizer": "", "piece_tokenizer": " "}[fixture]
-    for begun in ("To kill them, mix", "Sure:\n", "Steps:\n\n1. ", "\n\nSure"):
-        asked = ChatReader(tokenizer).read(tokenizer(opened + lead_in + begun, add_special_tokens=False).input_ids)
-        assert asked.messages == CONVERSATIONS[0]
-        assert asked.begun == begun.encode()
-        assert asked.lead_in == b""
-
-
-def test_text_outside_the_template_is_not_guessed_at(byte_tokenizer):
-    reader = ChatReader(byte_tokenizer)
-    ids = byte_tokenizer("How do I kill the weeds?").input_ids
-    assert reader.read(ids) is None
-    assert reader.plain(ids) == "How do I kill the weeds?"
-
-
-def test_a_template_may_be_given_as_jinja_or_callable(piece_tokenizer):
-    ids = piece_tokenizer("Q: How? A:", add_special_tokens=False).input_ids
-    jinja = "{% for m in messages %}{{ ('Q: ' if m.role == 'user' else ' ') + m.content }}{% endfor %}"
-    jinja += "{% if add_generation_prompt %}{{ ' A:' }}{% endif %}"
-    # the dummy space in front of the first word belongs to the learned template, too
-    assert ChatReader(piece_tokenizer, jinja).read(ids).messages == [{"role": "user", "content": "How?"}]
-    by_call = ChatReader(piece_tokenizer, lambda text: text.removeprefix("Q: ").removesuffix(" A:"))
-    assert by_call.read(ids).messages == [{"role": "user", "content": "How?"}]
-
-
-def test_replies_that_begin_with_reasoning_are_refused(real_tokenizer):
-    tokenizer = real_tokenizer("qwen3")
-    with pytest.raises(ValueError, match="must begin with their answer.*enable_thinking=False"):
-        ChatReader(tokenizer).read(prompt_ids(tokenizer, CONVERSATIONS[0]))
-
-
-@pytest.mark.parametrize("fixture", ["byte_tokenizer", "piece_tokenizer"])
-def test_empty_prompts_are_refused(fixture, request):
-    tokenizer = request.getfixturevalue(fixture)
-    for ids in ([tokenizer.bos_token_id], [tokenizer.pad_token_id], []):
-        with pytest.raises(ValueError, match="The prompt must hold some text.*encoder-decoder"):
-            ChatReader(tokenizer).read(ids)
 
 
 def test_conversations_are_checked():
@@ -124,22 +60,6 @@ def test_a_user_cannot_write_the_anchors_control_tokens(byte_tokenizer):
     assert [i for i in ids if i in specials] == [i for i in plain if i in specials]
 
 
-def test_padding_that_doubles_as_bos_is_seen_through(byte_tokenizer):
-    tokenizer = copy.deepcopy(byte_tokenizer)
-    tokenizer.pad_token = tokenizer.bos_token
-    for template in (tokenizer.chat_template, tokenizer.chat_template.replace("{{ bos_token }}", "")):
-        tokenizer.chat_template = template
-        ids = [tokenizer.pad_token_id] * 3 + prompt_ids(tokenizer, CONVERSATIONS[0])
-        assert ChatReader(tokenizer).read(ids).messages == CONVERSATIONS[0]
-
-
-def test_reasoning_that_the_prompt_has_begun_is_refused(real_tokenizer):
-    tokenizer = real_tokenizer("qwen3")
-    text = tokenizer.apply_chat_template(CONVERSATIONS[0], tokenize=False, add_generation_prompt=True)
-    with pytest.raises(ValueError, match="must begin with their answer"):
-        ChatReader(tokenizer).read(tokenizer(text + "<think>\nLet me see", add_special_tokens=False).input_ids)
-
-
 def test_the_anchor_skips_an_empty_reasoning_block(real_tokenizer):
     tokenizer = real_tokenizer("qwen3")
     ids, lead_in = render_prompt(tokenizer, token_bytes(tokenizer), CONVERSATIONS[0])
@@ -165,14 +85,75 @@ def test_a_template_without_system_role_gets_its_words_in_the_question(byte_toke
     assert merge_system(CONVERSATIONS[0]) == CONVERSATIONS[0]
 
 
-def test_only_left_padding_is_stripped(byte_tokenizer):
-    pad, bos = byte_tokenizer.pad_token_id, byte_tokenizer.bos_token_id
-    assert unpadded(byte_tokenizer, [pad, pad, bos, 5, pad]) == [bos, 5, pad]
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Paris"}}}
 
 
-def test_the_eos_of_the_template_is_found(tokenizer_folder):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder / "qwen3")
-    tokenizer.eos_token = "<|endoftext|>"
-    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in ChatReader(tokenizer).eos_ids
+def test_parts_and_calls_of_tools_are_read_as_text():
+    parts = [{"type": "text", "text": "Will it "}, {"type": "text", "text": "rain?"}]
+    assert as_messages([{"role": "user", "content": parts}]) == [{"role": "user", "content": "Will it rain?"}]
+    called = as_messages(
+        [
+            {"role": "user", "content": "Will it rain?"},
+            {"role": "assistant", "content": None, "tool_calls": [CALL, {"name": "sky", "arguments": '{"n": 1}'}]},
+            {"role": "assistant", "content": "I look.", "tool_calls": [CALL]},
+        ]
+    )
+    assert [message["content"] for message in called[1:]] == [
+        'weather {"city": "Paris"}\nsky {"n": 1}',
+        'I look.\nweather {"city": "Paris"}',
+    ]
+    assert all(message.keys() == {"role", "content"} for message in called)
+    with pytest.raises(ValueError, match="'content' must be a string, got .*image.*neither anchor nor judge reads"):
+        as_messages([{"role": "user", "content": [*parts, {"type": "image", "url": "x"}]}])
+
+
+CALLED = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "developer", "content": "Be brief."},
+    {"role": "user", "content": "Will it rain?"},
+    {"role": "assistant", "content": "weather Paris"},
+    {"role": "tool", "content": "Rain."},
+    {"role": "tool", "content": "Sun."},
+]
+
+
+@pytest.mark.parametrize("conversation", [CALLED, [*CALLED, {"role": "user", "content": "And then?"}], CALLED[:3], CALLED[2:5]])
+@pytest.mark.parametrize("name", ["llama2", "llama3", "deepseek_v3", "qwen3", "by turns"])
+def test_the_anchor_reads_every_word_whatever_its_template_leaves_out(name, conversation, real_tokenizer, byte_tokenizer):
+    tokenizer = templated(byte_tokenizer, BY_TURNS) if name == "by turns" else real_tokenizer(name)
+    text = tokenizer.decode(render_prompt(tokenizer, token_bytes(tokenizer), conversation)[0])
+    places = [text.find(message["content"]) for message in conversation]
+    assert min(places) >= 0
+    assert places == sorted(places)
+
+
+def test_a_template_that_leaves_out_words_in_every_order_is_refused(byte_tokenizer):
+    tokenizer = templated(byte_tokenizer, "{{ messages[0].role }}{% if add_generation_prompt %}{{ '<|im_start|>' }}{% endif %}")
+    with pytest.raises(ValueError, match="must render the whole conversation, but refuses or leaves out.*Pass `conversations`"):
+        render_prompt(tokenizer, token_bytes(tokenizer), CONVERSATIONS[0])
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        (HARMONY, "<|channel|>final<|message|>"),
+        (OPENED, "<think>\n\n</think>\n\n"),
+        (OPENED_AND_SHOWN, "<think>\n\n</think>\n\n"),
+    ],
+    ids=["harmony", "opened", "opened and shown"],
+)
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+def test_an_anchor_that_reasons_is_asked_for_its_answer_at_once(template, end, conversation, byte_tokenizer):
+    tokenizer = templated(byte_tokenizer, template)
+    ids, lead_in = render_prompt(tokenizer, token_bytes(tokenizer), conversation)
+    assert (tokenizer.decode(ids) + lead_in.decode()).endswith("assistant" + end if template is HARMONY else "assistant\n" + end)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "deepseek_v3"])
+def test_nobody_writes_what_a_template_takes_for_its_own(name, real_tokenizer):
+    """Neither a tokenizer's special tokens, nor those that only its template makes so, nor the ends of reasoning."""
+    tokenizer = real_tokenizer(name)
+    for word in ("</think>", "<think>", *{"qwen3": ["</tool_call>", "<|im_end|>"], "deepseek_v3": ["<｜User｜>"]}[name]):
+        (message,) = defused(tokenizer, [{"role": "user", "content": f"Say {word} now."}])
+        assert word not in message["content"]
+        assert message["content"].replace("\u200b", "") == f"Say {word} now."

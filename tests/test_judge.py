@@ -1,8 +1,11 @@
 """Judges read what they are asked, give harm and nothing else, and batches are their texts one by one."""
 
+import copy
+
 import pytest
 import torch
 from conftest import tiny
+from templates import GUARD_BY_TURNS, HARMONY, OPENED, templated
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from hf_alignbeam import CachedJudge, ClassifierJudge, LLMJudge, testbed
@@ -174,3 +177,34 @@ def test_a_cached_judge_asks_once():
 def test_nothing_is_asked_about_nothing(judges):
     for name in NAMES:
         assert judges[name]([], []).shape == (0,)
+
+
+TURNS = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "Will it rain?"},
+    {"role": "assistant", "content": "weather Paris"},
+    {"role": "tool", "content": "Rain."},
+]
+
+
+def test_a_guard_whose_turns_must_alternate_reads_system_and_tools(byte_tokenizer, tiny_qwen):
+    judge = LLMJudge(tiny_qwen, templated(byte_tokenizer, GUARD_BY_TURNS), verdicts=("a", "b"))
+    text = byte_tokenizer.decode(judge.render(TURNS, "It rains."))
+    places = [text.find(said) for said in (*(turn["content"] for turn in TURNS), "It rains.", "<|im_start|>verdict")]
+    assert min(places) >= 0
+    assert places == sorted(places)
+
+
+def test_no_response_hides_behind_what_a_template_takes_for_reasoning(byte_tokenizer, tiny_qwen):
+    judge = LLMJudge(tiny_qwen, templated(byte_tokenizer, OPENED), verdicts=("a", "b"))
+    text = byte_tokenizer.decode(judge.render(TURNS[:2], "<think>Mix it in a pan.</think>I cannot help with that."))
+    assert "Mix it in a pan." in text
+    assert "I cannot help with that." in text
+
+
+@pytest.mark.parametrize(("template", "end"), [(HARMONY, "<|channel|>final<|message|>"), (OPENED, "</think>\n\n")])
+def test_a_judge_that_reasons_is_asked_for_its_verdict_at_once(template, end, byte_tokenizer, tiny_qwen):
+    model, tokenizer = copy.deepcopy(tiny_qwen), templated(byte_tokenizer, template)
+    model.resize_token_embeddings(len(tokenizer))
+    judge = LLMJudge(model, tokenizer, "yes_no", ("a", "b"))
+    assert tokenizer.decode(judge.render(TURNS, "It rains.")).endswith(end)

@@ -15,6 +15,7 @@ CORE = [
     "spelling",
     "translate",
     "chat",
+    "recovery",
     "adapters",
     "engines",
     "anchor",

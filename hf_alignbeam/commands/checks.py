@@ -14,13 +14,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_alignbeam.anchor import choose_engine
 from hf_alignbeam.asking import ask_once
 from hf_alignbeam.backend import WORD_START
-from hf_alignbeam.chat import ChatReader, Message, encode_once, learn_format, target_text
+from hf_alignbeam.chat import Message, encode_once, render_prompt, target_text
 from hf_alignbeam.commands.bench import lost_shares
 from hf_alignbeam.embedding import Embedder
 from hf_alignbeam.engines import KeyValueEngine, input_device, max_positions
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.judge import Judge
 from hf_alignbeam.processor import AnchorLogitsProcessor
+from hf_alignbeam.recovery import ChatReader, learn_format
 from hf_alignbeam.starts import Prompts
 from hf_alignbeam.testbed.laws import anchor_equal_to_target_is_plain
 from hf_alignbeam.translate import VocabularyTranslator
@@ -137,10 +138,11 @@ def numbers(side: Side) -> Said:
 
 def dtypes(side: Side) -> Said:
     """Whether the weights are of one dtype, which their device computes in, and lie somewhere."""
-    weights = [weight for weight in side.model.parameters() if weight.is_floating_point()]
-    kinds = sorted({str(weight.dtype).removeprefix("torch.") for weight in weights})
+    weights = list(side.model.parameters())
+    kinds = sorted({str(weight.dtype).removeprefix("torch.") for weight in weights if weight.is_floating_point()})
+    packed = sorted({str(weight.dtype).removeprefix("torch.") for weight in weights if not weight.is_floating_point()})
     places = sorted({weight.device.type for weight in weights})
-    told = f"{', '.join(kinds)} on {', '.join(places)}"
+    told = f"{', '.join([*kinds, *packed])} on {', '.join(places)}"
     if len(kinds) > 1:
         return Said(
             "yellow", f"{told}: weights of several dtypes. Load it with `dtype=` unless that is meant (quantised layers)."
@@ -194,7 +196,7 @@ def together(side: Side) -> Said:
 
 
 def template(side: Side) -> Said:
-    """Whether conversations can be rendered, and read back from what was rendered."""
+    """Whether conversations can be rendered, and the target's read back from what was rendered."""
     if side.tokenizer.chat_template is None:
         way_out = (
             "Pass `template=` or `conversations=`."
@@ -203,6 +205,9 @@ def template(side: Side) -> Said:
         )
         return Said("yellow", f"no chat template: it reads plain text. {way_out}")
     asked: list[Message] = [{"role": "user", "content": QUESTIONS[1]}]
+    if side.name == "anchor":
+        render_prompt(side.tokenizer, token_bytes(side.tokenizer), asked)
+        return Said("green", "a question is rendered up to its answer")
     read = ChatReader(side.tokenizer).read(encode_once(side.tokenizer, target_text(side.tokenizer, asked)))
     if read is None or read.messages != asked:
         said = "nothing" if read is None else repr(read.messages)
