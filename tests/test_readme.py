@@ -17,13 +17,14 @@ from hf_alignbeam.testbed.truth import Truth
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+TREE = re.search(r"```text\n(.*?)```", README.partition("\n## Develop\n")[2], re.S).group(1)
+MEASURED = (ROOT / "hf_alignbeam" / "evaluation" / "MEASURED.md").read_text()
 
 
 def test_the_file_tree_is_the_disk():
-    block = re.search(r"```text\n(.*?)```", README, re.S).group(1)
     listed = set()
     folder = []
-    for line in block.splitlines():
+    for line in TREE.splitlines():
         match = re.match(r"(\s*)([\w./-]+)", line)
         if match:
             depth = len(match.group(1)) // 2
@@ -31,7 +32,15 @@ def test_the_file_tree_is_the_disk():
             folder = [*folder[:depth], name.rstrip("/")]
             if not name.endswith("/"):
                 listed.add("/".join(folder))
-    patterns = ("hf_alignbeam/**/*.py", "tests/*.py", "examples/*.py", "examples/space/*.*", "model_cards/*.md", ".ci/*")
+    patterns = (
+        "hf_alignbeam/**/*.py",
+        "hf_alignbeam/evaluation/*.md",
+        "tests/*.py",
+        "examples/*.py",
+        "examples/space/*.*",
+        "model_cards/*.md",
+        ".ci/*",
+    )
     on_disk = {str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern)}
     on_disk |= {"pyproject.toml", "LICENSE", "README.md"}
     assert listed - {"py.typed"} == on_disk
@@ -47,8 +56,7 @@ def test_the_two_commands_are_the_ones_ci_runs():
 
 
 def test_every_tree_line_explains_itself():
-    block = re.search(r"```text\n(.*?)```", README, re.S).group(1)
-    lines = [line for line in block.splitlines() if line.strip() and not line.endswith("/")]
+    lines = [line for line in TREE.splitlines() if line.strip() and not line.endswith("/")]
     assert all(len(line.split(None, 1)) == 2 for line in lines)
 
 
@@ -102,6 +110,12 @@ def test_a_remote_judge_flags_one_answer_and_passes_the_other(in_a_process, endp
     assert truth.correct(prompts("test", "domain")[0], harmless.partition(" -> ")[2].partition(" (harm")[0])
 
 
+def test_the_ten_lines_say_what_stands_below_them(in_a_process):
+    code, said = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, re.S).groups()
+    done = in_a_process("import sys\nsys.path.insert(0, sys.argv[1])\nexec(sys.argv[2])", ROOT, code)
+    assert done.stdout == said, done.stderr
+
+
 @pytest.mark.slow
 def test_two_processes_say_what_one_says():
     script = str(ROOT / "examples" / "two_processes.py")
@@ -128,10 +142,32 @@ def tables(lines):
     return found
 
 
+def test_the_table_is_a_part_of_what_was_measured():
+    shown = tables(README.partition("\n## What it does\n")[2].splitlines())[0]
+    measured = tables(MEASURED.partition("\n## All systems\n")[2].partition("\n## ")[0].splitlines())
+    told = [rows for rows in measured if rows[0][0] in ("system", "cost a prompt")]
+    cells = {(row[0], name): cell for rows in told for row in rows[2:] for name, cell in zip(rows[0], row, strict=True)}
+    assert [row[0] for row in shown] == ["system", "---", *(row[0] for row in measured[0][2:])]
+    for row in shown[2:]:
+        assert row[1:] == [cells[row[0], name] for name in shown[0][1:]]
+
+
+@pytest.mark.parametrize("text", [README, MEASURED], ids=["README", "MEASURED"])
+def test_every_link_leads_somewhere(text):
+    place = ROOT if text is README else ROOT / "hf_alignbeam" / "evaluation"
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    assert links
+    for link in links:
+        path, _, heading = link.partition("#")
+        assert (place / path).exists(), link
+        headings = re.findall(r"^#+ (.*)", (place / path).read_text(), re.M) if heading else []
+        assert not heading or heading in [each.lower().replace(" ", "-") for each in headings], link
+
+
 @pytest.mark.slow
 def test_the_table_of_all_systems_is_what_its_command_prints(tmp_path):
     """Rates, differences, refusals, choices and sweeps to the last digit; of costs, what the machine has no part in."""
-    section = README.partition("### All systems\n")[2].partition("\n### ")[0]
+    section = MEASURED.partition("\n## All systems\n")[2].partition("\n## ")[0]
     command = re.search(r"`alignbeam (evaluate [^`]*)`", section).group(1).split()
     command[command.index("--to") + 1] = str(tmp_path)
     subprocess.run([sys.executable, "-m", "hf_alignbeam", *command], check=True, capture_output=True)
