@@ -327,6 +327,15 @@ def test_no_server_is_no_verdict(build):
     same(harm(build(base_url=f"http://127.0.0.1:{port}/v1"), "a", "b"), NAN, NAN)
 
 
+@pytest.fixture
+def interrupts():
+    """SIGINT as Python has it: a process that was begun in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_an_interrupt_gets_out_and_ends_the_requests(server, build):
     sent = []
 
