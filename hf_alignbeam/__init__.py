@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from hf_alignbeam.versions import check_versions
+
 if TYPE_CHECKING:
     from hf_alignbeam.decode import AlignBeam
     from hf_alignbeam.judge import CachedJudge, ClassifierJudge, LLMJudge
@@ -25,6 +27,8 @@ __all__ = [
     "VocabularyTranslator",
     "token_bytes",
 ]
+
+check_versions()
 
 #: Loaded when first asked for, so that `alignbeam --help` does not wait for torch.
 _HOMES = {

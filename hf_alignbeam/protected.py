@@ -9,7 +9,18 @@ import sys
 from functools import partial
 from typing import Any, NoReturn
 
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from .versions import check_versions
+
+check_versions()  # before the imports that fail on an old release
+
+from transformers import (  # noqa: E402
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 #: The folder that holds the target, and the name of its configuration there, by which no other class finds it.
 TARGET, CONFIG = "target", "protected_config.json"

@@ -20,6 +20,7 @@ from hf_alignbeam.doors import KEY
 from hf_alignbeam.loading import needed
 from hf_alignbeam.protected import CONFIG, TARGET, ProtectedConfig
 from hf_alignbeam.pushing import push_folder, told_of
+from hf_alignbeam.versions import OLDEST
 
 Strategy = Literal["anchor-logits", "alignbeam", "embedding-steerer"]
 
@@ -45,7 +46,6 @@ NAMED = {
 }
 #: Our part of an adapter's card.
 PART = re.compile(r"\n*<!-- hf_alignbeam -->.*<!-- /hf_alignbeam -->\n*", re.S)
-REQUIREMENTS = "torch>=2.4\ntransformers>=5.18\n"
 
 
 def core_modules() -> list[Path]:
@@ -138,7 +138,8 @@ def write_protected(model: str, folder: Path, protection: Mapping[str, Any], rev
         },
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    shutil.copy(PACKAGE / "protected.py", folder / "protected.py")
+    for module in ("protected.py", "versions.py"):
+        shutil.copy(PACKAGE / module, folder / module)
     _write_code(folder, "protected")
     names = {"REPO": repo or folder.name, "MODEL": _linked(model)}
     names |= {"ANCHOR": _linked(str(protection["anchor"])), "JUDGE": _linked(str(protection["judge"]))}
@@ -208,7 +209,8 @@ def _write_code(folder: Path, door: str) -> None:
     for module in core_modules():
         shutil.copy(module, code / module.name)
     (code / "generate.py").write_text(f'from .doors import {door} as generate\n\n__all__ = ["generate"]\n')
-    (code / "requirements.txt").write_text(REQUIREMENTS)
+    bounds = [f"{package}>={oldest}" for package, oldest in OLDEST.items()]
+    (code / "requirements.txt").write_text("".join(f'{bound}  # pip install -U "{bound}"\n' for bound in bounds))
 
 
 def _check_free(folder: Path, ours: set[str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "hf_alignbeam"
 #: The core, each module importing only modules before it.
 CORE = [
+    "versions",
     "caching",
     "backend",
     "vocab",
