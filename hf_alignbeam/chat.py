@@ -305,4 +305,5 @@ def raw_text(tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None], ids
 
 
 def special_names(tokenizer: PreTrainedTokenizerBase) -> dict[int, bytes]:
+    """By the id of a special token, its name."""
     return {i: token.content.encode() for i, token in tokenizer.added_tokens_decoder.items() if token.special}
