@@ -8,12 +8,22 @@ import sys
 from functools import cache
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models, and several processes of tests
+
 import hub as local_hub
 import pytest
 import torch
 from hypothesis import settings
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    dynamic_module_utils,
+)
 
 from hf_alignbeam import testbed
 from hf_alignbeam.engines import KeyValueEngine
@@ -25,6 +35,14 @@ settings.load_profile("repeatable")
 
 TEST_DATA = os.environ.get("HF_ALIGNBEAM_TEST_DATA")
 TOKENIZERS = ("gpt2", "llama2", "llama3", "qwen3", "gemma2", "falcon", "t5", "deepseek_v3")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_modules(tmp_path_factory):
+    """Code that is loaded lies in a folder of this process alone: another one may be writing the same files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -49,9 +49,9 @@ def test_the_file_tree_is_the_disk():
 def test_the_two_commands_are_the_ones_ci_runs():
     ci = (ROOT / ".ci" / "run").read_text()
     assert "pip install -c .ci/constraints.txt -e . && alignbeam demo" in README
-    assert 'pip install -c .ci/constraints.txt -e ".[test]" && pytest' in README
+    assert 'pip install -c .ci/constraints.txt -e ".[test]" && pytest -n 2' in README
     assert '-c .ci/constraints.txt -e ".[test]"' in ci
-    assert "\npytest\n" in ci
+    assert "\npytest -n 2\n" in ci
     assert "\nalignbeam demo\n" in ci
 
 
