@@ -5,9 +5,11 @@ import importlib.util
 import re
 from functools import cache
 
+import accelerate
 import pytest
 import torch
 import transformers
+from packaging.version import Version
 from templates import HARMONY, OPENED, templated
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM, LogitsProcessor
@@ -226,6 +228,10 @@ ON_DISK = {
 }
 
 
+#: Before accelerate 1.15 its own hooks fail on tied weights, or where all of a model is on the disk.
+OFFLOADS = pytest.mark.skipif(Version(accelerate.__version__) < Version("1.15"), reason="needs accelerate 1.15")
+
+
 @pytest.fixture(scope="module")
 def offloaded(tmp_path_factory):
     """The testbed's models by name, each loaded once, mostly onto the disk."""
@@ -240,6 +246,7 @@ def offloaded(tmp_path_factory):
     return load
 
 
+@OFFLOADS
 def test_an_offloaded_target_anchor_and_judge_say_what_they_say_in_memory(
     offloaded, anchor, specialist, translator, judge_lm, asked
 ):
@@ -256,6 +263,7 @@ def test_an_offloaded_target_anchor_and_judge_say_what_they_say_in_memory(
     assert_laws_hold(offloaded("specialist"), specialist[1], offloaded("anchor"), anchor[1], translator, asked)
 
 
+@OFFLOADS
 def test_an_offloaded_classifier_judges_as_in_memory(tmp_path, asked):
     model, tokenizer = testbed.load("judge-cls")
     other = AutoModelForSequenceClassification.from_pretrained(
@@ -268,6 +276,7 @@ def test_an_offloaded_classifier_judges_as_in_memory(tmp_path, asked):
     assert len(set(verdicts[0].tolist())) == len(responses)
 
 
+@OFFLOADS
 def test_an_offloaded_model_is_searched_and_told_from_others_as_in_memory(offloaded, specialist, judge_lm, asked, tmp_path):
     found = []
     for model in (specialist[0], offloaded("specialist")):
@@ -288,6 +297,7 @@ def test_an_offloaded_model_is_searched_and_told_from_others_as_in_memory(offloa
         SteeredPrompts.from_pretrained(tmp_path, other)
 
 
+@OFFLOADS
 def test_guards_named_by_their_ids_are_loaded_to_where_an_offloaded_target_computes(
     offloaded, specialist, anchor, translator, asked
 ):
@@ -300,6 +310,7 @@ def test_guards_named_by_their_ids_are_loaded_to_where_an_offloaded_target_compu
     assert torch.equal(doors.anchor_logits(**named, **inputs, **options), expected)
 
 
+@OFFLOADS
 def test_a_protected_folder_may_be_offloaded(specialist, asked, tmp_path):
     named = {"anchor": str(WEIGHTS / "anchor"), "judge": str(WEIGHTS / "judge-lm"), "judge_after": 4}
     write_protected(str(WEIGHTS / "specialist"), tmp_path / "protected", named)

@@ -503,7 +503,7 @@ def elsewhere(hub):
     with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
         server.hub, server.heard = hub, []
         Thread(target=server.serve_forever).start()
-        hub.elsewhere = f"http://127.0.0.1:{server.server_port}"
+        hub.elsewhere = f"http://localhost:{server.server_port}"  # another host by its name
         yield server
         hub.elsewhere = ""
         server.shutdown()
