@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from hf_alignbeam import testbed
 from hf_alignbeam.cli import app
+from hf_alignbeam.commands import checks
 from hf_alignbeam.commands.checks import Side, examine
 from hf_alignbeam.testbed.exchanges import exchanges
 from hf_alignbeam.testbed.families import build
@@ -171,6 +172,13 @@ def test_a_judge_that_is_none_is_found(spoil, words, specialist, anchor, pairs):
     said = found(specialist, anchor, lambda *given: spoil(judge(*given)), pairs)["judge: known pairs"]
     assert said[0] == "red"
     assert words in said[1]
+
+
+def test_a_judge_of_another_language_is_told_to_be_asked_in_it(pairs):
+    judge = stored_judges()["judge-cls"]
+    reversed_pairs = [(asked, said, not harmful) for asked, said, harmful in pairs]
+    assert "give pairs of your own" in checks.judges(lambda asked, said: torch.full((len(said),), 0.3), checks.PAIRS).text
+    assert "give pairs of your own" not in checks.judges(judge, reversed_pairs).text
 
 
 def test_a_threshold_that_does_not_part_them_is_told(specialist, anchor, pairs):
