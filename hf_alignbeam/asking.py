@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .chat import Message
-from .judge import Judge
+from hf_alignbeam.chat import Message
+from hf_alignbeam.judge import Judge
 
 
 class JudgeError(RuntimeError):

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .chat import Asked
-from .steering import Steering
-from .writing import Pass, Steered, Writer, taken
+from hf_alignbeam.chat import Asked
+from hf_alignbeam.steering import Steering
+from hf_alignbeam.writing import Pass, Steered, Writer, taken
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .asking import JudgeError, ask
-from .candidates import Candidates, Proposer
-from .chat import Asked
-from .judge import Judge
-from .policy import Policy
-from .refusal import Endings
-from .target import Target
-from .trace import Attempt, Reading, Tried
-from .writing import Answer, Pass, Writer, release, taken
+from hf_alignbeam.asking import JudgeError, ask
+from hf_alignbeam.candidates import Candidates, Proposer
+from hf_alignbeam.chat import Asked
+from hf_alignbeam.judge import Judge
+from hf_alignbeam.policy import Policy
+from hf_alignbeam.refusal import Endings
+from hf_alignbeam.target import Target
+from hf_alignbeam.trace import Attempt, Reading, Tried
+from hf_alignbeam.writing import Answer, Pass, Writer, release, taken
 
 
 class History:

@@ -28,22 +28,22 @@ from transformers import (
 from transformers.generation import BaseStreamer
 from transformers.utils import ModelOutput
 
-from .candidates import Proposer
-from .chat import Conversation, conversation_key
-from .choosing import History, Run
-from .judge import Judge
-from .loops import N_CALLERS
-from .mixing import MixingRule
-from .policy import Choice, Escalation, Policy
-from .processor import PRESETS, AnchorLogitsProcessor
-from .refusal import REFUSAL, Endings, OnFail, Refusal, check_refusal
-from .starts import checked_conversations
-from .steering import N_LOOKAHEAD, Ledger, Steering
-from .streaming import streaming
-from .target import Target
-from .translate import TranslationRule, VocabularyTranslator
-from .vocab import token_bytes
-from .writing import Answer, Writer
+from hf_alignbeam.candidates import Proposer
+from hf_alignbeam.chat import Conversation, conversation_key
+from hf_alignbeam.choosing import History, Run
+from hf_alignbeam.judge import Judge
+from hf_alignbeam.loops import N_CALLERS
+from hf_alignbeam.mixing import MixingRule
+from hf_alignbeam.policy import Choice, Escalation, Policy
+from hf_alignbeam.processor import PRESETS, AnchorLogitsProcessor
+from hf_alignbeam.refusal import REFUSAL, Endings, OnFail, Refusal, check_refusal
+from hf_alignbeam.starts import checked_conversations
+from hf_alignbeam.steering import N_LOOKAHEAD, Ledger, Steering
+from hf_alignbeam.streaming import streaming
+from hf_alignbeam.target import Target
+from hf_alignbeam.translate import TranslationRule, VocabularyTranslator
+from hf_alignbeam.vocab import token_bytes
+from hf_alignbeam.writing import Answer, Writer
 
 #: The harm that passes, where nobody calibrated.
 THRESHOLD = 0.5

@@ -16,13 +16,13 @@ from transformers import (
     StopStringCriteria,
 )
 
-from .decode import PAPER, AlignBeam
-from .engines import input_device
-from .judge import Judge
-from .loading import frozen, kept, load_accept, load_anchor, load_judge, tokenizer_of
-from .processor import PRESETS, AnchorLogitsProcessor
-from .starts import Prompts, checked_conversations
-from .steer import TSA, EmbeddingSteerer
+from hf_alignbeam.decode import PAPER, AlignBeam
+from hf_alignbeam.engines import input_device
+from hf_alignbeam.judge import Judge
+from hf_alignbeam.loading import frozen, kept, load_accept, load_anchor, load_judge, tokenizer_of
+from hf_alignbeam.processor import PRESETS, AnchorLogitsProcessor
+from hf_alignbeam.starts import Prompts, checked_conversations
+from hf_alignbeam.steer import TSA, EmbeddingSteerer
 
 #: The loader's own arguments, which `generate` hands on to whatever it loads.
 LOADER = ("revision", "code_revision", "token", "cache_dir", "local_files_only", "force_download", "proxies", "trust_remote_code")

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .chat import Message, raw_text, text_after
-from .engines import input_device
+from hf_alignbeam.chat import Message, raw_text, text_after
+from hf_alignbeam.engines import input_device
 
 Positions = Literal["all", "user"]
 #: How many numbers of a parameter tell it from another's, about.

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .anchor import AnchorCache, Append, Leaf
-from .belief import LEAST_BEGUN, LEAST_STEP, N_WORD_TOKENS, Node, OpenPath, Path, Reading, Row
-from .engines import Engine
-from .summation import translate
-from .translate import Translation, VocabularyTranslator
-from .vocab import complete_characters
+from hf_alignbeam.anchor import AnchorCache, Append, Leaf
+from hf_alignbeam.belief import LEAST_BEGUN, LEAST_STEP, N_WORD_TOKENS, Node, OpenPath, Path, Reading, Row
+from hf_alignbeam.engines import Engine
+from hf_alignbeam.summation import translate
+from hf_alignbeam.translate import Translation, VocabularyTranslator
+from hf_alignbeam.vocab import complete_characters
 
 #: Anchor tokens of an answer that stay open to be read anew when more text comes, before the oldest are settled.
 N_OPEN_TOKENS = 24

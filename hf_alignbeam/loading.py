@@ -20,9 +20,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .engines import input_device
-from .judge import ClassifierJudge, Judge, LLMJudge
-from .plausible import PlausibleAnswer
+from hf_alignbeam.engines import input_device
+from hf_alignbeam.judge import ClassifierJudge, Judge, LLMJudge
+from hf_alignbeam.plausible import PlausibleAnswer
 
 #: Names by which classifiers call what must not leave.
 HARMFUL_LABELS = ("unsafe", "harmful", "toxic", "toxicity", "hate", "hateful", "offensive")

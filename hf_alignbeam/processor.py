@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from .calls import Call, Point
-from .chat import Conversation, Message
-from .follow import N_BACK, Follower
-from .loops import Loops, asking_loop
-from .mixing import MixingRule
-from .starts import checked_conversations
-from .steering import N_LOOKAHEAD, Ledger, Steering
-from .translate import TranslationRule, VocabularyTranslator
+from hf_alignbeam.calls import Call, Point
+from hf_alignbeam.chat import Conversation, Message
+from hf_alignbeam.follow import N_BACK, Follower
+from hf_alignbeam.loops import Loops, asking_loop
+from hf_alignbeam.mixing import MixingRule
+from hf_alignbeam.starts import checked_conversations
+from hf_alignbeam.steering import N_LOOKAHEAD, Ledger, Steering
+from hf_alignbeam.translate import TranslationRule, VocabularyTranslator
 
 #: Guards as others have published them, by the settings of `AnchorLogitsProcessor`: AlignBeam's bridge (arXiv 2606.12342)
 #: without its beams, SafeDecoding (arXiv 2402.08983), contrastive decoding (arXiv 2309.09117, beta 0.5).

@@ -9,7 +9,7 @@ import sys
 from functools import partial
 from typing import Any, NoReturn
 
-from .versions import check_versions
+from hf_alignbeam.versions import check_versions
 
 check_versions()  # before the imports that fail on an old release
 

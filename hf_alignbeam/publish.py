@@ -17,6 +17,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from transformers import AutoConfig
 
 from hf_alignbeam.doors import KEY
+from hf_alignbeam.flatten import flat_name, write_flat
 from hf_alignbeam.loading import needed
 from hf_alignbeam.protected import CONFIG, TARGET, ProtectedConfig
 from hf_alignbeam.pushing import push_folder, told_of
@@ -25,6 +26,8 @@ from hf_alignbeam.versions import OLDEST
 Strategy = Literal["anchor-logits", "alignbeam", "embedding-steerer"]
 
 PACKAGE = Path(__file__).parent
+#: The module that a strategy's folder is made of, and the one at the top of a protected model's.
+ENTRY, PROTECTED = "hf_alignbeam.doors", "hf_alignbeam.protected"
 #: By the name of a strategy, its door.
 DOORS: dict[str, str] = {
     "anchor-logits": "anchor_logits",
@@ -46,18 +49,6 @@ NAMED = {
 }
 #: Our part of an adapter's card.
 PART = re.compile(r"\n*<!-- hf_alignbeam -->.*<!-- /hf_alignbeam -->\n*", re.S)
-
-
-def core_modules() -> list[Path]:
-    """The files that a Hub folder carries: every module that the doors import, themselves included."""
-    found: list[str] = []
-    waiting = ["doors"]
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.append(name)
-            waiting += re.findall(r"^from \.(\w+) import", (PACKAGE / f"{name}.py").read_text(), re.M)
-    return [PACKAGE / f"{name}.py" for name in sorted(found)]
 
 
 def card_template(name: str) -> Path:
@@ -133,13 +124,12 @@ def write_protected(model: str, folder: Path, protection: Mapping[str, Any], rev
         "model_type": ProtectedConfig.model_type,
         "architectures": ["AutoModelForCausalLM"],  # `transformers serve` looks this up among its own classes (5.23)
         "auto_map": {
-            "AutoConfig": "protected.ProtectedConfig",
-            "AutoModelForCausalLM": "protected.ProtectedModelForCausalLM",
+            "AutoConfig": f"{flat_name(PROTECTED)}.ProtectedConfig",
+            "AutoModelForCausalLM": f"{flat_name(PROTECTED)}.ProtectedModelForCausalLM",
         },
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    for module in ("protected.py", "versions.py"):
-        shutil.copy(PACKAGE / module, folder / module)
+    write_flat(PROTECTED, folder)
     _write_code(folder, "protected")
     names = {"REPO": repo or folder.name, "MODEL": _linked(model)}
     names |= {"ANCHOR": _linked(str(protection["anchor"])), "JUDGE": _linked(str(protection["judge"]))}
@@ -205,10 +195,8 @@ def _pins(protection: Mapping[str, Any]) -> dict[str, str]:
 
 def _write_code(folder: Path, door: str) -> None:
     code = folder / CODE
-    code.mkdir(parents=True, exist_ok=True)
-    for module in core_modules():
-        shutil.copy(module, code / module.name)
-    (code / "generate.py").write_text(f'from .doors import {door} as generate\n\n__all__ = ["generate"]\n')
+    write_flat(ENTRY, code)
+    (code / "generate.py").write_text(f'from .{flat_name(ENTRY)} import {door} as generate\n\n__all__ = ["generate"]\n')
     bounds = [f"{package}>={oldest}" for package, oldest in OLDEST.items()]
     (code / "requirements.txt").write_text("".join(f'{bound}  # pip install -U "{bound}"\n' for bound in bounds))
 

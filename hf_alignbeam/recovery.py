@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from .chat import (
+from hf_alignbeam.chat import (
     ANSWER,
     QUESTION,
     REASONING,
@@ -26,7 +26,7 @@ from .chat import (
     special_names,
     unended_reasoning,
 )
-from .vocab import token_bytes
+from hf_alignbeam.vocab import token_bytes
 
 #: What a user can do about a target that reasons.
 _WAY_OUT = (

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from .chat import Asked, Message, whole_conversation
-from .writing import Answer
+from hf_alignbeam.chat import Asked, Message, whole_conversation
+from hf_alignbeam.writing import Answer
 
 #: Says, for conversations that end in what has passed of an answer, how each goes on, or None.
 OnFail = Callable[[Sequence[list[Message]]], Sequence[str | None]]

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from .asking import JudgeError, ask_once, within
-from .chat import Asked
-from .journal import Journal
-from .judge import Judge
-from .probing import Prober, Row
-from .search import Method
-from .walk import Accept, Rules, Try, Walk
+from hf_alignbeam.asking import JudgeError, ask_once, within
+from hf_alignbeam.chat import Asked
+from hf_alignbeam.journal import Journal
+from hf_alignbeam.judge import Judge
+from hf_alignbeam.probing import Prober, Row
+from hf_alignbeam.search import Method
+from hf_alignbeam.walk import Accept, Rules, Try, Walk
 
 Tries = Sequence[tuple[Walk, Try]]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .caching import cached_method
-from .vocab import Vocabulary
+from hf_alignbeam.caching import cached_method
+from hf_alignbeam.vocab import Vocabulary
 
 #: How many of the tokens that could come next `may_grow` tries, spread evenly over all of them.
 N_TRIED = 512

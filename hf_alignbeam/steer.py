@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
-from .asking import JudgeError
-from .chat import (
+from hf_alignbeam.asking import JudgeError
+from hf_alignbeam.chat import (
     Asked,
     Conversation,
     Message,
@@ -29,21 +29,21 @@ from .chat import (
     target_text,
     whole_conversation,
 )
-from .embedding import Embedder, Positions, model_sha256, padded_ids
-from .engines import input_device
-from .journal import Journal, told
-from .judge import Judge
-from .prefix import Lesson, Prefix, fit
-from .probing import Prober, ended
-from .refusal import REFUSAL, Refusal, check_refusal
-from .rounds import Rounds
-from .search import Estimator, Kind, Method, NewOptimizer, Search
-from .settled import Settled, settle
-from .starts import some_conversations
-from .steered import SteeredPrompt, SteeredPrompts
-from .streaming import streaming
-from .vocab import token_bytes
-from .walk import Accept, Rules, Walk
+from hf_alignbeam.embedding import Embedder, Positions, model_sha256, padded_ids
+from hf_alignbeam.engines import input_device
+from hf_alignbeam.journal import Journal, told
+from hf_alignbeam.judge import Judge
+from hf_alignbeam.prefix import Lesson, Prefix, fit
+from hf_alignbeam.probing import Prober, ended
+from hf_alignbeam.refusal import REFUSAL, Refusal, check_refusal
+from hf_alignbeam.rounds import Rounds
+from hf_alignbeam.search import Estimator, Kind, Method, NewOptimizer, Search
+from hf_alignbeam.settled import Settled, settle
+from hf_alignbeam.starts import some_conversations
+from hf_alignbeam.steered import SteeredPrompt, SteeredPrompts
+from hf_alignbeam.streaming import streaming
+from hf_alignbeam.vocab import token_bytes
+from hf_alignbeam.walk import Accept, Rules, Walk
 
 #: Test-Time Safety Alignment as printed (arXiv 2604.26167), with its constants for Llama-3.1-8B; absolute lengths.
 TSA: dict[str, Any] = {

@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from .adapters import OneThread, adapter_layers, adapters_off, base_of
-from .anchor import check_anchor, choose_engine
-from .calls import Call, Point, Rules
-from .chat import Asked, Conversation, Message, begins_reasoning, raw_text, render_prompt
-from .engines import Scope
-from .follow import Follower
-from .mixing import PAPER_TOP_TOKENS, MixingRule, check_mixing, contrastive, linear, log_linear, paper, safe_decoding
-from .recovery import learn_format
-from .starts import Prompts, start
-from .translate import TranslationRule, VocabularyTranslator
-from .vocab import token_bytes
+from hf_alignbeam.adapters import OneThread, adapter_layers, adapters_off, base_of
+from hf_alignbeam.anchor import check_anchor, choose_engine
+from hf_alignbeam.calls import Call, Point, Rules
+from hf_alignbeam.chat import Asked, Conversation, Message, begins_reasoning, raw_text, render_prompt
+from hf_alignbeam.engines import Scope
+from hf_alignbeam.follow import Follower
+from hf_alignbeam.mixing import PAPER_TOP_TOKENS, MixingRule, check_mixing, contrastive, linear, log_linear, paper, safe_decoding
+from hf_alignbeam.recovery import learn_format
+from hf_alignbeam.starts import Prompts, start
+from hf_alignbeam.translate import TranslationRule, VocabularyTranslator
+from hf_alignbeam.vocab import token_bytes
 
 #: Extra forwards of the anchor a step may spend, by default: chosen by the distance to the exact translation.
 N_LOOKAHEAD = 4

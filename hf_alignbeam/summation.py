@@ -10,8 +10,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from .belief import Cover, Reading
-from .translate import SETTLED_WEIGHT, Table, Translation
+from hf_alignbeam.belief import Cover, Reading
+from hf_alignbeam.translate import SETTLED_WEIGHT, Table, Translation
 
 #: What keeps a share defined where the target finds all of its tokens impossible.
 TINY = 1e-30

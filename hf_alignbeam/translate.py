@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from .caching import cached_method, forget
-from .spelling import Speller
-from .vocab import Vocabulary
+from hf_alignbeam.caching import cached_method, forget
+from hf_alignbeam.spelling import Speller
+from hf_alignbeam.vocab import Vocabulary
 
 #: A row with less mass than this says nothing.
 NEGLIGIBLE = 1e-30

@@ -28,11 +28,11 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from .calls import Call, Point
-from .chat import Asked
-from .steering import Steering
-from .target import Target
-from .trace import Attempt, Reading, divergence
+from hf_alignbeam.calls import Call, Point
+from hf_alignbeam.chat import Asked
+from hf_alignbeam.steering import Steering
+from hf_alignbeam.target import Target
+from hf_alignbeam.trace import Attempt, Reading, divergence
 
 #: What `generate` puts after every processor of a user's: the anchor is mixed in before them, as in a processor.
 WARPERS = (

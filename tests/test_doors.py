@@ -25,7 +25,7 @@ from transformers import (
 
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, doors, loading
 from hf_alignbeam.evaluation.responses import encode
-from hf_alignbeam.publish import DOORS, core_modules, write_protected, write_strategy
+from hf_alignbeam.publish import DOORS, write_protected, write_strategy
 from hf_alignbeam.testbed.store import WEIGHTS, stored_judges, stored_language
 from hf_alignbeam.testbed.truth import Truth
 
@@ -131,15 +131,6 @@ def test_the_output_record_reaches_a_pipelines_caller(specialist, strategy):
     chat = pipeline("text-generation", model=specialist[0], tokenizer=specialist[1])
     said = chat(asked("general", 2), batch_size=2, max_new_tokens=20, custom_generate=strategy, return_dict_in_generate=True)
     assert all(each[0]["chosen"] == 0 for each in said)
-
-
-def test_the_core_is_published_byte_for_byte(folder, protected_folder):
-    for place in (folder, protected_folder):
-        code = Path(place) / "custom_generate"
-        for module in core_modules():
-            assert (code / module.name).read_bytes() == module.read_bytes()
-        assert {path.name for path in code.iterdir()} == {m.name for m in core_modules()} | {"generate.py", "requirements.txt"}
-    assert "doors.py" in {module.name for module in core_modules()}
 
 
 BLOCKED = """
