@@ -39,7 +39,7 @@ from hf_alignbeam.processor import PRESETS, AnchorLogitsProcessor
 from hf_alignbeam.refusal import REFUSAL, Endings, OnFail, Refusal, check_refusal
 from hf_alignbeam.starts import checked_conversations
 from hf_alignbeam.steering import N_LOOKAHEAD, Ledger, Steering
-from hf_alignbeam.streaming import streaming
+from hf_alignbeam.utils.streaming import streaming
 from hf_alignbeam.target import Target
 from hf_alignbeam.translate import TranslationRule, VocabularyTranslator
 from hf_alignbeam.vocab import token_bytes

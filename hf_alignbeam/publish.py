@@ -20,7 +20,7 @@ from hf_alignbeam.doors import KEY
 from hf_alignbeam.flatten import flat_name, write_flat
 from hf_alignbeam.loading import needed
 from hf_alignbeam.protected import CONFIG, TARGET, ProtectedConfig
-from hf_alignbeam.pushing import push_folder, told_of
+from hf_alignbeam.utils.hub_push import push_folder, told_of
 from hf_alignbeam.versions import OLDEST
 
 Strategy = Literal["anchor-logits", "alignbeam", "embedding-steerer"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hf_alignbeam.caching import cached_method
+from hf_alignbeam.utils.method_cache import cached_method
 from hf_alignbeam.vocab import Vocabulary
 
 #: How many of the tokens that could come next `may_grow` tries, spread evenly over all of them.

@@ -41,7 +41,7 @@ from hf_alignbeam.search import Estimator, Kind, Method, NewOptimizer, Search
 from hf_alignbeam.settled import Settled, settle
 from hf_alignbeam.starts import some_conversations
 from hf_alignbeam.steered import SteeredPrompt, SteeredPrompts
-from hf_alignbeam.streaming import streaming
+from hf_alignbeam.utils.streaming import streaming
 from hf_alignbeam.vocab import token_bytes
 from hf_alignbeam.walk import Accept, Rules, Walk
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hf_alignbeam.caching import cached_method, forget
+from hf_alignbeam.utils.method_cache import cached_method, forget
 from hf_alignbeam.spelling import Speller
 from hf_alignbeam.vocab import Vocabulary
 

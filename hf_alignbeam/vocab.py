@@ -11,7 +11,7 @@ from functools import cached_property
 from transformers import PreTrainedTokenizerBase
 
 from hf_alignbeam.backend import WORD_START, read_backend
-from hf_alignbeam.caching import cached_method
+from hf_alignbeam.utils.method_cache import cached_method
 
 #: The bytes that occur in UTF-8 text.
 WRITABLE = [byte for byte in range(256) if byte not in (0xC0, 0xC1) and byte < 0xF5]
