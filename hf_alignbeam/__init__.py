@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hf_alignbeam.steer import EmbeddingSteerer
     from hf_alignbeam.steered import SteeredPrompts
     from hf_alignbeam.translate import VocabularyTranslator
-    from hf_alignbeam.vocab import token_bytes
+    from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 __all__ = [
     "AlignBeam",

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.engines import Engine, KeyValueEngine, ReadAnewEngine, Scope, can_cache
-from hf_alignbeam.vocab import logits_widths
+from hf_alignbeam.tokenization.vocabulary import logits_widths
 
 #: How far a cached reading may be from one of the whole text, in total variation: by rounding in 32 bits, and in fewer.
 ROUNDING, COARSE_ROUNDING = 1e-3, 0.1

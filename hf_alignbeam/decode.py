@@ -42,7 +42,7 @@ from hf_alignbeam.steering import N_LOOKAHEAD, Ledger, Steering
 from hf_alignbeam.utils.streaming import streaming
 from hf_alignbeam.target import Target
 from hf_alignbeam.translate import TranslationRule, VocabularyTranslator
-from hf_alignbeam.vocab import token_bytes
+from hf_alignbeam.tokenization.vocabulary import token_bytes
 from hf_alignbeam.writing import Answer, Writer
 
 #: The harm that passes, where nobody calibrated.

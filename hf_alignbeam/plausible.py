@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_alignbeam.chat import Conversation, as_messages, render_prompt
 from hf_alignbeam.engines import input_device
 from hf_alignbeam.judge import check_model
-from hf_alignbeam.vocab import token_bytes
+from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 #: Natural logarithm of the probability, a byte, that an answer needs by default. On the testbed's validation split no refusal
 #: had less than -0.13, and nothing else that a search came upon more than -0.23.

@@ -26,7 +26,7 @@ from hf_alignbeam.chat import (
     special_names,
     unended_reasoning,
 )
-from hf_alignbeam.vocab import token_bytes
+from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 #: What a user can do about a target that reasons.
 _WAY_OUT = (

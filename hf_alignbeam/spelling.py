@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_alignbeam.utils.method_cache import cached_method
-from hf_alignbeam.vocab import Vocabulary
+from hf_alignbeam.tokenization.vocabulary import Vocabulary
 
 #: How many of the tokens that could come next `may_grow` tries, spread evenly over all of them.
 N_TRIED = 512

@@ -42,7 +42,7 @@ from hf_alignbeam.settled import Settled, settle
 from hf_alignbeam.starts import some_conversations
 from hf_alignbeam.steered import SteeredPrompt, SteeredPrompts
 from hf_alignbeam.utils.streaming import streaming
-from hf_alignbeam.vocab import token_bytes
+from hf_alignbeam.tokenization.vocabulary import token_bytes
 from hf_alignbeam.walk import Accept, Rules, Walk
 
 #: Test-Time Safety Alignment as printed (arXiv 2604.26167), with its constants for Llama-3.1-8B; absolute lengths.

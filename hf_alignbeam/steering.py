@@ -25,7 +25,7 @@ from hf_alignbeam.mixing import PAPER_TOP_TOKENS, MixingRule, check_mixing, cont
 from hf_alignbeam.recovery import learn_format
 from hf_alignbeam.starts import Prompts, start
 from hf_alignbeam.translate import TranslationRule, VocabularyTranslator
-from hf_alignbeam.vocab import token_bytes
+from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 #: Extra forwards of the anchor a step may spend, by default: chosen by the distance to the exact translation.
 N_LOOKAHEAD = 4

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_alignbeam.utils.method_cache import cached_method, forget
 from hf_alignbeam.spelling import Speller
-from hf_alignbeam.vocab import Vocabulary
+from hf_alignbeam.tokenization.vocabulary import Vocabulary
 
 #: A row with less mass than this says nothing.
 NEGLIGIBLE = 1e-30

@@ -18,7 +18,7 @@ from transformers import (
 
 from hf_alignbeam.anchor import AnchorCache, Append, Leaf, choose_engine
 from hf_alignbeam.engines import KeyValueEngine, ReadAnewEngine, can_cache, windows
-from hf_alignbeam.vocab import token_bytes
+from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12]]
 

@@ -6,7 +6,7 @@ import pytest
 from templates import BY_TURNS, HARMONY, OPENED, OPENED_AND_SHOWN, templated
 
 from hf_alignbeam.chat import as_messages, defused, merge_system, render_prompt
-from hf_alignbeam.vocab import token_bytes
+from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 CONVERSATIONS = [
     [{"role": "user", "content": "How do I kill\nthe weeds?"}],

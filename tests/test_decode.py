@@ -33,7 +33,7 @@ from hf_alignbeam.target import Target
 from hf_alignbeam.testbed.families import build
 from hf_alignbeam.testbed.store import stored_judges, stored_language
 from hf_alignbeam.testbed.truth import Truth
-from hf_alignbeam.vocab import token_bytes
+from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 KINDS = ("general", "harmful", "domain", "late", "prefill", "borderline")
 

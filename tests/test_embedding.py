@@ -9,7 +9,7 @@ from conftest import tiny
 
 from hf_alignbeam.chat import encode_once, target_text
 from hf_alignbeam.embedding import Embedder, embedded, left_padded, model_sha256, padded_ids
-from hf_alignbeam.vocab import token_bytes
+from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 ASKED = [{"role": "user", "content": "How do I thank the mayor?"}]
 

@@ -29,7 +29,7 @@ from hf_alignbeam.steer import TSA, SteeringError
 from hf_alignbeam.steered import RECORDS
 from hf_alignbeam.testbed.store import stored_judges, stored_language
 from hf_alignbeam.testbed.truth import Truth
-from hf_alignbeam.vocab import token_bytes
+from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 N_NEW = 40
 #: peft 0.21 under transformers 5.23.

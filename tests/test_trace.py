@@ -11,7 +11,7 @@ from hf_alignbeam.decode import PAPER
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.refusal import REFUSAL
 from hf_alignbeam.trace import divergence
-from hf_alignbeam.vocab import token_bytes
+from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 SETTINGS = {"default": {}, "often": {"judge_after": 4, "judge_every": 6}, "paper": PAPER}
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from hf_alignbeam.vocab import WORD_START, Vocabulary, complete_characters, token_bytes
+from hf_alignbeam.tokenization.vocabulary import WORD_START, Vocabulary, complete_characters, token_bytes
 
 HARD = [
     "Hello world",

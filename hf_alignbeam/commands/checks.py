@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.anchor import choose_engine
 from hf_alignbeam.asking import ask_once
-from hf_alignbeam.backend import WORD_START
+from hf_alignbeam.tokenization.backends import WORD_START
 from hf_alignbeam.chat import Message, encode_once, render_prompt, target_text
 from hf_alignbeam.commands.bench import lost_shares
 from hf_alignbeam.embedding import Embedder
@@ -25,7 +25,7 @@ from hf_alignbeam.recovery import ChatReader, learn_format
 from hf_alignbeam.starts import Prompts
 from hf_alignbeam.testbed.laws import anchor_equal_to_target_is_plain
 from hf_alignbeam.translate import VocabularyTranslator
-from hf_alignbeam.vocab import Vocabulary, token_bytes
+from hf_alignbeam.tokenization.vocabulary import Vocabulary, token_bytes
 
 Status = Literal["green", "yellow", "red"]
 #: Plain English that any tokenizer and model has seen something like.

@@ -22,7 +22,7 @@ from hf_alignbeam.commands import check_can_plot
 from hf_alignbeam.decode import AlignBeam
 from hf_alignbeam.processor import AnchorLogitsProcessor
 from hf_alignbeam.trace import Attempt, divergence
-from hf_alignbeam.vocab import token_bytes
+from hf_alignbeam.tokenization.vocabulary import token_bytes
 from hf_alignbeam.writing import Answer
 
 #: From a token that steering left as it was to the one that it moved most, as red, green and blue.

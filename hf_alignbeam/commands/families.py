@@ -24,7 +24,7 @@ from hf_alignbeam.testbed.laws import (
     outputs,
     supports,
 )
-from hf_alignbeam.vocab import token_bytes
+from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 N_PROMPTS = 2
 COLUMNS = ("family", "as anchor", "plain where anchor = target", "the anchor's where alpha = 1", *MODES)

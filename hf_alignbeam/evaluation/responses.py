@@ -16,7 +16,7 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 from hf_alignbeam.chat import Message, encode_once, target_text
 from hf_alignbeam.embedding import padded_ids
 from hf_alignbeam.engines import input_device
-from hf_alignbeam.vocab import token_bytes
+from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from hf_alignbeam.vocab import Vocabulary
+from hf_alignbeam.tokenization.vocabulary import Vocabulary
 
 #: The share of the mass that may be left unwalked, and by how much the least mass that is walked shrinks until it is.
 TOLERANCE = 2e-3

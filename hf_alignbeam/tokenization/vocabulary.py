@@ -10,7 +10,7 @@ from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
-from hf_alignbeam.backend import WORD_START, read_backend
+from hf_alignbeam.tokenization.backends import WORD_START, read_backend
 from hf_alignbeam.utils.method_cache import cached_method
 
 #: The bytes that occur in UTF-8 text.

@@ -1,0 +1,1 @@
+"""Token ids as byte strings."""
