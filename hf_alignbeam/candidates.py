@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hf_alignbeam.chat import Asked
+from hf_alignbeam.chat.templates import Asked
 from hf_alignbeam.steering import Steering
 from hf_alignbeam.writing import Pass, Steered, Writer, taken
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from hf_alignbeam.asking import JudgeError, ask
 from hf_alignbeam.candidates import Candidates, Proposer
-from hf_alignbeam.chat import Asked
+from hf_alignbeam.chat.templates import Asked
 from hf_alignbeam.judge import Judge
 from hf_alignbeam.policy import Policy
-from hf_alignbeam.refusal import Endings
+from hf_alignbeam.chat.refusal import Endings
 from hf_alignbeam.target import Target
 from hf_alignbeam.trace import Attempt, Reading, Tried
 from hf_alignbeam.writing import Answer, Pass, Writer, release, taken

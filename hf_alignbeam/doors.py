@@ -21,7 +21,7 @@ from hf_alignbeam.engines import input_device
 from hf_alignbeam.judge import Judge
 from hf_alignbeam.loading import frozen, kept, load_accept, load_anchor, load_judge, tokenizer_of
 from hf_alignbeam.processor import PRESETS, AnchorLogitsProcessor
-from hf_alignbeam.starts import Prompts, checked_conversations
+from hf_alignbeam.chat.prompt_reader import Prompts, checked_conversations
 from hf_alignbeam.steer import TSA, EmbeddingSteerer
 
 #: The loader's own arguments, which `generate` hands on to whatever it loads.

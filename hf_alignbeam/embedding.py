@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.chat import Message, raw_text, text_after
+from hf_alignbeam.chat.templates import Message, raw_text, text_after
 from hf_alignbeam.engines import input_device
 
 Positions = Literal["all", "user"]

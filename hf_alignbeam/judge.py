@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.anchor import choose_engine
-from hf_alignbeam.chat import Conversation, Message, as_messages, defused, encode_once, render_prompt, whole_text
+from hf_alignbeam.chat.templates import Conversation, Message, as_messages, defused, encode_once, render_prompt, whole_text
 from hf_alignbeam.engines import input_device, max_positions
 from hf_alignbeam.growing import GrowingTexts, n_common
 from hf_alignbeam.tokenization.vocabulary import token_bytes

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.chat import Conversation, as_messages, render_prompt
+from hf_alignbeam.chat.templates import Conversation, as_messages, render_prompt
 from hf_alignbeam.engines import input_device
 from hf_alignbeam.judge import check_model
 from hf_alignbeam.tokenization.vocabulary import token_bytes

@@ -13,11 +13,11 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.calls import Call, Point
-from hf_alignbeam.chat import Conversation, Message
+from hf_alignbeam.chat.templates import Conversation, Message
 from hf_alignbeam.follow import N_BACK, Follower
 from hf_alignbeam.loops import Loops, asking_loop
 from hf_alignbeam.mixing import MixingRule
-from hf_alignbeam.starts import checked_conversations
+from hf_alignbeam.chat.prompt_reader import checked_conversations
 from hf_alignbeam.steering import N_LOOKAHEAD, Ledger, Steering
 from hf_alignbeam.translate import TranslationRule, VocabularyTranslator
 

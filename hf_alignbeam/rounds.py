@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from hf_alignbeam.asking import JudgeError, ask_once, within
-from hf_alignbeam.chat import Asked
+from hf_alignbeam.chat.templates import Asked
 from hf_alignbeam.journal import Journal
 from hf_alignbeam.judge import Judge
 from hf_alignbeam.probing import Prober, Row

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from hf_alignbeam.asking import JudgeError
-from hf_alignbeam.chat import (
+from hf_alignbeam.chat.templates import (
     Asked,
     Conversation,
     Message,
@@ -35,11 +35,11 @@ from hf_alignbeam.journal import Journal, told
 from hf_alignbeam.judge import Judge
 from hf_alignbeam.prefix import Lesson, Prefix, fit
 from hf_alignbeam.probing import Prober, ended
-from hf_alignbeam.refusal import REFUSAL, Refusal, check_refusal
+from hf_alignbeam.chat.refusal import REFUSAL, Refusal, check_refusal
 from hf_alignbeam.rounds import Rounds
 from hf_alignbeam.search import Estimator, Kind, Method, NewOptimizer, Search
 from hf_alignbeam.settled import Settled, settle
-from hf_alignbeam.starts import some_conversations
+from hf_alignbeam.chat.prompt_reader import some_conversations
 from hf_alignbeam.steered import SteeredPrompt, SteeredPrompts
 from hf_alignbeam.utils.streaming import streaming
 from hf_alignbeam.tokenization.vocabulary import token_bytes

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from hf_alignbeam.chat import Asked, Message
+from hf_alignbeam.chat.templates import Asked, Message
 from hf_alignbeam.embedding import Embedded
 from hf_alignbeam.search import Search
 from hf_alignbeam.steered import Outcome, SteeredPrompt

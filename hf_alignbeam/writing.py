@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from hf_alignbeam.calls import Call, Point
-from hf_alignbeam.chat import Asked
+from hf_alignbeam.chat.templates import Asked
 from hf_alignbeam.steering import Steering
 from hf_alignbeam.target import Target
 from hf_alignbeam.trace import Attempt, Reading, divergence

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.utils import yaml_dump
 
 from hf_alignbeam.publish import DOORS, write_protected, write_strategy
-from hf_alignbeam.refusal import REFUSAL
+from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.testbed.cards import ABOUT, CARD, card, write_cards
 from hf_alignbeam.testbed.store import WEIGHTS, stored_language, stored_models
 from hf_alignbeam.testbed.train import KNOWN

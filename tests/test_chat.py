@@ -5,7 +5,7 @@ import copy
 import pytest
 from templates import BY_TURNS, HARMONY, OPENED, OPENED_AND_SHOWN, templated
 
-from hf_alignbeam.chat import as_messages, defused, merge_system, render_prompt
+from hf_alignbeam.chat.templates import as_messages, defused, merge_system, render_prompt
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 CONVERSATIONS = [

@@ -28,7 +28,7 @@ from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, testbed
 from hf_alignbeam.asking import JudgeError
 from hf_alignbeam.decode import PAPER
 from hf_alignbeam.evaluation.responses import encode
-from hf_alignbeam.refusal import REFUSAL
+from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.target import Target
 from hf_alignbeam.testbed.families import build
 from hf_alignbeam.testbed.store import stored_judges, stored_language

@@ -7,7 +7,7 @@ import torch
 import transformers as t
 from conftest import tiny
 
-from hf_alignbeam.chat import encode_once, target_text
+from hf_alignbeam.chat.templates import encode_once, target_text
 from hf_alignbeam.embedding import Embedder, embedded, left_padded, model_sha256, padded_ids
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 

@@ -5,11 +5,11 @@ from conftest import engine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_alignbeam.chat import render_prompt
+from hf_alignbeam.chat.templates import render_prompt
 from hf_alignbeam.commands.fidelity import total_variation
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.follow import Follower, Start
-from hf_alignbeam.recovery import ChatReader
+from hf_alignbeam.chat.template_parser import ChatReader
 from hf_alignbeam.testbed import prompts
 from hf_alignbeam.testbed import tokenizers as toy
 from hf_alignbeam.testbed.exact import MAX_WALKED, Point, exact_translation

@@ -7,7 +7,7 @@ from conftest import engine, tiny
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from hf_alignbeam.belief import Reading
-from hf_alignbeam.chat import render_prompt
+from hf_alignbeam.chat.templates import render_prompt
 from hf_alignbeam.follow import N_OPEN_TOKENS, N_UNUSED, Follower, Start
 from hf_alignbeam.summation import translate
 from hf_alignbeam.testbed import tokenizers as toy

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM, LogitsProcessor
 
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, ClassifierJudge, EmbeddingSteerer, LLMJudge, doors, testbed
-from hf_alignbeam.chat import REASONING
+from hf_alignbeam.chat.templates import REASONING
 from hf_alignbeam.commands import checks
 from hf_alignbeam.embedding import model_sha256
 from hf_alignbeam.evaluation.responses import encode

@@ -25,7 +25,7 @@ from hf_alignbeam import AlignBeam, moderation, testbed
 from hf_alignbeam.asking import JudgeError, ask
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.moderation import ModerationJudge
-from hf_alignbeam.refusal import REFUSAL
+from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.testbed.store import stored_language
 from hf_alignbeam.testbed.truth import Truth
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_alignbeam import PlausibleAnswer, testbed
-from hf_alignbeam.chat import as_messages, render_prompt
+from hf_alignbeam.chat.templates import as_messages, render_prompt
 from hf_alignbeam.testbed.store import stored_language
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 

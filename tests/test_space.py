@@ -26,7 +26,7 @@ from test_serve import PATIENCE, wait_for
 
 from hf_alignbeam import testbed
 from hf_alignbeam.decode import THRESHOLD
-from hf_alignbeam.refusal import REFUSAL
+from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.testbed.store import stored_language
 from hf_alignbeam.testbed.truth import Truth
 

@@ -18,12 +18,12 @@ from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, T
 
 from hf_alignbeam import AlignBeam, EmbeddingSteerer, PlausibleAnswer, testbed
 from hf_alignbeam.asking import JudgeError
-from hf_alignbeam.chat import Asked, conversation_key
+from hf_alignbeam.chat.templates import Asked, conversation_key
 from hf_alignbeam.embedding import embedded, left_padded
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.journal import NAME
 from hf_alignbeam.probing import ended
-from hf_alignbeam.refusal import REFUSAL
+from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.settled import settle
 from hf_alignbeam.steer import TSA, SteeringError
 from hf_alignbeam.steered import RECORDS

@@ -9,7 +9,7 @@ from test_decode import WAYS, Noted, asked, failing, generated, judge_lm, mixed,
 from hf_alignbeam import choosing, writing
 from hf_alignbeam.decode import PAPER
 from hf_alignbeam.evaluation.responses import encode
-from hf_alignbeam.refusal import REFUSAL
+from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.trace import divergence
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation import BaseStreamer
 
 from hf_alignbeam import AlignBeam, VocabularyTranslator, token_bytes
-from hf_alignbeam.chat import Message
+from hf_alignbeam.chat.templates import Message
 from hf_alignbeam.commands.explain import Explanation, watch
 from hf_alignbeam.engines import input_device, max_positions
 from hf_alignbeam.evaluation.models import load_causal

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from hf_alignbeam.chat import Message, as_messages
+from hf_alignbeam.chat.templates import Message, as_messages
 from hf_alignbeam.commands import tell, told_plainly
 from hf_alignbeam.evaluation.intervals import Rate
 from hf_alignbeam.evaluation.tables import table_head, table_row

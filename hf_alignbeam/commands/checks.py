@@ -14,15 +14,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_alignbeam.anchor import choose_engine
 from hf_alignbeam.asking import ask_once
 from hf_alignbeam.tokenization.backends import WORD_START
-from hf_alignbeam.chat import Message, encode_once, render_prompt, target_text
+from hf_alignbeam.chat.templates import Message, encode_once, render_prompt, target_text
 from hf_alignbeam.commands.bench import lost_shares
 from hf_alignbeam.embedding import Embedder
 from hf_alignbeam.engines import KeyValueEngine, input_device, max_positions
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.judge import Judge
 from hf_alignbeam.processor import AnchorLogitsProcessor
-from hf_alignbeam.recovery import ChatReader, learn_format
-from hf_alignbeam.starts import Prompts
+from hf_alignbeam.chat.template_parser import ChatReader, learn_format
+from hf_alignbeam.chat.prompt_reader import Prompts
 from hf_alignbeam.testbed.laws import anchor_equal_to_target_is_plain
 from hf_alignbeam.translate import VocabularyTranslator
 from hf_alignbeam.tokenization.vocabulary import Vocabulary, token_bytes

@@ -18,7 +18,7 @@ from rich.progress import Progress
 from torch import Tensor
 from transformers import BatchEncoding, LlamaConfig, LlamaForCausalLM, LogitsProcessor, PreTrainedModel, set_seed
 
-from hf_alignbeam.chat import Message
+from hf_alignbeam.chat.templates import Message
 from hf_alignbeam.commands import tell, told_plainly
 from hf_alignbeam.decode import PAPER, AlignBeam
 from hf_alignbeam.evaluation.responses import encode

@@ -17,7 +17,7 @@ from rich.text import Text
 from transformers import LogitsProcessor, PreTrainedTokenizerBase
 from transformers.generation import BaseStreamer
 
-from hf_alignbeam.chat import Message
+from hf_alignbeam.chat.templates import Message
 from hf_alignbeam.commands import check_can_plot
 from hf_alignbeam.decode import AlignBeam
 from hf_alignbeam.processor import AnchorLogitsProcessor

@@ -12,13 +12,13 @@ from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.chat import render_prompt
+from hf_alignbeam.chat.templates import render_prompt
 from hf_alignbeam.commands import tell, told_plainly
 from hf_alignbeam.engines import KeyValueEngine
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.evaluation.tables import table_head, table_row
 from hf_alignbeam.follow import Follower, Start
-from hf_alignbeam.recovery import ChatReader
+from hf_alignbeam.chat.template_parser import ChatReader
 from hf_alignbeam.steering import N_LOOKAHEAD
 from hf_alignbeam.testbed.exact import Exact, Point, exact_translation
 from hf_alignbeam.testbed.language import SPEAKERS, Language

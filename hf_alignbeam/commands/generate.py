@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from hf_alignbeam.chat import Conversation, Message, as_messages
+from hf_alignbeam.chat.templates import Conversation, Message, as_messages
 from hf_alignbeam.commands import told_plainly
 from hf_alignbeam.commands.explain import check_request, show, watch
 from hf_alignbeam.commands.named import read_prompts

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hf_alignbeam.asking import JudgeError
-from hf_alignbeam.chat import Conversation, as_messages, conversation_key
+from hf_alignbeam.chat.templates import Conversation, as_messages, conversation_key
 from hf_alignbeam.commands import check_can_plot, tell, told_plainly
 from hf_alignbeam.commands.named import read_prompts
 from hf_alignbeam.engines import input_device

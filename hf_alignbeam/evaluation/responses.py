@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.chat import Message, encode_once, target_text
+from hf_alignbeam.chat.templates import Message, encode_once, target_text
 from hf_alignbeam.embedding import padded_ids
 from hf_alignbeam.engines import input_device
 from hf_alignbeam.tokenization.vocabulary import token_bytes

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.adapters import adapter_layers, adapters_off, base_of
 from hf_alignbeam.asking import ask
-from hf_alignbeam.chat import Message, merge_system, target_text
+from hf_alignbeam.chat.templates import Message, merge_system, target_text
 from hf_alignbeam.decode import PAPER, THRESHOLD, AlignBeam
 from hf_alignbeam.evaluation.models import load_causal, named_device, this_process
 from hf_alignbeam.evaluation.recipe import TESTBED, JudgeSpec, Kind, ModelSpec, Recipe, SystemSpec
@@ -25,7 +25,7 @@ from hf_alignbeam.judge import Judge, LLMJudge
 from hf_alignbeam.loading import load_judge
 from hf_alignbeam.plausible import PlausibleAnswer
 from hf_alignbeam.processor import PRESETS, AnchorLogitsProcessor
-from hf_alignbeam.refusal import REFUSAL
+from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.steer import TSA, EmbeddingSteerer
 from hf_alignbeam.testbed.store import WEIGHTS, load, stored_judges, stored_language
 from hf_alignbeam.translate import VocabularyTranslator

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from hf_alignbeam.chat import Asked, Message, whole_conversation
+from hf_alignbeam.chat.templates import Asked, Message, whole_conversation
 from hf_alignbeam.writing import Answer
 
 #: Says, for conversations that end in what has passed of an answer, how each goes on, or None.

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from hf_alignbeam.chat import (
+from hf_alignbeam.chat.templates import (
     ANSWER,
     QUESTION,
     REASONING,
