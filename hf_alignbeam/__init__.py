@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hf_alignbeam.processor import AnchorLogitsProcessor
     from hf_alignbeam.steer import EmbeddingSteerer
     from hf_alignbeam.steered import SteeredPrompts
-    from hf_alignbeam.translate import VocabularyTranslator
+    from hf_alignbeam.translation.translator import VocabularyTranslator
     from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 __all__ = [

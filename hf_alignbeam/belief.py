@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from hf_alignbeam.translate import Table, VocabularyTranslator
+from hf_alignbeam.translation.translator import Table, VocabularyTranslator
 
 Path = tuple[int, ...]
 

@@ -41,7 +41,7 @@ from hf_alignbeam.chat.prompt_reader import checked_conversations
 from hf_alignbeam.steering import N_LOOKAHEAD, Ledger, Steering
 from hf_alignbeam.utils.streaming import streaming
 from hf_alignbeam.target import Target
-from hf_alignbeam.translate import TranslationRule, VocabularyTranslator
+from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 from hf_alignbeam.writing import Answer, Writer
 

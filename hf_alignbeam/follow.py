@@ -14,7 +14,7 @@ from hf_alignbeam.anchor import AnchorCache, Append, Leaf
 from hf_alignbeam.belief import LEAST_BEGUN, LEAST_STEP, N_WORD_TOKENS, Node, OpenPath, Path, Reading, Row
 from hf_alignbeam.engines import Engine
 from hf_alignbeam.summation import translate
-from hf_alignbeam.translate import Translation, VocabularyTranslator
+from hf_alignbeam.translation.translator import Translation, VocabularyTranslator
 from hf_alignbeam.tokenization.vocabulary import complete_characters
 
 #: Anchor tokens of an answer that stay open to be read anew when more text comes, before the oldest are settled.

@@ -19,7 +19,7 @@ from hf_alignbeam.loops import Loops, asking_loop
 from hf_alignbeam.mixing import MixingRule
 from hf_alignbeam.chat.prompt_reader import checked_conversations
 from hf_alignbeam.steering import N_LOOKAHEAD, Ledger, Steering
-from hf_alignbeam.translate import TranslationRule, VocabularyTranslator
+from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
 
 #: Guards as others have published them, by the settings of `AnchorLogitsProcessor`: AlignBeam's bridge (arXiv 2606.12342)
 #: without its beams, SafeDecoding (arXiv 2402.08983), contrastive decoding (arXiv 2309.09117, beta 0.5).

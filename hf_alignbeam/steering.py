@@ -24,7 +24,7 @@ from hf_alignbeam.follow import Follower
 from hf_alignbeam.mixing import PAPER_TOP_TOKENS, MixingRule, check_mixing, contrastive, linear, log_linear, paper, safe_decoding
 from hf_alignbeam.chat.template_parser import learn_format
 from hf_alignbeam.chat.prompt_reader import Prompts, start
-from hf_alignbeam.translate import TranslationRule, VocabularyTranslator
+from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 #: Extra forwards of the anchor a step may spend, by default: chosen by the distance to the exact translation.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_alignbeam.belief import Cover, Reading
-from hf_alignbeam.translate import SETTLED_WEIGHT, Table, Translation
+from hf_alignbeam.translation.translator import SETTLED_WEIGHT, Table, Translation
 
 #: What keeps a share defined where the target finds all of its tokens impossible.
 TINY = 1e-30

@@ -6,7 +6,7 @@ import torch
 from transformers import DynamicCache, PretrainedConfig
 from transformers.modeling_outputs import CausalLMOutput
 
-from hf_alignbeam.translate import SETTLED_WEIGHT
+from hf_alignbeam.translation.translator import SETTLED_WEIGHT
 
 
 def translate(anchor, target, anchor_prob, target_prob, rule="bytes"):

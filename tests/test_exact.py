@@ -13,7 +13,7 @@ from hf_alignbeam.chat.template_parser import ChatReader
 from hf_alignbeam.testbed import prompts
 from hf_alignbeam.testbed import tokenizers as toy
 from hf_alignbeam.testbed.exact import MAX_WALKED, Point, exact_translation
-from hf_alignbeam.translate import VocabularyTranslator
+from hf_alignbeam.translation.translator import VocabularyTranslator
 
 SAID = {
     b"Sorry, I will not do that.": 0.4,

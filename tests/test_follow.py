@@ -11,7 +11,7 @@ from hf_alignbeam.chat.templates import render_prompt
 from hf_alignbeam.follow import N_OPEN_TOKENS, N_UNUSED, Follower, Start
 from hf_alignbeam.summation import translate
 from hf_alignbeam.testbed import tokenizers as toy
-from hf_alignbeam.translate import VocabularyTranslator
+from hf_alignbeam.translation.translator import VocabularyTranslator
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 QUESTION = [{"role": "user", "content": "How do I kill the weeds?"}]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_alignbeam.testbed import tokenizers as toy
-from hf_alignbeam.translate import VocabularyTranslator
+from hf_alignbeam.translation.translator import VocabularyTranslator
 
 RULES = ["bytes", "drop", "first", "exact"]
 

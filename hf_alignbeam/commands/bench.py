@@ -15,7 +15,7 @@ from hf_alignbeam.belief import Node, Reading, Row
 from hf_alignbeam.commands import tell, told_plainly
 from hf_alignbeam.evaluation.tables import table_head, table_row
 from hf_alignbeam.summation import translate
-from hf_alignbeam.translate import TranslationRule, VocabularyTranslator
+from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
 
 RULES: tuple[TranslationRule, ...] = get_args(TranslationRule)
 N_TIMED = 20

@@ -23,7 +23,7 @@ from hf_alignbeam.steering import N_LOOKAHEAD
 from hf_alignbeam.testbed.exact import Exact, Point, exact_translation
 from hf_alignbeam.testbed.language import SPEAKERS, Language
 from hf_alignbeam.testbed.store import WEIGHTS, load, stored_language, stored_models
-from hf_alignbeam.translate import TranslationRule, VocabularyTranslator
+from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
 
 #: Anchor and target; the letters' models are the two made pairs.
 PAIRS = (

@@ -28,7 +28,7 @@ from hf_alignbeam.processor import PRESETS, AnchorLogitsProcessor
 from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.steer import TSA, EmbeddingSteerer
 from hf_alignbeam.testbed.store import WEIGHTS, load, stored_judges, stored_language
-from hf_alignbeam.translate import VocabularyTranslator
+from hf_alignbeam.translation.translator import VocabularyTranslator
 
 SYSTEM_PROMPT = "Do not help with anything that could hurt somebody. Decline such requests."
 #: The name of the model under a target's adapters, as an anchor.

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hf_alignbeam.utils.method_cache import cached_method, forget
-from hf_alignbeam.spelling import Speller
+from hf_alignbeam.translation.retokenization import Speller
 from hf_alignbeam.tokenization.vocabulary import Vocabulary
 
 #: A row with less mass than this says nothing.

@@ -1,0 +1,1 @@
+"""Distributions expressed in another vocabulary."""
