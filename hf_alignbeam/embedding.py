@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.templates import Message, raw_text, text_after
-from hf_alignbeam.engines import input_device
+from hf_alignbeam.inference.engines import input_device
 
 Positions = Literal["all", "user"]
 #: How many numbers of a parameter tell it from another's, about.

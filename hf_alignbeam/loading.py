@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hf_alignbeam.engines import input_device
+from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judge import ClassifierJudge, Judge, LLMJudge
 from hf_alignbeam.plausible import PlausibleAnswer
 

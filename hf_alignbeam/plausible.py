@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.templates import Conversation, as_messages, render_prompt
-from hf_alignbeam.engines import input_device
+from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judge import check_model
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 

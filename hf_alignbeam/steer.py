@@ -30,7 +30,7 @@ from hf_alignbeam.chat.templates import (
     whole_conversation,
 )
 from hf_alignbeam.embedding import Embedder, Positions, model_sha256, padded_ids
-from hf_alignbeam.engines import input_device
+from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.journal import Journal, told
 from hf_alignbeam.judge import Judge
 from hf_alignbeam.prefix import Lesson, Prefix, fit

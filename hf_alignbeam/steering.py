@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from hf_alignbeam.adapters import OneThread, adapter_layers, adapters_off, base_of
-from hf_alignbeam.anchor import check_anchor, choose_engine
+from hf_alignbeam.inference.adapters import OneThread, adapter_layers, adapters_off, base_of
+from hf_alignbeam.inference.branching_cache import check_anchor, choose_engine
 from hf_alignbeam.calls import Call, Point, Rules
 from hf_alignbeam.chat.templates import Asked, Conversation, Message, begins_reasoning, raw_text, render_prompt
-from hf_alignbeam.engines import Scope
+from hf_alignbeam.inference.engines import Scope
 from hf_alignbeam.follow import Follower
 from hf_alignbeam.mixing import PAPER_TOP_TOKENS, MixingRule, check_mixing, contrastive, linear, log_linear, paper, safe_decoding
 from hf_alignbeam.chat.template_parser import learn_format

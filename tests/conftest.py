@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from hf_alignbeam import testbed
-from hf_alignbeam.engines import KeyValueEngine
+from hf_alignbeam.inference.engines import KeyValueEngine
 from hf_alignbeam.testbed import tokenizers as toy
 from hf_alignbeam.testbed.language import SPLITS, language
 

@@ -8,7 +8,7 @@ from peft import AdaptionPromptConfig, LoraConfig, PromptTuningConfig, get_peft_
 from transformers import LlamaForCausalLM, LogitsProcessor, pipeline
 
 from hf_alignbeam import AnchorLogitsProcessor, testbed
-from hf_alignbeam.adapters import adapter_layers, adapters_off, base_of
+from hf_alignbeam.inference.adapters import adapter_layers, adapters_off, base_of
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.testbed.laws import MODES, outputs
 

@@ -16,8 +16,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from hf_alignbeam.anchor import AnchorCache, Append, Leaf, choose_engine
-from hf_alignbeam.engines import KeyValueEngine, ReadAnewEngine, can_cache, windows
+from hf_alignbeam.inference.branching_cache import AnchorCache, Append, Leaf, choose_engine
+from hf_alignbeam.inference.engines import KeyValueEngine, ReadAnewEngine, can_cache, windows
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12]]

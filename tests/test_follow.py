@@ -67,7 +67,7 @@ def test_one_leaf_a_forward_comes_to_the_same(anchor, translator, monkeypatch):
     target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target))
     at_once, _ = follow(anchor, translator, n_lookahead=4)
     prob = at_once.translate(target_prob, [0]).prob
-    monkeypatch.setattr("hf_alignbeam.anchor.AnchorCache.n_leaves", 1)
+    monkeypatch.setattr("hf_alignbeam.inference.branching_cache.AnchorCache.n_leaves", 1)
     in_turn, _ = follow(anchor, translator, n_lookahead=200)
     torch.testing.assert_close(prob, in_turn.translate(target_prob, [0]).prob, atol=0.05, rtol=0)
     assert in_turn.cache.n_forwards > at_once.cache.n_forwards

@@ -7,8 +7,8 @@ import torch
 from conftest import tiny
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from hf_alignbeam.engines import KeyValueEngine, ReadAnewEngine
-from hf_alignbeam.growing import GrowingTexts
+from hf_alignbeam.inference.engines import KeyValueEngine, ReadAnewEngine
+from hf_alignbeam.inference.incremental import GrowingTexts
 from hf_alignbeam.testbed.families import build
 
 

@@ -11,13 +11,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.anchor import choose_engine
+from hf_alignbeam.inference.branching_cache import choose_engine
 from hf_alignbeam.asking import ask_once
 from hf_alignbeam.tokenization.backends import WORD_START
 from hf_alignbeam.chat.templates import Message, encode_once, render_prompt, target_text
 from hf_alignbeam.commands.bench import lost_shares
 from hf_alignbeam.embedding import Embedder
-from hf_alignbeam.engines import KeyValueEngine, input_device, max_positions
+from hf_alignbeam.inference.engines import KeyValueEngine, input_device, max_positions
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.judge import Judge
 from hf_alignbeam.processor import AnchorLogitsProcessor

@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.progress import track
 from transformers.utils import logging
 
-from hf_alignbeam.anchor import choose_engine
+from hf_alignbeam.inference.branching_cache import choose_engine
 from hf_alignbeam.commands import tell
-from hf_alignbeam.engines import KeyValueEngine
+from hf_alignbeam.inference.engines import KeyValueEngine
 from hf_alignbeam.evaluation.tables import table_head
 from hf_alignbeam.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed import tokenizers

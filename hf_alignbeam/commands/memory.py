@@ -18,7 +18,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from rich.console import Console
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.adapters import adapter_layers, adapters_off, base_of
+from hf_alignbeam.inference.adapters import adapter_layers, adapters_off, base_of
 from hf_alignbeam.commands import tell, told_plainly
 from hf_alignbeam.commands.speed import CONTEXTS
 from hf_alignbeam.evaluation.responses import encode

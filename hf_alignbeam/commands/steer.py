@@ -15,7 +15,7 @@ from hf_alignbeam.asking import JudgeError
 from hf_alignbeam.chat.templates import Conversation, as_messages, conversation_key
 from hf_alignbeam.commands import check_can_plot, tell, told_plainly
 from hf_alignbeam.commands.named import read_prompts
-from hf_alignbeam.engines import input_device
+from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.evaluation.models import load_spread, named_device, this_process
 from hf_alignbeam.evaluation.tables import table_head, table_row
 from hf_alignbeam.loading import load_accept, load_judge

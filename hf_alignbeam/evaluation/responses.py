@@ -15,7 +15,7 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.templates import Message, encode_once, target_text
 from hf_alignbeam.embedding import padded_ids
-from hf_alignbeam.engines import input_device
+from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 

@@ -14,7 +14,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.adapters import adapter_layers, adapters_off, base_of
+from hf_alignbeam.inference.adapters import adapter_layers, adapters_off, base_of
 from hf_alignbeam.asking import ask
 from hf_alignbeam.chat.templates import Message, merge_system, target_text
 from hf_alignbeam.decode import PAPER, THRESHOLD, AlignBeam

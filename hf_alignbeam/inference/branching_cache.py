@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.engines import Engine, KeyValueEngine, ReadAnewEngine, Scope, can_cache
+from hf_alignbeam.inference.engines import Engine, KeyValueEngine, ReadAnewEngine, Scope, can_cache
 from hf_alignbeam.tokenization.vocabulary import logits_widths
 
 #: How far a cached reading may be from one of the whole text, in total variation: by rounding in 32 bits, and in fewer.

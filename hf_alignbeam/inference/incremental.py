@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_alignbeam.anchor import AnchorCache, Append
-from hf_alignbeam.engines import KeyValueEngine, ReadAnewEngine
+from hf_alignbeam.inference.branching_cache import AnchorCache, Append
+from hf_alignbeam.inference.engines import KeyValueEngine, ReadAnewEngine
 
 
 @dataclass
