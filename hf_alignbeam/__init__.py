@@ -7,8 +7,8 @@ from hf_alignbeam.versions import check_versions
 
 if TYPE_CHECKING:
     from hf_alignbeam.decode import AlignBeam
-    from hf_alignbeam.judge import CachedJudge, ClassifierJudge, LLMJudge
-    from hf_alignbeam.plausible import PlausibleAnswer
+    from hf_alignbeam.judges.base import CachedJudge, ClassifierJudge, LLMJudge
+    from hf_alignbeam.judges.plausibility import PlausibleAnswer
     from hf_alignbeam.processor import AnchorLogitsProcessor
     from hf_alignbeam.steer import EmbeddingSteerer
     from hf_alignbeam.steered import SteeredPrompts

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from hf_alignbeam.asking import JudgeError, ask
+from hf_alignbeam.judges.failsafe import JudgeError, ask
 from hf_alignbeam.candidates import Candidates, Proposer
 from hf_alignbeam.chat.templates import Asked
-from hf_alignbeam.judge import Judge
+from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.policy import Policy
 from hf_alignbeam.chat.refusal import Endings
 from hf_alignbeam.target import Target

@@ -31,7 +31,7 @@ from transformers.utils import ModelOutput
 from hf_alignbeam.candidates import Proposer
 from hf_alignbeam.chat.templates import Conversation, conversation_key
 from hf_alignbeam.choosing import History, Run
-from hf_alignbeam.judge import Judge
+from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.loops import N_CALLERS
 from hf_alignbeam.mixing import MixingRule
 from hf_alignbeam.policy import Choice, Escalation, Policy

@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from hf_alignbeam.inference.engines import input_device
-from hf_alignbeam.judge import ClassifierJudge, Judge, LLMJudge
-from hf_alignbeam.plausible import PlausibleAnswer
+from hf_alignbeam.judges.base import ClassifierJudge, Judge, LLMJudge
+from hf_alignbeam.judges.plausibility import PlausibleAnswer
 
 #: Names by which classifiers call what must not leave.
 HARMFUL_LABELS = ("unsafe", "harmful", "toxic", "toxicity", "hate", "hateful", "offensive")

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from hf_alignbeam.asking import JudgeError, ask_once, within
+from hf_alignbeam.judges.failsafe import JudgeError, ask_once, within
 from hf_alignbeam.chat.templates import Asked
 from hf_alignbeam.journal import Journal
-from hf_alignbeam.judge import Judge
+from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.probing import Prober, Row
 from hf_alignbeam.search import Method
 from hf_alignbeam.walk import Accept, Rules, Try, Walk

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
-from hf_alignbeam.asking import JudgeError
+from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.chat.templates import (
     Asked,
     Conversation,
@@ -32,7 +32,7 @@ from hf_alignbeam.chat.templates import (
 from hf_alignbeam.embedding import Embedder, Positions, model_sha256, padded_ids
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.journal import Journal, told
-from hf_alignbeam.judge import Judge
+from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.prefix import Lesson, Prefix, fit
 from hf_alignbeam.probing import Prober, ended
 from hf_alignbeam.chat.refusal import REFUSAL, Refusal, check_refusal

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, testbed
-from hf_alignbeam.asking import JudgeError
+from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.decode import PAPER
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.chat.refusal import REFUSAL

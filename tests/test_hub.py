@@ -521,7 +521,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from hf_alignbeam import SteeredPrompts, doors, loading
-from hf_alignbeam.moderation import ModerationJudge
+from hf_alignbeam.judges.moderation_api import ModerationJudge
 transformers.utils.logging.set_verbosity_debug()
 place = Path(folder)
 (place / "asked.jsonl").write_text(json.dumps({"prompt": prompt, "harmful": True}) + chr(10))

@@ -9,7 +9,7 @@ from templates import GUARD_BY_TURNS, HARMONY, OPENED, templated
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from hf_alignbeam import CachedJudge, ClassifierJudge, LLMJudge, testbed
-from hf_alignbeam.asking import ask
+from hf_alignbeam.judges.failsafe import ask
 from hf_alignbeam.testbed.exchanges import exchanges
 from hf_alignbeam.testbed.language import language
 from hf_alignbeam.testbed.store import stored_judges

@@ -21,10 +21,11 @@ import torch
 
 pytest.importorskip("openai", reason="the judge asks through OpenAI's client library: pip install 'hf_alignbeam[openai]'")
 
-from hf_alignbeam import AlignBeam, moderation, testbed
-from hf_alignbeam.asking import JudgeError, ask
+from hf_alignbeam import AlignBeam, testbed
+from hf_alignbeam.judges import moderation_api as moderation
+from hf_alignbeam.judges.failsafe import JudgeError, ask
 from hf_alignbeam.evaluation.responses import encode
-from hf_alignbeam.moderation import ModerationJudge
+from hf_alignbeam.judges.moderation_api import ModerationJudge
 from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.testbed.store import stored_language
 from hf_alignbeam.testbed.truth import Truth
@@ -479,7 +480,7 @@ def test_no_log_and_no_repr_shows_the_key(server, build, caplog):
     with caplog.at_level(logging.DEBUG):
         same(harm(judge, "good", "bad", "odd", "long"), 0.5, NAN, NAN, NAN)
     assert KEY not in caplog.text
-    warned = [record.getMessage() for record in caplog.records if record.name == "hf_alignbeam.moderation"]
+    warned = [record.getMessage() for record in caplog.records if record.name == "hf_alignbeam.judges.moderation_api"]
     reasons = ["malformed answer.", "status 400.", "status 500."]
     assert sorted(warned) == [f"{judge!r} gave no verdict: {reason}" for reason in reasons]
     assert repr(judge) == f"ModerationJudge(model='omni-moderation-latest', base_url='{server.base_url}/')"
@@ -514,9 +515,9 @@ def test_wrong_arguments_are_named(build, options, message):
 
 def test_without_the_library_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
-    monkeypatch.delitem(sys.modules, "hf_alignbeam.moderation")
+    monkeypatch.delitem(sys.modules, "hf_alignbeam.judges.moderation_api")
     with pytest.raises(ImportError) as caught:
-        importlib.import_module("hf_alignbeam.moderation")
+        importlib.import_module("hf_alignbeam.judges.moderation_api")
     assert 'pip install "hf_alignbeam[openai]"' in str(caught.value)
 
 

@@ -17,7 +17,7 @@ from reference import tsa
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, TextIteratorStreamer
 
 from hf_alignbeam import AlignBeam, EmbeddingSteerer, PlausibleAnswer, testbed
-from hf_alignbeam.asking import JudgeError
+from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.chat.templates import Asked, conversation_key
 from hf_alignbeam.embedding import embedded, left_padded
 from hf_alignbeam.evaluation.responses import encode

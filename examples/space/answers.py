@@ -22,7 +22,7 @@ from hf_alignbeam.inference.engines import input_device, max_positions
 from hf_alignbeam.evaluation.models import load_causal
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.evaluation.scorers import refuses
-from hf_alignbeam.judge import Judge
+from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.loading import load_judge
 from hf_alignbeam.steering import Ledger
 

@@ -12,14 +12,14 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.inference.branching_cache import choose_engine
-from hf_alignbeam.asking import ask_once
+from hf_alignbeam.judges.failsafe import ask_once
 from hf_alignbeam.tokenization.backends import WORD_START
 from hf_alignbeam.chat.templates import Message, encode_once, render_prompt, target_text
 from hf_alignbeam.commands.bench import lost_shares
 from hf_alignbeam.embedding import Embedder
 from hf_alignbeam.inference.engines import KeyValueEngine, input_device, max_positions
 from hf_alignbeam.evaluation.responses import encode
-from hf_alignbeam.judge import Judge
+from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.processor import AnchorLogitsProcessor
 from hf_alignbeam.chat.template_parser import ChatReader, learn_format
 from hf_alignbeam.chat.prompt_reader import Prompts

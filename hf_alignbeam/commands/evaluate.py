@@ -16,7 +16,7 @@ from accelerate import PartialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from hf_alignbeam.asking import JudgeError
+from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.commands import check_can_plot, tell, told_plainly
 from hf_alignbeam.evaluation import plots
 from hf_alignbeam.evaluation.models import this_process

@@ -20,8 +20,8 @@ from hf_alignbeam.embedding import embedded
 from hf_alignbeam.evaluation.intervals import Rate, points
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.evaluation.tables import table_head, table_row
-from hf_alignbeam.judge import Judge
-from hf_alignbeam.plausible import PlausibleAnswer
+from hf_alignbeam.judges.base import Judge
+from hf_alignbeam.judges.plausibility import PlausibleAnswer
 from hf_alignbeam.steer import TSA, EmbeddingSteerer
 from hf_alignbeam.steered import SteeredPrompts
 from hf_alignbeam.testbed.language import Language, Prompt

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hf_alignbeam.asking import JudgeError
+from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.chat.templates import Conversation, as_messages, conversation_key
 from hf_alignbeam.commands import check_can_plot, tell, told_plainly
 from hf_alignbeam.commands.named import read_prompts

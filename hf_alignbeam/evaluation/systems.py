@@ -15,15 +15,15 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.inference.adapters import adapter_layers, adapters_off, base_of
-from hf_alignbeam.asking import ask
+from hf_alignbeam.judges.failsafe import ask
 from hf_alignbeam.chat.templates import Message, merge_system, target_text
 from hf_alignbeam.decode import PAPER, THRESHOLD, AlignBeam
 from hf_alignbeam.evaluation.models import load_causal, named_device, this_process
 from hf_alignbeam.evaluation.recipe import TESTBED, JudgeSpec, Kind, ModelSpec, Recipe, SystemSpec
 from hf_alignbeam.evaluation.responses import Responder, Response, without_answer
-from hf_alignbeam.judge import Judge, LLMJudge
+from hf_alignbeam.judges.base import Judge, LLMJudge
 from hf_alignbeam.loading import load_judge
-from hf_alignbeam.plausible import PlausibleAnswer
+from hf_alignbeam.judges.plausibility import PlausibleAnswer
 from hf_alignbeam.processor import PRESETS, AnchorLogitsProcessor
 from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.steer import TSA, EmbeddingSteerer
@@ -120,7 +120,7 @@ class Parts:
                 raise ValueError(f"`judge` must be one of {', '.join(known)} on the testbed, got {name!r}.")
             return CountedJudge(known[name], spec.wrong)
         if spec.name.startswith(("http://", "https://")):
-            from hf_alignbeam.moderation import ModerationJudge
+            from hf_alignbeam.judges.moderation_api import ModerationJudge
 
             return CountedJudge(ModerationJudge(base_url=spec.name), spec.wrong)
         device = self._device(spec.device)

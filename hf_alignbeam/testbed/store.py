@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hf_alignbeam.judge import ClassifierJudge, Judge, LLMJudge
+from hf_alignbeam.judges.base import ClassifierJudge, Judge, LLMJudge
 from hf_alignbeam.testbed.language import Language, language
 from hf_alignbeam.testbed.truth import Truth
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from hf_alignbeam.chat.templates import Message
-from hf_alignbeam.judge import Judge
+from hf_alignbeam.judges.base import Judge
 
 
 class JudgeError(RuntimeError):

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.templates import Conversation, as_messages, render_prompt
 from hf_alignbeam.inference.engines import input_device
-from hf_alignbeam.judge import check_model
+from hf_alignbeam.judges.base import check_model
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 #: Natural logarithm of the probability, a byte, that an answer needs by default. On the testbed's validation split no refusal
