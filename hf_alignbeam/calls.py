@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hf_alignbeam.follow import N_BACK, Follower
+from hf_alignbeam.anchor.follower import N_BACK, Follower
 
 #: A token that the target alone would write less often than this is one that the anchor has won.
 CONTESTED = math.log(0.01)

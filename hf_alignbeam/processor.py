@@ -14,7 +14,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, 
 
 from hf_alignbeam.calls import Call, Point
 from hf_alignbeam.chat.templates import Conversation, Message
-from hf_alignbeam.follow import N_BACK, Follower
+from hf_alignbeam.anchor.follower import N_BACK, Follower
 from hf_alignbeam.loops import Loops, asking_loop
 from hf_alignbeam.mixing import MixingRule
 from hf_alignbeam.chat.prompt_reader import checked_conversations

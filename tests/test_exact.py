@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hf_alignbeam.chat.templates import render_prompt
 from hf_alignbeam.commands.fidelity import total_variation
 from hf_alignbeam.evaluation.responses import encode
-from hf_alignbeam.follow import Follower, Start
+from hf_alignbeam.anchor.follower import Follower, Start
 from hf_alignbeam.chat.template_parser import ChatReader
 from hf_alignbeam.testbed import prompts
 from hf_alignbeam.testbed import tokenizers as toy

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.templates import Asked, Conversation, Message, as_messages, asked_of, render_prompt
-from hf_alignbeam.follow import Start
+from hf_alignbeam.anchor.follower import Start
 from hf_alignbeam.chat.template_parser import ChatReader
 
 Row = tuple[int, ...]

@@ -17,7 +17,7 @@ from hf_alignbeam.commands import tell, told_plainly
 from hf_alignbeam.inference.engines import KeyValueEngine
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.evaluation.tables import table_head, table_row
-from hf_alignbeam.follow import Follower, Start
+from hf_alignbeam.anchor.follower import Follower, Start
 from hf_alignbeam.chat.template_parser import ChatReader
 from hf_alignbeam.steering import N_LOOKAHEAD
 from hf_alignbeam.testbed.exact import Exact, Point, exact_translation

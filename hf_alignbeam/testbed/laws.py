@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from hf_alignbeam.evaluation.responses import encode
-from hf_alignbeam.follow import Follower
+from hf_alignbeam.anchor.follower import Follower
 from hf_alignbeam.processor import AnchorLogitsProcessor
 
 Conversation = list[dict[str, str]]

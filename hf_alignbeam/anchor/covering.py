@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from hf_alignbeam.belief import Cover, Reading
+from hf_alignbeam.anchor.state import Cover, Reading
 from hf_alignbeam.translation.translator import SETTLED_WEIGHT, Table, Translation
 
 #: What keeps a share defined where the target finds all of its tokens impossible.

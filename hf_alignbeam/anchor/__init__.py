@@ -1,0 +1,1 @@
+"""The anchor following a target's text."""
