@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from hf_alignbeam.decode import AlignBeam
     from hf_alignbeam.judges.base import CachedJudge, ClassifierJudge, LLMJudge
     from hf_alignbeam.judges.plausibility import PlausibleAnswer
-    from hf_alignbeam.processor import AnchorLogitsProcessor
+    from hf_alignbeam.steering.processor import AnchorLogitsProcessor
     from hf_alignbeam.steer import EmbeddingSteerer
     from hf_alignbeam.steered import SteeredPrompts
     from hf_alignbeam.translation.translator import VocabularyTranslator

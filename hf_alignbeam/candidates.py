@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_alignbeam.chat.templates import Asked
-from hf_alignbeam.steering import Steering
+from hf_alignbeam.steering.anchor_steering import Steering
 from hf_alignbeam.writing import Pass, Steered, Writer, taken
 
 

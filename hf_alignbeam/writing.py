@@ -28,9 +28,9 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from hf_alignbeam.calls import Call, Point
+from hf_alignbeam.steering.generate_call import Call, Point
 from hf_alignbeam.chat.templates import Asked
-from hf_alignbeam.steering import Steering
+from hf_alignbeam.steering.anchor_steering import Steering
 from hf_alignbeam.target import Target
 from hf_alignbeam.trace import Attempt, Reading, divergence
 

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hf_alignbeam.calls import CONTESTED, Call, Rules
+from hf_alignbeam.steering.generate_call import CONTESTED, Call, Rules
 
 EOS, PAD = 9, 0
 

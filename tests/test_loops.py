@@ -3,7 +3,7 @@ import threading
 
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from hf_alignbeam.loops import Loops, asking_loop
+from hf_alignbeam.steering.generate_loops import Loops, asking_loop
 
 
 class Asks(LogitsProcessor):

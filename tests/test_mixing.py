@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import safe_decoding_by_loop
 
-from hf_alignbeam.mixing import N_COMMON, check_mixing, contrastive, linear, log_linear, paper, safe_decoding
+from hf_alignbeam.steering.mixing import N_COMMON, check_mixing, contrastive, linear, log_linear, paper, safe_decoding
 
 P = torch.tensor([[0.5, 0.3, 0.2, 0.0]])
 Q = torch.tensor([[0.1, 0.0, 0.6, 0.3]])

@@ -24,7 +24,7 @@ from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.evaluation.scorers import refuses
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.loading import load_judge
-from hf_alignbeam.steering import Ledger
+from hf_alignbeam.steering.anchor_steering import Ledger
 
 MAX_NEW_TOKENS = 256
 #: Some text, and how far steering moved it in nats; None where it was not steered.

@@ -20,7 +20,7 @@ from hf_alignbeam.embedding import Embedder
 from hf_alignbeam.inference.engines import KeyValueEngine, input_device, max_positions
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.judges.base import Judge
-from hf_alignbeam.processor import AnchorLogitsProcessor
+from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 from hf_alignbeam.chat.template_parser import ChatReader, learn_format
 from hf_alignbeam.chat.prompt_reader import Prompts
 from hf_alignbeam.testbed.laws import anchor_equal_to_target_is_plain

@@ -20,7 +20,7 @@ from transformers.generation import BaseStreamer
 from hf_alignbeam.chat.templates import Message
 from hf_alignbeam.commands import check_can_plot
 from hf_alignbeam.decode import AlignBeam
-from hf_alignbeam.processor import AnchorLogitsProcessor
+from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 from hf_alignbeam.trace import Attempt, divergence
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 from hf_alignbeam.writing import Answer

@@ -10,7 +10,7 @@ from hf_alignbeam.inference.branching_cache import choose_engine
 from hf_alignbeam.commands import tell
 from hf_alignbeam.inference.engines import KeyValueEngine
 from hf_alignbeam.evaluation.tables import table_head
-from hf_alignbeam.processor import AnchorLogitsProcessor
+from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed import tokenizers
 from hf_alignbeam.testbed.families import FAMILIES, build
 from hf_alignbeam.testbed.language import language

@@ -19,7 +19,7 @@ from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.evaluation.tables import table_head, table_row
 from hf_alignbeam.anchor.follower import Follower, Start
 from hf_alignbeam.chat.template_parser import ChatReader
-from hf_alignbeam.steering import N_LOOKAHEAD
+from hf_alignbeam.steering.anchor_steering import N_LOOKAHEAD
 from hf_alignbeam.testbed.exact import Exact, Point, exact_translation
 from hf_alignbeam.testbed.language import SPEAKERS, Language
 from hf_alignbeam.testbed.store import WEIGHTS, load, stored_language, stored_models

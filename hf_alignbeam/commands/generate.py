@@ -29,7 +29,7 @@ from hf_alignbeam.evaluation.models import load_causal, load_spread, named_devic
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.evaluation.store import Store, digest, files_of
 from hf_alignbeam.loading import load_judge
-from hf_alignbeam.processor import AnchorLogitsProcessor
+from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from hf_alignbeam.commands import tell, told_plainly
 from hf_alignbeam.commands.speed import CONTEXTS
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.evaluation.tables import table_head
-from hf_alignbeam.processor import AnchorLogitsProcessor
+from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed.language import language
 from hf_alignbeam.testbed.shapes import TARGET, as_dtype, load_tokenizer, new_target, standard_library_text
 from hf_alignbeam.testbed.store import load

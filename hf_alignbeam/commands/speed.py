@@ -20,7 +20,7 @@ from transformers import DynamicCache, LogitsProcessor, PreTrainedModel
 from hf_alignbeam.commands import tell, told_plainly
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.evaluation.tables import table_head, table_row
-from hf_alignbeam.processor import AnchorLogitsProcessor
+from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed.shapes import (
     ANCHOR,
     TARGET,

@@ -18,7 +18,7 @@ from transformers import (
 
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.anchor.follower import Follower
-from hf_alignbeam.processor import AnchorLogitsProcessor
+from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 
 Conversation = list[dict[str, str]]
 

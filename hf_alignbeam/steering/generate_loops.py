@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import LogitsProcessorList
 
-from hf_alignbeam.calls import Call
+from hf_alignbeam.steering.generate_call import Call
 
 #: How many callers up the list is looked for: a processor may be wrapped in others.
 N_CALLERS = 6

@@ -1,0 +1,1 @@
+"""The anchor mixed into the target's scores."""
