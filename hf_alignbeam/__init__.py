@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from hf_alignbeam.judges.base import CachedJudge, ClassifierJudge, LLMJudge
     from hf_alignbeam.judges.plausibility import PlausibleAnswer
     from hf_alignbeam.steering.processor import AnchorLogitsProcessor
-    from hf_alignbeam.steer import EmbeddingSteerer
-    from hf_alignbeam.steered import SteeredPrompts
+    from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
+    from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompts
     from hf_alignbeam.translation.translator import VocabularyTranslator
     from hf_alignbeam.tokenization.vocabulary import token_bytes
 

@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, ClassifierJudge, EmbeddingSteerer, LLMJudge, doors, testbed
 from hf_alignbeam.chat.templates import REASONING
 from hf_alignbeam.commands import checks
-from hf_alignbeam.embedding import model_sha256
+from hf_alignbeam.embedding_search.embeddings import model_sha256
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.publish import write_protected
-from hf_alignbeam.steered import SteeredPrompts
+from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompts
 from hf_alignbeam.testbed.laws import anchor_equal_to_target_is_plain
 from hf_alignbeam.testbed.store import WEIGHTS
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from hf_alignbeam.embedding import embedded
-from hf_alignbeam.probing import Prober, Row, RowStreams, ended
-from hf_alignbeam.settled import settle
+from hf_alignbeam.embedding_search.embeddings import embedded
+from hf_alignbeam.embedding_search.batched_generation import Prober, Row, RowStreams, ended
+from hf_alignbeam.embedding_search.settled import settle
 
 
 @pytest.fixture

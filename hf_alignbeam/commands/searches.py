@@ -16,14 +16,14 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.commands import tell, told_plainly
-from hf_alignbeam.embedding import embedded
+from hf_alignbeam.embedding_search.embeddings import embedded
 from hf_alignbeam.evaluation.intervals import Rate, points
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.evaluation.tables import table_head, table_row
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.plausibility import PlausibleAnswer
-from hf_alignbeam.steer import TSA, EmbeddingSteerer
-from hf_alignbeam.steered import SteeredPrompts
+from hf_alignbeam.embedding_search.steerer import TSA, EmbeddingSteerer
+from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompts
 from hf_alignbeam.testbed.language import Language, Prompt
 from hf_alignbeam.testbed.measure import MAX_NEW_TOKENS, answers, before_eos, responses, verdicts
 from hf_alignbeam.testbed.store import WEIGHTS, load, stored_judges, stored_language

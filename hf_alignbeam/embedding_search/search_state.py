@@ -11,9 +11,9 @@ from typing import Any, cast
 from torch import Tensor
 
 from hf_alignbeam.chat.templates import Asked, Message
-from hf_alignbeam.embedding import Embedded
-from hf_alignbeam.search import Search
-from hf_alignbeam.steered import Outcome, SteeredPrompt
+from hf_alignbeam.embedding_search.embeddings import Embedded
+from hf_alignbeam.embedding_search.zeroth_order import Search
+from hf_alignbeam.embedding_search.steered_prompts import Outcome, SteeredPrompt
 
 #: Says of responses whether each is one that may be given: True or False, or a number of at least 0.5.
 Accept = Callable[[Sequence[list[Message]], Sequence[str]], Any]

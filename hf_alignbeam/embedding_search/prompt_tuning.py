@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 from transformers import PreTrainedModel
 
-from hf_alignbeam.embedding import embedded
+from hf_alignbeam.embedding_search.embeddings import embedded
 
 #: What is no token's label.
 IGNORED = -100

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from hf_alignbeam.embedding import left_padded
-from hf_alignbeam.settled import Settled
+from hf_alignbeam.embedding_search.embeddings import left_padded
+from hf_alignbeam.embedding_search.settled import Settled
 
 #: The settings that only mean something where answers are sampled.
 SAMPLING = {"temperature": None, "top_p": None, "top_k": None, "min_p": None, "typical_p": None}

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_alignbeam.chat.templates import Conversation, Message, as_messages, conversation_key
-from hf_alignbeam.embedding import embedded, left_padded, model_sha256
+from hf_alignbeam.embedding_search.embeddings import embedded, left_padded, model_sha256
 from hf_alignbeam.utils.hub_push import push_folder
 from hf_alignbeam.chat.prompt_reader import some_conversations
 

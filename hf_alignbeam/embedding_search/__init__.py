@@ -1,0 +1,1 @@
+"""Prompt embeddings found by search."""
