@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from hf_alignbeam.versions import check_versions
 
 if TYPE_CHECKING:
-    from hf_alignbeam.decode import AlignBeam
+    from hf_alignbeam.decoding.strategy import AlignBeam
     from hf_alignbeam.judges.base import CachedJudge, ClassifierJudge, LLMJudge
     from hf_alignbeam.judges.plausibility import PlausibleAnswer
     from hf_alignbeam.steering.processor import AnchorLogitsProcessor

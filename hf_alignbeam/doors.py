@@ -16,7 +16,7 @@ from transformers import (
     StopStringCriteria,
 )
 
-from hf_alignbeam.decode import PAPER, AlignBeam
+from hf_alignbeam.decoding.strategy import PAPER, AlignBeam
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.loading import frozen, kept, load_accept, load_anchor, load_judge, tokenizer_of

@@ -26,10 +26,10 @@ from transformers import (
 
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, testbed
 from hf_alignbeam.judges.failsafe import JudgeError
-from hf_alignbeam.decode import PAPER
+from hf_alignbeam.decoding.strategy import PAPER
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.chat.refusal import REFUSAL
-from hf_alignbeam.target import Target
+from hf_alignbeam.decoding.target_rows import Target
 from hf_alignbeam.testbed.families import build
 from hf_alignbeam.testbed.store import stored_judges, stored_language
 from hf_alignbeam.testbed.truth import Truth

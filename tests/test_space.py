@@ -25,7 +25,7 @@ from test_decode import Noted, failing
 from test_serve import PATIENCE, wait_for
 
 from hf_alignbeam import testbed
-from hf_alignbeam.decode import THRESHOLD
+from hf_alignbeam.decoding.strategy import THRESHOLD
 from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.testbed.store import stored_language
 from hf_alignbeam.testbed.truth import Truth

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from hf_alignbeam.target import Target
+from hf_alignbeam.decoding.target_rows import Target
 from hf_alignbeam.testbed.families import build
 
 #: One of each kind of cache: keys and values of every token, of a window, and states that cannot be cut.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.templates import Asked, Message, whole_conversation
-from hf_alignbeam.writing import Answer
+from hf_alignbeam.decoding.row_batch import Answer
 
 #: Says, for conversations that end in what has passed of an answer, how each goes on, or None.
 OnFail = Callable[[Sequence[list[Message]]], Sequence[str | None]]

@@ -20,7 +20,7 @@ from transformers import BatchEncoding, LlamaConfig, LlamaForCausalLM, LogitsPro
 
 from hf_alignbeam.chat.templates import Message
 from hf_alignbeam.commands import tell, told_plainly
-from hf_alignbeam.decode import PAPER, AlignBeam
+from hf_alignbeam.decoding.strategy import PAPER, AlignBeam
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.evaluation.tables import table_head, table_row
 from hf_alignbeam.judges.base import LLMJudge

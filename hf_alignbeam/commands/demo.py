@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hf_alignbeam.commands import told_plainly
-from hf_alignbeam.decode import AlignBeam
+from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.evaluation.intervals import Rate
 from hf_alignbeam.testbed.measure import responses, verdicts
 from hf_alignbeam.testbed.store import WEIGHTS, load, stored_judges, stored_language

@@ -23,7 +23,7 @@ from hf_alignbeam.commands import told_plainly
 from hf_alignbeam.commands.explain import check_request, show, watch
 from hf_alignbeam.commands.named import read_prompts
 from hf_alignbeam.commands.picture import draw
-from hf_alignbeam.decode import AlignBeam
+from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.evaluation.models import load_causal, load_spread, named_device, this_process
 from hf_alignbeam.evaluation.responses import encode

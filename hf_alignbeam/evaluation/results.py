@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import PartialState
 
 from hf_alignbeam.judges.failsafe import ask
-from hf_alignbeam.decode import THRESHOLD
+from hf_alignbeam.decoding.strategy import THRESHOLD
 from hf_alignbeam.evaluation.prompt_sets import Case, PromptSet
 from hf_alignbeam.evaluation.recipe import JudgeSpec, ModelSpec, Recipe, SystemSpec
 from hf_alignbeam.evaluation.responses import without_answer

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.decode import AlignBeam
+from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.evaluation.intervals import Rate
 from hf_alignbeam.evaluation.responses import Responder, Response
 from hf_alignbeam.testbed.exchanges import exchanges

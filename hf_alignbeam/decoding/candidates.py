@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hf_alignbeam.chat.templates import Asked
 from hf_alignbeam.steering.anchor_steering import Steering
-from hf_alignbeam.writing import Pass, Steered, Writer, taken
+from hf_alignbeam.decoding.row_batch import Pass, Steered, Writer, taken
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from hf_alignbeam.judges.failsafe import JudgeError, ask
-from hf_alignbeam.candidates import Candidates, Proposer
+from hf_alignbeam.decoding.candidates import Candidates, Proposer
 from hf_alignbeam.chat.templates import Asked
 from hf_alignbeam.judges.base import Judge
-from hf_alignbeam.policy import Policy
+from hf_alignbeam.decoding.policy import Policy
 from hf_alignbeam.chat.refusal import Endings
-from hf_alignbeam.target import Target
-from hf_alignbeam.trace import Attempt, Reading, Tried
-from hf_alignbeam.writing import Answer, Pass, Writer, release, taken
+from hf_alignbeam.decoding.target_rows import Target
+from hf_alignbeam.decoding.records import Attempt, Reading, Tried
+from hf_alignbeam.decoding.row_batch import Answer, Pass, Writer, release, taken
 
 
 class History:

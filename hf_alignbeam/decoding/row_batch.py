@@ -31,8 +31,8 @@ from transformers import (
 from hf_alignbeam.steering.generate_call import Call, Point
 from hf_alignbeam.chat.templates import Asked
 from hf_alignbeam.steering.anchor_steering import Steering
-from hf_alignbeam.target import Target
-from hf_alignbeam.trace import Attempt, Reading, divergence
+from hf_alignbeam.decoding.target_rows import Target
+from hf_alignbeam.decoding.records import Attempt, Reading, divergence
 
 #: What `generate` puts after every processor of a user's: the anchor is mixed in before them, as in a processor.
 WARPERS = (
