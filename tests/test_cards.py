@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import yaml_dump
 
-from hf_alignbeam.publish import DOORS, write_protected, write_strategy
+from hf_alignbeam.hub.publish import DOORS, write_protected, write_strategy
 from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.testbed.cards import ABOUT, CARD, card, write_cards
 from hf_alignbeam.testbed.store import WEIGHTS, stored_language, stored_models
@@ -22,7 +22,7 @@ STAND_INS = {
 }
 PUSH = """
 import sys
-from hf_alignbeam.publish import push, write_protected, write_strategy
+from hf_alignbeam.hub.publish import push, write_protected, write_strategy
 what, repo, target, anchor, judge = sys.argv[1:]
 protection = {"anchor": anchor, "judge": judge}
 if what == "protected":

@@ -23,9 +23,11 @@ from transformers import (
     set_seed,
 )
 
-from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, doors, loading
+from hf_alignbeam import AlignBeam, AnchorLogitsProcessor
+from hf_alignbeam.hub import alignbeam as doors
+from hf_alignbeam.hub import model_loading as loading
 from hf_alignbeam.evaluation.responses import encode
-from hf_alignbeam.publish import DOORS, write_protected, write_strategy
+from hf_alignbeam.hub.publish import DOORS, write_protected, write_strategy
 from hf_alignbeam.testbed.store import WEIGHTS, stored_judges, stored_language
 from hf_alignbeam.testbed.truth import Truth
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from hf_alignbeam.flatten import closure, flat_name, flatten, source
-from hf_alignbeam.publish import ENTRY, PROTECTED, write_protected, write_strategy
+from hf_alignbeam.hub.flatten import closure, flat_name, flatten, source
+from hf_alignbeam.hub.publish import ENTRY, PROTECTED, write_protected, write_strategy
 from hf_alignbeam.testbed.store import WEIGHTS
 
 ENTRIES = [ENTRY, PROTECTED]

@@ -14,12 +14,13 @@ from templates import HARMONY, OPENED, templated
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM, LogitsProcessor
 
-from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, ClassifierJudge, EmbeddingSteerer, LLMJudge, doors, testbed
+from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, ClassifierJudge, EmbeddingSteerer, LLMJudge, testbed
+from hf_alignbeam.hub import alignbeam as doors
 from hf_alignbeam.chat.templates import REASONING
 from hf_alignbeam.commands import checks
 from hf_alignbeam.embedding_search.embeddings import model_sha256
 from hf_alignbeam.evaluation.responses import encode
-from hf_alignbeam.publish import write_protected
+from hf_alignbeam.hub.publish import write_protected
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompts
 from hf_alignbeam.testbed.laws import anchor_equal_to_target_is_plain
 from hf_alignbeam.testbed.store import WEIGHTS

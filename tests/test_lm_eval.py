@@ -11,7 +11,7 @@ import pytest
 from test_decode import generated
 
 from hf_alignbeam import AlignBeam, testbed
-from hf_alignbeam.publish import write_protected, write_strategy
+from hf_alignbeam.hub.publish import write_protected, write_strategy
 from hf_alignbeam.testbed.store import WEIGHTS, stored_judges, stored_language
 from hf_alignbeam.testbed.truth import Truth
 

@@ -14,7 +14,7 @@ import pytest
 from test_decode import asked, generated
 
 from hf_alignbeam import AlignBeam
-from hf_alignbeam.publish import write_protected
+from hf_alignbeam.hub.publish import write_protected
 from hf_alignbeam.testbed.store import WEIGHTS, stored_judges, stored_language
 from hf_alignbeam.testbed.truth import Truth
 

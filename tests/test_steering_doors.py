@@ -10,7 +10,7 @@ from transformers import pipeline
 
 from hf_alignbeam import EmbeddingSteerer, PlausibleAnswer, testbed
 from hf_alignbeam.evaluation.responses import encode
-from hf_alignbeam.publish import write_strategy
+from hf_alignbeam.hub.publish import write_strategy
 from hf_alignbeam.embedding_search.steerer import TSA
 from hf_alignbeam.testbed.store import WEIGHTS, stored_judges
 

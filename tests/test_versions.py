@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hf_alignbeam import versions
-from hf_alignbeam.publish import write_protected, write_strategy
+from hf_alignbeam.hub.publish import write_protected, write_strategy
 from hf_alignbeam.testbed.store import WEIGHTS
 
 ROOT = Path(__file__).parent.parent

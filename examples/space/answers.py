@@ -23,7 +23,7 @@ from hf_alignbeam.evaluation.models import load_causal
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.evaluation.scorers import refuses
 from hf_alignbeam.judges.base import Judge
-from hf_alignbeam.loading import load_judge
+from hf_alignbeam.hub.model_loading import load_judge
 from hf_alignbeam.steering.anchor_steering import Ledger
 
 MAX_NEW_TOKENS = 256

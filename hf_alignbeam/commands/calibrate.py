@@ -16,7 +16,7 @@ from hf_alignbeam.chat.templates import Message, as_messages
 from hf_alignbeam.commands import tell, told_plainly
 from hf_alignbeam.evaluation.intervals import Rate
 from hf_alignbeam.evaluation.tables import table_head, table_row
-from hf_alignbeam.loading import load_judge
+from hf_alignbeam.hub.model_loading import load_judge
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.evaluation.models import load_causal, load_spread, named_device, this_process
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.evaluation.store import Store, digest, files_of
-from hf_alignbeam.loading import load_judge
+from hf_alignbeam.hub.model_loading import load_judge
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import typer
 
 from hf_alignbeam.commands import told_plainly
-from hf_alignbeam.publish import Strategy, push, write_protected, write_strategy
+from hf_alignbeam.hub.publish import Strategy, push, write_protected, write_strategy
 
 
 def publish(strategy: str, to: str, pushed: bool, private: bool) -> None:

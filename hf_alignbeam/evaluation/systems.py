@@ -22,7 +22,7 @@ from hf_alignbeam.evaluation.models import load_causal, named_device, this_proce
 from hf_alignbeam.evaluation.recipe import TESTBED, JudgeSpec, Kind, ModelSpec, Recipe, SystemSpec
 from hf_alignbeam.evaluation.responses import Responder, Response, without_answer
 from hf_alignbeam.judges.base import Judge, LLMJudge
-from hf_alignbeam.loading import load_judge
+from hf_alignbeam.hub.model_loading import load_judge
 from hf_alignbeam.judges.plausibility import PlausibleAnswer
 from hf_alignbeam.steering.processor import PRESETS, AnchorLogitsProcessor
 from hf_alignbeam.chat.refusal import REFUSAL

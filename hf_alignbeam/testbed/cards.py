@@ -18,7 +18,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
 from hf_alignbeam.evaluation.tables import table_head, table_row
-from hf_alignbeam.publish import card_template
+from hf_alignbeam.hub.publish import card_template
 from hf_alignbeam.testbed.store import WEIGHTS, stored_language, stored_models
 
 CARD = "README.md"

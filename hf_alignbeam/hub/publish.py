@@ -16,10 +16,10 @@ from huggingface_hub import HfApi, ModelCard, hf_hub_download, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError
 from transformers import AutoConfig
 
-from hf_alignbeam.doors import KEY
-from hf_alignbeam.flatten import flat_name, write_flat
-from hf_alignbeam.loading import needed
-from hf_alignbeam.protected import CONFIG, TARGET, ProtectedConfig
+from hf_alignbeam.hub.alignbeam import KEY
+from hf_alignbeam.hub.flatten import flat_name, write_flat
+from hf_alignbeam.hub.model_loading import needed
+from hf_alignbeam.hub.protected_model import CONFIG, TARGET, ProtectedConfig
 from hf_alignbeam.utils.hub_push import push_folder, told_of
 from hf_alignbeam.versions import OLDEST
 
@@ -27,7 +27,7 @@ Strategy = Literal["anchor-logits", "alignbeam", "embedding-steerer"]
 
 PACKAGE = Path(__file__).parent
 #: The module that a strategy's folder is made of, and the one at the top of a protected model's.
-ENTRY, PROTECTED = "hf_alignbeam.doors", "hf_alignbeam.protected"
+ENTRY, PROTECTED = "hf_alignbeam.hub.alignbeam", "hf_alignbeam.hub.protected_model"
 #: By the name of a strategy, its door.
 DOORS: dict[str, str] = {
     "anchor-logits": "anchor_logits",

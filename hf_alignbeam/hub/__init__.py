@@ -1,0 +1,1 @@
+"""What the Hub holds and loads."""
