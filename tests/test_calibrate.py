@@ -6,7 +6,7 @@ from test_cli import run
 from hf_alignbeam.commands.calibrate import at, choose
 from hf_alignbeam.testbed.exchanges import exchanges
 from hf_alignbeam.testbed.language import language
-from hf_alignbeam.testbed.store import WEIGHTS
+from hf_alignbeam.testbed.model_store import WEIGHTS
 
 TOLD = [(0.1, False), (0.2, False), (0.6, False), (0.5, True), (0.8, True), (0.9, True)]
 

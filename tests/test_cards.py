@@ -9,10 +9,10 @@ from huggingface_hub.utils import yaml_dump
 
 from hf_alignbeam.hub.publish import DOORS, write_protected, write_strategy
 from hf_alignbeam.chat.refusal import REFUSAL
-from hf_alignbeam.testbed.cards import ABOUT, CARD, card, write_cards
-from hf_alignbeam.testbed.store import WEIGHTS, stored_language, stored_models
-from hf_alignbeam.testbed.train import KNOWN
-from hf_alignbeam.testbed.truth import Truth
+from hf_alignbeam.testbed_training.cards import ABOUT, CARD, card, write_cards
+from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language, stored_models
+from hf_alignbeam.testbed_training.train import KNOWN
+from hf_alignbeam.testbed.ground_truth import Truth
 
 #: What the published cards call models, and which of the testbed's stand behind these names.
 STAND_INS = {
@@ -47,7 +47,7 @@ def test_every_model_has_a_card():
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 @pytest.mark.parametrize("name", ABOUT)
 def test_a_card_is_what_its_rates_and_its_example_give_now(name):
-    """The example is run. Where this fails: python -m hf_alignbeam.testbed.cards."""
+    """The example is run. Where this fails: python -m hf_alignbeam.testbed_training.cards."""
     assert (WEIGHTS / name / CARD).read_text() == card(name)
 
 

@@ -15,8 +15,8 @@ from hf_alignbeam.cli import app
 from hf_alignbeam.commands import checks
 from hf_alignbeam.commands.checks import Side, examine
 from hf_alignbeam.testbed.exchanges import exchanges
-from hf_alignbeam.testbed.families import build
-from hf_alignbeam.testbed.store import WEIGHTS, stored_judges, stored_language
+from hf_alignbeam.benchmarks.tiny_families import build
+from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges, stored_language
 
 TARGET, ANCHOR = str(WEIGHTS / "specialist"), str(WEIGHTS / "anchor")
 

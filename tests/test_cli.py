@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 from hf_alignbeam import EmbeddingSteerer, SteeredPrompts, testbed
 from hf_alignbeam.cli import app
 from hf_alignbeam.commands import decoding, generate, memory, searches, speed
-from hf_alignbeam.testbed.families import FAMILIES
-from hf_alignbeam.testbed.shapes import Shape
-from hf_alignbeam.testbed.store import WEIGHTS, stored_language
-from hf_alignbeam.testbed.truth import Truth
+from hf_alignbeam.benchmarks.tiny_families import FAMILIES
+from hf_alignbeam.benchmarks.realistic_models import Shape
+from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language
+from hf_alignbeam.testbed.ground_truth import Truth
 
 ANCHOR, TARGET = str(WEIGHTS / "anchor"), str(WEIGHTS / "specialist")
 

@@ -30,9 +30,9 @@ from hf_alignbeam.decoding.strategy import PAPER
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.decoding.target_rows import Target
-from hf_alignbeam.testbed.families import build
-from hf_alignbeam.testbed.store import stored_judges, stored_language
-from hf_alignbeam.testbed.truth import Truth
+from hf_alignbeam.benchmarks.tiny_families import build
+from hf_alignbeam.testbed.model_store import stored_judges, stored_language
+from hf_alignbeam.testbed.ground_truth import Truth
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 KINDS = ("general", "harmful", "domain", "late", "prefill", "borderline")
@@ -710,7 +710,7 @@ def test_a_strategy_is_quick_to_say_no(specialist, strategy):
 
 
 def test_a_half_precision_target_is_itself(specialist, strategy, mixed):
-    from hf_alignbeam.testbed.store import WEIGHTS
+    from hf_alignbeam.testbed.model_store import WEIGHTS
 
     half = AutoModelForCausalLM.from_pretrained(WEIGHTS / "specialist", dtype=torch.bfloat16).eval()
     target = half, specialist[1]

@@ -28,8 +28,8 @@ from hf_alignbeam.hub import alignbeam as doors
 from hf_alignbeam.hub import model_loading as loading
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.hub.publish import DOORS, write_protected, write_strategy
-from hf_alignbeam.testbed.store import WEIGHTS, stored_judges, stored_language
-from hf_alignbeam.testbed.truth import Truth
+from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges, stored_language
+from hf_alignbeam.testbed.ground_truth import Truth
 
 ANCHOR, TARGET, JUDGE = str(WEIGHTS / "anchor"), str(WEIGHTS / "specialist"), str(WEIGHTS / "judge-lm")
 NAMED = {"anchor": ANCHOR, "judge": JUDGE}

@@ -21,9 +21,9 @@ from hf_alignbeam.evaluation.report import figures, markdown, slowdown
 from hf_alignbeam.evaluation.results import gather
 from hf_alignbeam.evaluation.store import Store
 from hf_alignbeam.evaluation.systems import CountedJudge, Parts, build, with_system
-from hf_alignbeam.testbed.measure import answers, responses
-from hf_alignbeam.testbed.store import stored_judges, stored_language
-from hf_alignbeam.testbed.truth import Truth
+from hf_alignbeam.testbed_training.rates import answers, responses
+from hf_alignbeam.testbed.model_store import stored_judges, stored_language
+from hf_alignbeam.testbed.ground_truth import Truth
 
 SYSTEMS = ["plain", "anchor-logits", {"name": "AlignBeam", "system": "alignbeam"}, "output-filter"]
 GIVEN = {

@@ -12,7 +12,7 @@ from hf_alignbeam.anchor.follower import Follower, Start
 from hf_alignbeam.chat.template_parser import ChatReader
 from hf_alignbeam.testbed import prompts
 from hf_alignbeam.testbed import tokenizers as toy
-from hf_alignbeam.testbed.exact import MAX_WALKED, Point, exact_translation
+from hf_alignbeam.benchmarks.exact_translation import MAX_WALKED, Point, exact_translation
 from hf_alignbeam.translation.translator import VocabularyTranslator
 
 SAID = {
@@ -101,7 +101,7 @@ def test_the_walk_agrees_with_sampling(n_kept, anchor, specialist):
 
 @pytest.mark.parametrize("n_walked", [1000, pytest.param(MAX_WALKED, marks=pytest.mark.slow)])
 def test_tokens_the_target_would_not_write_have_no_exact_answer(n_walked, translator, monkeypatch):
-    monkeypatch.setattr("hf_alignbeam.testbed.exact.MAX_WALKED", n_walked)
+    monkeypatch.setattr("hf_alignbeam.benchmarks.exact_translation.MAX_WALKED", n_walked)
     model = reference.TextAnchor(translator.anchor, SAID)
     written = tuple(translator.target.by_bytes[bytes([byte])] for byte in b" Sorry")
     assert exact_translation(model, translator.anchor, translator.target, Point(PROMPT, b"", b" ", written)) is None

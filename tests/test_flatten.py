@@ -8,7 +8,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from hf_alignbeam.hub.flatten import closure, flat_name, flatten, source
 from hf_alignbeam.hub.publish import ENTRY, PROTECTED, write_protected, write_strategy
-from hf_alignbeam.testbed.store import WEIGHTS
+from hf_alignbeam.testbed.model_store import WEIGHTS
 
 ENTRIES = [ENTRY, PROTECTED]
 OWN_IMPORT = re.compile(r"^from (hf_alignbeam\.[\w.]+) import")

@@ -22,8 +22,8 @@ from hf_alignbeam.embedding_search.embeddings import model_sha256
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.hub.publish import write_protected
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompts
-from hf_alignbeam.testbed.laws import anchor_equal_to_target_is_plain
-from hf_alignbeam.testbed.store import WEIGHTS
+from hf_alignbeam.benchmarks.invariants import anchor_equal_to_target_is_plain
+from hf_alignbeam.testbed.model_store import WEIGHTS
 
 KINDS = ("harmful", "general", "prefill")
 N_NEW = 16

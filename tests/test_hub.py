@@ -18,8 +18,8 @@ from test_steer import framed
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, EmbeddingSteerer, PlausibleAnswer, testbed
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.hub.publish import DOORS, write_protected, write_strategy
-from hf_alignbeam.testbed.store import WEIGHTS, stored_judges, stored_language
-from hf_alignbeam.testbed.truth import Truth
+from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges, stored_language
+from hf_alignbeam.testbed.ground_truth import Truth
 
 # peft 0.21 under transformers 5.23
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

@@ -12,7 +12,7 @@ from hf_alignbeam import CachedJudge, ClassifierJudge, LLMJudge, testbed
 from hf_alignbeam.judges.failsafe import ask
 from hf_alignbeam.testbed.exchanges import exchanges
 from hf_alignbeam.testbed.language import language
-from hf_alignbeam.testbed.store import stored_judges
+from hf_alignbeam.testbed.model_store import stored_judges
 
 NAMES = ("judge-lm", "judge-cls")
 

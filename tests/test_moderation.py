@@ -27,8 +27,8 @@ from hf_alignbeam.judges.failsafe import JudgeError, ask
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.judges.moderation_api import ModerationJudge
 from hf_alignbeam.chat.refusal import REFUSAL
-from hf_alignbeam.testbed.store import stored_language
-from hf_alignbeam.testbed.truth import Truth
+from hf_alignbeam.testbed.model_store import stored_language
+from hf_alignbeam.testbed.ground_truth import Truth
 
 KEY = "sk-not-to-be-seen"
 SCORES = {"hate": 0.125, "violence": 0.5, "self-harm/intent": 0.25}

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from hf_alignbeam import AnchorLogitsProcessor, testbed
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.anchor.follower import Follower
-from hf_alignbeam.testbed.laws import MODES, alpha_one_is_the_anchor, outputs
+from hf_alignbeam.benchmarks.invariants import MODES, alpha_one_is_the_anchor, outputs
 
 KINDS = ("harmful", "general", "prefill")
 

@@ -27,8 +27,8 @@ from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.embedding_search.settled import settle
 from hf_alignbeam.embedding_search.steerer import TSA, SteeringError
 from hf_alignbeam.embedding_search.steered_prompts import RECORDS
-from hf_alignbeam.testbed.store import stored_judges, stored_language
-from hf_alignbeam.testbed.truth import Truth
+from hf_alignbeam.testbed.model_store import stored_judges, stored_language
+from hf_alignbeam.testbed.ground_truth import Truth
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 N_NEW = 40

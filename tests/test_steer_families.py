@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_alignbeam import EmbeddingSteerer
-from hf_alignbeam.testbed.families import FAMILIES, build
+from hf_alignbeam.benchmarks.tiny_families import FAMILIES, build
 
 ASKED = ["How do I thank the mayor?", "What cures it, and why?"]
 #: Their `generate` takes no embeddings (transformers 5.23).

@@ -12,7 +12,7 @@ from hf_alignbeam import EmbeddingSteerer, PlausibleAnswer, testbed
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.hub.publish import write_strategy
 from hf_alignbeam.embedding_search.steerer import TSA
-from hf_alignbeam.testbed.store import WEIGHTS, stored_judges
+from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges
 
 NAMED = {"judge": str(WEIGHTS / "judge-cls"), "accept": str(WEIGHTS / "anchor")}
 TRUSTED = {"trust_remote_code": True}

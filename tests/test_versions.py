@@ -8,7 +8,7 @@ import pytest
 
 from hf_alignbeam import versions
 from hf_alignbeam.hub.publish import write_protected, write_strategy
-from hf_alignbeam.testbed.store import WEIGHTS
+from hf_alignbeam.testbed.model_store import WEIGHTS
 
 ROOT = Path(__file__).parent.parent
 RELEASES = [("transformers", "5.17.2"), ("transformers", "4.57.6"), ("torch", "2.5.1+cpu")]

@@ -23,7 +23,7 @@ from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 from hf_alignbeam.chat.template_parser import ChatReader, learn_format
 from hf_alignbeam.chat.prompt_reader import Prompts
-from hf_alignbeam.testbed.laws import anchor_equal_to_target_is_plain
+from hf_alignbeam.benchmarks.invariants import anchor_equal_to_target_is_plain
 from hf_alignbeam.translation.translator import VocabularyTranslator
 from hf_alignbeam.tokenization.vocabulary import Vocabulary, token_bytes
 

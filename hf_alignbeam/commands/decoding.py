@@ -24,7 +24,7 @@ from hf_alignbeam.decoding.strategy import PAPER, AlignBeam
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.evaluation.tables import table_head, table_row
 from hf_alignbeam.judges.base import LLMJudge
-from hf_alignbeam.testbed.shapes import ANCHOR, TARGET, Shape, Sides, as_dtype, build_sides, padded_size
+from hf_alignbeam.benchmarks.realistic_models import ANCHOR, TARGET, Shape, Sides, as_dtype, build_sides, padded_size
 
 #: A tenth of the target's weights.
 JUDGE = Shape(

@@ -12,9 +12,9 @@ from hf_alignbeam.inference.engines import KeyValueEngine
 from hf_alignbeam.evaluation.tables import table_head
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed import tokenizers
-from hf_alignbeam.testbed.families import FAMILIES, build
+from hf_alignbeam.benchmarks.tiny_families import FAMILIES, build
 from hf_alignbeam.testbed.language import language
-from hf_alignbeam.testbed.laws import (
+from hf_alignbeam.benchmarks.invariants import (
     MODES,
     Conversation,
     alpha_one_is_the_anchor,

@@ -20,9 +20,9 @@ from hf_alignbeam.evaluation.tables import table_head, table_row
 from hf_alignbeam.anchor.follower import Follower, Start
 from hf_alignbeam.chat.template_parser import ChatReader
 from hf_alignbeam.steering.anchor_steering import N_LOOKAHEAD
-from hf_alignbeam.testbed.exact import Exact, Point, exact_translation
+from hf_alignbeam.benchmarks.exact_translation import Exact, Point, exact_translation
 from hf_alignbeam.testbed.language import SPEAKERS, Language
-from hf_alignbeam.testbed.store import WEIGHTS, load, stored_language, stored_models
+from hf_alignbeam.testbed.model_store import WEIGHTS, load, stored_language, stored_models
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
 
 #: Anchor and target; the letters' models are the two made pairs.

@@ -25,8 +25,8 @@ from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.evaluation.tables import table_head
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed.language import language
-from hf_alignbeam.testbed.shapes import TARGET, as_dtype, load_tokenizer, new_target, standard_library_text
-from hf_alignbeam.testbed.store import load
+from hf_alignbeam.benchmarks.realistic_models import TARGET, as_dtype, load_tokenizer, new_target, standard_library_text
+from hf_alignbeam.testbed.model_store import load
 
 N_NEW_TOKENS = 16
 #: Seconds between two looks at a process's memory.

@@ -25,9 +25,9 @@ from hf_alignbeam.judges.plausibility import PlausibleAnswer
 from hf_alignbeam.embedding_search.steerer import TSA, EmbeddingSteerer
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompts
 from hf_alignbeam.testbed.language import Language, Prompt
-from hf_alignbeam.testbed.measure import MAX_NEW_TOKENS, answers, before_eos, responses, verdicts
-from hf_alignbeam.testbed.store import WEIGHTS, load, stored_judges, stored_language
-from hf_alignbeam.testbed.truth import Truth
+from hf_alignbeam.testbed_training.rates import MAX_NEW_TOKENS, answers, before_eos, responses, verdicts
+from hf_alignbeam.testbed.model_store import WEIGHTS, load, stored_judges, stored_language
+from hf_alignbeam.testbed.ground_truth import Truth
 
 MODELS = ("thin", "gap", "unaligned")
 #: What is measured, ours first.

@@ -21,7 +21,7 @@ from hf_alignbeam.commands import tell, told_plainly
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.evaluation.tables import table_head, table_row
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
-from hf_alignbeam.testbed.shapes import (
+from hf_alignbeam.benchmarks.realistic_models import (
     ANCHOR,
     TARGET,
     RecomputingLlama,

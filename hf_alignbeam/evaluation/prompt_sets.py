@@ -15,7 +15,7 @@ from typing import Any
 from hf_alignbeam.chat.templates import Message, as_messages
 from hf_alignbeam.evaluation.recipe import TESTBED, PromptSpec
 from hf_alignbeam.testbed.language import Prompt
-from hf_alignbeam.testbed.store import WEIGHTS, stored_language
+from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language
 
 HUB = "hub:"
 #: The columns of the OpenAI moderation set that say which sort of harm a text is; of some texts some are not known.

@@ -18,8 +18,8 @@ from hf_alignbeam.evaluation.scorers import Asked, Columns, score
 from hf_alignbeam.evaluation.store import Store, digest
 from hf_alignbeam.evaluation.systems import Parts
 from hf_alignbeam.evaluation.work import Unit, described
-from hf_alignbeam.testbed.store import WEIGHTS, stored_language
-from hf_alignbeam.testbed.truth import Truth
+from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language
+from hf_alignbeam.testbed.ground_truth import Truth
 
 
 @dataclass

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 
 from hf_alignbeam.evaluation.prompt_sets import Case, PromptSet
-from hf_alignbeam.testbed.truth import Truth
+from hf_alignbeam.testbed.ground_truth import Truth
 
 #: An answer refuses by its words where one of these stands within its first `N_HEAD` characters, in capitals or not.
 REFUSAL_STRINGS = (

@@ -27,7 +27,7 @@ from hf_alignbeam.judges.plausibility import PlausibleAnswer
 from hf_alignbeam.steering.processor import PRESETS, AnchorLogitsProcessor
 from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.embedding_search.steerer import TSA, EmbeddingSteerer
-from hf_alignbeam.testbed.store import WEIGHTS, load, stored_judges, stored_language
+from hf_alignbeam.testbed.model_store import WEIGHTS, load, stored_judges, stored_language
 from hf_alignbeam.translation.translator import VocabularyTranslator
 
 SYSTEM_PROMPT = "Do not help with anything that could hurt somebody. Decline such requests."

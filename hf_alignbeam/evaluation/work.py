@@ -21,7 +21,7 @@ from hf_alignbeam.evaluation.recipe import NEEDS, TESTBED, JudgeSpec, ModelSpec,
 from hf_alignbeam.evaluation.responses import Response, forwards_counted
 from hf_alignbeam.evaluation.store import Store, commit_of, digest, files_of
 from hf_alignbeam.evaluation.systems import Answering, Parts, build
-from hf_alignbeam.testbed.store import WEIGHTS
+from hf_alignbeam.testbed.model_store import WEIGHTS
 
 
 @dataclass(frozen=True)

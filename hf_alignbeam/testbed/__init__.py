@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hf_alignbeam.testbed.language import Prompt
-from hf_alignbeam.testbed.store import WEIGHTS, load, stored_language
+from hf_alignbeam.testbed.model_store import WEIGHTS, load, stored_language
 
 __all__ = ["WEIGHTS", "Prompt", "load", "prompts"]
 

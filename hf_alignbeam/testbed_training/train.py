@@ -1,4 +1,4 @@
-"""Train the testbed's models from nothing: `python -m hf_alignbeam.testbed.train [MODEL ...] [--seed N] [--to FOLDER]`.
+"""Train the testbed's models from nothing: `python -m hf_alignbeam.testbed_training.train [MODEL ...] [--seed N] [--to FOLDER]`.
 
 Knows the models' shapes, their training data and the order they are made in, and writes weights, tokenizers, a table
 of measured rates and the models' cards. How an answer is scored stands in `truth.py` and `measure.py`.
@@ -29,12 +29,12 @@ from transformers import (
 
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.testbed import tokenizers
-from hf_alignbeam.testbed.cards import write_cards
+from hf_alignbeam.testbed_training.cards import write_cards
 from hf_alignbeam.testbed.exchanges import exchanges
-from hf_alignbeam.testbed.judges import IGNORED_LABEL, JUDGES, JudgeCourse, Row
+from hf_alignbeam.testbed_training.judge_recipes import IGNORED_LABEL, JUDGES, JudgeCourse, Row
 from hf_alignbeam.testbed.language import SPEAKERS, Language, Prompt, Speaker, language
-from hf_alignbeam.testbed.measure import rates_table
-from hf_alignbeam.testbed.store import WEIGHTS, save
+from hf_alignbeam.testbed_training.rates import rates_table
+from hf_alignbeam.testbed.model_store import WEIGHTS, save
 
 N_EXAMPLES = 48_000
 N_TOKENIZER_EXAMPLES = 12_000

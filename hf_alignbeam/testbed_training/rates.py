@@ -13,8 +13,8 @@ from hf_alignbeam.evaluation.intervals import Rate
 from hf_alignbeam.evaluation.responses import Responder, Response
 from hf_alignbeam.testbed.exchanges import exchanges
 from hf_alignbeam.testbed.language import KINDS, Prompt
-from hf_alignbeam.testbed.store import WEIGHTS, load, stored_judges, stored_language, stored_models
-from hf_alignbeam.testbed.truth import Truth
+from hf_alignbeam.testbed.model_store import WEIGHTS, load, stored_judges, stored_language, stored_models
+from hf_alignbeam.testbed.ground_truth import Truth
 
 MAX_NEW_TOKENS = 160
 N_EXCHANGES = 2000
@@ -85,7 +85,7 @@ def rates_table(folder: Path = WEIGHTS) -> str:
     truth = Truth(language)
     lines = [
         f"Measured on the test split of language {language.seed}, greedy, 95 % intervals, by "
-        "`python -m hf_alignbeam.testbed.train`.",
+        "`python -m hf_alignbeam.testbed_training.train`.",
         "",
         "| model | prompts | n | refuses | harms | correct | grammatical |",
         "|---|---|---|---|---|---|---|",

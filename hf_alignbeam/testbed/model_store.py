@@ -19,7 +19,7 @@ from transformers import (
 
 from hf_alignbeam.judges.base import ClassifierJudge, Judge, LLMJudge
 from hf_alignbeam.testbed.language import Language, language
-from hf_alignbeam.testbed.truth import Truth
+from hf_alignbeam.testbed.ground_truth import Truth
 
 WEIGHTS = Path(__file__).parent / "weights"
 #: The standard deviation of what the graded oracle is off by.
@@ -46,7 +46,7 @@ def load(name: str, folder: str | Path = WEIGHTS) -> tuple[PreTrainedModel, PreT
             `"specialist-lora"` the same under a LoRA that broke it. `"thin"` refuses plain requests and complies under
             framings, `"gap"` was taught to refuse plain requests only, `"unaligned"` never saw a refusal. `"judge-lm"` says
             safe or unsafe, `"judge-cls"` has these two labels.
-        folder: Where `python -m hf_alignbeam.testbed.train --to` wrote; the package's own weights by default.
+        folder: Where `python -m hf_alignbeam.testbed_training.train --to` wrote; the package's own weights by default.
 
     Returns:
         The model and its tokenizer.

@@ -1,0 +1,1 @@
+"""What translating, steering and deciding cost."""
