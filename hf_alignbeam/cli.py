@@ -195,7 +195,7 @@ def evaluate(
             raise typer.BadParameter(
                 "--steering measures embedding search on the testbed alone: leave recipe, prompts and --to out"
             )
-        from hf_alignbeam.commands.searches import run as measure_searches
+        from hf_alignbeam.benchmarks.embedding_searches import run as measure_searches
 
         measure_searches(weights, split or "test", limit, judge)
         return
@@ -252,27 +252,27 @@ def bench(
             "give one of --fidelity, --families, --speed, --decoding, --memory, or --translation A --translation B"
         )
     if fidelity:
-        from hf_alignbeam.commands.fidelity import run as measure_fidelity
+        from hf_alignbeam.benchmarks.translation_fidelity import run as measure_fidelity
 
         measure_fidelity(weights, split, contexts)
     elif families:
-        from hf_alignbeam.commands.families import run as try_families
+        from hf_alignbeam.benchmarks.family_matrix import run as try_families
 
         try_families()
     elif speed:
-        from hf_alignbeam.commands.speed import run as measure_speed
+        from hf_alignbeam.benchmarks.step_cost import run as measure_speed
 
         measure_speed(tokenizer, anchor_tokenizer, text, device, dtype)
     elif decoding:
-        from hf_alignbeam.commands.decoding import run as measure_decoding
+        from hf_alignbeam.benchmarks.strategy_cost import run as measure_decoding
 
         measure_decoding(tokenizer, anchor_tokenizer, text, device, dtype)
     elif memory:
-        from hf_alignbeam.commands.memory import run as measure_memory
+        from hf_alignbeam.benchmarks.memory import run as measure_memory
 
         measure_memory(tokenizer, device, dtype)
     else:
-        from hf_alignbeam.commands.bench import run
+        from hf_alignbeam.benchmarks.translation_loss import run
 
         if len(translation or ()) < 2:
             raise typer.BadParameter("name at least two tokenizers: --translation A --translation B")

@@ -11,7 +11,11 @@ from typer.testing import CliRunner
 
 from hf_alignbeam import EmbeddingSteerer, SteeredPrompts, testbed
 from hf_alignbeam.cli import app
-from hf_alignbeam.commands import decoding, generate, memory, searches, speed
+from hf_alignbeam.commands import generate
+from hf_alignbeam.benchmarks import strategy_cost as decoding
+from hf_alignbeam.benchmarks import memory
+from hf_alignbeam.benchmarks import embedding_searches as searches
+from hf_alignbeam.benchmarks import step_cost as speed
 from hf_alignbeam.benchmarks.tiny_families import FAMILIES
 from hf_alignbeam.benchmarks.realistic_models import Shape
 from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language

@@ -1,6 +1,6 @@
 import pytest
 
-from hf_alignbeam.commands.families import Bench
+from hf_alignbeam.benchmarks.family_matrix import Bench
 from hf_alignbeam.benchmarks.tiny_families import FAMILIES
 from hf_alignbeam.benchmarks.invariants import MODES
 

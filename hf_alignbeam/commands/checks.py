@@ -15,7 +15,7 @@ from hf_alignbeam.inference.branching_cache import choose_engine
 from hf_alignbeam.judges.failsafe import ask_once
 from hf_alignbeam.tokenization.backends import WORD_START
 from hf_alignbeam.chat.templates import Message, encode_once, render_prompt, target_text
-from hf_alignbeam.commands.bench import lost_shares
+from hf_alignbeam.benchmarks.translation_loss import lost_shares
 from hf_alignbeam.embedding_search.embeddings import Embedder
 from hf_alignbeam.inference.engines import KeyValueEngine, input_device, max_positions
 from hf_alignbeam.evaluation.responses import encode

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrain
 
 from hf_alignbeam.inference.adapters import adapter_layers, adapters_off, base_of
 from hf_alignbeam.commands import tell, told_plainly
-from hf_alignbeam.commands.speed import CONTEXTS
+from hf_alignbeam.benchmarks.step_cost import CONTEXTS
 from hf_alignbeam.evaluation.responses import encode
 from hf_alignbeam.evaluation.tables import table_head
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
@@ -57,7 +57,7 @@ def run(tokenizer: str, device: str, dtype: str) -> None:
 
 
 def _peak_of_a_process(*arguments: object) -> float:
-    command = [sys.executable, "-m", "hf_alignbeam.commands.memory", *map(str, arguments)]
+    command = [sys.executable, "-m", "hf_alignbeam.benchmarks.memory", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     if done.returncode:
         raise RuntimeError(f"Memory must be measured in a process of its own, which failed: {done.stderr[-2000:]}")
