@@ -9,7 +9,7 @@ from transformers import LlamaForCausalLM, LogitsProcessor, pipeline
 
 from hf_alignbeam import AnchorLogitsProcessor, testbed
 from hf_alignbeam.inference.adapters import adapter_layers, adapters_off, base_of
-from hf_alignbeam.evaluation.responses import encode
+from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.benchmarks.invariants import MODES, outputs
 
 # peft 0.21 under transformers 5.23

@@ -27,7 +27,7 @@ from transformers import (
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, testbed
 from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.decoding.strategy import PAPER
-from hf_alignbeam.evaluation.responses import encode
+from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.decoding.target_rows import Target
 from hf_alignbeam.benchmarks.tiny_families import build

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hf_alignbeam.chat.templates import render_prompt
 from hf_alignbeam.benchmarks.translation_fidelity import total_variation
-from hf_alignbeam.evaluation.responses import encode
+from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.anchor.follower import Follower, Start
 from hf_alignbeam.chat.template_parser import ChatReader
 from hf_alignbeam.testbed import prompts

@@ -16,7 +16,7 @@ from test_doors import BLOCKED, said_by
 from test_steer import framed
 
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, EmbeddingSteerer, PlausibleAnswer, testbed
-from hf_alignbeam.evaluation.responses import encode
+from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.hub.publish import DOORS, write_protected, write_strategy
 from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges, stored_language
 from hf_alignbeam.testbed.ground_truth import Truth

@@ -24,7 +24,7 @@ pytest.importorskip("openai", reason="the judge asks through OpenAI's client lib
 from hf_alignbeam import AlignBeam, testbed
 from hf_alignbeam.judges import moderation_api as moderation
 from hf_alignbeam.judges.failsafe import JudgeError, ask
-from hf_alignbeam.evaluation.responses import encode
+from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.judges.moderation_api import ModerationJudge
 from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.testbed.model_store import stored_language

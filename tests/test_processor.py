@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from hf_alignbeam import AnchorLogitsProcessor, VocabularyTranslator, testbed
-from hf_alignbeam.evaluation.responses import encode
+from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.steering.processor import PRESETS
 
 KINDS = ["general", "harmful", "late", "prefill"]

@@ -20,7 +20,7 @@ from hf_alignbeam import AlignBeam, EmbeddingSteerer, PlausibleAnswer, testbed
 from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.chat.templates import Asked, conversation_key
 from hf_alignbeam.embedding_search.embeddings import embedded, left_padded
-from hf_alignbeam.evaluation.responses import encode
+from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.embedding_search.journal import NAME
 from hf_alignbeam.embedding_search.batched_generation import ended
 from hf_alignbeam.chat.refusal import REFUSAL

@@ -4,7 +4,7 @@ from conftest import tiny
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_alignbeam import AnchorLogitsProcessor, testbed
-from hf_alignbeam.evaluation.intervals import Rate, paired_difference
+from hf_alignbeam.evaluation.statistics import Rate, paired_difference
 from hf_alignbeam.testbed.language import KINDS, SIZES, SPEAKERS, SPLITS, language
 from hf_alignbeam.testbed_training.rates import answers, verdicts
 from hf_alignbeam.testbed.model_store import save, stored_language

@@ -9,7 +9,7 @@ from test_decode import WAYS, Noted, asked, failing, generated, judge_lm, mixed,
 from hf_alignbeam.decoding import judged_decoding as choosing
 from hf_alignbeam.decoding import row_batch as writing
 from hf_alignbeam.decoding.strategy import PAPER
-from hf_alignbeam.evaluation.responses import encode
+from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.decoding.records import divergence
 from hf_alignbeam.tokenization.vocabulary import token_bytes

@@ -19,8 +19,8 @@ from hf_alignbeam import AlignBeam, VocabularyTranslator, token_bytes
 from hf_alignbeam.chat.templates import Message
 from hf_alignbeam.commands.explain import Explanation, watch
 from hf_alignbeam.inference.engines import input_device, max_positions
-from hf_alignbeam.evaluation.models import load_causal
-from hf_alignbeam.evaluation.responses import encode
+from hf_alignbeam.evaluation.devices import load_causal
+from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.evaluation.scorers import refuses
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.hub.model_loading import load_judge

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.commands import tell, told_plainly
 from hf_alignbeam.embedding_search.embeddings import embedded
-from hf_alignbeam.evaluation.intervals import Rate, points
-from hf_alignbeam.evaluation.responses import encode
+from hf_alignbeam.evaluation.statistics import Rate, points
+from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.evaluation.tables import table_head, table_row
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.plausibility import PlausibleAnswer

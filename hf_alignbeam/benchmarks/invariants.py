@@ -16,7 +16,7 @@ from transformers import (
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 
-from hf_alignbeam.evaluation.responses import encode
+from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.anchor.follower import Follower
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 

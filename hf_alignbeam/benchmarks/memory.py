@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrain
 from hf_alignbeam.inference.adapters import adapter_layers, adapters_off, base_of
 from hf_alignbeam.commands import tell, told_plainly
 from hf_alignbeam.benchmarks.step_cost import CONTEXTS
-from hf_alignbeam.evaluation.responses import encode
+from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.evaluation.tables import table_head
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed.language import language

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache, LogitsProcessor, PreTrainedModel
 
 from hf_alignbeam.commands import tell, told_plainly
-from hf_alignbeam.evaluation.responses import encode
+from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.evaluation.tables import table_head, table_row
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 from hf_alignbeam.benchmarks.realistic_models import (

@@ -21,7 +21,7 @@ from transformers import BatchEncoding, LlamaConfig, LlamaForCausalLM, LogitsPro
 from hf_alignbeam.chat.templates import Message
 from hf_alignbeam.commands import tell, told_plainly
 from hf_alignbeam.decoding.strategy import PAPER, AlignBeam
-from hf_alignbeam.evaluation.responses import encode
+from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.evaluation.tables import table_head, table_row
 from hf_alignbeam.judges.base import LLMJudge
 from hf_alignbeam.benchmarks.realistic_models import ANCHOR, TARGET, Shape, Sides, as_dtype, build_sides, padded_size

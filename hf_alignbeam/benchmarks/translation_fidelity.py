@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_alignbeam.chat.templates import render_prompt
 from hf_alignbeam.commands import tell, told_plainly
 from hf_alignbeam.inference.engines import KeyValueEngine
-from hf_alignbeam.evaluation.responses import encode
+from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.evaluation.tables import table_head, table_row
 from hf_alignbeam.anchor.follower import Follower, Start
 from hf_alignbeam.chat.template_parser import ChatReader

@@ -18,7 +18,7 @@ from hf_alignbeam.chat.templates import Message, encode_once, render_prompt, tar
 from hf_alignbeam.benchmarks.translation_loss import lost_shares
 from hf_alignbeam.embedding_search.embeddings import Embedder
 from hf_alignbeam.inference.engines import KeyValueEngine, input_device, max_positions
-from hf_alignbeam.evaluation.responses import encode
+from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 from hf_alignbeam.chat.template_parser import ChatReader, learn_format

@@ -11,7 +11,7 @@ from rich.markup import escape
 from hf_alignbeam.commands import told_plainly
 from hf_alignbeam.commands.calibrate import read
 from hf_alignbeam.commands.checks import PAIRS, Finding, Side, Status, examine
-from hf_alignbeam.evaluation.models import load_causal, named_device
+from hf_alignbeam.evaluation.devices import load_causal, named_device
 from hf_alignbeam.hub.model_loading import load_judge
 
 #: What the command exits with, by the worst finding.

@@ -18,15 +18,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.commands import check_can_plot, tell, told_plainly
-from hf_alignbeam.evaluation import plots
-from hf_alignbeam.evaluation.models import this_process
+from hf_alignbeam.evaluation.reports import plots
+from hf_alignbeam.evaluation.devices import this_process
 from hf_alignbeam.evaluation.prompt_sets import load_prompts
 from hf_alignbeam.evaluation.recipe import TESTBED, Recipe, parse, read, several
-from hf_alignbeam.evaluation.report import figures, markdown
+from hf_alignbeam.evaluation.reports.report import figures, markdown
 from hf_alignbeam.evaluation.results import gather
-from hf_alignbeam.evaluation.store import Store
+from hf_alignbeam.evaluation.answer_store import Store
 from hf_alignbeam.evaluation.systems import BASE
-from hf_alignbeam.evaluation.work import Unit, answer_all, units
+from hf_alignbeam.evaluation.runner import Unit, answer_all, units
 
 #: The recipe where neither one nor a model is named, and the one whose systems are taken where a model is.
 STANDARD, OWN = "testbed", "systems"

@@ -25,9 +25,9 @@ from hf_alignbeam.commands.named import read_prompts
 from hf_alignbeam.commands.picture import draw
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.inference.engines import input_device
-from hf_alignbeam.evaluation.models import load_causal, load_spread, named_device, this_process
-from hf_alignbeam.evaluation.responses import encode
-from hf_alignbeam.evaluation.store import Store, digest, files_of
+from hf_alignbeam.evaluation.devices import load_causal, load_spread, named_device, this_process
+from hf_alignbeam.evaluation.generation import encode
+from hf_alignbeam.evaluation.answer_store import Store, digest, files_of
 from hf_alignbeam.hub.model_loading import load_judge
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 

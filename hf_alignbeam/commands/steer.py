@@ -16,7 +16,7 @@ from hf_alignbeam.chat.templates import Conversation, as_messages, conversation_
 from hf_alignbeam.commands import check_can_plot, tell, told_plainly
 from hf_alignbeam.commands.named import read_prompts
 from hf_alignbeam.inference.engines import input_device
-from hf_alignbeam.evaluation.models import load_spread, named_device, this_process
+from hf_alignbeam.evaluation.devices import load_spread, named_device, this_process
 from hf_alignbeam.evaluation.tables import table_head, table_row
 from hf_alignbeam.hub.model_loading import load_accept, load_judge
 from hf_alignbeam.embedding_search.steerer import TSA, EmbeddingSteerer

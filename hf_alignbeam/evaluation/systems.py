@@ -18,9 +18,9 @@ from hf_alignbeam.inference.adapters import adapter_layers, adapters_off, base_o
 from hf_alignbeam.judges.failsafe import ask
 from hf_alignbeam.chat.templates import Message, merge_system, target_text
 from hf_alignbeam.decoding.strategy import PAPER, THRESHOLD, AlignBeam
-from hf_alignbeam.evaluation.models import load_causal, named_device, this_process
+from hf_alignbeam.evaluation.devices import load_causal, named_device, this_process
 from hf_alignbeam.evaluation.recipe import TESTBED, JudgeSpec, Kind, ModelSpec, Recipe, SystemSpec
-from hf_alignbeam.evaluation.responses import Responder, Response, without_answer
+from hf_alignbeam.evaluation.generation import Responder, Response, without_answer
 from hf_alignbeam.judges.base import Judge, LLMJudge
 from hf_alignbeam.hub.model_loading import load_judge
 from hf_alignbeam.judges.plausibility import PlausibleAnswer

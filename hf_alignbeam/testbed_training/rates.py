@@ -9,8 +9,8 @@ from pathlib import Path
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.decoding.strategy import AlignBeam
-from hf_alignbeam.evaluation.intervals import Rate
-from hf_alignbeam.evaluation.responses import Responder, Response
+from hf_alignbeam.evaluation.statistics import Rate
+from hf_alignbeam.evaluation.generation import Responder, Response
 from hf_alignbeam.testbed.exchanges import exchanges
 from hf_alignbeam.testbed.language import KINDS, Prompt
 from hf_alignbeam.testbed.model_store import WEIGHTS, load, stored_judges, stored_language, stored_models

@@ -27,7 +27,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from hf_alignbeam.evaluation.responses import encode
+from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.testbed import tokenizers
 from hf_alignbeam.testbed_training.cards import write_cards
 from hf_alignbeam.testbed.exchanges import exchanges

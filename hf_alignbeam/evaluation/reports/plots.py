@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_alignbeam.evaluation.intervals import Rate
-from hf_alignbeam.evaluation.report import over_refusal, safety, slowdown
+from hf_alignbeam.evaluation.statistics import Rate
+from hf_alignbeam.evaluation.reports.report import over_refusal, safety, slowdown
 from hf_alignbeam.evaluation.results import SystemResults
 
 SAFETY, SWEEPS, COST = "safety.png", "sweeps.png", "cost.png"
