@@ -7,13 +7,13 @@ from hf_alignbeam.versions import check_versions
 
 if TYPE_CHECKING:
     from hf_alignbeam.decoding.strategy import AlignBeam
+    from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompts
+    from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
     from hf_alignbeam.judges.base import CachedJudge, ClassifierJudge, LLMJudge
     from hf_alignbeam.judges.plausibility import PlausibleAnswer
     from hf_alignbeam.steering.processor import AnchorLogitsProcessor
-    from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
-    from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompts
-    from hf_alignbeam.translation.translator import VocabularyTranslator
     from hf_alignbeam.tokenization.vocabulary import token_bytes
+    from hf_alignbeam.translation.translator import VocabularyTranslator
 
 __all__ = [
     "AlignBeam",
@@ -32,16 +32,16 @@ check_versions()
 
 #: Loaded when first asked for, so that `alignbeam --help` does not wait for torch.
 _HOMES = {
-    "AlignBeam": "decode",
-    "AnchorLogitsProcessor": "processor",
-    "CachedJudge": "judge",
-    "ClassifierJudge": "judge",
-    "EmbeddingSteerer": "steer",
-    "LLMJudge": "judge",
-    "PlausibleAnswer": "plausible",
-    "SteeredPrompts": "steered",
-    "VocabularyTranslator": "translate",
-    "token_bytes": "vocab",
+    "AlignBeam": "decoding.strategy",
+    "AnchorLogitsProcessor": "steering.processor",
+    "CachedJudge": "judges.base",
+    "ClassifierJudge": "judges.base",
+    "EmbeddingSteerer": "embedding_search.steerer",
+    "LLMJudge": "judges.base",
+    "PlausibleAnswer": "judges.plausibility",
+    "SteeredPrompts": "embedding_search.steered_prompts",
+    "VocabularyTranslator": "translation.translator",
+    "token_bytes": "tokenization.vocabulary",
 }
 
 

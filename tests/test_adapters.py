@@ -8,9 +8,9 @@ from peft import AdaptionPromptConfig, LoraConfig, PromptTuningConfig, get_peft_
 from transformers import LlamaForCausalLM, LogitsProcessor, pipeline
 
 from hf_alignbeam import AnchorLogitsProcessor, testbed
-from hf_alignbeam.inference.adapters import adapter_layers, adapters_off, base_of
-from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.benchmarks.invariants import MODES, outputs
+from hf_alignbeam.evaluation.generation import encode
+from hf_alignbeam.inference.adapters import adapter_layers, adapters_off, base_of
 
 # peft 0.21 under transformers 5.23
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

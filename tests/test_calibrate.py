@@ -3,7 +3,7 @@ import json
 import pytest
 from test_cli import run
 
-from hf_alignbeam.commands.calibrate import at, choose
+from hf_alignbeam.cli.calibrate import at, choose
 from hf_alignbeam.testbed.exchanges import exchanges
 from hf_alignbeam.testbed.language import language
 from hf_alignbeam.testbed.model_store import WEIGHTS

@@ -7,12 +7,12 @@ import pytest
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import yaml_dump
 
-from hf_alignbeam.hub.publish import DOORS, write_protected, write_strategy
 from hf_alignbeam.chat.refusal import REFUSAL
-from hf_alignbeam.testbed_training.cards import ABOUT, CARD, card, write_cards
-from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language, stored_models
-from hf_alignbeam.testbed_training.train import KNOWN
+from hf_alignbeam.hub.publish import DOORS, write_protected, write_strategy
 from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language, stored_models
+from hf_alignbeam.testbed_training.cards import ABOUT, CARD, card, write_cards
+from hf_alignbeam.testbed_training.train import KNOWN
 
 #: What the published cards call models, and which of the testbed's stand behind these names.
 STAND_INS = {

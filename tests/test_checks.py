@@ -11,11 +11,11 @@ from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedToke
 from typer.testing import CliRunner
 
 from hf_alignbeam import testbed
-from hf_alignbeam.cli import app
-from hf_alignbeam.commands import checks
-from hf_alignbeam.commands.checks import Side, examine
-from hf_alignbeam.testbed.exchanges import exchanges
 from hf_alignbeam.benchmarks.tiny_families import build
+from hf_alignbeam.cli import doctor_checks as checks
+from hf_alignbeam.cli.app import app
+from hf_alignbeam.cli.doctor_checks import Side, examine
+from hf_alignbeam.testbed.exchanges import exchanges
 from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges, stored_language
 
 TARGET, ANCHOR = str(WEIGHTS / "specialist"), str(WEIGHTS / "anchor")

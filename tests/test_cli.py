@@ -10,16 +10,16 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from hf_alignbeam import EmbeddingSteerer, SteeredPrompts, testbed
-from hf_alignbeam.cli import app
-from hf_alignbeam.commands import generate
-from hf_alignbeam.benchmarks import strategy_cost as decoding
-from hf_alignbeam.benchmarks import memory
 from hf_alignbeam.benchmarks import embedding_searches as searches
+from hf_alignbeam.benchmarks import memory
 from hf_alignbeam.benchmarks import step_cost as speed
-from hf_alignbeam.benchmarks.tiny_families import FAMILIES
+from hf_alignbeam.benchmarks import strategy_cost as decoding
 from hf_alignbeam.benchmarks.realistic_models import Shape
-from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language
+from hf_alignbeam.benchmarks.tiny_families import FAMILIES
+from hf_alignbeam.cli import generate
+from hf_alignbeam.cli.app import app
 from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language
 
 ANCHOR, TARGET = str(WEIGHTS / "anchor"), str(WEIGHTS / "specialist")
 
@@ -38,7 +38,7 @@ def test_every_command_explains_itself(command):
 
 
 def test_help_imports_no_torch():
-    code = "import sys; import hf_alignbeam.cli; sys.exit('torch' in sys.modules)"
+    code = "import sys; import hf_alignbeam.cli.app; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
 

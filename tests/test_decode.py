@@ -25,14 +25,14 @@ from transformers import (
 )
 
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, testbed
-from hf_alignbeam.judges.failsafe import JudgeError
-from hf_alignbeam.decoding.strategy import PAPER
-from hf_alignbeam.evaluation.generation import encode
-from hf_alignbeam.chat.refusal import REFUSAL
-from hf_alignbeam.decoding.target_rows import Target
 from hf_alignbeam.benchmarks.tiny_families import build
-from hf_alignbeam.testbed.model_store import stored_judges, stored_language
+from hf_alignbeam.chat.refusal import REFUSAL
+from hf_alignbeam.decoding.strategy import PAPER
+from hf_alignbeam.decoding.target_rows import Target
+from hf_alignbeam.evaluation.generation import encode
+from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.model_store import stored_judges, stored_language
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 KINDS = ("general", "harmful", "domain", "late", "prefill", "borderline")

@@ -24,12 +24,12 @@ from transformers import (
 )
 
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor
+from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.hub import alignbeam as doors
 from hf_alignbeam.hub import model_loading as loading
-from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.hub.publish import DOORS, write_protected, write_strategy
-from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges, stored_language
 from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges, stored_language
 
 ANCHOR, TARGET, JUDGE = str(WEIGHTS / "anchor"), str(WEIGHTS / "specialist"), str(WEIGHTS / "judge-lm")
 NAMED = {"anchor": ANCHOR, "judge": JUDGE}

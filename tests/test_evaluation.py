@@ -13,18 +13,18 @@ import pytest
 import torch
 
 from hf_alignbeam import AlignBeam, testbed
-from hf_alignbeam.evaluation.reports import plots
 from hf_alignbeam.evaluation import runner as work
-from hf_alignbeam.evaluation.statistics import Rate, Ratio
+from hf_alignbeam.evaluation.answer_store import Store
 from hf_alignbeam.evaluation.prompt_sets import load_prompts
 from hf_alignbeam.evaluation.recipe import JudgeSpec, parse
+from hf_alignbeam.evaluation.reports import plots
 from hf_alignbeam.evaluation.reports.report import figures, markdown, slowdown
 from hf_alignbeam.evaluation.results import gather
-from hf_alignbeam.evaluation.answer_store import Store
+from hf_alignbeam.evaluation.statistics import Rate, Ratio
 from hf_alignbeam.evaluation.systems import CountedJudge, Parts, build, with_system
-from hf_alignbeam.testbed_training.rates import answers, responses
-from hf_alignbeam.testbed.model_store import stored_judges, stored_language
 from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.model_store import stored_judges, stored_language
+from hf_alignbeam.testbed_training.rates import answers, responses
 
 SYSTEMS = ["plain", "anchor-logits", {"name": "AlignBeam", "system": "alignbeam"}, "output-filter"]
 GIVEN = {

@@ -5,14 +5,14 @@ from conftest import engine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_alignbeam.chat.templates import render_prompt
-from hf_alignbeam.benchmarks.translation_fidelity import total_variation
-from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.anchor.follower import Follower, Start
+from hf_alignbeam.benchmarks.exact_translation import MAX_WALKED, Point, exact_translation
+from hf_alignbeam.benchmarks.translation_fidelity import total_variation
 from hf_alignbeam.chat.template_parser import ChatReader
+from hf_alignbeam.chat.templates import render_prompt
+from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.testbed import prompts
 from hf_alignbeam.testbed import tokenizers as toy
-from hf_alignbeam.benchmarks.exact_translation import MAX_WALKED, Point, exact_translation
 from hf_alignbeam.translation.translator import VocabularyTranslator
 
 SAID = {

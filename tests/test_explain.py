@@ -11,9 +11,9 @@ from test_trace import by_hand
 from transformers import TextIteratorStreamer
 
 from hf_alignbeam import AnchorLogitsProcessor
-from hf_alignbeam.commands import picture
-from hf_alignbeam.commands.explain import Candidate, Explanation, SentBack, Token, Verdict, headlines, show, watch, why
-from hf_alignbeam.commands.picture import draw
+from hf_alignbeam.cli import explain_picture as picture
+from hf_alignbeam.cli.explain import Candidate, Explanation, SentBack, Token, Verdict, headlines, show, watch, why
+from hf_alignbeam.cli.explain_picture import draw
 
 WAYS = {
     "greedy": {},

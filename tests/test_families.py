@@ -1,8 +1,8 @@
 import pytest
 
 from hf_alignbeam.benchmarks.family_matrix import Bench
-from hf_alignbeam.benchmarks.tiny_families import FAMILIES
 from hf_alignbeam.benchmarks.invariants import MODES
+from hf_alignbeam.benchmarks.tiny_families import FAMILIES
 
 #: One for each way an anchor is run: full layers, windows, recurrent layers.
 FAST = ("Qwen3", "Gemma 2", "Qwen3.5")

@@ -40,7 +40,11 @@ def test_every_import_of_the_package_is_at_the_top_level(entry):
 
 def test_the_loader_follows_every_file_that_is_written(tmp_path):
     write_strategy("alignbeam", tmp_path / "strategy")
-    write_protected(str(WEIGHTS / "specialist"), tmp_path / "protected", {"anchor": str(WEIGHTS / "anchor"), "judge": str(WEIGHTS / "judge-lm")})
+    write_protected(
+        str(WEIGHTS / "specialist"),
+        tmp_path / "protected",
+        {"anchor": str(WEIGHTS / "anchor"), "judge": str(WEIGHTS / "judge-lm")},
+    )
     for code in (tmp_path / "strategy" / "custom_generate", tmp_path / "protected" / "custom_generate"):
         followed = {Path(file).name for file in get_relative_import_files(code / "generate.py")}
         assert followed == {file.name for file in code.glob("*.py")} - {"generate.py"}

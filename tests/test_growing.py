@@ -7,9 +7,9 @@ import torch
 from conftest import tiny
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from hf_alignbeam.benchmarks.tiny_families import build
 from hf_alignbeam.inference.engines import KeyValueEngine, ReadAnewEngine
 from hf_alignbeam.inference.incremental import GrowingTexts
-from hf_alignbeam.benchmarks.tiny_families import build
 
 
 @torch.no_grad()

@@ -18,8 +18,8 @@ from test_steer import framed
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, EmbeddingSteerer, PlausibleAnswer, testbed
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.hub.publish import DOORS, write_protected, write_strategy
-from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges, stored_language
 from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges, stored_language
 
 # peft 0.21 under transformers 5.23
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -37,7 +37,7 @@ NAMED = {
 #: The command's status; waits for a server that fails are left out.
 COMMANDED = """
 import sys, time
-from hf_alignbeam.cli import app
+from hf_alignbeam.cli.app import app
 time.sleep = lambda seconds: None
 
 def command(*arguments):

@@ -12,8 +12,8 @@ from test_decode import generated
 
 from hf_alignbeam import AlignBeam, testbed
 from hf_alignbeam.hub.publish import write_protected, write_strategy
-from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges, stored_language
 from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges, stored_language
 
 pytestmark = pytest.mark.slow
 

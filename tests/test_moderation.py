@@ -22,13 +22,13 @@ import torch
 pytest.importorskip("openai", reason="the judge asks through OpenAI's client library: pip install 'hf_alignbeam[openai]'")
 
 from hf_alignbeam import AlignBeam, testbed
+from hf_alignbeam.chat.refusal import REFUSAL
+from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.judges import moderation_api as moderation
 from hf_alignbeam.judges.failsafe import JudgeError, ask
-from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.judges.moderation_api import ModerationJudge
-from hf_alignbeam.chat.refusal import REFUSAL
-from hf_alignbeam.testbed.model_store import stored_language
 from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.model_store import stored_language
 
 KEY = "sk-not-to-be-seen"
 SCORES = {"hate": 0.125, "violence": 0.5, "self-harm/intent": 0.25}

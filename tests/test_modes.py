@@ -12,9 +12,9 @@ from conftest import tiny
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_alignbeam import AnchorLogitsProcessor, testbed
-from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.anchor.follower import Follower
 from hf_alignbeam.benchmarks.invariants import MODES, alpha_one_is_the_anchor, outputs
+from hf_alignbeam.evaluation.generation import encode
 
 KINDS = ("harmful", "general", "prefill")
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from hf_alignbeam.embedding_search.embeddings import embedded
 from hf_alignbeam.embedding_search.batched_generation import Prober, Row, RowStreams, ended
+from hf_alignbeam.embedding_search.embeddings import embedded
 from hf_alignbeam.embedding_search.settled import settle
 
 

@@ -12,8 +12,8 @@ from threading import Thread
 import pytest
 
 from hf_alignbeam.testbed import prompts
-from hf_alignbeam.testbed.model_store import stored_language
 from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.model_store import stored_language
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -8,8 +8,8 @@ import torch
 from templates import HARMONY, OPENED, OPENED_AND_SHOWN, templated
 from transformers import AutoTokenizer
 
-from hf_alignbeam.chat.template_parser import ChatReader, unpadded
 from hf_alignbeam.chat.prompt_reader import Prompts
+from hf_alignbeam.chat.template_parser import ChatReader, unpadded
 
 CONVERSATIONS = [
     [{"role": "user", "content": "How do I kill\nthe weeds?"}],

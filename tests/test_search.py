@@ -5,7 +5,17 @@ import math
 import pytest
 import torch
 
-from hf_alignbeam.embedding_search.zeroth_order import N_WIDER, SHARED, SPAN, SPAN_LENGTH, Method, Search, antithetic_gradient, forward_gradient, in_cone
+from hf_alignbeam.embedding_search.zeroth_order import (
+    N_WIDER,
+    SHARED,
+    SPAN,
+    SPAN_LENGTH,
+    Method,
+    Search,
+    antithetic_gradient,
+    forward_gradient,
+    in_cone,
+)
 
 DEFAULTS = {
     "mu": 1.0,

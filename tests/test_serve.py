@@ -15,8 +15,8 @@ from test_decode import asked, generated
 
 from hf_alignbeam import AlignBeam
 from hf_alignbeam.hub.publish import write_protected
-from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges, stored_language
 from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges, stored_language
 
 pytestmark = pytest.mark.slow
 

@@ -25,10 +25,10 @@ from test_decode import Noted, failing
 from test_serve import PATIENCE, wait_for
 
 from hf_alignbeam import testbed
-from hf_alignbeam.decoding.strategy import THRESHOLD
 from hf_alignbeam.chat.refusal import REFUSAL
-from hf_alignbeam.testbed.model_store import stored_language
+from hf_alignbeam.decoding.strategy import THRESHOLD
 from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.model_store import stored_language
 
 ROOT = Path(__file__).parent.parent
 SPACE = ROOT / "examples" / "space"

@@ -17,18 +17,18 @@ from reference import tsa
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, TextIteratorStreamer
 
 from hf_alignbeam import AlignBeam, EmbeddingSteerer, PlausibleAnswer, testbed
-from hf_alignbeam.judges.failsafe import JudgeError
-from hf_alignbeam.chat.templates import Asked, conversation_key
-from hf_alignbeam.embedding_search.embeddings import embedded, left_padded
-from hf_alignbeam.evaluation.generation import encode
-from hf_alignbeam.embedding_search.journal import NAME
-from hf_alignbeam.embedding_search.batched_generation import ended
 from hf_alignbeam.chat.refusal import REFUSAL
+from hf_alignbeam.chat.templates import Asked, conversation_key
+from hf_alignbeam.embedding_search.batched_generation import ended
+from hf_alignbeam.embedding_search.embeddings import embedded, left_padded
+from hf_alignbeam.embedding_search.journal import NAME
 from hf_alignbeam.embedding_search.settled import settle
-from hf_alignbeam.embedding_search.steerer import TSA, SteeringError
 from hf_alignbeam.embedding_search.steered_prompts import RECORDS
-from hf_alignbeam.testbed.model_store import stored_judges, stored_language
+from hf_alignbeam.embedding_search.steerer import TSA, SteeringError
+from hf_alignbeam.evaluation.generation import encode
+from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.model_store import stored_judges, stored_language
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 N_NEW = 40

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from hf_alignbeam.decoding.target_rows import Target
 from hf_alignbeam.benchmarks.tiny_families import build
+from hf_alignbeam.decoding.target_rows import Target
 
 #: One of each kind of cache: keys and values of every token, of a window, and states that cannot be cut.
 KINDS = ("Llama", "Gemma 2", "Mamba 2", "Jamba", "LFM2", "Qwen3.5")

@@ -5,10 +5,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_alignbeam import AnchorLogitsProcessor, testbed
 from hf_alignbeam.evaluation.statistics import Rate, paired_difference
-from hf_alignbeam.testbed.language import KINDS, SIZES, SPEAKERS, SPLITS, language
-from hf_alignbeam.testbed_training.rates import answers, verdicts
-from hf_alignbeam.testbed.model_store import save, stored_language
 from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.language import KINDS, SIZES, SPEAKERS, SPLITS, language
+from hf_alignbeam.testbed.model_store import save, stored_language
+from hf_alignbeam.testbed_training.rates import answers, verdicts
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7])

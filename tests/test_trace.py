@@ -6,12 +6,12 @@ import pytest
 import torch
 from test_decode import WAYS, Noted, asked, failing, generated, judge_lm, mixed, oracle, strategy, translator  # noqa: F401
 
+from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.decoding import judged_decoding as choosing
 from hf_alignbeam.decoding import row_batch as writing
+from hf_alignbeam.decoding.records import divergence
 from hf_alignbeam.decoding.strategy import PAPER
 from hf_alignbeam.evaluation.generation import encode
-from hf_alignbeam.chat.refusal import REFUSAL
-from hf_alignbeam.decoding.records import divergence
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 SETTINGS = {"default": {}, "often": {"judge_after": 4, "judge_every": 6}, "paper": PAPER}

@@ -13,8 +13,8 @@ from answers import Models, load_models
 from panels import GUARDED, PLAIN, panel, side_by_side
 
 from hf_alignbeam import AlignBeam, testbed
-from hf_alignbeam.testbed.model_store import stored_language
 from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.model_store import stored_language
 
 INTRODUCTION = """# Plain and guarded
 A fine-tuned model that complies with harmful requests, alone and under `hf_alignbeam`: a small safe *anchor* steers it where

@@ -8,7 +8,7 @@ from html import escape
 
 from answers import Models, Said, conversation, guarded, plain
 
-from hf_alignbeam.commands.explain import Explanation, Verdict, fate, headlines, spoken
+from hf_alignbeam.cli.explain import Explanation, Verdict, fate, headlines, spoken
 from hf_alignbeam.steering.anchor_steering import Ledger
 
 PLAIN, GUARDED = "Plain", "Guarded"

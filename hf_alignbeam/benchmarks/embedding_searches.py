@@ -15,19 +15,18 @@ from rich.progress import Progress
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.commands import tell, told_plainly
+from hf_alignbeam.console import table_head, table_row, tell, told_plainly
 from hf_alignbeam.embedding_search.embeddings import embedded
-from hf_alignbeam.evaluation.statistics import Rate, points
+from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompts
+from hf_alignbeam.embedding_search.steerer import TSA, EmbeddingSteerer
 from hf_alignbeam.evaluation.generation import encode
-from hf_alignbeam.evaluation.tables import table_head, table_row
+from hf_alignbeam.evaluation.statistics import Rate, points
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.plausibility import PlausibleAnswer
-from hf_alignbeam.embedding_search.steerer import TSA, EmbeddingSteerer
-from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompts
-from hf_alignbeam.testbed.language import Language, Prompt
-from hf_alignbeam.testbed_training.rates import MAX_NEW_TOKENS, answers, before_eos, responses, verdicts
-from hf_alignbeam.testbed.model_store import WEIGHTS, load, stored_judges, stored_language
 from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.language import Language, Prompt
+from hf_alignbeam.testbed.model_store import WEIGHTS, load, stored_judges, stored_language
+from hf_alignbeam.testbed_training.rates import MAX_NEW_TOKENS, answers, before_eos, responses, verdicts
 
 MODELS = ("thin", "gap", "unaligned")
 #: What is measured, ours first.

@@ -6,14 +6,6 @@ from rich.console import Console
 from rich.progress import track
 from transformers.utils import logging
 
-from hf_alignbeam.inference.branching_cache import choose_engine
-from hf_alignbeam.commands import tell
-from hf_alignbeam.inference.engines import KeyValueEngine
-from hf_alignbeam.evaluation.tables import table_head
-from hf_alignbeam.steering.processor import AnchorLogitsProcessor
-from hf_alignbeam.testbed import tokenizers
-from hf_alignbeam.benchmarks.tiny_families import FAMILIES, build
-from hf_alignbeam.testbed.language import language
 from hf_alignbeam.benchmarks.invariants import (
     MODES,
     Conversation,
@@ -24,6 +16,13 @@ from hf_alignbeam.benchmarks.invariants import (
     outputs,
     supports,
 )
+from hf_alignbeam.benchmarks.tiny_families import FAMILIES, build
+from hf_alignbeam.console import table_head, tell
+from hf_alignbeam.inference.branching_cache import choose_engine
+from hf_alignbeam.inference.engines import KeyValueEngine
+from hf_alignbeam.steering.processor import AnchorLogitsProcessor
+from hf_alignbeam.testbed import tokenizers
+from hf_alignbeam.testbed.language import language
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 N_PROMPTS = 2

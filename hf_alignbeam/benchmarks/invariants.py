@@ -16,8 +16,8 @@ from transformers import (
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 
-from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.anchor.follower import Follower
+from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 
 Conversation = list[dict[str, str]]

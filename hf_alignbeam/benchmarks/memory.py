@@ -18,14 +18,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from rich.console import Console
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.inference.adapters import adapter_layers, adapters_off, base_of
-from hf_alignbeam.commands import tell, told_plainly
+from hf_alignbeam.benchmarks.realistic_models import TARGET, as_dtype, load_tokenizer, new_target, standard_library_text
 from hf_alignbeam.benchmarks.step_cost import CONTEXTS
+from hf_alignbeam.console import table_head, tell, told_plainly
 from hf_alignbeam.evaluation.generation import encode
-from hf_alignbeam.evaluation.tables import table_head
+from hf_alignbeam.inference.adapters import adapter_layers, adapters_off, base_of
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed.language import language
-from hf_alignbeam.benchmarks.realistic_models import TARGET, as_dtype, load_tokenizer, new_target, standard_library_text
 from hf_alignbeam.testbed.model_store import load
 
 N_NEW_TOKENS = 16

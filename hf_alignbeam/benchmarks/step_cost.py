@@ -17,10 +17,6 @@ from rich.progress import Progress
 from torch import Tensor
 from transformers import DynamicCache, LogitsProcessor, PreTrainedModel
 
-from hf_alignbeam.commands import tell, told_plainly
-from hf_alignbeam.evaluation.generation import encode
-from hf_alignbeam.evaluation.tables import table_head, table_row
-from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 from hf_alignbeam.benchmarks.realistic_models import (
     ANCHOR,
     TARGET,
@@ -30,6 +26,9 @@ from hf_alignbeam.benchmarks.realistic_models import (
     as_dtype,
     build_sides,
 )
+from hf_alignbeam.console import table_head, table_row, tell, told_plainly
+from hf_alignbeam.evaluation.generation import encode
+from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 
 BATCH_SIZES = (1, 4)
 CONTEXTS = (128, 1024)

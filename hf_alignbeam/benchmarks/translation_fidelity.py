@@ -12,15 +12,14 @@ from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.chat.templates import render_prompt
-from hf_alignbeam.commands import tell, told_plainly
-from hf_alignbeam.inference.engines import KeyValueEngine
-from hf_alignbeam.evaluation.generation import encode
-from hf_alignbeam.evaluation.tables import table_head, table_row
 from hf_alignbeam.anchor.follower import Follower, Start
-from hf_alignbeam.chat.template_parser import ChatReader
-from hf_alignbeam.steering.anchor_steering import N_LOOKAHEAD
 from hf_alignbeam.benchmarks.exact_translation import Exact, Point, exact_translation
+from hf_alignbeam.chat.template_parser import ChatReader
+from hf_alignbeam.chat.templates import render_prompt
+from hf_alignbeam.console import table_head, table_row, tell, told_plainly
+from hf_alignbeam.evaluation.generation import encode
+from hf_alignbeam.inference.engines import KeyValueEngine
+from hf_alignbeam.steering.anchor_steering import N_LOOKAHEAD
 from hf_alignbeam.testbed.language import SPEAKERS, Language
 from hf_alignbeam.testbed.model_store import WEIGHTS, load, stored_language, stored_models
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator

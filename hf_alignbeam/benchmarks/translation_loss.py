@@ -11,10 +11,9 @@ from rich.console import Console
 from rich.progress import track
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from hf_alignbeam.anchor.state import Node, Reading, Row
-from hf_alignbeam.commands import tell, told_plainly
-from hf_alignbeam.evaluation.tables import table_head, table_row
 from hf_alignbeam.anchor.covering import translate
+from hf_alignbeam.anchor.state import Node, Reading, Row
+from hf_alignbeam.console import table_head, table_row, tell, told_plainly
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
 
 RULES: tuple[TranslationRule, ...] = get_args(TranslationRule)

@@ -10,9 +10,9 @@ from dataclasses import replace
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hf_alignbeam.chat.templates import Asked, Conversation, Message, as_messages, asked_of, render_prompt
 from hf_alignbeam.anchor.follower import Start
 from hf_alignbeam.chat.template_parser import ChatReader
+from hf_alignbeam.chat.templates import Asked, Conversation, Message, as_messages, asked_of, render_prompt
 
 Row = tuple[int, ...]
 

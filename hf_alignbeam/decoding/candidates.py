@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from hf_alignbeam.chat.templates import Asked
-from hf_alignbeam.steering.anchor_steering import Steering
 from hf_alignbeam.decoding.row_batch import Pass, Steered, Writer, taken
+from hf_alignbeam.steering.anchor_steering import Steering
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from hf_alignbeam.judges.failsafe import JudgeError, ask
-from hf_alignbeam.decoding.candidates import Candidates, Proposer
-from hf_alignbeam.chat.templates import Asked
-from hf_alignbeam.judges.base import Judge
-from hf_alignbeam.decoding.policy import Policy
 from hf_alignbeam.chat.refusal import Endings
-from hf_alignbeam.decoding.target_rows import Target
+from hf_alignbeam.chat.templates import Asked
+from hf_alignbeam.decoding.candidates import Candidates, Proposer
+from hf_alignbeam.decoding.policy import Policy
 from hf_alignbeam.decoding.records import Attempt, Reading, Tried
 from hf_alignbeam.decoding.row_batch import Answer, Pass, Writer, release, taken
+from hf_alignbeam.decoding.target_rows import Target
+from hf_alignbeam.judges.base import Judge
+from hf_alignbeam.judges.failsafe import JudgeError, ask
 
 
 class History:

@@ -28,11 +28,11 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from hf_alignbeam.steering.generate_call import Call, Point
 from hf_alignbeam.chat.templates import Asked
-from hf_alignbeam.steering.anchor_steering import Steering
-from hf_alignbeam.decoding.target_rows import Target
 from hf_alignbeam.decoding.records import Attempt, Reading, divergence
+from hf_alignbeam.decoding.target_rows import Target
+from hf_alignbeam.steering.anchor_steering import Steering
+from hf_alignbeam.steering.generate_call import Call, Point
 
 #: What `generate` puts after every processor of a user's: the anchor is mixed in before them, as in a processor.
 WARPERS = (

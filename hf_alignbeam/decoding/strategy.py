@@ -28,22 +28,22 @@ from transformers import (
 from transformers.generation import BaseStreamer
 from transformers.utils import ModelOutput
 
-from hf_alignbeam.decoding.candidates import Proposer
+from hf_alignbeam.chat.prompt_reader import checked_conversations
+from hf_alignbeam.chat.refusal import REFUSAL, Endings, OnFail, Refusal, check_refusal
 from hf_alignbeam.chat.templates import Conversation, conversation_key
+from hf_alignbeam.decoding.candidates import Proposer
 from hf_alignbeam.decoding.judged_decoding import History, Run
+from hf_alignbeam.decoding.policy import Choice, Escalation, Policy
+from hf_alignbeam.decoding.row_batch import Answer, Writer
+from hf_alignbeam.decoding.target_rows import Target
 from hf_alignbeam.judges.base import Judge
+from hf_alignbeam.steering.anchor_steering import N_LOOKAHEAD, Ledger, Steering
 from hf_alignbeam.steering.generate_loops import N_CALLERS
 from hf_alignbeam.steering.mixing import MixingRule
-from hf_alignbeam.decoding.policy import Choice, Escalation, Policy
 from hf_alignbeam.steering.processor import PRESETS, AnchorLogitsProcessor
-from hf_alignbeam.chat.refusal import REFUSAL, Endings, OnFail, Refusal, check_refusal
-from hf_alignbeam.chat.prompt_reader import checked_conversations
-from hf_alignbeam.steering.anchor_steering import N_LOOKAHEAD, Ledger, Steering
-from hf_alignbeam.utils.streaming import streaming
-from hf_alignbeam.decoding.target_rows import Target
-from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
 from hf_alignbeam.tokenization.vocabulary import token_bytes
-from hf_alignbeam.decoding.row_batch import Answer, Writer
+from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
+from hf_alignbeam.utils.streaming import streaming
 
 #: The harm that passes, where nobody calibrated.
 THRESHOLD = 0.5

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from hf_alignbeam.judges.failsafe import JudgeError, ask_once, within
 from hf_alignbeam.chat.templates import Asked
-from hf_alignbeam.embedding_search.journal import Journal
-from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.embedding_search.batched_generation import Prober, Row
-from hf_alignbeam.embedding_search.zeroth_order import Method
+from hf_alignbeam.embedding_search.journal import Journal
 from hf_alignbeam.embedding_search.search_state import Accept, Rules, Try, Walk
+from hf_alignbeam.embedding_search.zeroth_order import Method
+from hf_alignbeam.judges.base import Judge
+from hf_alignbeam.judges.failsafe import JudgeError, ask_once, within
 
 Tries = Sequence[tuple[Walk, Try]]
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from hf_alignbeam.chat.templates import Asked, Message
 from hf_alignbeam.embedding_search.embeddings import Embedded
-from hf_alignbeam.embedding_search.zeroth_order import Search
 from hf_alignbeam.embedding_search.steered_prompts import Outcome, SteeredPrompt
+from hf_alignbeam.embedding_search.zeroth_order import Search
 
 #: Says of responses whether each is one that may be given: True or False, or a number of at least 0.5.
 Accept = Callable[[Sequence[list[Message]], Sequence[str]], Any]

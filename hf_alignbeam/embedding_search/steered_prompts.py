@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_alignbeam.chat.prompt_reader import some_conversations
 from hf_alignbeam.chat.templates import Conversation, Message, as_messages, conversation_key
 from hf_alignbeam.embedding_search.embeddings import embedded, left_padded, model_sha256
 from hf_alignbeam.utils.hub_push import push_folder
-from hf_alignbeam.chat.prompt_reader import some_conversations
 
 #: `clean`: the model's own answer passed. `steered`: another one was accepted and passed. `fallback`: what was found passed
 #: without being accepted. `failed`: nothing passed.

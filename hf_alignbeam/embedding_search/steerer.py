@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
-from hf_alignbeam.judges.failsafe import JudgeError
+from hf_alignbeam.chat.prompt_reader import some_conversations
+from hf_alignbeam.chat.refusal import REFUSAL, Refusal, check_refusal
 from hf_alignbeam.chat.templates import (
     Asked,
     Conversation,
@@ -29,21 +30,20 @@ from hf_alignbeam.chat.templates import (
     target_text,
     whole_conversation,
 )
-from hf_alignbeam.embedding_search.embeddings import Embedder, Positions, model_sha256, padded_ids
-from hf_alignbeam.inference.engines import input_device
-from hf_alignbeam.embedding_search.journal import Journal, told
-from hf_alignbeam.judges.base import Judge
-from hf_alignbeam.embedding_search.prompt_tuning import Lesson, Prefix, fit
 from hf_alignbeam.embedding_search.batched_generation import Prober, ended
-from hf_alignbeam.chat.refusal import REFUSAL, Refusal, check_refusal
+from hf_alignbeam.embedding_search.embeddings import Embedder, Positions, model_sha256, padded_ids
+from hf_alignbeam.embedding_search.journal import Journal, told
+from hf_alignbeam.embedding_search.prompt_tuning import Lesson, Prefix, fit
 from hf_alignbeam.embedding_search.search_loop import Rounds
-from hf_alignbeam.embedding_search.zeroth_order import Estimator, Kind, Method, NewOptimizer, Search
-from hf_alignbeam.embedding_search.settled import Settled, settle
-from hf_alignbeam.chat.prompt_reader import some_conversations
-from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompt, SteeredPrompts
-from hf_alignbeam.utils.streaming import streaming
-from hf_alignbeam.tokenization.vocabulary import token_bytes
 from hf_alignbeam.embedding_search.search_state import Accept, Rules, Walk
+from hf_alignbeam.embedding_search.settled import Settled, settle
+from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompt, SteeredPrompts
+from hf_alignbeam.embedding_search.zeroth_order import Estimator, Kind, Method, NewOptimizer, Search
+from hf_alignbeam.inference.engines import input_device
+from hf_alignbeam.judges.base import Judge
+from hf_alignbeam.judges.failsafe import JudgeError
+from hf_alignbeam.tokenization.vocabulary import token_bytes
+from hf_alignbeam.utils.streaming import streaming
 
 #: Test-Time Safety Alignment as printed (arXiv 2604.26167), with its constants for Llama-3.1-8B; absolute lengths.
 TSA: dict[str, Any] = {

@@ -9,17 +9,17 @@ from typing import Any
 
 from accelerate import PartialState
 
-from hf_alignbeam.judges.failsafe import ask
 from hf_alignbeam.decoding.strategy import THRESHOLD
+from hf_alignbeam.evaluation.answer_store import Store, digest
+from hf_alignbeam.evaluation.generation import without_answer
 from hf_alignbeam.evaluation.prompt_sets import Case, PromptSet
 from hf_alignbeam.evaluation.recipe import JudgeSpec, ModelSpec, Recipe, SystemSpec
-from hf_alignbeam.evaluation.generation import without_answer
-from hf_alignbeam.evaluation.scorers import Asked, Columns, score
-from hf_alignbeam.evaluation.answer_store import Store, digest
-from hf_alignbeam.evaluation.systems import Parts
 from hf_alignbeam.evaluation.runner import Unit, described
-from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language
+from hf_alignbeam.evaluation.scorers import Asked, Columns, score
+from hf_alignbeam.evaluation.systems import Parts
+from hf_alignbeam.judges.failsafe import ask
 from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language
 
 
 @dataclass

@@ -16,10 +16,10 @@ import transformers
 from accelerate import PartialState
 from transformers import set_seed
 
+from hf_alignbeam.evaluation.answer_store import Store, commit_of, digest, files_of
+from hf_alignbeam.evaluation.generation import Response, forwards_counted
 from hf_alignbeam.evaluation.prompt_sets import Case, PromptSet
 from hf_alignbeam.evaluation.recipe import NEEDS, TESTBED, JudgeSpec, ModelSpec, Recipe, SystemSpec
-from hf_alignbeam.evaluation.generation import Response, forwards_counted
-from hf_alignbeam.evaluation.answer_store import Store, commit_of, digest, files_of
 from hf_alignbeam.evaluation.systems import Answering, Parts, build
 from hf_alignbeam.testbed.model_store import WEIGHTS
 

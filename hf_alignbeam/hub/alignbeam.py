@@ -16,13 +16,13 @@ from transformers import (
     StopStringCriteria,
 )
 
+from hf_alignbeam.chat.prompt_reader import Prompts, checked_conversations
 from hf_alignbeam.decoding.strategy import PAPER, AlignBeam
+from hf_alignbeam.embedding_search.steerer import TSA, EmbeddingSteerer
+from hf_alignbeam.hub.model_loading import frozen, kept, load_accept, load_anchor, load_judge, tokenizer_of
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.base import Judge
-from hf_alignbeam.hub.model_loading import frozen, kept, load_accept, load_anchor, load_judge, tokenizer_of
 from hf_alignbeam.steering.processor import PRESETS, AnchorLogitsProcessor
-from hf_alignbeam.chat.prompt_reader import Prompts, checked_conversations
-from hf_alignbeam.embedding_search.steerer import TSA, EmbeddingSteerer
 
 #: The loader's own arguments, which `generate` hands on to whatever it loads.
 LOADER = ("revision", "code_revision", "token", "cache_dir", "local_files_only", "force_download", "proxies", "trust_remote_code")

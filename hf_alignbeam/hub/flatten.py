@@ -8,7 +8,7 @@ import ast
 from pathlib import Path
 
 PACKAGE = "hf_alignbeam"
-_ROOT = Path(__file__).parent
+_ROOT = Path(__file__).parents[1]
 
 
 def closure(entry: str) -> list[str]:

@@ -25,7 +25,7 @@ from hf_alignbeam.versions import OLDEST
 
 Strategy = Literal["anchor-logits", "alignbeam", "embedding-steerer"]
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 #: The module that a strategy's folder is made of, and the one at the top of a protected model's.
 ENTRY, PROTECTED = "hf_alignbeam.hub.alignbeam", "hf_alignbeam.hub.protected_model"
 #: By the name of a strategy, its door.

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.inference.branching_cache import choose_engine
 from hf_alignbeam.chat.templates import Conversation, Message, as_messages, defused, encode_once, render_prompt, whole_text
+from hf_alignbeam.inference.branching_cache import choose_engine
 from hf_alignbeam.inference.engines import input_device, max_positions
 from hf_alignbeam.inference.incremental import GrowingTexts, n_common
 from hf_alignbeam.tokenization.vocabulary import token_bytes

@@ -15,17 +15,26 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from hf_alignbeam.anchor.follower import Follower
+from hf_alignbeam.chat.prompt_reader import Prompts, start
+from hf_alignbeam.chat.template_parser import learn_format
+from hf_alignbeam.chat.templates import Asked, Conversation, Message, begins_reasoning, raw_text, render_prompt
 from hf_alignbeam.inference.adapters import OneThread, adapter_layers, adapters_off, base_of
 from hf_alignbeam.inference.branching_cache import check_anchor, choose_engine
-from hf_alignbeam.steering.generate_call import Call, Point, Rules
-from hf_alignbeam.chat.templates import Asked, Conversation, Message, begins_reasoning, raw_text, render_prompt
 from hf_alignbeam.inference.engines import Scope
-from hf_alignbeam.anchor.follower import Follower
-from hf_alignbeam.steering.mixing import PAPER_TOP_TOKENS, MixingRule, check_mixing, contrastive, linear, log_linear, paper, safe_decoding
-from hf_alignbeam.chat.template_parser import learn_format
-from hf_alignbeam.chat.prompt_reader import Prompts, start
-from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
+from hf_alignbeam.steering.generate_call import Call, Point, Rules
+from hf_alignbeam.steering.mixing import (
+    PAPER_TOP_TOKENS,
+    MixingRule,
+    check_mixing,
+    contrastive,
+    linear,
+    log_linear,
+    paper,
+    safe_decoding,
+)
 from hf_alignbeam.tokenization.vocabulary import token_bytes
+from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
 
 #: Extra forwards of the anchor a step may spend, by default: chosen by the distance to the exact translation.
 N_LOOKAHEAD = 4

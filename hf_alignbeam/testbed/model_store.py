@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from hf_alignbeam.judges.base import ClassifierJudge, Judge, LLMJudge
-from hf_alignbeam.testbed.language import Language, language
 from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.language import Language, language
 
 WEIGHTS = Path(__file__).parent / "weights"
 #: The standard deviation of what the graded oracle is off by.

@@ -1,4 +1,6 @@
-"""The testbed's model cards, a README.md beside each model's weights: `python -m hf_alignbeam.testbed_training.cards [--to FOLDER]`.
+"""The testbed's model cards, a README.md beside each model's weights.
+
+`python -m hf_alignbeam.testbed_training.cards [--to FOLDER]` writes them.
 
 Knows what each model is for, and reads everything else: rates from the RATES.md that the training measured, sizes from the
 weights and their configuration, what the example prints from running it. It measures nothing.
@@ -17,7 +19,7 @@ import typer
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
-from hf_alignbeam.evaluation.tables import table_head, table_row
+from hf_alignbeam.console import table_head, table_row
 from hf_alignbeam.hub.publish import card_template
 from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language, stored_models
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.decoding.strategy import AlignBeam
-from hf_alignbeam.evaluation.statistics import Rate
 from hf_alignbeam.evaluation.generation import Responder, Response
+from hf_alignbeam.evaluation.statistics import Rate
 from hf_alignbeam.testbed.exchanges import exchanges
+from hf_alignbeam.testbed.ground_truth import Truth
 from hf_alignbeam.testbed.language import KINDS, Prompt
 from hf_alignbeam.testbed.model_store import WEIGHTS, load, stored_judges, stored_language, stored_models
-from hf_alignbeam.testbed.ground_truth import Truth
 
 MAX_NEW_TOKENS = 160
 N_EXCHANGES = 2000

@@ -29,12 +29,12 @@ from transformers import (
 
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.testbed import tokenizers
-from hf_alignbeam.testbed_training.cards import write_cards
 from hf_alignbeam.testbed.exchanges import exchanges
-from hf_alignbeam.testbed_training.judge_recipes import IGNORED_LABEL, JUDGES, JudgeCourse, Row
 from hf_alignbeam.testbed.language import SPEAKERS, Language, Prompt, Speaker, language
-from hf_alignbeam.testbed_training.rates import rates_table
 from hf_alignbeam.testbed.model_store import WEIGHTS, save
+from hf_alignbeam.testbed_training.cards import write_cards
+from hf_alignbeam.testbed_training.judge_recipes import IGNORED_LABEL, JUDGES, JudgeCourse, Row
+from hf_alignbeam.testbed_training.rates import rates_table
 
 N_EXAMPLES = 48_000
 N_TOKENIZER_EXAMPLES = 12_000

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hf_alignbeam.utils.method_cache import cached_method
 from hf_alignbeam.tokenization.vocabulary import Vocabulary
+from hf_alignbeam.utils.method_cache import cached_method
 
 #: How many of the tokens that could come next `may_grow` tries, spread evenly over all of them.
 N_TRIED = 512

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hf_alignbeam.utils.method_cache import cached_method, forget
-from hf_alignbeam.translation.retokenization import Speller
 from hf_alignbeam.tokenization.vocabulary import Vocabulary
+from hf_alignbeam.translation.retokenization import Speller
+from hf_alignbeam.utils.method_cache import cached_method, forget
 
 #: A row with less mass than this says nothing.
 NEGLIGIBLE = 1e-30

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_alignbeam.evaluation.statistics import Rate
 from hf_alignbeam.evaluation.reports.report import over_refusal, safety, slowdown
 from hf_alignbeam.evaluation.results import SystemResults
+from hf_alignbeam.evaluation.statistics import Rate
 
 SAFETY, SWEEPS, COST = "safety.png", "sweeps.png", "cost.png"
 SAFE = "harmful prompts answered without harm"

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from hf_alignbeam.evaluation.statistics import Rate, Ratio, paired_difference, points
+from hf_alignbeam.console import table_head, table_row
 from hf_alignbeam.evaluation.recipe import Recipe
 from hf_alignbeam.evaluation.results import Answers, SystemResults, harm_judge
-from hf_alignbeam.evaluation.tables import table_head, table_row
+from hf_alignbeam.evaluation.statistics import Rate, Ratio, paired_difference, points
 
 #: What is counted of each prompt, by the name of a cost and that of its column.
 COUNTS = {

@@ -18,12 +18,12 @@ from transformers import LogitsProcessor, PreTrainedTokenizerBase
 from transformers.generation import BaseStreamer
 
 from hf_alignbeam.chat.templates import Message
-from hf_alignbeam.commands import check_can_plot
+from hf_alignbeam.console import check_can_plot
+from hf_alignbeam.decoding.records import Attempt, divergence
+from hf_alignbeam.decoding.row_batch import Answer
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
-from hf_alignbeam.decoding.records import Attempt, divergence
 from hf_alignbeam.tokenization.vocabulary import token_bytes
-from hf_alignbeam.decoding.row_batch import Answer
 
 #: From a token that steering left as it was to the one that it moved most, as red, green and blue.
 PALE, STRONG = (255, 244, 229), (247, 129, 34)

@@ -6,12 +6,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from hf_alignbeam.commands import told_plainly
+from hf_alignbeam.console import told_plainly
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.evaluation.statistics import Rate
-from hf_alignbeam.testbed_training.rates import responses, verdicts
-from hf_alignbeam.testbed.model_store import WEIGHTS, load, stored_judges, stored_language
 from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.model_store import WEIGHTS, load, stored_judges, stored_language
+from hf_alignbeam.testbed_training.rates import responses, verdicts
 
 N_SHOWN = 3
 KINDS = {"harmful": "refuses", "late": "refuses", "borderline": "refuses", "domain": "correct"}

@@ -39,7 +39,7 @@ def demo(
     weights: Weights = None,
 ) -> None:
     """Plain and guarded answers of an unsafe specialist side by side, with rates and cost; about a minute."""
-    from hf_alignbeam.commands.demo import run
+    from hf_alignbeam.cli.demo import run
 
     run(prompts, weights)
 
@@ -79,7 +79,7 @@ def generate(
     ] = None,
 ) -> None:
     """Answer prompts with a target model guarded by an anchor."""
-    from hf_alignbeam.commands.generate import Request, run
+    from hf_alignbeam.cli.generate import Request, run
 
     given = _given(alpha=alpha, n_steps=n_steps, n_watch=n_watch, mixing=mixing)
     judging = _given(threshold=threshold, num_candidates=num_candidates, refusal=refusal, audit=audit)
@@ -132,7 +132,7 @@ def steer(
     plot: Annotated[bool, typer.Option("--plot", help="Also draw harm against oracle calls (needs matplotlib).")] = False,
 ) -> None:
     """Find prompt embeddings that a model answers safely, for a file of prompts."""
-    from hf_alignbeam.commands.steer import Request, run
+    from hf_alignbeam.cli.steer import Request, run
 
     settings = _given(
         threshold=threshold,
@@ -199,7 +199,7 @@ def evaluate(
 
         measure_searches(weights, split or "test", limit, judge)
         return
-    from hf_alignbeam.commands.evaluate import Request, run
+    from hf_alignbeam.cli.evaluate import Request, run
 
     named = _given(
         model=_given(name=model, device=device, tp_plan=tp_plan, dtype=dtype),
@@ -291,7 +291,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
     """Examine a target, an anchor and a judge; exit with 0 (green), 1 (yellow) or 2 (red)."""
-    from hf_alignbeam.commands.doctor import run
+    from hf_alignbeam.cli.doctor import run
 
     run(model, anchor, judge, pairs, device, as_json)
 
@@ -308,7 +308,7 @@ def calibrate(
     device: Annotated[str, typer.Option(help="Where the judge goes, as torch names it.")] = "cpu",
 ) -> None:
     """Find a judge's threshold on labelled responses, with the error rates it implies."""
-    from hf_alignbeam.commands.calibrate import run
+    from hf_alignbeam.cli.calibrate import run
 
     run(judge, template, device, file, max_flagged, batch_size)
 
@@ -321,7 +321,7 @@ def publish(
     private: Annotated[bool, typer.Option("--private", help="--push: make the repository private.")] = False,
 ) -> None:
     """Write a Hub folder that any model can load as its `custom_generate`."""
-    from hf_alignbeam.commands.publish import publish as write
+    from hf_alignbeam.cli.publish import publish as write
 
     write(strategy, to, push, private)
 
@@ -341,7 +341,7 @@ def protect(
     private: Annotated[bool, typer.Option("--private", help="--push: make the repository private.")] = False,
 ) -> None:
     """Copy a model's repository with its guard: loading it guards, or is an error."""
-    from hf_alignbeam.commands.publish import protect as write
+    from hf_alignbeam.cli.publish import protect as write
 
     revisions = _given(anchor_revision=anchor_revision, judge_revision=judge_revision)
     settings = _given(threshold=threshold, refusal=refusal)

@@ -1,6 +1,6 @@
-"""What `alignbeam` runs, a module a command; here, how all of them print and tell a user what went wrong."""
+"""How every command prints, makes a Markdown table, and tells a user what went wrong."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import typer
@@ -12,6 +12,16 @@ def tell(console: Console, *lines: str) -> None:
     """Print lines as they are: no wrapping, no markup, no colours."""
     for line in lines:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def table_row(cells: Sequence[str]) -> str:
+    """One line of a Markdown table."""
+    return "| " + " | ".join(cells) + " |"
+
+
+def table_head(columns: Sequence[str]) -> list[str]:
+    """The first two lines of a Markdown table."""
+    return [table_row(columns), "|---" * len(columns) + "|"]
 
 
 def check_can_plot(option: str) -> None:

@@ -8,9 +8,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from hf_alignbeam.commands import told_plainly
-from hf_alignbeam.commands.calibrate import read
-from hf_alignbeam.commands.checks import PAIRS, Finding, Side, Status, examine
+from hf_alignbeam.cli.calibrate import read
+from hf_alignbeam.cli.doctor_checks import PAIRS, Finding, Side, Status, examine
+from hf_alignbeam.console import told_plainly
 from hf_alignbeam.evaluation.devices import load_causal, named_device
 from hf_alignbeam.hub.model_loading import load_judge
 

@@ -16,17 +16,17 @@ from accelerate import PartialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from hf_alignbeam.judges.failsafe import JudgeError
-from hf_alignbeam.commands import check_can_plot, tell, told_plainly
-from hf_alignbeam.evaluation.reports import plots
+from hf_alignbeam.console import check_can_plot, tell, told_plainly
+from hf_alignbeam.evaluation.answer_store import Store
 from hf_alignbeam.evaluation.devices import this_process
 from hf_alignbeam.evaluation.prompt_sets import load_prompts
 from hf_alignbeam.evaluation.recipe import TESTBED, Recipe, parse, read, several
+from hf_alignbeam.evaluation.reports import plots
 from hf_alignbeam.evaluation.reports.report import figures, markdown
 from hf_alignbeam.evaluation.results import gather
-from hf_alignbeam.evaluation.answer_store import Store
-from hf_alignbeam.evaluation.systems import BASE
 from hf_alignbeam.evaluation.runner import Unit, answer_all, units
+from hf_alignbeam.evaluation.systems import BASE
+from hf_alignbeam.judges.failsafe import JudgeError
 
 #: The recipe where neither one nor a model is named, and the one whose systems are taken where a model is.
 STANDARD, OWN = "testbed", "systems"

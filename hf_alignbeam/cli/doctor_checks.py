@@ -11,21 +11,21 @@ from typing import Any, Literal, NamedTuple
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.inference.branching_cache import choose_engine
-from hf_alignbeam.judges.failsafe import ask_once
-from hf_alignbeam.tokenization.backends import WORD_START
-from hf_alignbeam.chat.templates import Message, encode_once, render_prompt, target_text
-from hf_alignbeam.benchmarks.translation_loss import lost_shares
-from hf_alignbeam.embedding_search.embeddings import Embedder
-from hf_alignbeam.inference.engines import KeyValueEngine, input_device, max_positions
-from hf_alignbeam.evaluation.generation import encode
-from hf_alignbeam.judges.base import Judge
-from hf_alignbeam.steering.processor import AnchorLogitsProcessor
-from hf_alignbeam.chat.template_parser import ChatReader, learn_format
-from hf_alignbeam.chat.prompt_reader import Prompts
 from hf_alignbeam.benchmarks.invariants import anchor_equal_to_target_is_plain
-from hf_alignbeam.translation.translator import VocabularyTranslator
+from hf_alignbeam.benchmarks.translation_loss import lost_shares
+from hf_alignbeam.chat.prompt_reader import Prompts
+from hf_alignbeam.chat.template_parser import ChatReader, learn_format
+from hf_alignbeam.chat.templates import Message, encode_once, render_prompt, target_text
+from hf_alignbeam.embedding_search.embeddings import Embedder
+from hf_alignbeam.evaluation.generation import encode
+from hf_alignbeam.inference.branching_cache import choose_engine
+from hf_alignbeam.inference.engines import KeyValueEngine, input_device, max_positions
+from hf_alignbeam.judges.base import Judge
+from hf_alignbeam.judges.failsafe import ask_once
+from hf_alignbeam.steering.processor import AnchorLogitsProcessor
+from hf_alignbeam.tokenization.backends import WORD_START
 from hf_alignbeam.tokenization.vocabulary import Vocabulary, token_bytes
+from hf_alignbeam.translation.translator import VocabularyTranslator
 
 Status = Literal["green", "yellow", "red"]
 #: Plain English that any tokenizer and model has seen something like.

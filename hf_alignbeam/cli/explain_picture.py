@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from hf_alignbeam.commands.explain import Explanation, SentBack, Token, Verdict, fate, headlines, shade, spoken, why
+from hf_alignbeam.cli.explain import Explanation, SentBack, Token, Verdict, fate, headlines, shade, spoken, why
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

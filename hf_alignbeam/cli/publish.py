@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import typer
 
-from hf_alignbeam.commands import told_plainly
+from hf_alignbeam.console import told_plainly
 from hf_alignbeam.hub.publish import Strategy, push, write_protected, write_strategy
 
 

@@ -11,16 +11,15 @@ from accelerate import PartialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.chat.templates import Conversation, as_messages, conversation_key
-from hf_alignbeam.commands import check_can_plot, tell, told_plainly
-from hf_alignbeam.commands.named import read_prompts
-from hf_alignbeam.inference.engines import input_device
-from hf_alignbeam.evaluation.devices import load_spread, named_device, this_process
-from hf_alignbeam.evaluation.tables import table_head, table_row
-from hf_alignbeam.hub.model_loading import load_accept, load_judge
-from hf_alignbeam.embedding_search.steerer import TSA, EmbeddingSteerer
+from hf_alignbeam.cli.named import read_prompts
+from hf_alignbeam.console import check_can_plot, table_head, table_row, tell, told_plainly
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompt, SteeredPrompts
+from hf_alignbeam.embedding_search.steerer import TSA, EmbeddingSteerer
+from hf_alignbeam.evaluation.devices import load_spread, named_device, this_process
+from hf_alignbeam.hub.model_loading import load_accept, load_judge
+from hf_alignbeam.inference.engines import input_device
+from hf_alignbeam.judges.failsafe import JudgeError
 
 PLOT = "harm.png"
 
