@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from hf_alignbeam.decoding.strategy import AlignBeam
     from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompts
     from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
-    from hf_alignbeam.judges.base import CachedJudge, ClassifierJudge, LLMJudge
+    from hf_alignbeam.judges.base import CachedJudge
+    from hf_alignbeam.judges.classifier_judge import ClassifierJudge
+    from hf_alignbeam.judges.llm_judge import LLMJudge
     from hf_alignbeam.judges.plausibility import PlausibleAnswer
     from hf_alignbeam.steering.processor import AnchorLogitsProcessor
     from hf_alignbeam.tokenization.vocabulary import token_bytes

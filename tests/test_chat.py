@@ -5,7 +5,8 @@ import copy
 import pytest
 from templates import BY_TURNS, HARMONY, OPENED, OPENED_AND_SHOWN, templated
 
-from hf_alignbeam.chat.templates import as_messages, defused, merge_system, render_prompt
+from hf_alignbeam.chat.conversations import as_messages, merge_system
+from hf_alignbeam.chat.templates import defused, render_prompt
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 CONVERSATIONS = [

@@ -8,7 +8,8 @@ import transformers as t
 from conftest import tiny
 
 from hf_alignbeam.chat.templates import encode_once, target_text
-from hf_alignbeam.embedding_search.embeddings import Embedder, embedded, left_padded, model_sha256, padded_ids
+from hf_alignbeam.embedding_search.embeddings import Embedder, embedded, left_padded, padded_ids
+from hf_alignbeam.embedding_search.fingerprint import model_sha256
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 ASKED = [{"role": "user", "content": "How do I thank the mayor?"}]

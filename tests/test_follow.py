@@ -6,9 +6,8 @@ import torch
 from conftest import engine, tiny
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from hf_alignbeam.anchor.covering import translate
+from hf_alignbeam.anchor.covering import Reading, translate
 from hf_alignbeam.anchor.follower import N_OPEN_TOKENS, N_UNUSED, Follower, Start
-from hf_alignbeam.anchor.state import Reading
 from hf_alignbeam.chat.templates import render_prompt
 from hf_alignbeam.testbed import tokenizers as toy
 from hf_alignbeam.tokenization.vocabulary import token_bytes

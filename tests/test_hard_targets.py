@@ -18,7 +18,7 @@ from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, ClassifierJudge, Embe
 from hf_alignbeam.benchmarks.invariants import anchor_equal_to_target_is_plain
 from hf_alignbeam.chat.templates import REASONING
 from hf_alignbeam.cli import doctor_checks as checks
-from hf_alignbeam.embedding_search.embeddings import model_sha256
+from hf_alignbeam.embedding_search.fingerprint import model_sha256
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompts
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.hub import alignbeam as doors

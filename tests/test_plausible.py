@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from hf_alignbeam import PlausibleAnswer, testbed
-from hf_alignbeam.chat.templates import as_messages, render_prompt
+from hf_alignbeam.chat.conversations import as_messages
+from hf_alignbeam.chat.templates import render_prompt
 from hf_alignbeam.testbed.model_store import stored_language
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 

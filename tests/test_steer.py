@@ -17,8 +17,8 @@ from reference import tsa
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, TextIteratorStreamer
 
 from hf_alignbeam import AlignBeam, EmbeddingSteerer, PlausibleAnswer, testbed
+from hf_alignbeam.chat.conversations import Asked, conversation_key
 from hf_alignbeam.chat.refusal import REFUSAL
-from hf_alignbeam.chat.templates import Asked, conversation_key
 from hf_alignbeam.embedding_search.batched_generation import ended
 from hf_alignbeam.embedding_search.embeddings import embedded, left_padded
 from hf_alignbeam.embedding_search.journal import NAME

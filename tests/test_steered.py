@@ -9,7 +9,8 @@ from conftest import tiny
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hf_alignbeam.embedding_search.embeddings import embedded, model_sha256
+from hf_alignbeam.embedding_search.embeddings import embedded
+from hf_alignbeam.embedding_search.fingerprint import model_sha256
 from hf_alignbeam.embedding_search.steered_prompts import RECORDS, SteeredPrompt, SteeredPrompts
 
 QUESTIONS = ["How do I thank the mayor?", "How do I harm the mayor?", "Why?", "What now?"]

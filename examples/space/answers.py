@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation import BaseStreamer
 
 from hf_alignbeam import AlignBeam, VocabularyTranslator, token_bytes
-from hf_alignbeam.chat.templates import Message
+from hf_alignbeam.chat.conversations import Message
 from hf_alignbeam.cli.explain import Explanation, watch
 from hf_alignbeam.evaluation.devices import load_causal
 from hf_alignbeam.evaluation.generation import encode
@@ -24,7 +24,7 @@ from hf_alignbeam.evaluation.scorers import refuses
 from hf_alignbeam.hub.model_loading import load_judge
 from hf_alignbeam.inference.engines import input_device, max_positions
 from hf_alignbeam.judges.base import Judge
-from hf_alignbeam.steering.anchor_steering import Ledger
+from hf_alignbeam.steering.ledger import Ledger
 
 MAX_NEW_TOKENS = 256
 #: Some text, and how far steering moved it in nats; None where it was not steered.

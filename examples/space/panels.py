@@ -9,7 +9,7 @@ from html import escape
 from answers import Models, Said, conversation, guarded, plain
 
 from hf_alignbeam.cli.explain import Explanation, Verdict, fate, headlines, spoken
-from hf_alignbeam.steering.anchor_steering import Ledger
+from hf_alignbeam.steering.ledger import Ledger
 
 PLAIN, GUARDED = "Plain", "Guarded"
 

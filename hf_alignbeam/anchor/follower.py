@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from hf_alignbeam.anchor.covering import translate
-from hf_alignbeam.anchor.state import LEAST_BEGUN, LEAST_STEP, N_WORD_TOKENS, Node, OpenPath, Path, Reading, Row
+from hf_alignbeam.anchor.covering import OpenPath, Reading, translate
+from hf_alignbeam.anchor.state import LEAST_BEGUN, LEAST_STEP, N_WORD_TOKENS, Node, Path, Row
 from hf_alignbeam.inference.branching_cache import AnchorCache, Append, Leaf
 from hf_alignbeam.inference.engines import Engine
 from hf_alignbeam.tokenization.vocabulary import complete_characters

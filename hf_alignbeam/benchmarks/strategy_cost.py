@@ -19,11 +19,11 @@ from torch import Tensor
 from transformers import BatchEncoding, LlamaConfig, LlamaForCausalLM, LogitsProcessor, PreTrainedModel, set_seed
 
 from hf_alignbeam.benchmarks.realistic_models import ANCHOR, TARGET, Shape, Sides, as_dtype, build_sides, padded_size
-from hf_alignbeam.chat.templates import Message
+from hf_alignbeam.chat.conversations import Message
 from hf_alignbeam.console import table_head, table_row, tell, told_plainly
 from hf_alignbeam.decoding.strategy import PAPER, AlignBeam
 from hf_alignbeam.evaluation.generation import encode
-from hf_alignbeam.judges.base import LLMJudge
+from hf_alignbeam.judges.llm_judge import LLMJudge
 
 #: A tenth of the target's weights.
 JUDGE = Shape(

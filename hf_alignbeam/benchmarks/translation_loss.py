@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import track
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from hf_alignbeam.anchor.covering import translate
-from hf_alignbeam.anchor.state import Node, Reading, Row
+from hf_alignbeam.anchor.covering import Reading, translate
+from hf_alignbeam.anchor.state import Node, Row
 from hf_alignbeam.console import table_head, table_row, tell, told_plainly
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
 

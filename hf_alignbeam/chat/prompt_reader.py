@@ -10,9 +10,8 @@ from dataclasses import replace
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hf_alignbeam.anchor.follower import Start
+from hf_alignbeam.chat.conversations import Asked, Conversation, Message, asked_of
 from hf_alignbeam.chat.template_parser import ChatReader
-from hf_alignbeam.chat.templates import Asked, Conversation, Message, as_messages, asked_of, render_prompt
 
 Row = tuple[int, ...]
 
@@ -94,30 +93,6 @@ class Prompts:
                 stacklevel=2,
             )
         return [{"role": "user", "content": self._reader.plain(row)}]
-
-
-def start(anchor_tokenizer: PreTrainedTokenizerBase, anchor_tokens: list[bytes | None], asked: Asked) -> Start:
-    """How the anchor's reading of one prompt begins."""
-    ids, lead_in = render_prompt(anchor_tokenizer, anchor_tokens, asked.messages)
-    return Start(ids, lead_in, asked.lead_in, asked.begun)
-
-
-def checked_conversations(conversations: Sequence[Conversation] | None) -> list[list[Message]] | None:
-    """What a user gave as the prompts' conversations, as messages.
-
-    Raises:
-        ValueError: It is no sequence of conversations.
-    """
-    return None if conversations is None else some_conversations(conversations)
-
-
-def some_conversations(conversations: Sequence[Conversation]) -> list[list[Message]]:
-    """The same where there have to be some."""
-    if isinstance(conversations, str) or not conversations:
-        raise ValueError(
-            f"`conversations` must hold one conversation a prompt, got {conversations!r}. Put a single one in a list."
-        )
-    return [as_messages(c) for c in conversations]
 
 
 def _rows_each(rows: Sequence[Row], n_conversations: int) -> int:

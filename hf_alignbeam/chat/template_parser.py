@@ -9,15 +9,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from hf_alignbeam.chat.conversations import Asked, Conversation, Message, as_messages
 from hf_alignbeam.chat.templates import (
     ANSWER,
     QUESTION,
     REASONING,
-    Asked,
-    Conversation,
-    Message,
     Reply,
-    as_messages,
     begins_reasoning,
     raw_text,
     render_prompt,

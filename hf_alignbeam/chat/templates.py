@@ -3,16 +3,13 @@
 Knows templates, only through what they render. Knows no model, no vocabulary map, and no way back from ids (`recovery.py`).
 """
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
-Message = dict[str, str]
-Conversation = list[Message] | str
+from hf_alignbeam.chat.conversations import Message, _alternating, merge_system
 
 #: Words that no template writes itself, by which it is seen what it writes around them.
 QUESTION, ANSWER = "Qzxquestion", "Qzxanswer"
@@ -24,53 +21,6 @@ REASONING = {
     "[THINK]": "[/THINK]",
     "<|START_THINKING|>": "<|END_THINKING|>",
 }
-
-
-def as_messages(conversation: Conversation) -> list[Message]:
-    """A conversation as messages of plain text; a plain string is one user message.
-
-    Text that was given in parts is put together, and the calls of tools stand as text after the words of their message.
-
-    Raises:
-        ValueError: It is neither, a message lacks `role` or a textual `content`, or no message says anything.
-    """
-    if not isinstance(conversation, str | list):
-        raise ValueError(f"A conversation must be a string or a list of messages, got {conversation!r}.")
-    messages = [{"role": "user", "content": conversation}] if isinstance(conversation, str) else conversation
-    for message in messages:
-        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-            raise ValueError(f"A message of `conversations` must have 'role' and 'content', got {message!r}.")
-    texts = [{"role": message["role"], "content": _text_of(message)} for message in messages]
-    if not any(message["content"].strip() for message in texts):
-        raise ValueError(
-            f"A conversation must hold some text, got {conversation!r}. An empty prompt gives the anchor nothing to "
-            "read: pass the user's words."
-        )
-    return texts
-
-
-def _text_of(message: Mapping[str, Any]) -> str:
-    """All that a message says."""
-    content, calls = message["content"], message.get("tool_calls") or []
-    parts = content if isinstance(content, list) else [] if content is None and calls else [{"text": content}]
-    texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
-    if len(texts) < len(parts):
-        raise ValueError(
-            f"A message's 'content' must be a string, got {content!r}. Pass its text, or the parts of it that have a 'text': "
-            "neither anchor nor judge reads anything else."
-        )
-    return "\n".join(filter(None, ["".join(texts), *map(_call_text, calls)]))
-
-
-def _call_text(call: Mapping[str, Any]) -> str:
-    called = call.get("function", call)
-    arguments = called["arguments"]
-    return f"{called['name']} {arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)}"
-
-
-def conversation_key(messages: Sequence[Message]) -> str:
-    """What tells a conversation from others, without its words."""
-    return hashlib.sha256(json.dumps(messages, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -86,33 +36,6 @@ class Reply:
     opening: bytes
     lead_in: bytes
     reasons: bool
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a prompt says.
-
-    Attributes:
-        messages: The conversation, up to the last question.
-        begun: The start of its answer that the prompt already holds, byte for byte.
-        lead_in: White space that the model will write before the answer's first word.
-    """
-
-    messages: list[Message]
-    begun: bytes
-    lead_in: bytes
-
-    def continued(self, written: bytes) -> "Asked":
-        """The same prompt once the answer has gone on by some text."""
-        if not written:
-            return self
-        return Asked(self.messages, self.begun + (written if self.begun else written.removeprefix(self.lead_in)), b"")
-
-
-def whole_conversation(asked: Asked) -> list[Message]:
-    """What a prompt says as one conversation, the start of its answer as an answer at the end; a copy."""
-    begun = asked.begun.decode(errors="replace")
-    return [*(dict(message) for message in asked.messages), *([{"role": "assistant", "content": begun}] if begun else [])]
 
 
 def reply_after(opening: bytes, before_answer: bytes) -> Reply:
@@ -188,15 +111,6 @@ def text_after(tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None], m
     return after if marker else None
 
 
-def asked_of(messages: list[Message]) -> Asked:
-    """What a conversation asks; where it ends in an answer, that is where the target's begins."""
-    if messages[-1]["role"] != "assistant":
-        return Asked(messages, b"", b"")
-    if len(messages) == 1:
-        raise ValueError("A conversation must hold a question, got an answer alone. Put the user's message before it.")
-    return Asked(messages[:-1], messages[-1]["content"].encode(), b"")
-
-
 def encode_once(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """The ids of a rendered text, with exactly one BOS where the tokenizer writes any."""
     ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
@@ -248,20 +162,6 @@ def whole_text(tokenizer: PreTrainedTokenizerBase, messages: list[Message], extr
     )
 
 
-def _alternating(messages: list[Message]) -> list[Message]:
-    """The same words in turns of user and assistant, the user's first."""
-    instructions = [message for message in messages if message["role"] in ("system", "developer")]
-    others = [message for message in messages if message not in instructions]
-    turns: list[Message] = []
-    for message in [*instructions, *others]:
-        role = "assistant" if message["role"] == "assistant" else "user"
-        if turns and turns[-1]["role"] == role:
-            turns[-1] = {"role": role, "content": f"{turns[-1]['content']}\n\n{message['content']}"}
-        else:
-            turns.append({"role": role, "content": message["content"]})
-    return turns
-
-
 def _before_answer(tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None], messages: list[Message]) -> tuple[str, bytes]:
     """The rendered text before the next answer (an empty reasoning block included), and the answer's lead-in."""
     asked = whole_text(tokenizer, messages, add_generation_prompt=True)
@@ -288,14 +188,6 @@ def rendered(tokenizer: PreTrainedTokenizerBase, messages: list[Message], **opti
         if type(error).__module__.split(".")[0] != "jinja2":
             raise
         return None
-
-
-def merge_system(messages: list[Message]) -> list[Message]:
-    """The same conversation for a template without a system role: its words stand before the first question."""
-    if len(messages) < 2 or messages[0]["role"] != "system":
-        return messages
-    first = {**messages[1], "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
-    return [first, *messages[2:]]
 
 
 def raw_text(tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None], ids: Sequence[int]) -> bytes:

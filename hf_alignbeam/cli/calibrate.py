@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from hf_alignbeam.chat.templates import Message, as_messages
+from hf_alignbeam.chat.conversations import Message, as_messages
 from hf_alignbeam.console import table_head, table_row, tell, told_plainly
 from hf_alignbeam.evaluation.statistics import Rate
 from hf_alignbeam.hub.model_loading import load_judge

@@ -13,9 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.benchmarks.invariants import anchor_equal_to_target_is_plain
 from hf_alignbeam.benchmarks.translation_loss import lost_shares
+from hf_alignbeam.chat.conversations import Message
 from hf_alignbeam.chat.prompt_reader import Prompts
 from hf_alignbeam.chat.template_parser import ChatReader, learn_format
-from hf_alignbeam.chat.templates import Message, encode_once, render_prompt, target_text
+from hf_alignbeam.chat.templates import encode_once, render_prompt, target_text
 from hf_alignbeam.embedding_search.embeddings import Embedder
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.inference.branching_cache import choose_engine

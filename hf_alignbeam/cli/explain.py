@@ -17,7 +17,7 @@ from rich.text import Text
 from transformers import LogitsProcessor, PreTrainedTokenizerBase
 from transformers.generation import BaseStreamer
 
-from hf_alignbeam.chat.templates import Message
+from hf_alignbeam.chat.conversations import Message
 from hf_alignbeam.console import check_can_plot
 from hf_alignbeam.decoding.records import Attempt, divergence
 from hf_alignbeam.decoding.row_batch import Answer

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from hf_alignbeam.chat.templates import Conversation, Message, as_messages
+from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
 from hf_alignbeam.cli.explain import check_request, show, watch
 from hf_alignbeam.cli.explain_picture import draw
 from hf_alignbeam.cli.named import read_prompts

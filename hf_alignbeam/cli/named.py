@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from hf_alignbeam.chat.templates import Conversation
+from hf_alignbeam.chat.conversations import Conversation
 
 
 def read_prompts(file: Path) -> list[Conversation]:

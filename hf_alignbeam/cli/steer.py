@@ -11,7 +11,7 @@ from accelerate import PartialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hf_alignbeam.chat.templates import Conversation, as_messages, conversation_key
+from hf_alignbeam.chat.conversations import Conversation, as_messages, conversation_key
 from hf_alignbeam.cli.named import read_prompts
 from hf_alignbeam.console import check_can_plot, table_head, table_row, tell, told_plainly
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompt, SteeredPrompts

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hf_alignbeam.chat.templates import Asked
+from hf_alignbeam.chat.conversations import Asked
 from hf_alignbeam.decoding.row_batch import Pass, Steered, Writer, taken
 from hf_alignbeam.steering.anchor_steering import Steering
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from hf_alignbeam.chat.refusal import Endings
-from hf_alignbeam.chat.templates import Asked
+from hf_alignbeam.chat.conversations import Asked
 from hf_alignbeam.decoding.candidates import Candidates, Proposer
+from hf_alignbeam.decoding.fallback import Endings
 from hf_alignbeam.decoding.policy import Policy
 from hf_alignbeam.decoding.records import Attempt, Reading, Tried
 from hf_alignbeam.decoding.row_batch import Answer, Pass, Writer, release, taken

@@ -28,7 +28,7 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from hf_alignbeam.chat.templates import Asked
+from hf_alignbeam.chat.conversations import Asked
 from hf_alignbeam.decoding.records import Attempt, Reading, divergence
 from hf_alignbeam.decoding.target_rows import Target
 from hf_alignbeam.steering.anchor_steering import Steering

@@ -28,17 +28,18 @@ from transformers import (
 from transformers.generation import BaseStreamer
 from transformers.utils import ModelOutput
 
-from hf_alignbeam.chat.prompt_reader import checked_conversations
-from hf_alignbeam.chat.refusal import REFUSAL, Endings, OnFail, Refusal, check_refusal
-from hf_alignbeam.chat.templates import Conversation, conversation_key
+from hf_alignbeam.chat.conversations import Conversation, checked_conversations, conversation_key
+from hf_alignbeam.chat.refusal import REFUSAL, Refusal, check_refusal
 from hf_alignbeam.decoding.candidates import Proposer
+from hf_alignbeam.decoding.fallback import Endings, OnFail
 from hf_alignbeam.decoding.judged_decoding import History, Run
 from hf_alignbeam.decoding.policy import Choice, Escalation, Policy
 from hf_alignbeam.decoding.row_batch import Answer, Writer
 from hf_alignbeam.decoding.target_rows import Target
 from hf_alignbeam.judges.base import Judge
-from hf_alignbeam.steering.anchor_steering import N_LOOKAHEAD, Ledger, Steering
+from hf_alignbeam.steering.anchor_steering import N_LOOKAHEAD, Steering
 from hf_alignbeam.steering.generate_loops import N_CALLERS
+from hf_alignbeam.steering.ledger import Ledger
 from hf_alignbeam.steering.mixing import MixingRule
 from hf_alignbeam.steering.processor import PRESETS, AnchorLogitsProcessor
 from hf_alignbeam.tokenization.vocabulary import token_bytes

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from hf_alignbeam.chat.templates import Asked
+from hf_alignbeam.chat.conversations import Asked
 from hf_alignbeam.embedding_search.batched_generation import Prober, Row
 from hf_alignbeam.embedding_search.journal import Journal
 from hf_alignbeam.embedding_search.search_state import Accept, Rules, Try, Walk

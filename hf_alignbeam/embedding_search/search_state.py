@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from hf_alignbeam.chat.templates import Asked, Message
+from hf_alignbeam.chat.conversations import Asked, Message
 from hf_alignbeam.embedding_search.embeddings import Embedded
 from hf_alignbeam.embedding_search.steered_prompts import Outcome, SteeredPrompt
 from hf_alignbeam.embedding_search.zeroth_order import Search

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_alignbeam.chat.prompt_reader import some_conversations
-from hf_alignbeam.chat.templates import Conversation, Message, as_messages, conversation_key
-from hf_alignbeam.embedding_search.embeddings import embedded, left_padded, model_sha256
+from hf_alignbeam.chat.conversations import Conversation, Message, as_messages, conversation_key, some_conversations
+from hf_alignbeam.embedding_search.embeddings import embedded, left_padded
+from hf_alignbeam.embedding_search.fingerprint import model_sha256
 from hf_alignbeam.utils.hub_push import push_folder
 
 #: `clean`: the model's own answer passed. `steered`: another one was accepted and passed. `fallback`: what was found passed

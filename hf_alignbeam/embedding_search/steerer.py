@@ -17,21 +17,21 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
-from hf_alignbeam.chat.prompt_reader import some_conversations
-from hf_alignbeam.chat.refusal import REFUSAL, Refusal, check_refusal
-from hf_alignbeam.chat.templates import (
+from hf_alignbeam.chat.conversations import (
     Asked,
     Conversation,
     Message,
     as_messages,
     asked_of,
     conversation_key,
-    encode_once,
-    target_text,
+    some_conversations,
     whole_conversation,
 )
+from hf_alignbeam.chat.refusal import REFUSAL, Refusal, check_refusal
+from hf_alignbeam.chat.templates import encode_once, target_text
 from hf_alignbeam.embedding_search.batched_generation import Prober, ended
-from hf_alignbeam.embedding_search.embeddings import Embedder, Positions, model_sha256, padded_ids
+from hf_alignbeam.embedding_search.embeddings import Embedder, Positions, padded_ids
+from hf_alignbeam.embedding_search.fingerprint import model_sha256
 from hf_alignbeam.embedding_search.journal import Journal, told
 from hf_alignbeam.embedding_search.prompt_tuning import Lesson, Prefix, fit
 from hf_alignbeam.embedding_search.search_loop import Rounds

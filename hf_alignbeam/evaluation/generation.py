@@ -13,7 +13,8 @@ import torch
 from peft import PeftModel
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.chat.templates import Message, encode_once, target_text
+from hf_alignbeam.chat.conversations import Message
+from hf_alignbeam.chat.templates import encode_once, target_text
 from hf_alignbeam.embedding_search.embeddings import padded_ids
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.tokenization.vocabulary import token_bytes

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_alignbeam.chat.templates import Message, as_messages
+from hf_alignbeam.chat.conversations import Message, as_messages
 from hf_alignbeam.evaluation.recipe import TESTBED, PromptSpec
 from hf_alignbeam.testbed.language import Prompt
 from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language

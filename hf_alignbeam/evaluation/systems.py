@@ -14,8 +14,9 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_alignbeam.chat.conversations import Message, merge_system
 from hf_alignbeam.chat.refusal import REFUSAL
-from hf_alignbeam.chat.templates import Message, merge_system, target_text
+from hf_alignbeam.chat.templates import target_text
 from hf_alignbeam.decoding.strategy import PAPER, THRESHOLD, AlignBeam
 from hf_alignbeam.embedding_search.steerer import TSA, EmbeddingSteerer
 from hf_alignbeam.evaluation.devices import load_causal, named_device, this_process
@@ -23,8 +24,9 @@ from hf_alignbeam.evaluation.generation import Responder, Response, without_answ
 from hf_alignbeam.evaluation.recipe import TESTBED, JudgeSpec, Kind, ModelSpec, Recipe, SystemSpec
 from hf_alignbeam.hub.model_loading import load_judge
 from hf_alignbeam.inference.adapters import adapter_layers, adapters_off, base_of
-from hf_alignbeam.judges.base import Judge, LLMJudge
+from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.failsafe import ask
+from hf_alignbeam.judges.llm_judge import LLMJudge
 from hf_alignbeam.judges.plausibility import PlausibleAnswer
 from hf_alignbeam.steering.processor import PRESETS, AnchorLogitsProcessor
 from hf_alignbeam.testbed.model_store import WEIGHTS, load, stored_judges, stored_language

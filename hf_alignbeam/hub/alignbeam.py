@@ -16,7 +16,8 @@ from transformers import (
     StopStringCriteria,
 )
 
-from hf_alignbeam.chat.prompt_reader import Prompts, checked_conversations
+from hf_alignbeam.chat.conversations import checked_conversations
+from hf_alignbeam.chat.prompt_reader import Prompts
 from hf_alignbeam.decoding.strategy import PAPER, AlignBeam
 from hf_alignbeam.embedding_search.steerer import TSA, EmbeddingSteerer
 from hf_alignbeam.hub.model_loading import frozen, kept, load_accept, load_anchor, load_judge, tokenizer_of

@@ -21,7 +21,9 @@ from transformers import (
 )
 
 from hf_alignbeam.inference.engines import input_device
-from hf_alignbeam.judges.base import ClassifierJudge, Judge, LLMJudge
+from hf_alignbeam.judges.base import Judge
+from hf_alignbeam.judges.classifier_judge import ClassifierJudge
+from hf_alignbeam.judges.llm_judge import LLMJudge
 from hf_alignbeam.judges.plausibility import PlausibleAnswer
 
 #: Names by which classifiers call what must not leave.

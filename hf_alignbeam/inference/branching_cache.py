@@ -4,17 +4,15 @@ Knows ids, positions and which tokens a row still sees. Knows no text, no target
 next-token distribution after a path of tokens. How the model is run is `engines.py`'s business.
 """
 
-import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from hf_alignbeam.inference.engines import Engine, KeyValueEngine, ReadAnewEngine, Scope, can_cache
-from hf_alignbeam.tokenization.vocabulary import logits_widths
 
 #: How far a cached reading may be from one of the whole text, in total variation: by rounding in 32 bits, and in fewer.
 ROUNDING, COARSE_ROUNDING = 1e-3, 0.1
@@ -264,24 +262,3 @@ def _probe(cache: AnchorCache, ids: Sequence[int], n_leaves: int) -> Tensor:
     last = [Append([c], [number[first]]), Append([d, b], [number[first], number[first + 2]])]
     found.append(cache.append(last)[[0, 1], [0, 1]])
     return torch.cat(found).exp()
-
-
-def check_anchor(anchor: PreTrainedModel, anchor_tokenizer: PreTrainedTokenizerBase, tokens: Sequence[bytes | None]) -> None:
-    """Raise ValueError where a model cannot be followed, or does not belong to its tokenizer, whose `tokens` are given."""
-    name = type(anchor).__name__
-    if anchor.config.is_encoder_decoder:
-        raise ValueError(f"`anchor` must be a decoder, got the encoder-decoder {name}. Use a causal language model.")
-    if anchor.training:
-        raise ValueError(f"`anchor` must be in evaluation mode, but {name} is in training mode. Call `anchor.eval()`.")
-    n_tokens, n_rows = len(anchor_tokenizer), int(anchor.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
-    if n_rows not in logits_widths(tokens):
-        raise ValueError(
-            f"`anchor_tokenizer` must belong to the anchor: it has {n_tokens} tokens, but {name} has {n_rows} "
-            "embeddings. Load both from the same place."
-        )
-    if anchor_tokenizer.chat_template is None:
-        warnings.warn(
-            "`anchor_tokenizer` has no chat template: the anchor reads the messages' plain text, one after the other. An "
-            "aligned model refuses best in the template it was trained with: set `anchor_tokenizer.chat_template`.",
-            stacklevel=3,
-        )

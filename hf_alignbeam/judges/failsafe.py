@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from hf_alignbeam.chat.templates import Message
+from hf_alignbeam.chat.conversations import Message
 from hf_alignbeam.judges.base import Judge
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hf_alignbeam.chat.templates import Conversation
+from hf_alignbeam.chat.conversations import Conversation
 
 try:
     from openai import APIConnectionError, APIStatusError, AsyncOpenAI, OpenAI

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.chat.templates import Conversation, as_messages, render_prompt
+from hf_alignbeam.chat.conversations import Conversation, as_messages
+from hf_alignbeam.chat.templates import render_prompt
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.base import check_model
 from hf_alignbeam.tokenization.vocabulary import token_bytes

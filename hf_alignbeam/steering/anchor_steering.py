@@ -5,9 +5,9 @@ loops, `decode.py` for candidates.
 """
 
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal, cast
 
@@ -15,14 +15,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from hf_alignbeam.anchor.follower import Follower
-from hf_alignbeam.chat.prompt_reader import Prompts, start
+from hf_alignbeam.anchor.follower import Follower, Start
+from hf_alignbeam.chat.conversations import Asked, Conversation, Message
+from hf_alignbeam.chat.prompt_reader import Prompts
 from hf_alignbeam.chat.template_parser import learn_format
-from hf_alignbeam.chat.templates import Asked, Conversation, Message, begins_reasoning, raw_text, render_prompt
+from hf_alignbeam.chat.templates import begins_reasoning, raw_text, render_prompt
 from hf_alignbeam.inference.adapters import OneThread, adapter_layers, adapters_off, base_of
-from hf_alignbeam.inference.branching_cache import check_anchor, choose_engine
+from hf_alignbeam.inference.branching_cache import choose_engine
 from hf_alignbeam.inference.engines import Scope
 from hf_alignbeam.steering.generate_call import Call, Point, Rules
+from hf_alignbeam.steering.ledger import Ledger
 from hf_alignbeam.steering.mixing import (
     PAPER_TOP_TOKENS,
     MixingRule,
@@ -33,36 +35,11 @@ from hf_alignbeam.steering.mixing import (
     paper,
     safe_decoding,
 )
-from hf_alignbeam.tokenization.vocabulary import token_bytes
+from hf_alignbeam.tokenization.vocabulary import logits_widths, token_bytes
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
 
 #: Extra forwards of the anchor a step may spend, by default: chosen by the distance to the exact translation.
 N_LOOKAHEAD = 4
-
-
-@dataclass
-class Ledger:
-    """What steering has cost since it was last reset.
-
-    Attributes:
-        anchor_forwards: Forward passes of the anchor, each over the whole batch.
-        anchor_tokens: Tokens fed in them, padding included.
-        steered_tokens: Target tokens whose scores were mixed, over all rows.
-        lost_mass: The anchor's probability mass that had no translation, summed over those tokens.
-        target_forwards, target_tokens: The same of the target, by a strategy.
-        judge_calls, judged: How often its judge was called, and about how many texts.
-        seconds: How long its answers took.
-    """
-
-    anchor_forwards: int = 0
-    anchor_tokens: int = 0
-    steered_tokens: int = 0
-    lost_mass: float = 0.0
-    target_forwards: int = 0
-    target_tokens: int = 0
-    judge_calls: int = 0
-    judged: int = 0
-    seconds: float = 0.0
 
 
 class Steering:
@@ -276,3 +253,30 @@ def _eos_ids(anchor: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens
         learned = learn_format(tokenizer, tokens, tokenizer.chat_template)
         ids |= learned.eos_ids if learned else set()
     return {i for i in ids if i is not None}
+
+
+def start(anchor_tokenizer: PreTrainedTokenizerBase, anchor_tokens: list[bytes | None], asked: Asked) -> Start:
+    """How the anchor's reading of one prompt begins."""
+    ids, lead_in = render_prompt(anchor_tokenizer, anchor_tokens, asked.messages)
+    return Start(ids, lead_in, asked.lead_in, asked.begun)
+
+
+def check_anchor(anchor: PreTrainedModel, anchor_tokenizer: PreTrainedTokenizerBase, tokens: Sequence[bytes | None]) -> None:
+    """Raise ValueError where a model cannot be followed, or does not belong to its tokenizer, whose `tokens` are given."""
+    name = type(anchor).__name__
+    if anchor.config.is_encoder_decoder:
+        raise ValueError(f"`anchor` must be a decoder, got the encoder-decoder {name}. Use a causal language model.")
+    if anchor.training:
+        raise ValueError(f"`anchor` must be in evaluation mode, but {name} is in training mode. Call `anchor.eval()`.")
+    n_tokens, n_rows = len(anchor_tokenizer), int(anchor.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
+    if n_rows not in logits_widths(tokens):
+        raise ValueError(
+            f"`anchor_tokenizer` must belong to the anchor: it has {n_tokens} tokens, but {name} has {n_rows} "
+            "embeddings. Load both from the same place."
+        )
+    if anchor_tokenizer.chat_template is None:
+        warnings.warn(
+            "`anchor_tokenizer` has no chat template: the anchor reads the messages' plain text, one after the other. An "
+            "aligned model refuses best in the template it was trained with: set `anchor_tokenizer.chat_template`.",
+            stacklevel=3,
+        )

@@ -13,11 +13,11 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.anchor.follower import N_BACK, Follower
-from hf_alignbeam.chat.prompt_reader import checked_conversations
-from hf_alignbeam.chat.templates import Conversation, Message
-from hf_alignbeam.steering.anchor_steering import N_LOOKAHEAD, Ledger, Steering
+from hf_alignbeam.chat.conversations import Conversation, Message, checked_conversations
+from hf_alignbeam.steering.anchor_steering import N_LOOKAHEAD, Steering
 from hf_alignbeam.steering.generate_call import Call, Point
 from hf_alignbeam.steering.generate_loops import Loops, asking_loop
+from hf_alignbeam.steering.ledger import Ledger
 from hf_alignbeam.steering.mixing import MixingRule
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
 

@@ -17,7 +17,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hf_alignbeam.judges.base import ClassifierJudge, Judge, LLMJudge
+from hf_alignbeam.judges.base import Judge
+from hf_alignbeam.judges.classifier_judge import ClassifierJudge
+from hf_alignbeam.judges.llm_judge import LLMJudge
 from hf_alignbeam.testbed.ground_truth import Truth
 from hf_alignbeam.testbed.language import Language, language
 

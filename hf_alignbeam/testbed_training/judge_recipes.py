@@ -16,7 +16,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from hf_alignbeam.chat.templates import as_messages, defused, encode_once
+from hf_alignbeam.chat.conversations import as_messages
+from hf_alignbeam.chat.templates import defused, encode_once
 from hf_alignbeam.testbed import tokenizers
 from hf_alignbeam.testbed.exchanges import Exchange
 
