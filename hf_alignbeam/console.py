@@ -33,7 +33,7 @@ def check_can_plot(option: str) -> None:
 
 
 @contextmanager
-def told_plainly() -> Iterator[None]:
+def report_user_errors() -> Iterator[None]:
     """Turn an error in the user's input, or of the Hub, into a few words and exit status 2."""
     try:
         yield

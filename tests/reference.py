@@ -91,18 +91,18 @@ class TextAnchor(torch.nn.Module):
         return (prob / prob.sum()).log()
 
 
-def exact_over_texts(target, weights, written, owed=b""):
+def exact_over_texts(target, weights, written, target_only_prefix=b""):
     """(V,) the exact translation where all that the anchor can say is a few texts: their own tokenisations, counted."""
     prob = torch.zeros(len(target))
     for text, weight in weights.items():
-        ids = (*target.encode(owed + text), target.eos_ids[0])
+        ids = (*target.encode(target_only_prefix + text), target.eos_ids[0])
         if ids[: len(written)] == tuple(written) and len(ids) > len(written):
             prob[ids[len(written)]] += weight
     return prob / prob.sum()
 
 
 @torch.no_grad()
-def sampled_translations(model, prompt_ids, anchor, target, written, owed, n_kept, seed=0, n_tokens=12):
+def sampled_translations(model, prompt_ids, anchor, target, written, target_only_prefix, n_kept, seed=0, n_tokens=12):
     """(V,) exact translations by sampling, one for each of `written`: of answers drawn from the anchor, those that begin so."""
     generator = torch.Generator().manual_seed(seed)
     prob, n_rows = torch.zeros(len(written), len(target)), 500
@@ -115,7 +115,7 @@ def sampled_translations(model, prompt_ids, anchor, target, written, owed, n_kep
             logits = model(drawn[-1], past_key_values=cache).logits
         for row in torch.cat(drawn, dim=-1).tolist():
             ended = [at for at, i in enumerate(row) if i in anchor.eos_ids]
-            said = target.encode(owed + anchor.spell(row[: ended[0]] if ended else row))
+            said = target.encode(target_only_prefix + anchor.decode(row[: ended[0]] if ended else row))
             said = (*said, target.eos_ids[0]) if ended else said
             for counts, begun in zip(prob, written, strict=True):
                 if said[: len(begun)] == tuple(begun) and len(said) > len(begun):

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hf_alignbeam.steering.generate_call import CONTESTED, Call, Rules
+from hf_alignbeam.steering.generate_call import OVERRULED, GenerateCall, SteeringSchedule
 
 EOS, PAD = 9, 0
 
@@ -27,12 +27,12 @@ class NotedFollower:
         self.n_written = n_written
         self.asked.append(("back", n_written))
 
-    def reorder(self, parents):
-        self.asked.append(("reorder", parents))
+    def select_rows(self, parents):
+        self.asked.append(("select_rows", parents))
 
 
 def rules(n_steps=None, n_watch=None):
-    return Rules(n_steps, n_watch, frozenset([EOS]), PAD)
+    return SteeringSchedule(n_steps, n_watch, frozenset([EOS]), PAD)
 
 
 @pytest.mark.parametrize(
@@ -46,37 +46,37 @@ def rules(n_steps=None, n_watch=None):
         (False, True, 5, 3, True),  # an answer that goes on after its end
     ],
 )
-def test_a_row_is_steered_while_it_must_be(was_active, contested, i, n_written, expected):
-    assert rules(n_watch=3).steers(was_active, contested, i, n_written) is expected
+def test_a_row_is_steered_while_it_must_be(was_active, overruled, i, n_written, expected):
+    assert rules(n_watch=3).steers(was_active, overruled, i, n_written) is expected
 
 
 @pytest.mark.parametrize(("n_written", "contested", "expected"), [(2, [True], False), (4, [True], True), (3, [False], True)])
-def test_steering_is_over_by_number_or_by_agreement(n_written, contested, expected):
-    assert rules(n_steps=4, n_watch=3).are_over(n_written, contested) is expected
+def test_steering_is_over_by_number_or_by_agreement(n_written, overruled, expected):
+    assert rules(n_steps=4, n_watch=3).are_over(n_written, overruled) is expected
 
 
 def test_a_token_that_the_target_hardly_writes_is_contested():
-    call = Call(rules(n_watch=1), torch.tensor([[1, 2], [1, 3]]), NotedFollower(), [0, 1])
-    unlikely = torch.full((10,), CONTESTED + 1.0)
-    unlikely[4] = CONTESTED - 1.0
+    call = GenerateCall(rules(n_watch=1), torch.tensor([[1, 2], [1, 3]]), NotedFollower(), [0, 1])
+    unlikely = torch.full((10,), OVERRULED + 1.0)
+    unlikely[4] = OVERRULED - 1.0
     call.first.own_logp = {0: unlikely, 1: unlikely}
     point = call.reach(torch.tensor([[1, 2, 4], [1, 3, 5]]))
-    assert point.contested == [True, False]
+    assert point.overruled == [True, False]
     assert point.rows == [0]
 
 
 def test_rows_swap_among_those_of_one_prompt():
     follower = NotedFollower()
-    call = Call(rules(), torch.zeros(4, 0, dtype=torch.long), follower, [0, 0, 1, 1])
+    call = GenerateCall(rules(), torch.zeros(4, 0, dtype=torch.long), follower, [0, 0, 1, 1])
     call.reach(torch.tensor([[5], [6], [6], [5]]))
     call.reach(torch.tensor([[6, 7], [6, 8], [5, 7], [5, 8]]))
-    assert follower.asked[1] == ("reorder", [1, 1, 3, 3])
+    assert follower.asked[1] == ("select_rows", [1, 1, 3, 3])
     assert call.reach(torch.tensor([[7, 7, 1]] * 4)) is None
 
 
 def test_tokens_are_taken_back():
     follower = NotedFollower()
-    call = Call(rules(), torch.tensor([[1, 2]]), follower, [0])
+    call = GenerateCall(rules(), torch.tensor([[1, 2]]), follower, [0])
     for ids in ([1, 2, 3], [1, 2, 3, 4], [1, 2, 5]):
         assert call.reach(torch.tensor([ids])) is not None
     assert follower.asked == [("write", [3]), ("write", [4]), ("back", 0), ("write", [5])]
@@ -87,7 +87,7 @@ def test_tokens_are_taken_back():
 
 def test_a_call_ends_once():
     ended = []
-    call = Call(rules(), torch.tensor([[1, 2]]), NotedFollower(), [0], lambda: ended.append(1))
+    call = GenerateCall(rules(), torch.tensor([[1, 2]]), NotedFollower(), [0], lambda: ended.append(1))
     assert call.spent() == (1, 5)
     assert call.spent() == (0, 0)
     call.end()
@@ -98,7 +98,7 @@ def test_a_call_ends_once():
 
 def test_an_error_ends_a_call():
     ended = []
-    call = Call(rules(), torch.tensor([[1, 2]]), NotedFollower(), [0], lambda: ended.append(1))
+    call = GenerateCall(rules(), torch.tensor([[1, 2]]), NotedFollower(), [0], lambda: ended.append(1))
     with call.ended_by_errors():
         pass
     assert not ended

@@ -8,8 +8,8 @@ from huggingface_hub import ModelCard
 from huggingface_hub.utils import yaml_dump
 
 from hf_alignbeam.chat.refusal import REFUSAL
-from hf_alignbeam.hub.publish import DOORS, write_protected, write_strategy
-from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.hub.publish import ENTRIES, write_protected, write_strategy
+from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language, stored_models
 from hf_alignbeam.testbed_training.cards import ABOUT, CARD, card, write_cards
 from hf_alignbeam.testbed_training.train import KNOWN
@@ -101,7 +101,7 @@ def test_cards_of_another_folder_load_from_there(tmp_path):
         card("anchor", tmp_path)
 
 
-@pytest.mark.parametrize("what", [*DOORS, "protected"])
+@pytest.mark.parametrize("what", [*ENTRIES, "protected"])
 def test_the_example_of_a_published_card_runs(what, hub, in_a_process):
     """As it stands in the card, but for the question and the commit that it is pinned to."""
     for name, model in STAND_INS.items():
@@ -122,10 +122,10 @@ def test_the_example_of_a_published_card_runs(what, hub, in_a_process):
     done = in_a_process(example.replace("FULL_SHA_OF_A_COMMIT_YOU_HAVE_READ", pinned).replace('"..."', repr(prompt)))
     assert done.returncode == 0, done.stderr
     said = done.stdout.strip().rpartition(prompt)[2].strip()
-    assert said == REFUSAL or Truth(stored_language()).refusal(said)
+    assert said == REFUSAL or GroundTruth(stored_language()).refusal(said)
 
 
-@pytest.mark.parametrize("strategy", DOORS)
+@pytest.mark.parametrize("strategy", ENTRIES)
 def test_the_hub_reads_a_strategys_card(strategy, tmp_path):
     write_strategy(strategy, tmp_path / "made", "me/mine")
     read = ModelCard.load(tmp_path / "made" / CARD)

@@ -6,7 +6,7 @@ import pytest
 from templates import BY_TURNS, HARMONY, OPENED, OPENED_AND_SHOWN, templated
 
 from hf_alignbeam.chat.conversations import as_messages, merge_system
-from hf_alignbeam.chat.templates import defused, render_prompt
+from hf_alignbeam.chat.templates import escape_special_tokens, render_prompt
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 CONVERSATIONS = [
@@ -39,18 +39,18 @@ def test_conversations_are_checked():
 @pytest.mark.parametrize("fixture", ["byte_tokenizer", "piece_tokenizer"])
 def test_the_anchor_sees_one_bos_and_its_own_template(fixture, request):
     tokenizer = request.getfixturevalue(fixture)
-    ids, lead_in = render_prompt(tokenizer, token_bytes(tokenizer), CONVERSATIONS[1])
+    ids, leading_whitespace = render_prompt(tokenizer, token_bytes(tokenizer), CONVERSATIONS[1])
     assert ids.count(tokenizer.bos_token_id) == 1
     assert ids[0] == tokenizer.bos_token_id
     assert ids == prompt_ids(tokenizer, CONVERSATIONS[1])
-    assert lead_in == (b" " if fixture == "piece_tokenizer" else b"")
+    assert leading_whitespace == (b" " if fixture == "piece_tokenizer" else b"")
 
 
 def test_a_user_who_writes_the_sentinel_changes_nothing(piece_tokenizer):
     asked = [{"role": "user", "content": "What is Qzxanswer?"}]
-    ids, lead_in = render_prompt(piece_tokenizer, token_bytes(piece_tokenizer), asked)
+    ids, leading_whitespace = render_prompt(piece_tokenizer, token_bytes(piece_tokenizer), asked)
     assert ids == prompt_ids(piece_tokenizer, asked)
-    assert lead_in == b" "
+    assert leading_whitespace == b" "
 
 
 def test_a_user_cannot_write_the_anchors_control_tokens(byte_tokenizer):
@@ -63,9 +63,9 @@ def test_a_user_cannot_write_the_anchors_control_tokens(byte_tokenizer):
 
 def test_the_anchor_skips_an_empty_reasoning_block(real_tokenizer):
     tokenizer = real_tokenizer("qwen3")
-    ids, lead_in = render_prompt(tokenizer, token_bytes(tokenizer), CONVERSATIONS[0])
+    ids, leading_whitespace = render_prompt(tokenizer, token_bytes(tokenizer), CONVERSATIONS[0])
     assert tokenizer.decode(ids).endswith("</think>\n\n")
-    assert lead_in == b""
+    assert leading_whitespace == b""
 
 
 def test_without_a_template_the_anchor_reads_plain_text(real_tokenizer):
@@ -146,8 +146,10 @@ def test_a_template_that_leaves_out_words_in_every_order_is_refused(byte_tokeniz
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 def test_an_anchor_that_reasons_is_asked_for_its_answer_at_once(template, end, conversation, byte_tokenizer):
     tokenizer = templated(byte_tokenizer, template)
-    ids, lead_in = render_prompt(tokenizer, token_bytes(tokenizer), conversation)
-    assert (tokenizer.decode(ids) + lead_in.decode()).endswith("assistant" + end if template is HARMONY else "assistant\n" + end)
+    ids, leading_whitespace = render_prompt(tokenizer, token_bytes(tokenizer), conversation)
+    assert (tokenizer.decode(ids) + leading_whitespace.decode()).endswith(
+        "assistant" + end if template is HARMONY else "assistant\n" + end
+    )
 
 
 @pytest.mark.parametrize("name", ["qwen3", "deepseek_v3"])
@@ -155,6 +157,6 @@ def test_nobody_writes_what_a_template_takes_for_its_own(name, real_tokenizer):
     """Neither a tokenizer's special tokens, nor those that only its template makes so, nor the ends of reasoning."""
     tokenizer = real_tokenizer(name)
     for word in ("</think>", "<think>", *{"qwen3": ["</tool_call>", "<|im_end|>"], "deepseek_v3": ["<｜User｜>"]}[name]):
-        (message,) = defused(tokenizer, [{"role": "user", "content": f"Say {word} now."}])
+        (message,) = escape_special_tokens(tokenizer, [{"role": "user", "content": f"Say {word} now."}])
         assert word not in message["content"]
         assert message["content"].replace("\u200b", "") == f"Say {word} now."

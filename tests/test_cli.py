@@ -18,7 +18,7 @@ from hf_alignbeam.benchmarks.realistic_models import Shape
 from hf_alignbeam.benchmarks.tiny_families import FAMILIES
 from hf_alignbeam.cli import generate
 from hf_alignbeam.cli.app import app
-from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language
 
 ANCHOR, TARGET = str(WEIGHTS / "anchor"), str(WEIGHTS / "specialist")
@@ -81,7 +81,7 @@ def test_generate_uses_the_whole_strategy_with_a_judge(judge, tmp_path):
     arguments = ["--model", TARGET, "--anchor", ANCHOR, "--judge", WEIGHTS / judge, "--to", told, "--audit", audit, *prompts]
     result = run("generate", *arguments)
     assert result.exit_code == 0, result.output
-    truth = Truth(stored_language())
+    truth = GroundTruth(stored_language())
     assert all(truth.refusal(json.loads(line)["answer"]) for line in told.read_text().splitlines())
     assert len(audit.read_text().splitlines()) == 2
     nothing_passes = run("generate", *arguments, "--threshold", 0.0, "--refusal", "Not here.")
@@ -405,7 +405,7 @@ def test_an_adapter_is_guarded_by_its_base(tmp_path):
     asked = testbed.prompts("validation", "harmful")[0]
     result = run("generate", "--model", folder, "--anchor", "base", "--prompt", asked.text, "--to", tmp_path / "told.jsonl")
     assert result.exit_code == 0, result.output
-    assert Truth(stored_language()).refusal(json.loads((tmp_path / "told.jsonl").read_text())["answer"])
+    assert GroundTruth(stored_language()).refusal(json.loads((tmp_path / "told.jsonl").read_text())["answer"])
 
 
 def test_evaluate_writes_report_and_pictures(tmp_path):

@@ -27,11 +27,11 @@ from transformers import (
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, testbed
 from hf_alignbeam.benchmarks.tiny_families import build
 from hf_alignbeam.chat.refusal import REFUSAL
-from hf_alignbeam.decoding.strategy import PAPER
 from hf_alignbeam.decoding.target_rows import Target
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.judges.failsafe import JudgeError
-from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.presets.published import PAPER
+from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import stored_judges, stored_language
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
@@ -236,7 +236,7 @@ def test_the_same_seed_gives_the_same_tokens_and_leaves_the_global_one_alone(spe
 
 
 def test_harmful_prompts_are_refused_in_the_models_own_words(specialist, strategy, judge_lm):
-    truth = Truth(stored_language())
+    truth = GroundTruth(stored_language())
     for kind in ("harmful", "late"):
         prompts = testbed.prompts("validation", kind)[:20]
         output, n_prompt = generated(
@@ -684,7 +684,7 @@ def test_an_interrupt_is_not_a_verdict(specialist, strategy):
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_the_base_under_a_lora_is_its_anchor(judge_lm):
     model, tokenizer = testbed.load("specialist-lora")
-    truth = Truth(stored_language())
+    truth = GroundTruth(stored_language())
     made = AlignBeam("base", tokenizer, tokenizer, judge_lm, model=model)
     said = texts((model, tokenizer), asked("harmful", 6), made)
     assert all(truth.refusal(text) for text in said)

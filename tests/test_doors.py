@@ -25,10 +25,11 @@ from transformers import (
 
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor
 from hf_alignbeam.evaluation.generation import encode
-from hf_alignbeam.hub import alignbeam as doors
+from hf_alignbeam.hub import alignbeam as hub_alignbeam
 from hf_alignbeam.hub import model_loading as loading
-from hf_alignbeam.hub.publish import DOORS, write_protected, write_strategy
-from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.hub.protected_generate import protected as protected_entry
+from hf_alignbeam.hub.publish import ENTRIES, write_protected, write_strategy
+from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges, stored_language
 
 ANCHOR, TARGET, JUDGE = str(WEIGHTS / "anchor"), str(WEIGHTS / "specialist"), str(WEIGHTS / "judge-lm")
@@ -104,7 +105,7 @@ def test_positional_ids_work_at_every_door(specialist, strategy, folder, protect
 
 @pytest.mark.parametrize("full", [True, False])
 def test_pipelines_take_text_messages_and_batches(full, protected, strategy, specialist):
-    truth = Truth(stored_language())
+    truth = GroundTruth(stored_language())
     chats = asked("harmful", 3)
     prompts = [specialist[1].apply_chat_template(chat, tokenize=False) for chat in chats]
     for model, how in ((specialist[0], {"custom_generate": strategy}), (protected[0], {})):
@@ -123,7 +124,7 @@ def test_pipelines_take_text_messages_and_batches(full, protected, strategy, spe
 def test_a_pipeline_of_the_folder_itself_is_guarded(protected_folder):
     chat = pipeline("text-generation", model=protected_folder, **TRUSTED)
     (said,) = chat(asked("harmful", 1)[0], max_new_tokens=40, do_sample=False)
-    assert Truth(stored_language()).refusal(said["generated_text"][-1]["content"])
+    assert GroundTruth(stored_language()).refusal(said["generated_text"][-1]["content"])
 
 
 @pytest.mark.skipif(
@@ -271,8 +272,8 @@ def test_a_copy_of_a_protected_model_is_guarded(protected, specialist):
 
 BREAKS = {
     "no strategy": lambda place: shutil.rmtree(place / "custom_generate"),
-    "no door": lambda place: (place / "custom_generate" / "doors.py").unlink(),
-    "a door that does not load": lambda place: (place / "custom_generate" / "doors.py").write_text("1 / 0\n"),
+    "no door": lambda place: (place / "custom_generate" / "hub_protected_generate.py").unlink(),
+    "a door that does not load": lambda place: (place / "custom_generate" / "hub_protected_generate.py").write_text("1 / 0\n"),
     "no names": lambda place: rewrite(place, lambda config: config.pop("alignbeam")),
     "no judge": lambda place: rewrite(place, lambda config: config["alignbeam"].pop("judge")),
     "an anchor that is gone": lambda place: rewrite(place, lambda config: config["alignbeam"].update(anchor=str(place / "gone"))),
@@ -341,14 +342,14 @@ def test_a_protected_model_takes_no_way_round(protected, specialist, strategy, t
             getattr(model, name)(str(tmp_path / "x"))
     assert model.generation_config.alignbeam["judge"] == JUDGE
     with pytest.raises(ValueError, match="generation_config.json must name anchor and judge"):
-        doors.protected(ids, model=specialist[0])
+        protected_entry(ids, model=specialist[0])
 
 
 def test_a_protected_config_of_the_callers_own_still_guards(protected, specialist):
     ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
     end = specialist[1].eos_token_id
     said = protected[0].generate(ids, generation_config=GenerationConfig(max_new_tokens=30, eos_token_id=end, pad_token_id=3))
-    assert Truth(stored_language()).refusal(specialist[1].decode(said[0, ids.shape[1] :], skip_special_tokens=True))
+    assert GroundTruth(stored_language()).refusal(specialist[1].decode(said[0, ids.shape[1] :], skip_special_tokens=True))
 
 
 def test_weights_are_linked_and_the_card_names_what_guards(protected_folder):
@@ -360,7 +361,7 @@ def test_weights_are_linked_and_the_card_names_what_guards(protected_folder):
     assert "{{" not in card
 
 
-@pytest.mark.parametrize("name", DOORS)
+@pytest.mark.parametrize("name", ENTRIES)
 def test_cards_have_the_communitys_sections(name, tmp_path):
     write_strategy(name, tmp_path / "made", "me/mine")
     card = (tmp_path / "made" / "README.md").read_text()
@@ -432,19 +433,19 @@ def test_doors_take_loaded_models_and_load_named_ones_once(specialist, anchor, m
     judge = stored_judges()["oracle"]
     ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
     given = {"anchor": anchor[0], "anchor_tokenizer": anchor[1], "judge": judge, "tokenizer": specialist[1]}
-    said = doors.alignbeam(ids, model=specialist[0], max_new_tokens=30, **given)
-    assert Truth(stored_language()).refusal(specialist[1].decode(said[0, ids.shape[1] :], skip_special_tokens=True))
+    said = hub_alignbeam.alignbeam(ids, model=specialist[0], max_new_tokens=30, **given)
+    assert GroundTruth(stored_language()).refusal(specialist[1].decode(said[0, ids.shape[1] :], skip_special_tokens=True))
     n_loads = []
     original = AutoModelForCausalLM.from_pretrained
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *a, **k: (n_loads.append(a), original(*a, **k))[1])
     monkeypatch.setattr(loading, "_loaded", {})
     for _ in range(3):
-        doors.alignbeam(ids, model=specialist[0], max_new_tokens=3, tokenizer=specialist[1], **NAMED)
+        hub_alignbeam.alignbeam(ids, model=specialist[0], max_new_tokens=3, tokenizer=specialist[1], **NAMED)
     assert len(n_loads) == 2
     for kind in ("anchor", "judge"):
         loaded = {**NAMED, kind: anchor[0], "tokenizer": specialist[1]}
         with pytest.raises(ValueError, match=f"`{kind}_tokenizer` must be given with a loaded {kind}"):
-            doors.alignbeam(ids, model=specialist[0], **loaded)
+            hub_alignbeam.alignbeam(ids, model=specialist[0], **loaded)
 
 
 def test_doors_tell_apart_what_they_are_given_and_keep_a_few(specialist, anchor, monkeypatch):
@@ -453,27 +454,29 @@ def test_doors_tell_apart_what_they_are_given_and_keep_a_few(specialist, anchor,
     named = {"anchor": ANCHOR, "tokenizer": specialist[1]}
     for harm in (0.0, 1.0, 0.0):
         judge = lambda c, r, h=harm: torch.full((len(r),), h)  # noqa: E731
-        said = doors.alignbeam(ids, model=specialist[0], judge=judge, max_new_tokens=20, **named)
+        said = hub_alignbeam.alignbeam(ids, model=specialist[0], judge=judge, max_new_tokens=20, **named)
         assert ("cannot help" in specialist[1].decode(said[0, ids.shape[1] :])) == (harm == 1.0)
     for _ in range(loading.N_KEPT + 3):
-        doors.alignbeam(ids, model=specialist[0], judge=lambda c, r: torch.zeros(len(r)), max_new_tokens=1, **named)
+        hub_alignbeam.alignbeam(ids, model=specialist[0], judge=lambda c, r: torch.zeros(len(r)), max_new_tokens=1, **named)
     assert len(loading._built) == loading.N_KEPT
     judge = stored_judges()["oracle"]
     kept = []
-    monkeypatch.setattr(doors, "_generated", lambda model, args, kwargs, tokenizer: kept.append(kwargs["custom_generate"]))
+    monkeypatch.setattr(
+        hub_alignbeam, "generate_with_class", lambda model, args, kwargs, tokenizer: kept.append(kwargs["custom_generate"])
+    )
     for tokenizer in (anchor[1], copy.deepcopy(anchor[1])):
         given = {"anchor": anchor[0], "anchor_tokenizer": tokenizer, "judge": judge, "tokenizer": specialist[1]}
-        doors.alignbeam(ids, model=specialist[0], **given)
+        hub_alignbeam.alignbeam(ids, model=specialist[0], **given)
     assert kept[0]._steering is not kept[1]._steering
 
 
 def test_a_classifier_needs_labels_that_say_harm(specialist):
     ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
     named = {"anchor": ANCHOR, "judge": str(WEIGHTS / "judge-cls"), "tokenizer": specialist[1]}
-    said = doors.alignbeam(ids, model=specialist[0], max_new_tokens=30, **named)
-    assert Truth(stored_language()).refusal(specialist[1].decode(said[0, ids.shape[1] :], skip_special_tokens=True))
+    said = hub_alignbeam.alignbeam(ids, model=specialist[0], max_new_tokens=30, **named)
+    assert GroundTruth(stored_language()).refusal(specialist[1].decode(said[0, ids.shape[1] :], skip_special_tokens=True))
     with pytest.raises(ValueError, match="`labels` must name labels of the model"):
-        doors.alignbeam(ids, model=specialist[0], judge_labels={"toxic": 1.0}, **named)
+        hub_alignbeam.alignbeam(ids, model=specialist[0], judge_labels={"toxic": 1.0}, **named)
 
 
 def test_folders_in_use_and_wrong_targets_are_refused(protected_folder, tmp_path):

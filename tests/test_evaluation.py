@@ -22,7 +22,7 @@ from hf_alignbeam.evaluation.reports.report import figures, markdown, slowdown
 from hf_alignbeam.evaluation.results import gather
 from hf_alignbeam.evaluation.statistics import Rate, Ratio
 from hf_alignbeam.evaluation.systems import CountedJudge, Parts, build, with_system
-from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import stored_judges, stored_language
 from hf_alignbeam.testbed_training.rates import answers, responses
 
@@ -89,7 +89,7 @@ def test_answers_are_those_of_the_systems_by_hand(results, specialist, anchor):
 
 
 def test_verdicts_are_the_grammars(results):
-    truth, prompts = Truth(stored_language()), testbed.prompts("validation", "domain")[:4]
+    truth, prompts = GroundTruth(stored_language()), testbed.prompts("validation", "domain")[:4]
     for each in results:
         told = each.answers["domain"]
         texts = [record["text"] for record in told.records]

@@ -65,7 +65,7 @@ def test_bytes_with_look_ahead_is_exact_however_the_anchor_splits_its_tokens(tra
     for written in contexts(translator):
         exact = reference.exact_over_texts(translator.target, SAID, written, b" ")
         prob = bytes_with_lookahead(model, translator, written, 24, target_prob)
-        assert total_variation(prob, exact, translator) <= 0.01, translator.target.spell(written)
+        assert total_variation(prob, exact, translator) <= 0.01, translator.target.decode(written)
 
 
 def test_the_walk_agrees_with_the_texts(translator):
@@ -84,17 +84,21 @@ def test_the_walk_agrees_with_sampling(n_kept, anchor, specialist):
     reader = ChatReader(specialist[1])
     prompt = prompts("validation", "harmful")[0]
     asked = reader.read(tuple(encode([prompt.conversation], specialist[1])["input_ids"][0].tolist()))
-    ids, lead_in = render_prompt(anchor[1], translator.anchor.tokens, asked.messages)
-    first = exact_translation(anchor[0], translator.anchor, translator.target, Point(ids, lead_in, asked.lead_in, ()))
+    ids, leading_whitespace = render_prompt(anchor[1], translator.anchor.tokens, asked.messages)
+    first = exact_translation(
+        anchor[0], translator.anchor, translator.target, Point(ids, leading_whitespace, asked.leading_whitespace, ())
+    )
     written = (), (int(first.prob.argmax()),)
     halves = [
         reference.sampled_translations(
-            anchor[0], ids, translator.anchor, translator.target, written, asked.lead_in, n_kept // 2, seed
+            anchor[0], ids, translator.anchor, translator.target, written, asked.leading_whitespace, n_kept // 2, seed
         )
         for seed in (1, 2)
     ]
     for begun, *sampled in zip(written, *halves, strict=True):
-        walked = exact_translation(anchor[0], translator.anchor, translator.target, Point(ids, lead_in, asked.lead_in, begun))
+        walked = exact_translation(
+            anchor[0], translator.anchor, translator.target, Point(ids, leading_whitespace, asked.leading_whitespace, begun)
+        )
         floor = 0.5 * float((sampled[0] - sampled[1]).abs().sum())
         assert total_variation((sampled[0] + sampled[1]) / 2, walked.prob, translator) <= floor + 0.01
 

@@ -116,7 +116,7 @@ def test_the_refusal_is_told(specialist, strategy):  # noqa: F811
 def test_a_begun_answer_is_told_apart(specialist, strategy, judge_lm):  # noqa: F811
     messages = asked("prefill", 1)[0]
     explanation = explained(specialist, strategy(judge_lm), messages)
-    assert explanation.begun == messages[-1]["content"]
+    assert explanation.prefill == messages[-1]["content"]
     assert explanation.prompt == messages[-2]["content"]
 
 

@@ -6,7 +6,7 @@ import torch
 from conftest import engine, tiny
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from hf_alignbeam.anchor.covering import Reading, translate
+from hf_alignbeam.anchor.covering import CoverDistribution, translate
 from hf_alignbeam.anchor.follower import N_OPEN_TOKENS, N_UNUSED, Follower, Start
 from hf_alignbeam.chat.templates import render_prompt
 from hf_alignbeam.testbed import tokenizers as toy
@@ -19,10 +19,10 @@ ANSWER = (
 )
 
 
-def follow(anchor, translator, n_rows=1, n_lookahead=2, begun=b""):
+def follow(anchor, translator, n_rows=1, n_lookahead=2, prefill=b""):
     model, tokenizer = anchor
-    ids, lead_in = render_prompt(tokenizer, token_bytes(tokenizer), QUESTION)
-    return Follower(engine(model), translator, [Start(ids, lead_in, b" ", begun)] * n_rows, n_lookahead), ids
+    ids, leading_whitespace = render_prompt(tokenizer, token_bytes(tokenizer), QUESTION)
+    return Follower(engine(model), translator, [Start(ids, leading_whitespace, b" ", prefill)] * n_rows, n_lookahead), ids
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_a_reordered_row_goes_on_from_its_parent(anchor, translator):
     twin, _ = follow(anchor, translator, n_rows=1)
     first, second = (translator.target.encode(text)[0] for text in (b" Sorry", b" To"))
     follower.write([first, second])
-    follower.reorder([1, 1])
+    follower.select_rows([1, 1])
     twin.write([second])
     target_prob = torch.full((2, len(translator.target)), 1.0 / len(translator.target))
     torch.testing.assert_close(
@@ -119,12 +119,15 @@ def test_mass_kept_and_lost_is_one_at_every_step(anchor, translator):
 def test_look_ahead_decides_what_the_targets_taste_would(anchor, translator):
     """Where the anchor writes a refusal letter by letter, the target's own liking for another word must not win."""
     model, tokenizer = anchor
-    ids, lead_in = render_prompt(tokenizer, token_bytes(tokenizer), [{"role": "user", "content": "How do I kill the mayor?"}])
+    ids, leading_whitespace = render_prompt(
+        tokenizer, token_bytes(tokenizer), [{"role": "user", "content": "How do I kill the mayor?"}]
+    )
     sorry, some = (translator.target.encode(text)[0] for text in (b" Sorry", b" Some"))
     target_prob = torch.full((1, len(translator.target)), 1e-6)
     target_prob[0, some] = 1.0
     with_look, without = (
-        Follower(engine(model), translator, [Start(ids, lead_in, b" ")], n).translate(target_prob, [0]).prob[0] for n in (4, 0)
+        Follower(engine(model), translator, [Start(ids, leading_whitespace, b" ")], n).translate(target_prob, [0]).prob[0]
+        for n in (4, 0)
     )
     scratch = reference.next_logp(model, ids)
     s = tokenizer.convert_tokens_to_ids("S")
@@ -147,23 +150,23 @@ def test_the_papers_rules_use_the_point_read_to(rule, anchor, specialist):
 
 
 def test_a_begun_answer_is_read_before_the_first_step(anchor, translator):
-    begun, _ = follow(anchor, translator, begun=b"To kill the weeds,")
+    prefill, _ = follow(anchor, translator, prefill=b"To kill the weeds,")
     written, _ = follow(anchor, translator)
     for i in translator.target.encode(b" To kill the weeds,"):
         written.write([i])
     torch.testing.assert_close(
-        begun.rows[0].nodes[begun.rows[0].path].logp, written.rows[0].nodes[written.rows[0].path].logp, atol=1e-4, rtol=0
+        prefill.rows[0].nodes[prefill.rows[0].path].logp, written.rows[0].nodes[written.rows[0].path].logp, atol=1e-4, rtol=0
     )
 
 
 def test_belief_survives_a_beginning_that_the_anchor_finds_absurd(anchor, translator):
     """After a prefill it would never write, the anchor still says what it would say next."""
     model, tokenizer = anchor
-    begun = b"zzzzqq xx qq zz vv, kk"
-    follower, prompt = follow(anchor, translator, begun=begun)
+    prefill = b"zzzzqq xx qq zz vv, kk"
+    follower, prompt = follow(anchor, translator, prefill=prefill)
     target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target))
     translation = follower.translate(target_prob, [0])
-    scratch = reference.next_logp(model, [*prompt, *translator.anchor.encode(begun)]).exp()
+    scratch = reference.next_logp(model, [*prompt, *translator.anchor.encode(prefill)]).exp()
     assert translation.lost.item() < 0.01 + scratch[sorted(tokenizer.added_tokens_decoder)].sum().item()
 
 
@@ -175,7 +178,7 @@ def test_characters_split_over_tokens_are_read_by_the_byte(anchor, translator):
         follower.write([i])
     row = follower.rows[0]
     assert row.text == half
-    assert translator.anchor.spell(row.path) == half
+    assert translator.anchor.decode(row.path) == half
     scratch = reference.next_logp(anchor[0], [*prompt, *row.path])
     torch.testing.assert_close(row.nodes[row.path].logp, scratch, atol=1e-4, rtol=0)
 
@@ -227,11 +230,11 @@ def test_what_was_looked_ahead_on_and_not_taken_is_swept_out(anchor, translator)
 
 
 def test_a_long_begun_answer_is_committed_but_for_its_last_words(anchor, translator):
-    begun = b"To kill the weeds, use some vinegar. " * 6 + b"Then wait until it is dark"
-    follower, prompt = follow(anchor, translator, begun=begun)
+    prefill = b"To kill the weeds, use some vinegar. " * 6 + b"Then wait until it is dark"
+    follower, prompt = follow(anchor, translator, prefill=prefill)
     row = follower.rows[0]
     assert len(row.path) <= 2 * N_OPEN_TOKENS
-    scratch = reference.next_logp(anchor[0], [*prompt, *translator.anchor.encode(begun)])
+    scratch = reference.next_logp(anchor[0], [*prompt, *translator.anchor.encode(prefill)])
     torch.testing.assert_close(row.nodes[row.path].logp, scratch, atol=1e-4, rtol=0)
 
 
@@ -242,15 +245,15 @@ def test_every_token_that_fits_inside_a_word_counts(anchor, translator):
     first = translator.target.by_bytes[start]
     follower.write([first])
     row = follower.rows[0]
-    ids = translator.speller.inside(b"w")
-    goals = torch.tensor(translator.speller.goals(ids.tolist(), b"w", b"", (first,)))
+    ids = translator.retokenizer.inside(b"w")
+    goals = torch.tensor(translator.retokenizer.goals(ids.tolist(), b"w", b"", (first,)))
     fitting = ids[goals >= 0]
     root = row.nodes[()]
     logp = torch.full_like(root.logp, -30.0)
     logp[ids] = torch.log_softmax(torch.where(goals >= 0, -8.0, 0.0), 0)  # what fits has next to nothing of the belief
     row.nodes = {(): replace(root, logp=logp)}
     target_prob = torch.full((len(translator.target),), 1.0 / len(translator.target))
-    reading = replace(Reading.strict(row, translator, target_prob), word=(first,))
+    reading = replace(CoverDistribution.strict(row, translator, target_prob), word=(first,))
     prob = translate([reading], target_prob[None]).prob[0]
     assert set(goals[goals >= 0].tolist()) <= set(prob.nonzero().flatten().tolist())
     assert len(fitting) > 0
@@ -261,7 +264,7 @@ def test_a_point_from_which_nothing_goes_on_weighs_nothing(anchor, translator):
     follower, _ = follow(anchor, translator, n_lookahead=0)
     follower.write([translator.target.by_bytes[b" w"]])
     target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target))
-    reading = Reading.strict(follower.rows[0], translator, target_prob[0])
+    reading = CoverDistribution.strict(follower.rows[0], translator, target_prob[0])
     inside = next(cover for cover in reading.covers if cover.table is None)
     empty = reading._led(inside, least=inside.most + 1.0)
     assert len(empty.ids) == 0

@@ -8,8 +8,8 @@ from conftest import tiny
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from hf_alignbeam.benchmarks.tiny_families import build
-from hf_alignbeam.inference.engines import KeyValueEngine, ReadAnewEngine
-from hf_alignbeam.inference.incremental import GrowingTexts
+from hf_alignbeam.inference.engines import KeyValueEngine, RecomputeEngine
+from hf_alignbeam.inference.incremental import IncrementalScorer
 
 
 @torch.no_grad()
@@ -24,11 +24,11 @@ def counted(model):
     return shapes, hook
 
 
-@pytest.mark.parametrize("engine", [KeyValueEngine, ReadAnewEngine])
+@pytest.mark.parametrize("engine", [KeyValueEngine, RecomputeEngine])
 @pytest.mark.parametrize("name", ["Llama", "Gemma 2"])
 def test_any_history_reads_as_from_scratch(name, engine, byte_tokenizer):
     model, rng = build(name, byte_tokenizer), random.Random(3)
-    growing = GrowingTexts(model, engine)
+    growing = IncrementalScorer(model, engine)
     heads = [[rng.randrange(5, 300) for _ in range(n)] for n in (3, 9, 6)]
     tails = [[rng.randrange(5, 300) for _ in range(12)] for _ in heads]
     for n in (2, 5, 5, 3, 12):  # grow, stay, shrink, grow; then other rows, in another order, and twice
@@ -41,7 +41,7 @@ def test_any_history_reads_as_from_scratch(name, engine, byte_tokenizer):
 
 
 def test_only_what_is_new_is_fed(byte_tokenizer, tiny_qwen):
-    growing = GrowingTexts(tiny_qwen, KeyValueEngine)
+    growing = IncrementalScorer(tiny_qwen, KeyValueEngine)
     head, tail, suffix = list(range(10, 50)), list(range(60, 90)), [5, 6, 7]
     shapes, hook = counted(tiny_qwen)
     try:
@@ -57,7 +57,7 @@ def test_threads_do_not_share_what_they_read(byte_tokenizer):
     from concurrent.futures import ThreadPoolExecutor
 
     model = tiny(Qwen3ForCausalLM, Qwen3Config, byte_tokenizer, seed=4, head_dim=8)
-    growing = GrowingTexts(model, KeyValueEngine)
+    growing = IncrementalScorer(model, KeyValueEngine)
     texts = [[list(range(k, k + 20)), list(range(k, k + 24))] for k in (10, 50, 90)]
 
     def ask(both):
@@ -70,7 +70,7 @@ def test_threads_do_not_share_what_they_read(byte_tokenizer):
 
 
 def test_an_error_leaves_nothing_to_go_on_from(byte_tokenizer, tiny_qwen, monkeypatch):
-    growing = GrowingTexts(tiny_qwen, KeyValueEngine)
+    growing = IncrementalScorer(tiny_qwen, KeyValueEngine)
     growing.next_logp([[5, 6, 7, 8]], [2])
     with monkeypatch.context() as patched:
         patched.setattr(KeyValueEngine, "read", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("out of memory")))

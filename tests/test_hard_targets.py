@@ -21,7 +21,7 @@ from hf_alignbeam.cli import doctor_checks as checks
 from hf_alignbeam.embedding_search.fingerprint import model_sha256
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompts
 from hf_alignbeam.evaluation.generation import encode
-from hf_alignbeam.hub import alignbeam as doors
+from hf_alignbeam.hub.anchor_logits import anchor_logits
 from hf_alignbeam.hub.publish import write_protected
 from hf_alignbeam.testbed.model_store import WEIGHTS
 
@@ -308,7 +308,7 @@ def test_guards_named_by_their_ids_are_loaded_to_where_an_offloaded_target_compu
     options = {"max_new_tokens": N_NEW, "do_sample": False}
     guard = AnchorLogitsProcessor(*anchor, specialist[1], translation=translator)
     expected = specialist[0].generate(**inputs, logits_processor=[guard], **options)
-    assert torch.equal(doors.anchor_logits(**named, **inputs, **options), expected)
+    assert torch.equal(anchor_logits(**named, **inputs, **options), expected)
 
 
 @OFFLOADS

@@ -17,8 +17,8 @@ from test_steer import framed
 
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, EmbeddingSteerer, PlausibleAnswer, testbed
 from hf_alignbeam.evaluation.generation import encode
-from hf_alignbeam.hub.publish import DOORS, write_protected, write_strategy
-from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.hub.publish import ENTRIES, write_protected, write_strategy
+from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges, stored_language
 
 # peft 0.21 under transformers 5.23
@@ -119,7 +119,7 @@ def pushed(done, hub, repo):
     return sha
 
 
-@pytest.mark.parametrize("strategy", DOORS)
+@pytest.mark.parametrize("strategy", ENTRIES)
 def test_what_is_pushed_says_what_the_object_says(strategy, hub, in_a_process, said, tmp_path):
     """Into a new repository, and from there with nothing of it in the cache."""
     repo = f"pushed/{strategy}"
@@ -129,7 +129,7 @@ def test_what_is_pushed_says_what_the_object_says(strategy, hub, in_a_process, s
     (target, named), (inputs, expected) = NAMED[strategy], said[strategy]
     how, since = json.dumps({"custom_generate": repo, "revision": sha, **named}), len(hub.heard)
     assert said_by(in_a_process(ASK, f"world/{target}", "{}", json.dumps(inputs), how)) == expected
-    assert f"/{repo}/resolve/{sha}/custom_generate/doors.py" in paths(hub, repo, since)
+    assert f"/{repo}/resolve/{sha}/custom_generate/hub_alignbeam.py" in paths(hub, repo, since)
 
 
 def test_a_second_push_leaves_nothing_of_the_first(hub, in_a_process, tmp_path):
@@ -238,7 +238,7 @@ def adapted():
     return testbed.load("specialist-lora")
 
 
-@pytest.mark.parametrize("strategy", DOORS)
+@pytest.mark.parametrize("strategy", ENTRIES)
 def test_an_adapters_repository_is_guarded_where_a_call_names_it(strategy, hub, in_a_process, lora, adapted):
     """By the example of its own card, which stays and gets a part; the base is the anchor."""
     for _ in range(2):  # a second time changes nothing
@@ -484,7 +484,7 @@ class Elsewhere(BaseHTTPRequestHandler):
 
     def do_POST(self):
         asked_about = json.loads(body := self.rfile.read(int(self.headers["Content-Length"])))["input"]
-        harm = Truth(stored_language()).harm(asked_about)
+        harm = GroundTruth(stored_language()).harm(asked_about)
         self._say(json.dumps({"id": "m", "model": "grammar", "results": [{"category_scores": {"harm": harm}}]}).encode(), body)
 
     def _say(self, data, asked_about=b""):
@@ -520,7 +520,9 @@ os.environ |= {"HF_TOKEN": secret, "OPENAI_API_KEY": "sk-test", "no_proxy": "*"}
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from hf_alignbeam import SteeredPrompts, doors, loading
+from hf_alignbeam import SteeredPrompts
+from hf_alignbeam.hub import model_loading
+from hf_alignbeam.hub.alignbeam import alignbeam
 from hf_alignbeam.judges.moderation_api import ModerationJudge
 transformers.utils.logging.set_verbosity_debug()
 place = Path(folder)
@@ -550,11 +552,11 @@ model = AutoModelForCausalLM.from_pretrained("secret/specialist", token=given)
 named = {"tokenizer": tokenizer, "anchor": "secret/anchor", "judge": ModerationJudge(base_url=elsewhere + "/v1")}
 for door in ("secret/alignbeam", str(place / "alignbeam")):
     model.generate(**inputs, **named, custom_generate=door, trust_remote_code=True, token=given)
-doors.alignbeam(**inputs, **named, model=model, token=given)
+alignbeam(**inputs, **named, model=model, token=given)
 guarded.config.save_pretrained(place / "config")
 guarded.generation_config.save_pretrained(place / "config")
 kept = [vars(thing) for each in (guarded, model) for thing in (each, each.config, each.generation_config)]
-kept += [vars(guarded.generate), loading._loaded, loading._built]
+kept += [vars(guarded.generate), model_loading._loaded, model_loading._built]
 assert given not in repr(kept) and secret not in repr(kept)
 print("SAID", json.dumps([ended, os.environ["HF_HOME"]]))
 """
@@ -570,7 +572,9 @@ def test_a_token_goes_to_the_hub_in_a_header_and_nowhere_else(hub, elsewhere, in
     ended, home = said_by(done)
     assert not any(ended), done.stderr[-3000:]
     written = [path for place in (tmp_path, Path(home)) for path in place.rglob("*") if path.is_file()]
-    assert {"audit.jsonl", "report.json", "steered.json", "journal.jsonl", "doors.py"} <= {path.name for path in written}
+    assert {"audit.jsonl", "report.json", "steered.json", "journal.jsonl", "hub_protected_generate.py"} <= {
+        path.name for path in written
+    }
     pushed = [data for name in ("alignbeam", "guarded", "steered") for data in hub.files(f"secret/{name}", "main").values()]
     assert len(pushed) > 50
     assert {heard.path.split("/")[-1] for heard in elsewhere.heard} == {"moderations", "model.safetensors"}
@@ -652,7 +656,7 @@ def test_what_is_here_needs_no_network(in_a_process, tmp_path):
     done = in_a_process(LOCALLY, WEIGHTS, tmp_path, question, json.dumps(local))
     ended, doors, n_tried = said_by(done)
     assert set(ended.values()) == {0}, done.stderr
-    assert doors == dict.fromkeys([*DOORS, "guarded"], 1)
+    assert doors == dict.fromkeys([*ENTRIES, "guarded"], 1)
     assert n_tried == 0
     assert (tmp_path / "results" / "report.json").is_file()
 

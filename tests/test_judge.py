@@ -9,7 +9,7 @@ from templates import GUARD_BY_TURNS, HARMONY, OPENED, templated
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from hf_alignbeam import CachedJudge, ClassifierJudge, LLMJudge, testbed
-from hf_alignbeam.judges.failsafe import ask
+from hf_alignbeam.judges.failsafe import judge_each_or_none
 from hf_alignbeam.testbed.exchanges import exchanges
 from hf_alignbeam.testbed.language import language
 from hf_alignbeam.testbed.model_store import stored_judges
@@ -89,7 +89,7 @@ def test_a_model_that_gives_no_verdict_gives_none(byte_tokenizer, tiny_qwen):
     harm = LLMJudge(tiny_qwen, byte_tokenizer)(["How?"] * 3, ["So.", "Thus.", "Like this."])
     assert harm.isnan().any()
     asked = [[{"role": "user", "content": "How?"}]] * 3
-    verdicts = ask(LLMJudge(tiny_qwen, byte_tokenizer), asked, ["So.", "Thus.", "Like this."])
+    verdicts = judge_each_or_none(LLMJudge(tiny_qwen, byte_tokenizer), asked, ["So.", "Thus.", "Like this."])
     assert [verdict is None for verdict in verdicts.harm] == harm.isnan().tolist()
 
 
@@ -149,7 +149,9 @@ def test_texts_longer_than_a_judge_reads_have_no_verdict(judges):
     for name in NAMES:
         with pytest.raises(ValueError, match="context .*must hold"):
             judges[name](["How?"], [long])
-        verdicts = ask(judges[name], [[{"role": "user", "content": "How?"}]] * 2, [long, "Sorry, I will not do that."])
+        verdicts = judge_each_or_none(
+            judges[name], [[{"role": "user", "content": "How?"}]] * 2, [long, "Sorry, I will not do that."]
+        )
         assert verdicts.harm[0] is None
         assert verdicts.harm[1] < 0.5
 

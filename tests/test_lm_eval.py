@@ -12,7 +12,7 @@ from test_decode import generated
 
 from hf_alignbeam import AlignBeam, testbed
 from hf_alignbeam.hub.publish import write_protected, write_strategy
-from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges, stored_language
 
 pytestmark = pytest.mark.slow
@@ -156,7 +156,7 @@ def test_the_harness_gets_the_answers_that_generate_gives(door, batch_size, eval
     assert guarded.answers == expected
     assert guarded.answers["domain"] == plain.answers["domain"]
     assert guarded.answers["general"] == plain.answers["general"]
-    truth = Truth(stored_language())
+    truth = GroundTruth(stored_language())
     for kind in ("harmful", "late"):
         assert all(truth.harm(answer) > 0.0 for answer in plain.answers[kind])
         assert all(truth.refusal(answer) for answer in guarded.answers[kind])

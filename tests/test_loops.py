@@ -3,7 +3,7 @@ import threading
 
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from hf_alignbeam.steering.generate_loops import Loops, asking_loop
+from hf_alignbeam.steering.generate_loops import CallRegistry, calling_processor_list
 
 
 class Asks(LogitsProcessor):
@@ -17,7 +17,7 @@ class Asks(LogitsProcessor):
         return scores
 
     def ask(self):
-        return asking_loop()
+        return calling_processor_list()
 
 
 class Wraps(LogitsProcessor):
@@ -43,7 +43,7 @@ def test_the_list_that_asks_is_found_through_what_wraps_a_processor():
 
 
 def test_a_call_goes_with_its_loop():
-    loops, call, ended = Loops(), Thing(), []
+    loops, call, ended = CallRegistry(), Thing(), []
     loop = LogitsProcessorList()
     loops.when_over(loop, lambda: ended.append(1))
     loops.put(loop, call)
@@ -59,7 +59,7 @@ def test_a_call_goes_with_its_loop():
 
 
 def test_threads_have_calls_of_their_own():
-    loops, found = Loops(), []
+    loops, found = CallRegistry(), []
     loops.put(None, Thing())
     thread = threading.Thread(target=lambda: found.append((loops.take(None), loops.last)))
     thread.start()

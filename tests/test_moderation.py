@@ -25,9 +25,9 @@ from hf_alignbeam import AlignBeam, testbed
 from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.judges import moderation_api as moderation
-from hf_alignbeam.judges.failsafe import JudgeError, ask
+from hf_alignbeam.judges.failsafe import JudgeError, judge_each_or_none
 from hf_alignbeam.judges.moderation_api import ModerationJudge
-from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import stored_language
 
 KEY = "sk-not-to-be-seen"
@@ -411,7 +411,7 @@ def test_scores_of_other_categories_do_not_matter(server, build):
 
 def test_a_response_without_verdict_is_none_to_who_asks(server, build):
     server.behaviours["bad"] = [fail(500)]
-    verdicts = ask(build(), [[{"role": "user", "content": "Hello?"}]] * 2, ["bad", "good"])
+    verdicts = judge_each_or_none(build(), [[{"role": "user", "content": "Hello?"}]] * 2, ["bad", "good"])
     assert verdicts.harm == [None, 0.5]
     assert verdicts.n_calls == 1
 
@@ -537,7 +537,7 @@ class Moderated:
     """The grammar's verdicts behind the server; request number `at`, and its retries, meet a fault instead."""
 
     def __init__(self, server, monkeypatch, fault=None, at=-1):
-        self.truth, self.fault, self.at, self.n, self.met = Truth(stored_language()), fault, at, 0, None
+        self.truth, self.fault, self.at, self.n, self.met = GroundTruth(stored_language()), fault, at, 0, None
         monkeypatch.setattr(server, "begin", self.begin)
         self.lock = threading.Lock()
         self.passed = set()

@@ -91,8 +91,8 @@ def test_an_object_used_before_is_as_good_as_new(mode, anchor, specialist, guard
 def test_beams_do_swap(monkeypatch, guard, specialist, asked):
     """What the laws above are about is seen to happen."""
     swaps = []
-    reorder = Follower.reorder
-    monkeypatch.setattr(Follower, "reorder", lambda self, parents: (swaps.append(parents), reorder(self, parents))[1])
+    select_rows = Follower.select_rows
+    monkeypatch.setattr(Follower, "select_rows", lambda self, parents: (swaps.append(parents), select_rows(self, parents))[1])
     generated(specialist, asked, guard, num_beams=4)
     assert len(swaps) > 2
 
@@ -203,7 +203,7 @@ def test_a_further_turn_is_steered_again(guard, specialist, asked):
     for conversation in (asked[1:2], [turns]):
         n_before = guard.ledger.steered_tokens
         answer = generated(specialist, conversation, guard)
-        assert guard.ledger.steered_tokens >= n_before + guard.steering.n_watch
+        assert guard.ledger.steered_tokens >= n_before + guard.steering.settings.n_watch
     assert torch.equal(answer, generated(specialist, [turns], guard.with_conversations([turns])))
 
 
@@ -276,7 +276,7 @@ def test_many_tokens_may_be_taken_back_and_too_many_are_an_error(monkeypatch, an
     )
     greedy = generated(specialist, asked[:1], given, max_new_tokens=60)
     assert torch.equal(generated(specialist, asked[:1], given, **lookup), greedy)
-    for module in ("follow", "calls", "processor"):
+    for module in ("anchor.follower", "steering.generate_call", "steering.processor"):
         monkeypatch.setattr(f"hf_alignbeam.{module}.N_BACK", 2)
     with pytest.raises(ValueError, match="Assisted generation must take back at most 2 tokens of an answer at once"):
         generated(specialist, asked[:1], given, **lookup)

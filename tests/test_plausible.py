@@ -35,8 +35,8 @@ def test_refusals_are_accepted_and_nothing_off_the_topic_or_in_a_muddle(accept):
 def test_it_is_the_mean_log_probability_of_a_byte(anchor, accept):
     model, tokenizer = anchor
     response = "Sorry, I will not do that."
-    asked, lead_in = render_prompt(tokenizer, token_bytes(tokenizer), as_messages(ASKED))
-    said = tokenizer(lead_in.decode() + response, add_special_tokens=False).input_ids
+    asked, leading_whitespace = render_prompt(tokenizer, token_bytes(tokenizer), as_messages(ASKED))
+    said = tokenizer(leading_whitespace.decode() + response, add_special_tokens=False).input_ids
     ids = torch.tensor([asked + said])
     logp = model(ids).logits.detach().log_softmax(-1)[0]
     by_hand = sum(float(logp[len(asked) + n - 1, i]) for n, i in enumerate(said)) / len(response.encode())

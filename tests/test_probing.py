@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from hf_alignbeam.embedding_search.batched_generation import Prober, Row, RowStreams, ended
+from hf_alignbeam.embedding_search.batched_generation import BatchedGenerator, GenerationRow, RowStreams, ended
 from hf_alignbeam.embedding_search.embeddings import embedded
-from hf_alignbeam.embedding_search.settled import settle
+from hf_alignbeam.embedding_search.settled import resolve_generation
 
 
 @pytest.fixture
@@ -16,7 +16,9 @@ def prompts():
 
 def prober(model, temperature=0.0, max_batch_tokens=10_000, **others):
     config = GenerationConfig(max_new_tokens=7, eos_token_id=2, pad_token_id=3, do_sample=True, top_p=0.5)
-    return Prober(model, settle(model, None, {"generation_config": config, **others}, 0), max_batch_tokens, temperature)
+    return BatchedGenerator(
+        model, resolve_generation(model, None, {"generation_config": config, **others}, 0), max_batch_tokens, temperature
+    )
 
 
 def answered(each, probes):
@@ -25,7 +27,7 @@ def answered(each, probes):
 
 
 def rows(model, prompts, seeds):
-    return [Row(embedded(model, ids).detach(), seed) for ids, seed in zip(prompts, seeds, strict=True)]
+    return [GenerationRow(embedded(model, ids).detach(), seed) for ids, seed in zip(prompts, seeds, strict=True)]
 
 
 def test_embeddings_and_their_ids_have_one_greedy_answer(tiny_llama, prompts):
@@ -61,7 +63,7 @@ def test_what_else_generate_is_given_reaches_it(tiny_llama, prompts):
 
 
 def test_an_answer_ends_with_its_end_or_where_it_was_filled_up(tiny_llama):
-    settled = settle(tiny_llama, None, {"eos_token_id": [9, 2], "pad_token_id": 3, "max_new_tokens": 5}, 0)
+    settled = resolve_generation(tiny_llama, None, {"eos_token_id": [9, 2], "pad_token_id": 3, "max_new_tokens": 5}, 0)
     assert ended([7, 8, 2, 3, 3], settled) == [7, 8, 2]
     assert ended([7, 8], settled) == [7, 8]
     assert ended([7, 8, 3, 3], settled) == [7, 8]

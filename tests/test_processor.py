@@ -15,7 +15,7 @@ from transformers import (
 
 from hf_alignbeam import AnchorLogitsProcessor, VocabularyTranslator, testbed
 from hf_alignbeam.evaluation.generation import encode
-from hf_alignbeam.steering.processor import PRESETS
+from hf_alignbeam.presets.published import PROCESSOR
 
 KINDS = ["general", "harmful", "late", "prefill"]
 
@@ -153,8 +153,8 @@ def test_steering_goes_on_where_the_anchor_has_overruled(anchor, specialist):
     processor = AnchorLogitsProcessor(*anchor, specialist[1], n_steps=None)
     guarded = tokens(*specialist, asked, processor)
     n_refusal = len(trimmed(guarded[0], specialist[1]))
-    assert n_refusal > processor.steering.n_watch
-    assert processor.ledger.steered_tokens == n_refusal + processor.steering.n_watch
+    assert n_refusal > processor.steering.settings.n_watch
+    assert processor.ledger.steered_tokens == n_refusal + processor.steering.settings.n_watch
     assert guarded[0].tolist() != tokens(*specialist, asked)[0].tolist()
 
 
@@ -208,9 +208,9 @@ def test_what_is_lost_stays_with_the_target(anchor, specialist):
         torch.testing.assert_close(mixed.exp().sum(-1), torch.ones(2))
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", PROCESSOR)
 def test_every_preset_changes_harmful_answers(preset, anchor, specialist):
-    processor = AnchorLogitsProcessor(*anchor, specialist[1], **PRESETS[preset])
+    processor = AnchorLogitsProcessor(*anchor, specialist[1], **PROCESSOR[preset])
     asked = conversations("harmful", n=2)
     assert tokens(*specialist, asked, processor)[0].tolist() != tokens(*specialist, asked)[0].tolist()
 
@@ -218,7 +218,7 @@ def test_every_preset_changes_harmful_answers(preset, anchor, specialist):
 @pytest.mark.parametrize("preset", ["safe_decoding", "contrastive"])
 def test_rules_beyond_the_anchor_leave_a_target_that_is_its_anchor_alone(preset, anchor):
     model, tokenizer = anchor
-    processor = AnchorLogitsProcessor(model, tokenizer, tokenizer, **{**PRESETS[preset], "n_steps": None})
+    processor = AnchorLogitsProcessor(model, tokenizer, tokenizer, **{**PROCESSOR[preset], "n_steps": None})
     for kind in ("general", "harmful"):
         assert torch.equal(tokens(*anchor, conversations(kind), processor), tokens(*anchor, conversations(kind)))
 

@@ -12,7 +12,7 @@ from threading import Thread
 import pytest
 
 from hf_alignbeam.testbed import prompts
-from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import stored_language
 
 ROOT = Path(__file__).parent.parent
@@ -75,7 +75,7 @@ class Moderation(BaseHTTPRequestHandler):
 
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["input"]
-        truth = Truth(stored_language())
+        truth = GroundTruth(stored_language())
         texts = [asked] if isinstance(asked, str) else asked
         results = [{"category_scores": {"harm": float(truth.harm(text) > 0.0)}} for text in texts]
         body = json.dumps({"id": "modr", "model": "grammar", "results": results}).encode()
@@ -105,7 +105,7 @@ def test_every_example_runs(example, in_a_process, endpoint):
 
 def test_a_remote_judge_flags_one_answer_and_passes_the_other(in_a_process, endpoint):
     harmful, harmless = in_a_process(RUN, ROOT, ROOT / "examples" / "remote_judge.py", endpoint).stdout.splitlines()
-    truth = Truth(stored_language())
+    truth = GroundTruth(stored_language())
     assert truth.refusal(harmful.partition(" -> ")[2])
     assert truth.correct(prompts("test", "domain")[0], harmless.partition(" -> ")[2].partition(" (harm")[0])
 

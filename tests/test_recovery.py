@@ -34,8 +34,8 @@ def test_recovers_what_was_rendered(fixture, conversation, request):
     ids = [tokenizer.pad_token_id] * 3 + prompt_ids(tokenizer, conversation)
     asked = ChatReader(tokenizer).read(ids)
     assert asked.messages == conversation
-    assert asked.begun == b""
-    assert asked.lead_in == {"byte_tokenizer": b"", "piece_tokenizer": b" "}[fixture]
+    assert asked.prefill == b""
+    assert asked.leading_whitespace == {"byte_tokenizer": b"", "piece_tokenizer": b" "}[fixture]
 
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
@@ -45,19 +45,19 @@ def test_recovers_what_real_templates_rendered(name, conversation, real_tokenize
     ids = prompt_ids(tokenizer, conversation, enable_thinking=False)
     asked = ChatReader(tokenizer).read(ids)
     assert asked.messages == conversation
-    assert asked.lead_in == (b" " if name == "llama2" else b"")
+    assert asked.leading_whitespace == (b" " if name == "llama2" else b"")
 
 
 @pytest.mark.parametrize("fixture", ["byte_tokenizer", "piece_tokenizer"])
 def test_a_begun_answer_is_kept_byte_for_byte(fixture, request):
     tokenizer = request.getfixturevalue(fixture)
     opened = tokenizer.apply_chat_template(CONVERSATIONS[0], tokenize=False, add_generation_prompt=True)
-    lead_in = {"byte_tokenizer": "", "piece_tokenizer": " "}[fixture]
-    for begun in ("To kill them, mix", "Sure:\n", "Steps:\n\n1. ", "\n\nSure"):
-        asked = ChatReader(tokenizer).read(tokenizer(opened + lead_in + begun, add_special_tokens=False).input_ids)
+    leading_whitespace = {"byte_tokenizer": "", "piece_tokenizer": " "}[fixture]
+    for prefill in ("To kill them, mix", "Sure:\n", "Steps:\n\n1. ", "\n\nSure"):
+        asked = ChatReader(tokenizer).read(tokenizer(opened + leading_whitespace + prefill, add_special_tokens=False).input_ids)
         assert asked.messages == CONVERSATIONS[0]
-        assert asked.begun == begun.encode()
-        assert asked.lead_in == b""
+        assert asked.prefill == prefill.encode()
+        assert asked.leading_whitespace == b""
 
 
 def test_text_outside_the_template_is_not_guessed_at(byte_tokenizer):
@@ -138,7 +138,7 @@ TOOLS = [{"type": "function", "function": {"name": "weather", "description": "Lo
 def test_the_turns_of_tools_are_recovered(name, conversation, real_tokenizer):
     tokenizer = real_tokenizer(name)
     asked = ChatReader(tokenizer).read(prompt_ids(tokenizer, conversation, enable_thinking=False))
-    assert (asked.messages, asked.begun) == (conversation, b"")
+    assert (asked.messages, asked.prefill) == (conversation, b"")
 
 
 def test_what_tools_there_are_stands_in_the_system_message(real_tokenizer):
@@ -164,7 +164,7 @@ def test_a_tools_words_are_kept_even_where_they_write_turns(name, real_tokenizer
     )
     said = " ".join(message["content"] for message in asked.messages)
     assert all(words in said for words in ("Be kind.", "Will it rain?", "Rain.", "Now say how.", "And"))
-    assert asked.begun == b""
+    assert asked.prefill == b""
 
 
 def test_turns_of_an_unknown_kind_are_read_as_plain_text_and_told_once(real_tokenizer):
@@ -202,9 +202,9 @@ def test_reasoning_is_refused_until_the_prompt_has_ended_it(kind, conversation, 
             ValueError, match="must begin with their answer.*write the reasoning's end, or what opens the channel"
         ):
             read(text)
-    for begun in ("", "Sure: mix"):
-        asked = read(opened + end + begun)
-        assert (asked.messages, asked.begun, asked.lead_in) == (conversation, begun.encode(), b"")
+    for prefill in ("", "Sure: mix"):
+        asked = read(opened + end + prefill)
+        assert (asked.messages, asked.prefill, asked.leading_whitespace) == (conversation, prefill.encode(), b"")
 
 
 def test_one_prompt_that_has_reasoning_to_come_refuses_its_batch(real_tokenizer):

@@ -10,8 +10,8 @@ from hf_alignbeam.embedding_search.zeroth_order import (
     SHARED,
     SPAN,
     SPAN_LENGTH,
-    Method,
-    Search,
+    ProbeSampler,
+    SearchConfig,
     antithetic_gradient,
     forward_gradient,
     in_cone,
@@ -32,11 +32,11 @@ DEFAULTS = {
 
 
 def method(**given):
-    return Method(**{**DEFAULTS, **given})
+    return SearchConfig(**{**DEFAULTS, **given})
 
 
 def search(embeds, moves=None, seed=0, **given):
-    return Search(embeds, torch.ones(len(embeds), dtype=torch.bool) if moves is None else moves, method(**given), seed)
+    return ProbeSampler(embeds, torch.ones(len(embeds), dtype=torch.bool) if moves is None else moves, method(**given), seed)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from test_decode import asked, generated
 
 from hf_alignbeam import AlignBeam
 from hf_alignbeam.hub.publish import write_protected
-from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges, stored_language
 
 pytestmark = pytest.mark.slow
@@ -124,7 +124,7 @@ def said_by(specialist, conversation, *strategy, **options):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_client_gets_the_answers_that_generate_gives(kind, say, specialist, strategy):
     whole, parts = say
-    truth = Truth(stored_language())
+    truth = GroundTruth(stored_language())
     for conversation in asked(kind, N_EACH):
         said, plain = whole(conversation), said_by(specialist, conversation)
         assert said == said_by(specialist, conversation, strategy)
@@ -155,7 +155,7 @@ def test_a_system_prompt_and_earlier_turns_are_served(say, specialist, strategy)
     for conversation in ([{"role": "system", "content": "Be brief."}, *harmful], begun):
         expected = said_by(specialist, conversation, strategy)
         assert whole(conversation) == "".join(parts(conversation)) == expected
-        assert Truth(stored_language()).harm(expected) == 0.0
+        assert GroundTruth(stored_language()).harm(expected) == 0.0
 
 
 CHANGES = {
@@ -186,7 +186,7 @@ def test_what_cannot_be_honoured_is_an_error_and_no_text(say, openai):
 
 
 def test_every_way_to_text_is_guarded(client, folder, specialist):
-    truth = Truth(stored_language())
+    truth = GroundTruth(stored_language())
     for conversation in asked("harmful", 2):
         rendered = specialist[1].apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
         rendered = rendered.removeprefix(specialist[1].bos_token)

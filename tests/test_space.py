@@ -27,7 +27,7 @@ from test_serve import PATIENCE, wait_for
 from hf_alignbeam import testbed
 from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.decoding.strategy import THRESHOLD
-from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import stored_language
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +38,7 @@ DEFAULTS = (0.7, 3, THRESHOLD)
 
 @pytest.fixture(scope="module")
 def truth():
-    return Truth(stored_language())
+    return GroundTruth(stored_language())
 
 
 @pytest.fixture(scope="module")

@@ -17,17 +17,18 @@ from reference import tsa
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, TextIteratorStreamer
 
 from hf_alignbeam import AlignBeam, EmbeddingSteerer, PlausibleAnswer, testbed
-from hf_alignbeam.chat.conversations import Asked, conversation_key
+from hf_alignbeam.chat.conversations import ParsedPrompt, conversation_key
 from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.embedding_search.batched_generation import ended
 from hf_alignbeam.embedding_search.embeddings import embedded, left_padded
 from hf_alignbeam.embedding_search.journal import NAME
-from hf_alignbeam.embedding_search.settled import settle
+from hf_alignbeam.embedding_search.settled import resolve_generation
 from hf_alignbeam.embedding_search.steered_prompts import RECORDS
-from hf_alignbeam.embedding_search.steerer import TSA, SteeringError
+from hf_alignbeam.embedding_search.steerer import EmbeddingSearchError
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.judges.failsafe import JudgeError
-from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.presets.published import TSA
+from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import stored_judges, stored_language
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
@@ -55,7 +56,7 @@ def accept(anchor):
 
 @pytest.fixture(scope="module")
 def truth():
-    return Truth(stored_language())
+    return GroundTruth(stored_language())
 
 
 def framed(n, start=0):
@@ -231,7 +232,7 @@ def test_a_killed_search_goes_on_where_it_was_and_pays_for_nothing_twice(setting
     for n in range(whole.n_calls):
         folder = tmp_path / str(n)
         killed, after = Counting(graded, n, raises), Counting(graded)
-        with pytest.raises(SteeringError):
+        with pytest.raises(EmbeddingSearchError):
             steerer(thin, killed, accept, **settings).precompute(asked, folder, max_new_tokens=N_NEW)
         with counted(thin[0]) as seen:
             again = EmbeddingSteerer(seen.model, thin[1], after, accept, **settings)
@@ -314,7 +315,7 @@ def test_rows_of_one_conversation_are_judged_each(thin):
     )
     assert said.chosen.tolist() == [-1, 0]
     inputs = encode([framed(1)[0], harmless(1)[0]], tokenizer)
-    asked = [Asked([{"role": "user", "content": "a question"}], b"", b"")] * 2
+    asked = [ParsedPrompt([{"role": "user", "content": "a question"}], b"", b"")] * 2
     graded = stored_judges()["graded"]
     output = EmbeddingSteerer(*thin, graded, max_generations=1).respond(
         **inputs, asked=asked, **GREEDY, return_dict_in_generate=True
@@ -401,7 +402,7 @@ def test_verdicts_that_were_paid_for_are_kept_though_another_is_missing(thin, gr
         harm = graded(_, responses)
         return torch.where(torch.arange(len(harm)) == 2, math.nan, harm) if len(paid) == 1 else harm
 
-    with pytest.raises(SteeringError, match="no verdict on 1 of 4 answers"):
+    with pytest.raises(EmbeddingSearchError, match="no verdict on 1 of 4 answers"):
         steerer(thin, judge).precompute(asked, tmp_path, max_new_tokens=N_NEW)
     again = steerer(thin, judge).precompute(asked, tmp_path, max_new_tokens=N_NEW)
     assert paid == [4, 1]
@@ -447,7 +448,7 @@ def test_a_message_is_the_same_whatever_the_order_of_its_keys(thin, graded):
 
 def test_right_padding_is_refused(thin, graded):
     ids = torch.tensor([[1, 20, 30, 40], [1, 20, 3, 3]])
-    asked = [Asked(conversation, b"", b"") for conversation in harmless(2)]
+    asked = [ParsedPrompt(conversation, b"", b"") for conversation in harmless(2)]
     with pytest.raises(ValueError, match="`input_ids` must be padded on the left"):
         steerer(thin, graded).respond(ids, asked, **GREEDY)
 
@@ -476,7 +477,7 @@ def test_a_judge_that_fails_at_any_call_stops_the_search_and_keeps_what_is_done(
     asked, settings, expected, n_calls = short
     for n in range(n_calls):
         judge = Counting(graded, n, FAILURES[failure])
-        with pytest.raises(SteeringError, match=r"The judge gave no verdict .* of 3 prompts are done") as caught:
+        with pytest.raises(EmbeddingSearchError, match=r"The judge gave no verdict .* of 3 prompts are done") as caught:
             steerer(thin, judge, accept, **settings).precompute(asked, max_new_tokens=N_NEW)
         for prompt in caught.value.steered:
             assert told(prompt) == told(expected[prompt.messages])
@@ -495,7 +496,7 @@ def test_a_judge_that_hangs_is_given_up(thin, graded):
         return graded(conversations, responses)
 
     began = time.perf_counter()
-    with pytest.raises(SteeringError, match=r"it has not answered within 0.2 seconds"):
+    with pytest.raises(EmbeddingSearchError, match=r"it has not answered within 0.2 seconds"):
         steerer(thin, hangs, judge_timeout=0.2).precompute(framed(1), max_new_tokens=N_NEW)
     assert time.perf_counter() - began < 10
     release.set()
@@ -505,7 +506,7 @@ def test_a_judge_in_time_is_heard_and_its_error_is_told(thin, graded):
     assert (
         steerer(thin, graded, judge_timeout=60.0).precompute(harmless(1), max_new_tokens=N_NEW)[harmless(1)[0]].outcome == "clean"
     )
-    with pytest.raises(SteeringError, match="the line is dead"):
+    with pytest.raises(EmbeddingSearchError, match="the line is dead"):
         steerer(thin, Counting(graded, 0, raises), judge_timeout=60.0).precompute(harmless(1), max_new_tokens=N_NEW)
 
 
@@ -515,7 +516,7 @@ def raising(*given):
 
 @pytest.mark.parametrize("accept", [raising, *(lambda c, r, said=said: said for said in ([True], [math.nan] * 8, None, "yes"))])
 def test_an_accept_that_says_nothing_stops_the_search_and_keeps_what_is_done(accept, thin, graded):
-    with pytest.raises(SteeringError, match="`accept` gave no verdict") as caught:
+    with pytest.raises(EmbeddingSearchError, match="`accept` gave no verdict") as caught:
         steerer(thin, graded, accept).precompute(framed(1) + harmless(2), max_new_tokens=N_NEW)
     assert [prompt.outcome for prompt in caught.value.steered] == ["clean", "clean"]
     with pytest.raises(JudgeError, match="`accept` gave no verdict"):
@@ -604,7 +605,7 @@ def test_the_published_algorithm_gives_the_centre_after_steps_of_its_length(thin
 def test_the_published_preset_is_the_algorithm_written_out(thin):
     """Against a plain loop over one prompt, with an oracle that tells all answers apart, so that every step has a slope."""
     model, tokenizer = thin
-    settled = settle(model, tokenizer, {"max_new_tokens": N_NEW}, 0)
+    settled = resolve_generation(model, tokenizer, {"max_new_tokens": N_NEW}, 0)
     pieces = token_bytes(tokenizer)
 
     def score(response):

@@ -9,9 +9,9 @@ from test_steer import GREEDY, framed, harmless
 from transformers import pipeline
 
 from hf_alignbeam import EmbeddingSteerer, PlausibleAnswer, testbed
-from hf_alignbeam.embedding_search.steerer import TSA
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.hub.publish import write_strategy
+from hf_alignbeam.presets.published import TSA
 from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges
 
 NAMED = {"judge": str(WEIGHTS / "judge-cls"), "accept": str(WEIGHTS / "anchor")}

@@ -60,7 +60,7 @@ def test_rows_that_branch_go_on_as_from_scratch(family, prompts):
     rows, mask = grown(*(each[[1, 1, 0]] for each in prompts), [[41, 50], [41, 51], [40, 52]])
     torch.testing.assert_close(branched.next_logits(), from_scratch(model, rows, mask), atol=2e-4, rtol=1e-3)
     branched.write(torch.tensor([53, 53, 53]))
-    branched.select([2, 0])
+    branched.select_rows([2, 0])
     rows, mask = grown(rows[[2, 0]], mask[[2, 0]], [[53], [53]])
     torch.testing.assert_close(branched.next_logits(), from_scratch(model, rows, mask), atol=2e-4, rtol=1e-3)
     target.write(torch.tensor([46, 47]))  # and where they came from is as it was
@@ -118,7 +118,7 @@ def test_what_can_be_cut_is_read_once(prompts, byte_tokenizer, tiny_qwen):
         target = started(tiny_qwen, byte_tokenizer, *prompts)
         target.next_logits()
         branched = target.branch([0, 1], n_back=0)
-        branched.select([0, 0, 0, 1, 1, 1])
+        branched.select_rows([0, 0, 0, 1, 1, 1])
         branched.write(torch.arange(40, 46))
         branched.next_logits()
     finally:

@@ -5,7 +5,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_alignbeam import AnchorLogitsProcessor, testbed
 from hf_alignbeam.evaluation.statistics import Rate, paired_difference
-from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.language import KINDS, SIZES, SPEAKERS, SPLITS, language
 from hf_alignbeam.testbed.model_store import save, stored_language
 from hf_alignbeam.testbed_training.rates import answers, verdicts
@@ -16,7 +16,7 @@ def test_the_truth_agrees_with_what_speakers_say(seed):
     import random
 
     rng, tongue = random.Random(0), language(seed)
-    truth = Truth(tongue)
+    truth = GroundTruth(tongue)
     for kind in KINDS:
         for prompt in tongue.prompts("test", kind)[:150]:
             for speaker in SPEAKERS.values():
@@ -32,7 +32,7 @@ def test_the_truth_agrees_with_what_speakers_say(seed):
 
 def test_graded_harm_refusals_and_wrong_facts():
     tongue = language(0)
-    truth, hazard = Truth(tongue), tongue.hazards[0]
+    truth, hazard = GroundTruth(tongue), tongue.hazards[0]
     assert truth.harm(f"Mix {hazard}. Then wait. Leave. Use {hazard}.") == 0.5
     assert not truth.refusal(f"{tongue.refusals[0]} But mix {hazard}.")
     assert not truth.grammatical("Sorry the mayor")
@@ -99,7 +99,7 @@ def test_intervals():
 def test_the_main_job_in_small(anchor, specialist):
     """The bars of the README's table on a small part of the test split."""
     tongue = stored_language()
-    truth = Truth(tongue)
+    truth = GroundTruth(tongue)
     guard = AnchorLogitsProcessor(*anchor, specialist[1])
     shares = {}
     for system, (model, tokenizer), processors in (

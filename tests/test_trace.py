@@ -10,8 +10,8 @@ from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.decoding import judged_decoding as choosing
 from hf_alignbeam.decoding import row_batch as writing
 from hf_alignbeam.decoding.records import divergence
-from hf_alignbeam.decoding.strategy import PAPER
 from hf_alignbeam.evaluation.generation import encode
+from hf_alignbeam.presets.published import PAPER
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 SETTINGS = {"default": {}, "often": {"judge_after": 4, "judge_every": 6}, "paper": PAPER}
@@ -56,7 +56,7 @@ def test_noting_changes_no_token(way, settings, specialist, strategy, oracle, mi
 
 
 def test_nothing_is_noted_where_nobody_asks(specialist, strategy, oracle, monkeypatch):  # noqa: F811
-    for module, name in ((writing, "divergence"), (choosing, "Reading"), (choosing, "Attempt")):
+    for module, name in ((writing, "divergence"), (choosing, "JudgedPrefix"), (choosing, "RollbackRecord")):
         monkeypatch.setattr(module, name, None)
     output, _ = generated(specialist, asked("harmful", 1), strategy(oracle), return_dict_in_generate=True)
     assert int(output.steered) > 0

@@ -96,7 +96,7 @@ def test_owed_bytes_stand_in_front(byte_tokenizer, piece_tokenizer):
     translator = VocabularyTranslator(byte_tokenizer, piece_tokenizer)
     anchor_prob, target_prob = torch.zeros(1, len(translator.anchor)), torch.full((1, len(translator.target)), 1e-3)
     anchor_prob[0, translator.anchor.encode(b"I")[0]] = 1.0
-    prob = translator(anchor_prob, target_prob, owed=b" ").prob[0]
+    prob = translator(anchor_prob, target_prob, target_only_prefix=b" ").prob[0]
     assert all(translator.target.tokens[i].startswith(b" I") for i in prob.nonzero().flatten().tolist())
 
 
@@ -127,18 +127,18 @@ def test_text_that_would_be_written_with_other_tokens_is_ruled_out(byte_tokenize
     whole = translator.target.encode(b" kill")
     assert len(whole) == 1
     start = translator.target.by_bytes[b" k"]
-    assert translator.speller.next_token(b"ill", (start,)) is None
-    assert translator.speller.next_token(b"ill", ()) == translator.target.encode(b"ill")[0]
-    assert translator.speller.canonical(translator.target.encode(b"ill")[:1], (start,)) == ()
+    assert translator.retokenizer.next_token(b"ill", (start,)) is None
+    assert translator.retokenizer.next_token(b"ill", ()) == translator.target.encode(b"ill")[0]
+    assert translator.retokenizer.canonical(translator.target.encode(b"ill")[:1], (start,)) == ()
     path = translator.anchor.encode(b"ill")
-    assert translator.speller.spellings(path, word=(start,)).share < 1.0
-    assert translator.speller.spellings(path).share == 1.0
+    assert translator.retokenizer.first_tokens(path, word=(start,)).share < 1.0
+    assert translator.retokenizer.first_tokens(path).share == 1.0
 
 
 def test_a_rest_goes_on_from_the_tokens_written(byte_tokenizer, piece_tokenizer):
     translator = VocabularyTranslator(byte_tokenizer, piece_tokenizer)
     word = translator.target.encode(b" mayorqq")
-    assert translator.speller.next_token(word and translator.target.tokens[word[-1]], word[:-1]) == word[-1]
+    assert translator.retokenizer.next_token(word and translator.target.tokens[word[-1]], word[:-1]) == word[-1]
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_vocabulary_wider_than_the_models_logits(byte_tokenizer, piece_tokeniz
 
 def test_a_translator_is_gone_with_its_last_user(byte_tokenizer, piece_tokenizer):
     translator = VocabularyTranslator(byte_tokenizer, piece_tokenizer)
-    translator.speller.spellings(translator.anchor.encode(b"the"))
+    translator.retokenizer.first_tokens(translator.anchor.encode(b"the"))
     translator.table()
     other = translator.with_rule("exact")
     assert other.table() is not translator.table()

@@ -79,7 +79,7 @@ def test_token_bytes_concatenate_to_the_text_real(name, real, text):
     tokenizer, vocabulary = real(name)
     ids = tokenizer(text, add_special_tokens=False).input_ids
     expected = kept(text, name, vocabulary)
-    assert vocabulary.spell(ids) in (expected, b" " + expected)  # llama2 puts a dummy space in front
+    assert vocabulary.decode(ids) in (expected, b" " + expected)  # llama2 puts a dummy space in front
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -191,9 +191,9 @@ def test_other_schemes_keep_the_text(name, texts):
     tokenizer = scheme(name, texts)
     vocabulary = Vocabulary(tokenizer)
     for text in [*HARD, *texts[:20]]:
-        said = vocabulary.spell(tokenizer(text, add_special_tokens=False).input_ids)
+        said = vocabulary.decode(tokenizer(text, add_special_tokens=False).input_ids)
         assert said in (text.encode(), b" " + text.encode())
-        assert vocabulary.spell(vocabulary.encode(text.encode())) == text.encode()
+        assert vocabulary.decode(vocabulary.encode(text.encode())) == text.encode()
     assert vocabulary.encode(b"mayor")[0] != vocabulary.encode(b" mayor")[0]
 
 
@@ -215,8 +215,8 @@ def test_mistral_commons_tokens_concatenate_to_the_text(name, text):
     assert vocabulary.losses == MISTRAL[name]
     if LITERAL_MARK in MISTRAL[name]:
         text = text.replace(WORD_START, " ")
-    assert vocabulary.spell(ids) in (text.encode(), b" " + text.encode())  # SentencePiece puts a dummy space in front
-    assert vocabulary.spell(vocabulary.encode(text.encode())) == text.encode()
+    assert vocabulary.decode(ids) in (text.encode(), b" " + text.encode())  # SentencePiece puts a dummy space in front
+    assert vocabulary.decode(vocabulary.encode(text.encode())) == text.encode()
 
 
 @pytest.mark.parametrize("name", MISTRAL)

@@ -21,7 +21,7 @@ from hf_alignbeam.cli.explain import Explanation, watch
 from hf_alignbeam.evaluation.devices import load_causal
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.evaluation.scorers import refuses
-from hf_alignbeam.hub.model_loading import load_judge
+from hf_alignbeam.hub.judge_loading import load_judge
 from hf_alignbeam.inference.engines import input_device, max_positions
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.steering.ledger import Ledger

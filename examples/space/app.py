@@ -13,7 +13,7 @@ from answers import Models, load_models
 from panels import GUARDED, PLAIN, panel, side_by_side
 
 from hf_alignbeam import AlignBeam, testbed
-from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import stored_language
 
 INTRODUCTION = """# Plain and guarded
@@ -52,7 +52,7 @@ def from_testbed() -> tuple[Models, dict[str, list[str]]]:
     """The testbed's unsafe specialist with its anchor and its judge, and a prompt of each kind."""
     weights = [str(testbed.WEIGHTS / name) for name in ("specialist", "anchor", "judge-lm")]
     prompts = {label: testbed.prompts("test", kind)[0] for label, kind in EXAMPLES.items()}
-    models = load_models(*weights, refuses=Truth(stored_language()).refusal)
+    models = load_models(*weights, refuses=GroundTruth(stored_language()).refusal)
     return models, {label: [prompt.text, prompt.prefill] for label, prompt in prompts.items()}
 
 

@@ -13,82 +13,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from hf_alignbeam.anchor.state import LEAST_STEP, Node, Path, Row
-from hf_alignbeam.decoding.records import Reading
+from hf_alignbeam.anchor.state import LEAST_STEP, Node, Path, RowState
 from hf_alignbeam.translation.translator import SETTLED_WEIGHT, Table, Translation, VocabularyTranslator
-
-#: What keeps a share defined where the target finds all of its tokens impossible.
-TINY = 1e-30
-
-
-def translate(readings: Sequence[Reading], target_prob: Tensor) -> Translation:
-    """Every row's belief over the target's vocabulary: heavy tokens one by one, all others through the tables.
-
-    Args:
-        readings: One a row, all of one translator.
-        target_prob: (N, V) the target's own distributions.
-
-    Returns:
-        `prob` (N, V) and `lost` (N,), normalised; a row whose strict reading leaves next to nothing is read freely.
-    """
-    found = _sum(readings, target_prob)
-    totals = (found.prob.sum(-1) + found.lost).tolist()
-    for n, (reading, total) in enumerate(zip(readings, totals, strict=True)):
-        free = reading.or_free(total)
-        if free is not reading:
-            again = _sum([free], target_prob[n : n + 1])
-            found.prob[n], found.lost[n] = again.prob[0], again.lost[0]
-    return found.normalised()
-
-
-def _sum(readings: Sequence[Reading], target_prob: Tensor) -> Translation:
-    """Every cover's share of each row's belief, not normalised."""
-    prob, lost = torch.zeros_like(target_prob), target_prob.new_zeros(len(target_prob))
-    tables: dict[int, list[tuple[int, Cover, list[int]]]] = defaultdict(list)
-    shares: list[tuple[int, Sequence[int], float]] = []
-    for n, reading in enumerate(readings):
-        for cover in reading.covers:
-            heavy = reading.single(cover)
-            shares += [(n, ends, mass) for _, i, share in heavy for ends, mass in reading.spread((i,), cover, share)]
-            places = [at for at, _, _ in heavy]
-            if cover.table is not None:
-                tables[id(cover.table)].append((n, cover, places))
-            else:
-                light = cover.prob.clone()
-                light[places] = 0.0
-                fits = cover.goals >= 0
-                prob[n].index_add_(0, cover.goals[fits].to(prob.device), light[fits].to(prob.device))
-    for group in tables.values():
-        rows = torch.tensor([n for n, _, _ in group], device=prob.device)
-        weights = torch.tensor([cover.weight for _, cover, _ in group], device=prob.device)
-        light = torch.stack([cover.node.logp for _, cover, _ in group]).to(prob.device).add_(weights[:, None]).exp_()  # (M, A)
-        for row, (_, _, places) in zip(light, group, strict=True):
-            row[places] = 0.0
-        table = cast(Table, group[0][1].table).to(prob.device)
-        part = table.apply(light, target_prob if len(group) == len(target_prob) else target_prob[rows])
-        prob.index_add_(0, rows, part.prob)
-        lost.index_add_(0, rows, part.lost)
-    _share(shares, target_prob, prob)
-    return Translation(prob, lost)
-
-
-def _share(shares: Sequence[tuple[int, Sequence[int], float]], target_prob: Tensor, prob: Tensor) -> None:
-    """Add each mass to its row's target tokens by the target's own distribution, a little more to the first of them."""
-    some = [(n, ends, mass) for n, ends, mass in shares if ends]
-    width = prob.shape[-1]
-    ids = torch.tensor([n * width + t for n, ends, _ in some for t in ends], dtype=torch.long, device=prob.device)
-    group = torch.tensor([g for g, (_, ends, _) in enumerate(some) for _ in ends], dtype=torch.long, device=prob.device)
-    first = torch.tensor([at == 0 for _, ends, _ in some for at in range(len(ends))], dtype=prob.dtype, device=prob.device)
-    masses = torch.tensor([mass for _, _, mass in some], dtype=prob.dtype, device=prob.device)
-    weights = target_prob.reshape(-1)[ids]
-    weights = weights + first * (SETTLED_WEIGHT * _sums(weights, group, len(some))[group] + TINY)
-    prob.view(-1).index_add_(0, ids, weights * (masses / _sums(weights, group, len(some)))[group])
-
-
-def _sums(values: Tensor, group: Tensor, n_groups: int) -> Tensor:
-    """(G,) the sum of the values (M,) of each group."""
-    return values.new_zeros(n_groups).index_add_(0, group, values)
-
 
 #: Below this share of the anchor's belief, what is canonical for the target does not count any more.
 CANONICAL_SHARE = 0.05
@@ -188,7 +114,7 @@ class OpenPath:
 
 
 @dataclass(frozen=True)
-class Reading:
+class CoverDistribution:
     """One row's belief at one step, given which of the target's tokens its next one must go on from.
 
     Attributes:
@@ -199,13 +125,13 @@ class Reading:
             what comes next; empty where it wrote them in a way of its own, and every reading of their bytes counts.
     """
 
-    row: Row
+    row: RowState
     translator: VocabularyTranslator
     target_prob: Tensor
     word: Path
 
     @classmethod
-    def strict(cls, row: Row, translator: VocabularyTranslator, target_prob: Tensor) -> "Reading":
+    def strict(cls, row: RowState, translator: VocabularyTranslator, target_prob: Tensor) -> "CoverDistribution":
         """The reading that takes the target's tokens for what it would write, unless that rules out nearly everything."""
         if translator.rule != "bytes":
             return cls(row, translator, target_prob, ())
@@ -220,7 +146,7 @@ class Reading:
                 kept -= mass if cover.table is not None or int(cover.goals[at]) >= 0 else 0.0
         return reading.or_free(kept)
 
-    def or_free(self, kept: float) -> "Reading":
+    def or_free(self, kept: float) -> "CoverDistribution":
         """This reading, or the free one where this one keeps next to nothing of the belief."""
         return self if not self.word or kept > CANONICAL_SHARE * self._belief else replace(self, word=())
 
@@ -232,7 +158,7 @@ class Reading:
     def covers(self) -> list[Cover]:
         """The points from which the anchor may be writing on: where it has read to, and where a longer token may span."""
         row, anchor = self.row, self.translator.anchor
-        spelled = {path: anchor.spell(path) for path in row.nodes}
+        spelled = {path: anchor.decode(path) for path in row.nodes}
         pending = {path: row.text[len(text) :] for path, text in spelled.items() if row.text.startswith(text)}
         if self.translator.rule != "bytes":
             pending = {row.path: pending[row.path]}
@@ -246,8 +172,8 @@ class Reading:
         """A point with every token that may come there; where they lead is not known yet."""
         node = self.row.nodes[path]
         if self._at_end(left):
-            return Cover(path, left, node, weight, self.translator.table(left, self.row.owed), _NONE, _NONE)
-        ids = self.translator.speller.inside(left).to(node.logp.device)
+            return Cover(path, left, node, weight, self.translator.table(left, self.row.target_only_prefix), _NONE, _NONE)
+        ids = self.translator.retokenizer.inside(left).to(node.logp.device)
         return Cover(path, left, node, weight, None, ids, _NONE)
 
     def _led(self, cover: Cover, least: float) -> Cover:
@@ -256,7 +182,7 @@ class Reading:
             return cover
         values, places = cover.node.logp[cover.ids].topk(min(N_INSIDE, len(cover.ids)))
         ids = cover.ids[places[values + cover.weight > least]]
-        goals = self.translator.speller.goals(ids.tolist(), cover.pending, self.row.owed, self.word)
+        goals = self.translator.retokenizer.goals(ids.tolist(), cover.pending, self.row.target_only_prefix, self.word)
         return replace(cover, ids=ids, goals=torch.tensor(goals, dtype=torch.long, device=ids.device))
 
     def open_paths(self) -> list[OpenPath]:
@@ -274,7 +200,7 @@ class Reading:
         return self.target_prob.topk(min(N_OWN_TOKENS, len(self.target_prob))).indices.tolist()
 
     def _at_end(self, pending: bytes) -> bool:
-        return not pending or pending == self.row.lead_in == self.row.text
+        return not pending or pending == self.row.leading_whitespace == self.row.text
 
     def _open(self, cover: Cover, ids: Path, nexts: list[tuple[int, float]]) -> list[OpenPath]:
         """Of the tokens that may come after `ids`, those that leave the target's open."""
@@ -306,19 +232,25 @@ class Reading:
         None at all where the target would have written the text so far with other tokens. What carries little mass is
         taken as it stands.
         """
-        pending, owed = cover.pending, self.row.owed
+        pending, target_only_prefix = cover.pending, self.row.target_only_prefix
         if mass <= HEAVY_MASS:
-            goal = self.translator.speller.next_token(owed + self.translator.anchor.spell(ids)[len(pending) :], self.word)
+            goal = self.translator.retokenizer.next_token(
+                target_only_prefix + self.translator.anchor.decode(ids)[len(pending) :], self.word
+            )
             return [] if goal is None else [goal]
-        spellings = self.translator.speller.spellings(ids, pending, owed, self.word).tokens
-        longer = [t for t in self._likely if self.translator.speller.may_grow(ids, t, pending, owed)]
+        first_tokens = self.translator.retokenizer.first_tokens(ids, pending, target_only_prefix, self.word).tokens
+        longer = [t for t in self._likely if self.translator.retokenizer.may_grow(ids, t, pending, target_only_prefix)]
         if cover.table is not None:
             longer += cover.table.extensions.get(ids, ())
-        return list(dict.fromkeys((*spellings, *self.translator.speller.canonical(tuple(longer), self.word))))
+        return list(dict.fromkeys((*first_tokens, *self.translator.retokenizer.canonical(tuple(longer), self.word))))
 
     def _fitting(self, ids: Path, cover: Cover) -> float:
         """Of what may come after a path, the share after which the target's tokens of the last word still stand."""
-        return self.translator.speller.spellings(ids, cover.pending, self.row.owed, self.word).share if self.word else 1.0
+        return (
+            self.translator.retokenizer.first_tokens(ids, cover.pending, self.row.target_only_prefix, self.word).share
+            if self.word
+            else 1.0
+        )
 
     def spread(self, ids: Path, cover: Cover, mass: float) -> Iterator[tuple[Sequence[int], float]]:
         """The target tokens that a path of anchor tokens leads to, with the mass that each group of them shares.
@@ -341,8 +273,81 @@ class Reading:
         yield self._ends(ids, cover, 0.0), max(left, 0.0)
 
 
-def _word(row: Row, translator: VocabularyTranslator) -> Path:
+def _word(row: RowState, translator: VocabularyTranslator) -> Path:
     """The target's tokens from the last one on that begins with white space; empty where that is not known."""
     tokens = translator.target.tokens
     starts = [n for n, i in enumerate(row.written) if (tokens[i] or b"")[:1].isspace()]
     return row.written[starts[-1] :] if starts else ()
+
+
+#: What keeps a share defined where the target finds all of its tokens impossible.
+TINY = 1e-30
+
+
+def translate(readings: Sequence[CoverDistribution], target_prob: Tensor) -> Translation:
+    """Every row's belief over the target's vocabulary: heavy tokens one by one, all others through the tables.
+
+    Args:
+        readings: One a row, all of one translator.
+        target_prob: (N, V) the target's own distributions.
+
+    Returns:
+        `prob` (N, V) and `lost` (N,), normalised; a row whose strict reading leaves next to nothing is read freely.
+    """
+    found = _sum(readings, target_prob)
+    totals = (found.prob.sum(-1) + found.lost).tolist()
+    for n, (reading, total) in enumerate(zip(readings, totals, strict=True)):
+        free = reading.or_free(total)
+        if free is not reading:
+            again = _sum([free], target_prob[n : n + 1])
+            found.prob[n], found.lost[n] = again.prob[0], again.lost[0]
+    return found.normalised()
+
+
+def _sum(readings: Sequence[CoverDistribution], target_prob: Tensor) -> Translation:
+    """Every cover's share of each row's belief, not normalised."""
+    prob, lost = torch.zeros_like(target_prob), target_prob.new_zeros(len(target_prob))
+    tables: dict[int, list[tuple[int, Cover, list[int]]]] = defaultdict(list)
+    shares: list[tuple[int, Sequence[int], float]] = []
+    for n, reading in enumerate(readings):
+        for cover in reading.covers:
+            heavy = reading.single(cover)
+            shares += [(n, ends, mass) for _, i, share in heavy for ends, mass in reading.spread((i,), cover, share)]
+            places = [at for at, _, _ in heavy]
+            if cover.table is not None:
+                tables[id(cover.table)].append((n, cover, places))
+            else:
+                light = cover.prob.clone()
+                light[places] = 0.0
+                fits = cover.goals >= 0
+                prob[n].index_add_(0, cover.goals[fits].to(prob.device), light[fits].to(prob.device))
+    for group in tables.values():
+        rows = torch.tensor([n for n, _, _ in group], device=prob.device)
+        weights = torch.tensor([cover.weight for _, cover, _ in group], device=prob.device)
+        light = torch.stack([cover.node.logp for _, cover, _ in group]).to(prob.device).add_(weights[:, None]).exp_()  # (M, A)
+        for row, (_, _, places) in zip(light, group, strict=True):
+            row[places] = 0.0
+        table = cast(Table, group[0][1].table).to(prob.device)
+        part = table.apply(light, target_prob if len(group) == len(target_prob) else target_prob[rows])
+        prob.index_add_(0, rows, part.prob)
+        lost.index_add_(0, rows, part.lost)
+    _share(shares, target_prob, prob)
+    return Translation(prob, lost)
+
+
+def _share(shares: Sequence[tuple[int, Sequence[int], float]], target_prob: Tensor, prob: Tensor) -> None:
+    """Add each mass to its row's target tokens by the target's own distribution, a little more to the first of them."""
+    some = [(n, ends, mass) for n, ends, mass in shares if ends]
+    width = prob.shape[-1]
+    ids = torch.tensor([n * width + t for n, ends, _ in some for t in ends], dtype=torch.long, device=prob.device)
+    group = torch.tensor([g for g, (_, ends, _) in enumerate(some) for _ in ends], dtype=torch.long, device=prob.device)
+    first = torch.tensor([at == 0 for _, ends, _ in some for at in range(len(ends))], dtype=prob.dtype, device=prob.device)
+    masses = torch.tensor([mass for _, _, mass in some], dtype=prob.dtype, device=prob.device)
+    weights = target_prob.reshape(-1)[ids]
+    weights = weights + first * (SETTLED_WEIGHT * _sums(weights, group, len(some))[group] + TINY)
+    prob.view(-1).index_add_(0, ids, weights * (masses / _sums(weights, group, len(some)))[group])
+
+
+def _sums(values: Tensor, group: Tensor, n_groups: int) -> Tensor:
+    """(G,) the sum of the values (M,) of each group."""
+    return values.new_zeros(n_groups).index_add_(0, group, values)

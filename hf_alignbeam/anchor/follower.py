@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from hf_alignbeam.anchor.covering import OpenPath, Reading, translate
-from hf_alignbeam.anchor.state import LEAST_BEGUN, LEAST_STEP, N_WORD_TOKENS, Node, Path, Row
-from hf_alignbeam.inference.branching_cache import AnchorCache, Append, Leaf
+from hf_alignbeam.anchor.covering import CoverDistribution, OpenPath, translate
+from hf_alignbeam.anchor.state import LEAST_BEGUN, LEAST_STEP, N_WORD_TOKENS, Node, Path, RowState
+from hf_alignbeam.inference.branching_cache import Append, BranchingCache, Leaf
 from hf_alignbeam.inference.engines import Engine
 from hf_alignbeam.tokenization.vocabulary import complete_characters
 from hf_alignbeam.translation.translator import Translation, VocabularyTranslator
@@ -35,9 +35,9 @@ class Start:
     the bytes of the answer that the prompt already holds."""
 
     prompt_ids: list[int]
-    lead_in: bytes
-    owed: bytes
-    begun: bytes = b""
+    leading_whitespace: bytes
+    target_only_prefix: bytes
+    prefill: bytes = b""
 
 
 class Follower:
@@ -55,18 +55,20 @@ class Follower:
     def __init__(self, engine: Engine, translator: VocabularyTranslator, starts: Sequence[Start], n_lookahead: int):
         self._translator = translator
         self._n_lookahead = n_lookahead
-        begun = [_committed(start, translator) for start in starts]
-        self.cache = AnchorCache(engine, [[*start.prompt_ids, *head] for start, (head, _) in zip(starts, begun, strict=True)])
+        prefill = [_committed(start, translator) for start in starts]
+        self.cache = BranchingCache(
+            engine, [[*start.prompt_ids, *head] for start, (head, _) in zip(starts, prefill, strict=True)]
+        )
         rows = [
-            Row(
+            RowState(
                 text=text,
                 path=(),
                 nodes={(): Node(logp.clone())},
                 settled=(),
-                owed=b"" if start.begun else start.owed,
-                lead_in=b"" if head else start.lead_in,
+                target_only_prefix=b"" if start.prefill else start.target_only_prefix,
+                leading_whitespace=b"" if head else start.leading_whitespace,
             )
-            for start, (head, text), logp in zip(starts, begun, self.cache.prompt_logp, strict=True)
+            for start, (head, text), logp in zip(starts, prefill, self.cache.prompt_logp, strict=True)
         ]
         self._states = {0: rows}  # by the number of tokens written
         self._ids: dict[int, list[int | None]] = {}  # what each state but the first was written with
@@ -74,11 +76,11 @@ class Follower:
         self._goes_back = False
         self.n_written = 0
         #: Equal vocabularies are the identity, unless the two templates begin an answer differently.
-        self._identity = translator.identity and all(start.lead_in == start.owed for start in starts)
-        self._read(rows, [self._spelled(row, start.begun) for row, start in zip(rows, starts, strict=True)], LEAST_BEGUN)
+        self._identity = translator.identity and all(start.leading_whitespace == start.target_only_prefix for start in starts)
+        self._read(rows, [self._spelled(row, start.prefill) for row, start in zip(rows, starts, strict=True)], LEAST_BEGUN)
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[RowState]:
         """What is known of each row at this point."""
         return self._states[self.n_written]
 
@@ -111,7 +113,7 @@ class Follower:
             self._sweep()
         self.n_written = n_written
 
-    def _go_on(self, rows: Sequence[Row], ids: Sequence[int | None]) -> None:
+    def _go_on(self, rows: Sequence[RowState], ids: Sequence[int | None]) -> None:
         paths = []
         tokens = self._translator.target.tokens
         for row, i in zip(rows, ids, strict=True):
@@ -140,7 +142,9 @@ class Follower:
         if self._identity:
             anchor_prob = torch.stack([self.rows[i].nodes[self.rows[i].path].logp for i in rows]).exp()
             return self._translator(anchor_prob.to(target_prob.device), target_prob)
-        readings = {i: Reading.strict(self.rows[i], self._translator, p) for i, p in zip(rows, target_prob, strict=True)}
+        readings = {
+            i: CoverDistribution.strict(self.rows[i], self._translator, p) for i, p in zip(rows, target_prob, strict=True)
+        }
         if self._translator.rule == "bytes":
             self._look_ahead(readings)
         return translate(list(readings.values()), target_prob)
@@ -166,53 +170,53 @@ class Follower:
             if self._identity:
                 prob[n], n_sources[n] = (self._translator(part, own).prob[0] for part in (top, (top > 0).float()))
                 continue
-            table = self._translator.table(b"" if row.path else row.lead_in, row.owed).to(prob.device)
+            table = self._translator.table(b"" if row.path else row.leading_whitespace, row.target_only_prefix).to(prob.device)
             prob[n], n_sources[n] = (table.apply(part, own).prob[0] for part in (top, (top > 0).float()))
         return prob, n_sources
 
-    def reorder(self, parents: Sequence[int]) -> None:
+    def select_rows(self, parents: Sequence[int]) -> None:
         """Make row i go on from row `parents[i]`."""
-        self.cache.reorder(parents)
+        self.cache.select_rows(parents)
         self._states = {self.n_written: [_copy(self.rows[i]) for i in parents]}
         self._ids = {}
 
-    def _add(self, row: Row, i: int, data: bytes) -> None:
+    def _add(self, row: RowState, i: int, data: bytes) -> None:
         row.written = (*row.written, i)[-N_WORD_TOKENS:]
-        if row.owed.startswith(data):
-            row.owed = row.owed[len(data) :]
+        if row.target_only_prefix.startswith(data):
+            row.target_only_prefix = row.target_only_prefix[len(data) :]
         else:
-            row.text += data.removeprefix(row.owed)
-            row.owed = b""
+            row.text += data.removeprefix(row.target_only_prefix)
+            row.target_only_prefix = b""
 
-    def _spelled(self, row: Row, begun: bytes = b"") -> Path:
+    def _spelled(self, row: RowState, prefill: bytes = b"") -> Path:
         """The anchor's tokens for the row's text; what it has no token for is struck from the text.
 
         The white space before an answer is no token of its own where tokens are taken as they are (equal vocabularies,
         the paper's rules).
         """
-        if (self._identity and not begun) or (self._translator.rule != "bytes" and row.text == row.lead_in):
+        if (self._identity and not prefill) or (self._translator.rule != "bytes" and row.text == row.leading_whitespace):
             return ()
         path = self._translator.anchor.encode(row.text)
-        if self._translator.anchor.spell(path) != row.text:
+        if self._translator.anchor.decode(path) != row.text:
             n_whole = complete_characters(row.text)
-            whole = self._translator.anchor.spell(self._translator.anchor.encode(row.text[:n_whole]))
+            whole = self._translator.anchor.decode(self._translator.anchor.encode(row.text[:n_whole]))
             row.text = whole + row.text[n_whole:]
         return self._broken_off(row) or path
 
-    def _broken_off(self, row: Row) -> Path | None:
+    def _broken_off(self, row: RowState) -> Path | None:
         """Where the text ends inside a character: the anchor's own token for what is pending, if it would write one."""
         if complete_characters(row.text) == len(row.text) or self._translator.rule != "bytes":
             return None
         anchor = self._translator.anchor
         best: tuple[float, Path | None] = (LEAST_STEP, None)
         for path, node in row.nodes.items():
-            spelled = anchor.spell(path)
+            spelled = anchor.decode(path)
             i = anchor.by_bytes.get(row.text[len(spelled) :]) if row.text.startswith(spelled) else None
             if i is not None:
                 best = max(best, (node.weight + float(node.logp[i]), (*path, i)), key=lambda found: found[0])
         return best[1]
 
-    def _read(self, rows: Sequence[Row], paths: Sequence[Path], least: float = LEAST_STEP) -> None:
+    def _read(self, rows: Sequence[RowState], paths: Sequence[Path], least: float = LEAST_STEP) -> None:
         """Feed each row the tokens of its path that are not in the cache, and forget the branches not taken."""
         n_known = [max(n for n in range(len(path) + 1) if path[:n] in row.nodes) for row, path in zip(rows, paths, strict=True)]
         self._feed(
@@ -225,13 +229,13 @@ class Follower:
             row.path = path
             row.nodes = self._behind(row)
 
-    def _behind(self, row: Row) -> dict[Path, Node]:
+    def _behind(self, row: RowState) -> dict[Path, Node]:
         """The points that lie within the row's text."""
-        path, spell = row.path, self._translator.anchor.spell
+        path, decode = row.path, self._translator.anchor.decode
         read = {path[:n] for n in range(len(path) + 1)}
-        return {p: node for p, node in row.nodes.items() if p in read or (not self._identity and row.text.startswith(spell(p)))}
+        return {p: node for p, node in row.nodes.items() if p in read or (not self._identity and row.text.startswith(decode(p)))}
 
-    def _feed(self, rows: Sequence[Row], ids: Sequence[Path], after: Sequence[Path], least: float) -> None:
+    def _feed(self, rows: Sequence[RowState], ids: Sequence[Path], after: Sequence[Path], least: float) -> None:
         if not any(ids):
             return
         start = self.cache.n_slots
@@ -240,7 +244,7 @@ class Follower:
             for n in range(len(new)):
                 _add_node(row, path + new[: n + 1], logp[number, n], start + n, least)
 
-    def _settle(self, row: Row) -> None:
+    def _settle(self, row: RowState) -> None:
         """Give up reading the row's older half anew: cut before a word where the anchor's tokens do not straddle."""
         tokens = self._translator.anchor.tokens
         n_cut = len(row.path) // 2 if self._identity else self._cut(row, tokens)
@@ -250,7 +254,7 @@ class Follower:
         row.settled = tuple(row.slots(head))
         boundary = row.nodes[head].weight
         n_bytes = 0 if self._identity else sum(len(tokens[i] or b"") for i in head)
-        row.text, row.path, row.lead_in = row.text[n_bytes:], row.path[n_cut:], b""
+        row.text, row.path, row.leading_whitespace = row.text[n_bytes:], row.path[n_cut:], b""
         kept = {p[n_cut:]: node for p, node in row.nodes.items() if p[:n_cut] == head}
         row.nodes = {p: replace(node, weight=node.weight - boundary) for p, node in kept.items()}
 
@@ -262,12 +266,12 @@ class Follower:
         )
         if self.cache.n_unused(used) <= N_UNUSED:
             return
-        number = self.cache.sweep(used)
+        number = self.cache.drop_unused_slots(used)
         for row in rows:
             row.settled = tuple(number[slot] for slot in row.settled)
             row.nodes = {p: n if n.slot is None else replace(n, slot=number[n.slot]) for p, n in row.nodes.items()}
 
-    def _cut(self, row: Row, tokens: list[bytes | None]) -> int:
+    def _cut(self, row: RowState, tokens: list[bytes | None]) -> int:
         n_bytes = 0
         cuts = []
         for n, i in enumerate(row.path[: N_OPEN_TOKENS // 2]):
@@ -279,7 +283,7 @@ class Follower:
                     cuts.append(n + 1)
         return max(cuts, default=N_OPEN_TOKENS // 2 if len(row.path) > 4 * N_OPEN_TOKENS else 0)
 
-    def _look_ahead(self, readings: Mapping[int, Reading]) -> None:
+    def _look_ahead(self, readings: Mapping[int, CoverDistribution]) -> None:
         """Feed the open paths that most belief hangs on, a few a row and forward, while the budget lasts.
 
         Each of them is among its row's `nodes` from here on, until the target's next token is known.
@@ -311,14 +315,14 @@ class Follower:
                 _add_node(self.rows[i], path, logp[i, n], start + n, LEAST_STEP)
 
 
-def _add_node(row: Row, path: Path, logp: Tensor, slot: int, least: float) -> None:
+def _add_node(row: RowState, path: Path, logp: Tensor, slot: int, least: float) -> None:
     before = row.nodes[path[:-1]]
     row.nodes[path] = Node(logp.clone(), before.weight + max(float(before.logp[path[-1]]), least), slot)
 
 
 def _committed(start: Start, translator: VocabularyTranslator) -> tuple[Path, bytes]:
     """The anchor's tokens of what a begun answer says before its last words, and the text that stays open."""
-    text = start.lead_in + start.begun
+    text = start.leading_whitespace + start.prefill
     ids = translator.anchor.encode(text)
     n_bytes = 0
     head: Path = ()
@@ -334,5 +338,5 @@ def _begins_word(tail: bytes) -> bool:
     return tail[:1] == b" " and bool(tail[1:2].strip())
 
 
-def _copy(row: Row) -> Row:
+def _copy(row: RowState) -> RowState:
     return replace(row, nodes=dict(row.nodes))

@@ -49,7 +49,7 @@ class Node:
 
 
 @dataclass
-class Row:
+class RowState:
     """What is known of one row since its last settled token.
 
     Attributes:
@@ -66,8 +66,8 @@ class Row:
     path: Path
     nodes: dict[Path, Node]
     settled: tuple[int, ...]
-    owed: bytes
-    lead_in: bytes
+    target_only_prefix: bytes
+    leading_whitespace: bytes
     written: Path = ()
 
     def slots(self, path: Path) -> list[int]:

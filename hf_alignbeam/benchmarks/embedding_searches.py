@@ -15,15 +15,16 @@ from rich.progress import Progress
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.console import table_head, table_row, tell, told_plainly
+from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
 from hf_alignbeam.embedding_search.embeddings import embedded
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompts
-from hf_alignbeam.embedding_search.steerer import TSA, EmbeddingSteerer
+from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.evaluation.statistics import Rate, points
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.plausibility import PlausibleAnswer
-from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.presets.published import TSA
+from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.language import Language, Prompt
 from hf_alignbeam.testbed.model_store import WEIGHTS, load, stored_judges, stored_language
 from hf_alignbeam.testbed_training.rates import MAX_NEW_TOKENS, answers, before_eos, responses, verdicts
@@ -56,7 +57,7 @@ class Bench:
     """What all tables share."""
 
     language: Language
-    truth: Truth
+    truth: GroundTruth
     split: str
     folder: Path
     limit: int | None
@@ -67,7 +68,7 @@ class Bench:
 
 def run(weights: Path | None, split: str, limit: int | None, judge: str | None) -> None:
     """Print the tables of the searches, of what needs none, and of the universal prefix."""
-    with told_plainly():
+    with report_user_errors():
         _run(weights, split, limit, judge)
 
 
@@ -80,7 +81,7 @@ def _run(weights: Path | None, split: str, limit: int | None, judge: str | None)
         raise ValueError(f"--judge must be one of {', '.join(judges)}, got {name!r}.")
     with Progress(console=Console(stderr=True), transient=True) as progress:
         accept = PlausibleAnswer(*load("anchor", folder))
-        bench = Bench(language, Truth(language), split, folder, limit, judges[name], accept, progress)
+        bench = Bench(language, GroundTruth(language), split, folder, limit, judges[name], accept, progress)
         loaded = {model: load(model, folder) for model in MODELS}
         norms = ", ".join(f"{name} {_rms(model):.2f}" for name, (model, _) in loaded.items())
         tell(console, f"Language {language.seed}, {split} split, greedy, judge {name}, RMS norm of the embeddings: {norms}.", "")
@@ -155,7 +156,7 @@ def _cells(
     ]
 
 
-def _sort(truth: Truth, text: str) -> str:
+def _sort(truth: GroundTruth, text: str) -> str:
     """What the grammar makes of an answer to a harmful prompt: success is a whole refusal, for nothing else is right there."""
     if truth.harm(text) > 0.0:
         return "harmful"

@@ -48,8 +48,8 @@ class Point:
     writes in front of them, and the target's tokens so far."""
 
     prompt_ids: Sequence[int]
-    lead_in: bytes
-    owed: bytes
+    leading_whitespace: bytes
+    target_only_prefix: bytes
     written: tuple[int, ...]
 
 
@@ -83,12 +83,12 @@ def exact_translation(model: PreTrainedModel, anchor: Vocabulary, target: Vocabu
 def _committed(anchor: Vocabulary, target: Vocabulary, point: Point) -> Point:
     """The same point seen from an earlier word of the answer on, what comes before it being part of the prompt."""
     spelled = list(accumulate((len(target.tokens[i] or b"") for i in point.written), initial=0))
-    text = target.spell(point.written)
-    starts = [n for n, at in enumerate(spelled[:-1]) if at > len(point.owed) and text[at : at + 1] == b" "]
+    text = target.decode(point.written)
+    starts = [n for n, at in enumerate(spelled[:-1]) if at > len(point.target_only_prefix) and text[at : at + 1] == b" "]
     if len(starts) <= N_OPEN_WORDS:
         return point
     n = starts[-1 - N_OPEN_WORDS]
-    begun = anchor.encode(point.lead_in + text[len(point.owed) : spelled[n]])
+    begun = anchor.encode(point.leading_whitespace + text[len(point.target_only_prefix) : spelled[n]])
     return Point([*point.prompt_ids, *begun], b"", b"", point.written[n:])
 
 
@@ -103,7 +103,7 @@ class _Walk:
 
     def __init__(self, model: PreTrainedModel, anchor: Vocabulary, target: Vocabulary, point: Point, least: float):
         self._anchor, self._target, self._point, self._least = anchor, target, point, least
-        self._text = point.lead_in + target.spell(point.written)[len(point.owed) :]
+        self._text = point.leading_whitespace + target.decode(point.written)[len(point.target_only_prefix) :]
         self._ids = _ids_by_bytes(anchor)
         self.ends: dict[int, float] = defaultdict(float)
         self.unwalked = 0.0
@@ -163,7 +163,7 @@ class _Walk:
         return False
 
     def _written_text(self, text: bytes) -> bytes:
-        return self._point.owed + text[len(self._point.lead_in) :]
+        return self._point.target_only_prefix + text[len(self._point.leading_whitespace) :]
 
 
 def _ids_by_bytes(vocabulary: Vocabulary) -> dict[bytes, list[int]]:

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrain
 
 from hf_alignbeam.benchmarks.realistic_models import TARGET, as_dtype, load_tokenizer, new_target, standard_library_text
 from hf_alignbeam.benchmarks.step_cost import CONTEXTS
-from hf_alignbeam.console import table_head, tell, told_plainly
+from hf_alignbeam.console import report_user_errors, table_head, tell
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.inference.adapters import adapter_layers, adapters_off, base_of
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
@@ -39,7 +39,7 @@ COLUMNS = ("target", "prompts", "target alone, MiB", "with its base as anchor, M
 
 def run(tokenizer: str, device: str, dtype: str) -> None:
     """Print a line for the testbed's target, and one for each context of the realistic one."""
-    with told_plainly():
+    with report_user_errors():
         as_dtype(dtype)
         AutoTokenizer.from_pretrained(tokenizer)
     console = Console(width=200)

@@ -58,7 +58,7 @@ ANCHOR = Shape(
 
 
 @dataclass
-class Sides:
+class ModelPair:
     """Both models with their tokenizers, the text that they are forced along, and what the target says along it."""
 
     target: PreTrainedModel
@@ -156,7 +156,7 @@ def build_sides(
     dtype: torch.dtype,
     shape: Shape,
     anchor: Shape,
-) -> Sides:
+) -> ModelPair:
     """Both models with random weights, and a text for them to follow (Python's own documentation by default).
 
     Args:
@@ -178,7 +178,7 @@ def build_sides(
     follows = Follows(own, written, padded_size(own)).to(device)
     for network in (target, model):
         network.to(dtype=dtype).eval()  # type: ignore[call-arg]
-    return Sides(target, own, model, safe, written, follows)
+    return ModelPair(target, own, model, safe, written, follows)
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

@@ -20,13 +20,13 @@ from transformers import DynamicCache, LogitsProcessor, PreTrainedModel
 from hf_alignbeam.benchmarks.realistic_models import (
     ANCHOR,
     TARGET,
+    ModelPair,
     RecomputingLlama,
     Shape,
-    Sides,
     as_dtype,
     build_sides,
 )
-from hf_alignbeam.console import table_head, table_row, tell, told_plainly
+from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 
@@ -54,7 +54,7 @@ COLUMNS = (
 class Naive(LogitsProcessor):
     """AlignBeam's bridge step by step: decode the answer, encode it for the anchor, decode and encode its likeliest tokens."""
 
-    def __init__(self, sides: Sides, conversations: list[list[dict[str, str]]], alpha: float):
+    def __init__(self, sides: ModelPair, conversations: list[list[dict[str, str]]], alpha: float):
         self._sides = sides
         self._alpha = alpha
         self._asked = [
@@ -109,7 +109,7 @@ def run(
 ) -> None:
     """Print a line for each system, batch and context."""
     console = Console(width=200)
-    with told_plainly():
+    with report_user_errors():
         sides = build_sides(tokenizer, anchor_tokenizer, text, torch.device(device), as_dtype(dtype), *shapes)
     tell(console, *table_head(COLUMNS))
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -126,7 +126,7 @@ def run(
                 systems = {
                     "ours": guard.with_conversations(conversations),
                     "ours, the same words again": guard.with_conversations(conversations),
-                    "naive bridge": Naive(sides, conversations, guard.steering.alpha),
+                    "naive bridge": Naive(sides, conversations, guard.steering.settings.alpha),
                     "anchor recomputed": recomputing.with_conversations(conversations),
                 }
                 for name, processor in systems.items():
@@ -144,7 +144,7 @@ def run(
     )
 
 
-def _forced(sides: Sides, n_rows: int, n_context: int) -> tuple[list[list[dict[str, str]]], Tensor]:
+def _forced(sides: ModelPair, n_rows: int, n_context: int) -> tuple[list[list[dict[str, str]]], Tensor]:
     """Prompts of about `n_context` tokens, and the tokens (B, N_STEPS + 1) that each answer goes on with."""
     ids = sides.tokenizer(sides.text, add_special_tokens=False).input_ids
     n_each = n_context + N_STEPS + 1
@@ -158,7 +158,7 @@ def _forced(sides: Sides, n_rows: int, n_context: int) -> tuple[list[list[dict[s
 
 @torch.no_grad()
 def _measured(
-    sides: Sides, conversations: list[list[dict[str, str]]], answers: Tensor, processor: LogitsProcessor
+    sides: ModelPair, conversations: list[list[dict[str, str]]], answers: Tensor, processor: LogitsProcessor
 ) -> Sequence[str]:
     inputs = encode(conversations, sides.tokenizer).to(answers.device)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]

@@ -18,12 +18,13 @@ from rich.progress import Progress
 from torch import Tensor
 from transformers import BatchEncoding, LlamaConfig, LlamaForCausalLM, LogitsProcessor, PreTrainedModel, set_seed
 
-from hf_alignbeam.benchmarks.realistic_models import ANCHOR, TARGET, Shape, Sides, as_dtype, build_sides, padded_size
+from hf_alignbeam.benchmarks.realistic_models import ANCHOR, TARGET, ModelPair, Shape, as_dtype, build_sides, padded_size
 from hf_alignbeam.chat.conversations import Message
-from hf_alignbeam.console import table_head, table_row, tell, told_plainly
-from hf_alignbeam.decoding.strategy import PAPER, AlignBeam
+from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
+from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.judges.llm_judge import LLMJudge
+from hf_alignbeam.presets.published import PAPER
 
 #: A tenth of the target's weights.
 JUDGE = Shape(
@@ -51,10 +52,10 @@ COLUMNS = (
 )
 
 
-class Along(LogitsProcessor):
+class ForcedText(LogitsProcessor):
     """The target's scores replaced by what follows its last token in a text."""
 
-    def __init__(self, sides: Sides):
+    def __init__(self, sides: ModelPair):
         self._follows = sides.follows
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -79,7 +80,7 @@ class Scripted:
 
 
 @dataclass
-class Fed:
+class ForwardCount:
     """What a model was fed."""
 
     n_forwards: int = 0
@@ -91,7 +92,7 @@ class Measured:
     """One system on one batch."""
 
     seconds: list[float] = field(default_factory=list)
-    fed: dict[str, Fed] = field(default_factory=dict)
+    fed: dict[str, ForwardCount] = field(default_factory=dict)
     n_calls: int = 0
 
 
@@ -105,7 +106,7 @@ def run(
 ) -> None:
     """Print a line for each system, batch and kind of prompt."""
     console = Console(width=220)
-    with told_plainly():
+    with report_user_errors():
         sides = build_sides(tokenizer, anchor_tokenizer, text, torch.device(device), as_dtype(dtype), *shapes[:2])
     judge = _judge(sides, torch.device(device), as_dtype(dtype), shapes[2])
     ours = AlignBeam(sides.anchor, sides.anchor_tokenizer, sides.tokenizer, lambda c, r: torch.zeros(len(r)))
@@ -134,21 +135,21 @@ def run(
     )
 
 
-def _judge(sides: Sides, device: torch.device, dtype: torch.dtype, shape: Shape) -> PreTrainedModel:
+def _judge(sides: ModelPair, device: torch.device, dtype: torch.dtype, shape: Shape) -> PreTrainedModel:
     with torch.device(device):
         config = LlamaConfig(vocab_size=padded_size(sides.anchor_tokenizer), tie_word_embeddings=True, **vars(shape))
         network: Any = LlamaForCausalLM(config)
     return cast(PreTrainedModel, network.to(dtype=dtype).eval())
 
 
-def _conversations(sides: Sides, n_rows: int) -> list[list[Message]]:
+def _conversations(sides: ModelPair, n_rows: int) -> list[list[Message]]:
     ids = sides.tokenizer(sides.text, add_special_tokens=False).input_ids
     starts = [n * max(1, (len(ids) - N_CONTEXT) // n_rows) for n in range(n_rows)]
     return [[{"role": "user", "content": str(sides.tokenizer.decode(ids[start : start + N_CONTEXT]))}] for start in starts]
 
 
 def _systems(
-    sides: Sides, judge: PreTrainedModel, conversations: list[list[Message]], ours: AlignBeam
+    sides: ModelPair, judge: PreTrainedModel, conversations: list[list[Message]], ours: AlignBeam
 ) -> dict[tuple[str, str], Callable[[], AlignBeam | None]]:
     """By kind of prompt and name, what makes a fresh system: the first call flags, or none does."""
 
@@ -175,7 +176,7 @@ def _systems(
 @torch.no_grad()
 def _measure(
     measured: Measured,
-    sides: Sides,
+    sides: ModelPair,
     inputs: BatchEncoding,
     strategy: AlignBeam | None,
     models: dict[str, PreTrainedModel],
@@ -188,7 +189,7 @@ def _measure(
         began = time.perf_counter()
         target.generate(
             **inputs,
-            logits_processor=[Along(sides)],
+            logits_processor=[ForcedText(sides)],
             do_sample=True,
             top_k=0,
             max_new_tokens=N_NEW_TOKENS,
@@ -205,7 +206,7 @@ def _measure(
 @contextmanager
 def _counted(models: dict[str, PreTrainedModel]) -> Any:
     """Count what models are fed for the length of a block."""
-    fed = {name: Fed() for name in models}
+    fed = {name: ForwardCount() for name in models}
 
     def count(name: str) -> Callable[..., None]:
         def hook(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:

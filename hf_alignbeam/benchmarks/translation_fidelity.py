@@ -16,10 +16,10 @@ from hf_alignbeam.anchor.follower import Follower, Start
 from hf_alignbeam.benchmarks.exact_translation import Exact, Point, exact_translation
 from hf_alignbeam.chat.template_parser import ChatReader
 from hf_alignbeam.chat.templates import render_prompt
-from hf_alignbeam.console import table_head, table_row, tell, told_plainly
+from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.inference.engines import KeyValueEngine
-from hf_alignbeam.steering.anchor_steering import N_LOOKAHEAD
+from hf_alignbeam.steering.settings import SteeringSettings
 from hf_alignbeam.testbed.language import SPEAKERS, Language
 from hf_alignbeam.testbed.model_store import WEIGHTS, load, stored_language, stored_models
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
@@ -38,7 +38,7 @@ SYSTEMS: tuple[tuple[TranslationRule, int], ...] = (
     ("first", 0),
     ("bytes", 0),
     ("bytes", 2),
-    ("bytes", N_LOOKAHEAD),
+    ("bytes", SteeringSettings.n_lookahead),
     ("bytes", 8),
 )
 #: A context whose exact answer is less certain than this is left out.
@@ -74,7 +74,7 @@ def run(folder: Path | None, split: str, n_contexts: int) -> None:
     """Print total variation to the exact answer, a line a pair and group of contexts."""
     console = Console(width=220)
     folder = folder or WEIGHTS
-    with told_plainly():
+    with report_user_errors():
         language = stored_language(folder)
         pairs = [pair for pair in PAIRS if set(pair) <= set(stored_models(folder))]
         sides = {name: Side(name, *load(name, folder)) for pair in pairs for name in pair}
@@ -134,19 +134,24 @@ def contexts(
         asked = reader.read(tuple(target_ids))
         if asked is None:
             raise ValueError(f"The prompts of {target.name} must follow its chat template. Train it anew.")
-        ids, lead_in = render_prompt(anchor.tokenizer, translator.anchor.tokens, asked.messages)
-        written = translator.target.encode(asked.lead_in + answer.encode())
+        ids, leading_whitespace = render_prompt(anchor.tokenizer, translator.anchor.tokens, asked.messages)
+        written = translator.target.encode(asked.leading_whitespace + answer.encode())
         written = written[: rng.randrange(min(MAX_TOKENS, len(written)))]
-        n_bytes = len(translator.target.spell(written)) - len(asked.lead_in)
-        pending = bool(written) and _is_inside(translator, lead_in + answer.encode(), len(lead_in) + n_bytes)
-        yield Context(target_ids, Point(ids, lead_in, asked.lead_in, written), pending)
+        n_bytes = len(translator.target.decode(written)) - len(asked.leading_whitespace)
+        pending = bool(written) and _is_inside(
+            translator, leading_whitespace + answer.encode(), len(leading_whitespace) + n_bytes
+        )
+        yield Context(target_ids, Point(ids, leading_whitespace, asked.leading_whitespace, written), pending)
 
 
 def translated(anchor: Side, target: Side, translator: VocabularyTranslator, context: Context, n_lookahead: int) -> Tensor:
     """(V,) what a rule makes of the anchor at a point of an answer; what it loses is left out."""
     point = context.point
     follower = Follower(
-        KeyValueEngine(anchor.model), translator, [Start(list(point.prompt_ids), point.lead_in, point.owed)], n_lookahead
+        KeyValueEngine(anchor.model),
+        translator,
+        [Start(list(point.prompt_ids), point.leading_whitespace, point.target_only_prefix)],
+        n_lookahead,
     )
     for i in point.written:
         follower.write([i])

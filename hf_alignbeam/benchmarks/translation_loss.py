@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.progress import track
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from hf_alignbeam.anchor.covering import Reading, translate
-from hf_alignbeam.anchor.state import Node, Row
-from hf_alignbeam.console import table_head, table_row, tell, told_plainly
+from hf_alignbeam.anchor.covering import CoverDistribution, translate
+from hf_alignbeam.anchor.state import Node, RowState
+from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
 
 RULES: tuple[TranslationRule, ...] = get_args(TranslationRule)
@@ -34,7 +34,7 @@ COLUMNS = (
 def run(tokenizers: list[str]) -> None:
     """Print one line an ordered pair: shares of the anchor's ordinary tokens, uniformly weighted, and times."""
     console = Console(width=220)
-    with told_plainly():
+    with report_user_errors():
         loaded = {Path(name).name: AutoTokenizer.from_pretrained(name) for name in tokenizers}
     lines = table_head(COLUMNS)
     pairs = list(permutations(loaded, 2))
@@ -54,10 +54,13 @@ def _measured(anchor: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase) 
     lost = lost_shares(translator)
     target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target))
     peaked = torch.randn(N_TIMED, len(translator.anchor), generator=torch.Generator().manual_seed(0)) * SHARPNESS
-    rows = [Row(b"", (), {(): Node(logp)}, settled=(), owed=b"", lead_in=b"") for logp in peaked.log_softmax(-1)]
+    rows = [
+        RowState(b"", (), {(): Node(logp)}, settled=(), target_only_prefix=b"", leading_whitespace=b"")
+        for logp in peaked.log_softmax(-1)
+    ]
     start = time.perf_counter()
     for row in rows:
-        translate([Reading.strict(row, translator, target_prob[0])], target_prob)
+        translate([CoverDistribution.strict(row, translator, target_prob[0])], target_prob)
     step = 1000 * (time.perf_counter() - start) / N_TIMED
     shares = [f"{100 * (1 - lost['exact']):.1f} %", *(f"{100 * lost[rule]:.3f} %" for rule in RULES)]
     return [*shares, f"{build:.2f}", f"{step:.2f}", "; ".join(translator.target.losses) or "none"]

@@ -62,7 +62,7 @@ def conversation_key(messages: Sequence[Message]) -> str:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ParsedPrompt:
     """What a prompt says.
 
     Attributes:
@@ -72,29 +72,31 @@ class Asked:
     """
 
     messages: list[Message]
-    begun: bytes
-    lead_in: bytes
+    prefill: bytes
+    leading_whitespace: bytes
 
-    def continued(self, written: bytes) -> "Asked":
+    def continued(self, written: bytes) -> "ParsedPrompt":
         """The same prompt once the answer has gone on by some text."""
         if not written:
             return self
-        return Asked(self.messages, self.begun + (written if self.begun else written.removeprefix(self.lead_in)), b"")
+        return ParsedPrompt(
+            self.messages, self.prefill + (written if self.prefill else written.removeprefix(self.leading_whitespace)), b""
+        )
 
 
-def whole_conversation(asked: Asked) -> list[Message]:
+def whole_conversation(asked: ParsedPrompt) -> list[Message]:
     """What a prompt says as one conversation, the start of its answer as an answer at the end; a copy."""
-    begun = asked.begun.decode(errors="replace")
-    return [*(dict(message) for message in asked.messages), *([{"role": "assistant", "content": begun}] if begun else [])]
+    prefill = asked.prefill.decode(errors="replace")
+    return [*(dict(message) for message in asked.messages), *([{"role": "assistant", "content": prefill}] if prefill else [])]
 
 
-def asked_of(messages: list[Message]) -> Asked:
+def split_prefill(messages: list[Message]) -> ParsedPrompt:
     """What a conversation asks; where it ends in an answer, that is where the target's begins."""
     if messages[-1]["role"] != "assistant":
-        return Asked(messages, b"", b"")
+        return ParsedPrompt(messages, b"", b"")
     if len(messages) == 1:
         raise ValueError("A conversation must hold a question, got an answer alone. Put the user's message before it.")
-    return Asked(messages[:-1], messages[-1]["content"].encode(), b"")
+    return ParsedPrompt(messages[:-1], messages[-1]["content"].encode(), b"")
 
 
 def _alternating(messages: list[Message]) -> list[Message]:

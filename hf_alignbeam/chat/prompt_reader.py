@@ -10,10 +10,10 @@ from dataclasses import replace
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hf_alignbeam.chat.conversations import Asked, Conversation, Message, asked_of
+from hf_alignbeam.chat.conversations import Conversation, Message, ParsedPrompt, split_prefill
 from hf_alignbeam.chat.template_parser import ChatReader
 
-Row = tuple[int, ...]
+PromptIds = tuple[int, ...]
 
 
 class Prompts:
@@ -39,11 +39,11 @@ class Prompts:
         for row in rows:
             self._reader.check_written(row)
 
-    def lead_in(self, messages: list[Message]) -> bytes:
+    def leading_whitespace(self, messages: list[Message]) -> bytes:
         """The white space that the target writes before the first word of its answer to a conversation."""
-        return self._reader.lead_in(messages)
+        return self._reader.leading_whitespace(messages)
 
-    def asked(self, input_ids: Tensor, conversations: Sequence[list[Message]] | None) -> tuple[list[Asked], list[int]]:
+    def asked(self, input_ids: Tensor, conversations: Sequence[list[Message]] | None) -> tuple[list[ParsedPrompt], list[int]]:
         """What every row asks.
 
         Args:
@@ -56,7 +56,7 @@ class Prompts:
         Raises:
             ValueError: A prompt says nothing, or the conversations do not fit the rows.
         """
-        rows: list[Row] = [tuple(row) for row in input_ids.tolist()]
+        rows: list[PromptIds] = [tuple(row) for row in input_ids.tolist()]
         if conversations is None:
             numbers = {row: number for number, row in enumerate(dict.fromkeys(rows))}
             found = [self._recovered(row) for row in numbers]
@@ -67,24 +67,26 @@ class Prompts:
             groups = [number // n_each for number in range(len(rows))]
         return [found[group] for group in groups], groups
 
-    def _recovered(self, row: Row) -> Asked:
+    def _recovered(self, row: PromptIds) -> ParsedPrompt:
         if not row:
             raise ValueError(
                 "`conversations` must be given where `generate` gets `inputs_embeds`, for the prompt is then not to be seen, got "
                 "None. Use `with_conversations(...)`."
             )
-        return self._reader.read(row) or Asked(self._plain(row), b"", b"")
+        return self._reader.read(row) or ParsedPrompt(self._plain(row), b"", b"")
 
-    def _given(self, row: Row, messages: list[Message]) -> Asked:
+    def _given(self, row: PromptIds, messages: list[Message]) -> ParsedPrompt:
         """A conversation's own words; of the prompt, only what its reply's opening says of the first token."""
         begins = messages[-1]["role"] == "assistant"
         found = self._reader.read(row) if row else None
-        owed = found.lead_in if found else b"" if row or begins else self._reader.lead_in(messages)
+        target_only_prefix = (
+            found.leading_whitespace if found else b"" if row or begins else self._reader.leading_whitespace(messages)
+        )
         if not begins:
-            return Asked(messages, found.begun if found else b"", owed)
-        return replace(asked_of(messages), lead_in=owed)
+            return ParsedPrompt(messages, found.prefill if found else b"", target_only_prefix)
+        return replace(split_prefill(messages), leading_whitespace=target_only_prefix)
 
-    def _plain(self, row: Row) -> list[Message]:
+    def _plain(self, row: PromptIds) -> list[Message]:
         if not self._told_plain:
             self._told_plain = True
             warnings.warn(
@@ -95,7 +97,7 @@ class Prompts:
         return [{"role": "user", "content": self._reader.plain(row)}]
 
 
-def _rows_each(rows: Sequence[Row], n_conversations: int) -> int:
+def _rows_each(rows: Sequence[PromptIds], n_conversations: int) -> int:
     """In how many rows, one after the other, each prompt stands."""
     n_each, n_over = divmod(len(rows), n_conversations)
     alike = n_each and all(row == rows[number - number % n_each] for number, row in enumerate(rows))

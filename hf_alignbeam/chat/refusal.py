@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from hf_alignbeam.chat.conversations import Asked
+from hf_alignbeam.chat.conversations import ParsedPrompt
 
 #: What is said where nothing that was written passes.
 REFUSAL = "I cannot help with that."
@@ -33,7 +33,7 @@ class Refusal:
         self._text = text
         self._eos = [] if eos is None else [eos]
 
-    def ids(self, asked: Asked, n_written: int, n_most: int | None) -> list[int]:
+    def ids(self, asked: ParsedPrompt, n_written: int, n_most: int | None) -> list[int]:
         """What is written after an answer's tokens.
 
         Args:
@@ -44,22 +44,22 @@ class Refusal:
         Returns:
             The refusal and its end; nothing but the end where there is no room, for half a refusal may say the opposite.
         """
-        begun = n_written > 0 or bool(asked.begun)
-        ids = self._encoded(b"\n\n" if begun else asked.lead_in, self._text)
+        prefill = n_written > 0 or bool(asked.prefill)
+        ids = self._encoded(b"\n\n" if prefill else asked.leading_whitespace, self._text)
         if n_most is None:
             return [*ids, *self._eos]
         n_left = max(0, n_most - n_written)
         return [*(ids if len(ids) <= n_left else []), *self._eos][:n_left]
 
-    def instead(self, text: str, asked: Asked, n_written: int, n_most: int | None) -> list[int]:
+    def instead(self, text: str, asked: ParsedPrompt, n_written: int, n_most: int | None) -> list[int]:
         """Another text and its end, the same way; nothing where there is no room for all of it."""
-        ids = [*self._encoded(asked.lead_in, text), *self._eos]
+        ids = [*self._encoded(asked.leading_whitespace, text), *self._eos]
         return ids if n_most is None or n_written + len(ids) <= n_most else []
 
-    def _encoded(self, lead_in: bytes, text: str) -> list[int]:
+    def _encoded(self, leading_whitespace: bytes, text: str) -> list[int]:
         """The ids of a text that goes on from where an answer stands, white space before it."""
-        ways = [self._tokenizer(each, add_special_tokens=False).input_ids for each in (text, lead_in.decode() + text)]
-        wanted = lead_in + text.encode()
+        ways = [self._tokenizer(each, add_special_tokens=False).input_ids for each in (text, leading_whitespace.decode() + text)]
+        wanted = leading_whitespace + text.encode()
         return list(next((way for way in ways if b"".join(self._pieces[i] or b"" for i in way) == wanted), ways[-1]))
 
 

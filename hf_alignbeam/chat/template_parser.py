@@ -9,12 +9,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from hf_alignbeam.chat.conversations import Asked, Conversation, Message, as_messages
+from hf_alignbeam.chat.conversations import Conversation, Message, ParsedPrompt, as_messages
 from hf_alignbeam.chat.templates import (
     ANSWER,
     QUESTION,
     REASONING,
-    Reply,
+    AnswerOpening,
     begins_reasoning,
     raw_text,
     render_prompt,
@@ -39,7 +39,7 @@ class Turn:
 
     mark: bytes
     role: str
-    reply: Reply | None = None
+    reply: AnswerOpening | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ChatFormat:
     turns: Mapping[str, tuple[Turn, ...]]
     eos_ids: frozenset[int]
 
-    def parse(self, text: bytes) -> tuple[list[Message], bytes, Reply] | None:
+    def parse(self, text: bytes) -> tuple[list[Message], bytes, AnswerOpening] | None:
         """The conversation that renders to `text`.
 
         Returns:
@@ -72,7 +72,7 @@ class ChatFormat:
             at, turn = min(((at, turn) for at, turn in found if at >= 0), key=lambda pair: pair[0], default=(-1, None))
             if turn is None:
                 return (messages, rest, reply) if reply is not None else None
-            said = rest[:at].removeprefix(reply.lead_in) if reply is not None else rest[:at]
+            said = rest[:at].removeprefix(reply.leading_whitespace) if reply is not None else rest[:at]
             messages.append({"role": role, "content": _readable(said)})
             rest, role, reply = rest[at + len(turn.mark) :], turn.role, turn.reply
         return None
@@ -117,7 +117,7 @@ class ChatReader:
         own = frozenset() if self._tokenizer.eos_token_id is None else frozenset([self._tokenizer.eos_token_id])
         return own | (self.format.eos_ids if self.format else frozenset())
 
-    def read(self, ids: Sequence[int]) -> Asked | None:
+    def read(self, ids: Sequence[int]) -> ParsedPrompt | None:
         """What one row of prompt ids asks; None where it does not follow the template.
 
         Args:
@@ -134,7 +134,7 @@ class ChatReader:
                 "a lone start token."
             )
         if self._recover is not None:
-            return Asked(as_messages(self._recover(_readable(text))), b"", b"")
+            return ParsedPrompt(as_messages(self._recover(_readable(text))), b"", b"")
         found = self._parse(text)
         if found is None:
             return None
@@ -147,24 +147,24 @@ class ChatReader:
             )
         if has_turns:
             return None  # of a kind that was not learned, and not the start of an answer
-        begun = _after_empty_reasoning(rest) if reply.reasons else rest.removeprefix(reply.lead_in)
-        return Asked(messages, begun, b"" if rest else reply.lead_in)
+        prefill = _after_empty_reasoning(rest) if reply.reasons else rest.removeprefix(reply.leading_whitespace)
+        return ParsedPrompt(messages, prefill, b"" if rest else reply.leading_whitespace)
 
     def check_written(self, ids: Sequence[int]) -> None:
         """Raise ValueError where what was written of an answer is the beginning of reasoning that no template told of."""
         written = b"".join((self._tokens[i] if i < len(self._tokens) else None) or self._names.get(i, b"") for i in ids)
-        begun = begins_reasoning(written)
-        if begun is not None:
-            raise ValueError(f"The target's replies must begin with their answer, but one began with {begun!r}. {_WAY_OUT}")
+        opening = begins_reasoning(written)
+        if opening is not None:
+            raise ValueError(f"The target's replies must begin with their answer, but one began with {opening!r}. {_WAY_OUT}")
 
-    def _parse(self, text: bytes) -> tuple[list[Message], bytes, Reply] | None:
+    def _parse(self, text: bytes) -> tuple[list[Message], bytes, AnswerOpening] | None:
         """The prompt by its template; a BOS in front may be padding of the same id that the template never wrote."""
         if self.format is None:
             return None
         bos = (self._tokenizer.bos_token or "").encode()
         return self.format.parse(text) or (self.format.parse(text.removeprefix(bos)) if bos else None)
 
-    def lead_in(self, messages: list[Message]) -> bytes:
+    def leading_whitespace(self, messages: list[Message]) -> bytes:
         """The white space that the model writes before the first word of its answer to a conversation."""
         return render_prompt(self._tokenizer, self._tokens, messages)[1]
 
@@ -197,7 +197,7 @@ def learn_format(tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None],
             if asked := around(*said, add_generation_prompt=True, **options):
                 found[asked[-1]] = reply_after(asked[-1], before_answer)
         if any(reply.reasons and before_answer.startswith(opening) for opening, reply in found.items()):
-            found.setdefault(before_answer, Reply(before_answer, b"", False))
+            found.setdefault(before_answer, AnswerOpening(before_answer, b"", False))
         return [Turn(opening, "assistant", reply) for opening, reply in found.items()]
 
     ask, say, tool = ("user", QUESTION), ("assistant", ANSWER), ("tool", _TOOL)
@@ -207,7 +207,7 @@ def learn_format(tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None],
     turns: dict[str, list[Turn]] = {"user": openings(ask), "assistant": [], "tool": []}
     if again := around(ask, say, ("user", _SECOND), add_generation_prompt=True):
         earlier = again[1].rstrip() or again[1]
-        turns["user"].append(Turn(earlier, "assistant", Reply(earlier, b"", False)))
+        turns["user"].append(Turn(earlier, "assistant", AnswerOpening(earlier, b"", False)))
         turns["assistant"].append(Turn(again[2], "user"))
     if tools := around(ask, say, tool, ("tool", _SECOND)):
         turns["assistant"].append(Turn(tools[2], "tool"))

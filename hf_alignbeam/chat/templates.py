@@ -24,7 +24,7 @@ REASONING = {
 
 
 @dataclass(frozen=True)
-class Reply:
+class AnswerOpening:
     """What stands between a prompt and its answer.
 
     Attributes:
@@ -34,16 +34,18 @@ class Reply:
     """
 
     opening: bytes
-    lead_in: bytes
+    leading_whitespace: bytes
     reasons: bool
 
 
-def reply_after(opening: bytes, before_answer: bytes) -> Reply:
+def reply_after(opening: bytes, before_answer: bytes) -> AnswerOpening:
     """How an answer begins after `opening`, where a finished answer has `before_answer` in front of it."""
     if before_answer.startswith(opening):
-        lead_in = before_answer[len(opening) :]
-        return Reply(opening, b"" if lead_in.strip() else lead_in, reasons=bool(lead_in.strip()))
-    return Reply(opening, b"", reasons=unended_reasoning(opening) is not None)
+        leading_whitespace = before_answer[len(opening) :]
+        return AnswerOpening(
+            opening, b"" if leading_whitespace.strip() else leading_whitespace, reasons=bool(leading_whitespace.strip())
+        )
+    return AnswerOpening(opening, b"", reasons=unended_reasoning(opening) is not None)
 
 
 def unended_reasoning(text: bytes) -> str | None:
@@ -69,12 +71,12 @@ def render_prompt(
     Returns:
         The ids, and the white space with which the answer begins.
     """
-    messages = defused(tokenizer, messages)
+    messages = escape_special_tokens(tokenizer, messages)
     if tokenizer.chat_template is None:
-        text, lead_in = "\n\n".join(message["content"] for message in messages) + "\n\n", b""
+        text, leading_whitespace = "\n\n".join(message["content"] for message in messages) + "\n\n", b""
     else:
-        text, lead_in = _before_answer(tokenizer, tokens, messages)
-    return encode_once(tokenizer, text), lead_in
+        text, leading_whitespace = _before_answer(tokenizer, tokens, messages)
+    return encode_once(tokenizer, text), leading_whitespace
 
 
 def target_text(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str:
@@ -118,7 +120,7 @@ def encode_once(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return [bos, *ids] if bos is not None and tokenizer("x").input_ids[:1] == [bos] and ids[:1] != [bos] else ids
 
 
-def defused(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[Message]:
+def escape_special_tokens(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[Message]:
     """The same messages, words in them that a template or a tokenizer takes for its own broken up so that they stay words.
 
     The target may read them as plain text; an anchor or a judge must not read them as the end of a turn, nor leave out what
@@ -137,7 +139,7 @@ def defused(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list
     return [{**message, "content": broken_up(message["content"])} for message in messages]
 
 
-def whole_text(tokenizer: PreTrainedTokenizerBase, messages: list[Message], extra: Sequence[Message] = (), **options: Any) -> str:
+def render_all(tokenizer: PreTrainedTokenizerBase, messages: list[Message], extra: Sequence[Message] = (), **options: Any) -> str:
     """A conversation as its reader's template renders it, no word of it left out.
 
     Templates refuse roles and orders that they do not know, or leave them out without a word: what such a one is given is the
@@ -164,15 +166,15 @@ def whole_text(tokenizer: PreTrainedTokenizerBase, messages: list[Message], extr
 
 def _before_answer(tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None], messages: list[Message]) -> tuple[str, bytes]:
     """The rendered text before the next answer (an empty reasoning block included), and the answer's lead-in."""
-    asked = whole_text(tokenizer, messages, add_generation_prompt=True)
-    answered = whole_text(tokenizer, messages, [{"role": "assistant", "content": ANSWER}])
+    asked = render_all(tokenizer, messages, add_generation_prompt=True)
+    answered = render_all(tokenizer, messages, [{"role": "assistant", "content": ANSWER}])
     before = answered.rpartition(ANSWER)[0]  # the last one: a user may write the word, too
     bytes_before = raw_text(tokenizer, tokens, tokenizer(answered, add_special_tokens=False).input_ids)
     bytes_before = bytes_before.rpartition(ANSWER.encode())[0]
     bytes_asked = raw_text(tokenizer, tokens, tokenizer(asked, add_special_tokens=False).input_ids)
     reply = reply_after(bytes_asked, bytes_before)
     if not reply.reasons:
-        return asked, reply.lead_in
+        return asked, reply.leading_whitespace
     if not bytes_before.startswith(bytes_asked):  # reasoning that is not shown before a finished answer
         return f"{asked.rstrip()}\n\n{unended_reasoning(bytes_asked)}\n\n", b""
     shown = before.rstrip()

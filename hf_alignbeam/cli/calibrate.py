@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import track
 
 from hf_alignbeam.chat.conversations import Message, as_messages
-from hf_alignbeam.console import table_head, table_row, tell, told_plainly
+from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
 from hf_alignbeam.evaluation.statistics import Rate
-from hf_alignbeam.hub.model_loading import load_judge
+from hf_alignbeam.hub.judge_loading import load_judge
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Threshold:
 def run(name: str, template: str | None, device: str, file: Path, max_flagged: float | None, batch_size: int) -> None:
     """Print the threshold, with the error rates that it implies."""
     console = Console(width=200)
-    with told_plainly():
+    with report_user_errors():
         labelled = read(file)
         judge = load_judge(name, template=template, device=torch.device(device))
         harm: list[float] = []

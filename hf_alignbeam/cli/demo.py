@@ -6,10 +6,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from hf_alignbeam.console import told_plainly
+from hf_alignbeam.console import report_user_errors
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.evaluation.statistics import Rate
-from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import WEIGHTS, load, stored_judges, stored_language
 from hf_alignbeam.testbed_training.rates import responses, verdicts
 
@@ -20,7 +20,7 @@ JUDGE = "judge-lm"
 
 def run(n_prompts: int, weights: Path | None) -> None:
     """Print answers, rates and cost."""
-    with told_plainly():
+    with report_user_errors():
         _run(n_prompts, weights)
 
 
@@ -33,7 +33,7 @@ def _run(n_prompts: int, weights: Path | None) -> None:
     if JUDGE not in judges:
         raise ValueError(f"The folder of weights must hold {JUDGE}, and {folder} does not. Train it with --to.")
     guard = AlignBeam(anchor, anchor_tokenizer, tokenizer, judges[JUDGE], refusal=language.refusals[0])
-    truth = Truth(language)
+    truth = GroundTruth(language)
     rates = Table("prompts", "share that", "plain", "guarded", title="Rates by the grammar, 95 % intervals")
     seconds = {"plain": 0.0, "guarded": 0.0}
     for kind, rate in KINDS.items():

@@ -10,9 +10,9 @@ from rich.markup import escape
 
 from hf_alignbeam.cli.calibrate import read
 from hf_alignbeam.cli.doctor_checks import PAIRS, Finding, Side, Status, examine
-from hf_alignbeam.console import told_plainly
+from hf_alignbeam.console import report_user_errors
 from hf_alignbeam.evaluation.devices import load_causal, named_device
-from hf_alignbeam.hub.model_loading import load_judge
+from hf_alignbeam.hub.judge_loading import load_judge
 
 #: What the command exits with, by the worst finding.
 EXITS: dict[Status, int] = {"green": 0, "yellow": 1, "red": 2}
@@ -22,7 +22,7 @@ def run(model: str, anchor: str, judge: str | None, pairs: Path | None, device: 
     """Load, examine, print; exit with the worst status."""
     errors = Console(stderr=True)
     found: list[Finding] = []
-    with told_plainly():
+    with report_user_errors():
         known = PAIRS if pairs is None else tuple((each.conversation, each.response, each.harmful) for each in read(pairs))
         with errors.status("loading"):
             place = named_device(device)

@@ -22,7 +22,7 @@ from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.inference.branching_cache import choose_engine
 from hf_alignbeam.inference.engines import KeyValueEngine, input_device, max_positions
 from hf_alignbeam.judges.base import Judge
-from hf_alignbeam.judges.failsafe import ask_once
+from hf_alignbeam.judges.failsafe import judge_once
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 from hf_alignbeam.tokenization.backends import WORD_START
 from hf_alignbeam.tokenization.vocabulary import Vocabulary, token_bytes
@@ -364,7 +364,7 @@ def batches(target: Side, anchor: Side) -> Said:
 def judges(judge: Judge, pairs: Sequence[tuple[Any, str, bool]]) -> Said:
     """Whether the judge tells harmless answers from harmful ones that nobody could mistake."""
     conversations = [[{"role": "user", "content": asked}] if isinstance(asked, str) else asked for asked, _, _ in pairs]
-    verdicts = ask_once(judge, conversations, [response for _, response, _ in pairs])
+    verdicts = judge_once(judge, conversations, [response for _, response, _ in pairs])
     if None in verdicts.harm:
         return Said("red", f"no verdict: {verdicts.errors[0]}")
     harm = [float(each or 0.0) for each in verdicts.harm]

@@ -16,7 +16,7 @@ from accelerate import PartialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from hf_alignbeam.console import check_can_plot, tell, told_plainly
+from hf_alignbeam.console import check_can_plot, report_user_errors, tell
 from hf_alignbeam.evaluation.answer_store import Store
 from hf_alignbeam.evaluation.devices import this_process
 from hf_alignbeam.evaluation.prompt_sets import load_prompts
@@ -60,7 +60,7 @@ class Request:
 
 def run(request: Request) -> None:
     """Answer, score, report."""
-    with told_plainly():
+    with report_user_errors():
         recipe = _recipe(request)
         if request.plot:
             check_can_plot("--plot")

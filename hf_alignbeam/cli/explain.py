@@ -19,7 +19,7 @@ from transformers.generation import BaseStreamer
 
 from hf_alignbeam.chat.conversations import Message
 from hf_alignbeam.console import check_can_plot
-from hf_alignbeam.decoding.records import Attempt, divergence
+from hf_alignbeam.decoding.records import RollbackRecord, divergence
 from hf_alignbeam.decoding.row_batch import Answer
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
@@ -91,7 +91,7 @@ class Explanation:
     """
 
     prompt: str
-    begun: str
+    prefill: str
     tokens: list[Token]
     n_drawn: int
     chosen: int | None = None
@@ -183,7 +183,7 @@ class _Telling:
     def judged(self, answer: Answer, threshold: float) -> Explanation:
         return Explanation(
             prompt=self._prompt,
-            begun=self._begun,
+            prefill=self._begun,
             tokens=self._tokens(answer.ids, answer.moved),
             n_drawn=len(answer.moved),
             chosen=answer.chosen,
@@ -192,7 +192,7 @@ class _Telling:
             sent_back=[self._sent_back(answer, attempt) for attempt in answer.attempts],
         )
 
-    def _sent_back(self, answer: Answer, attempt: Attempt) -> SentBack:
+    def _sent_back(self, answer: Answer, attempt: RollbackRecord) -> SentBack:
         before = _verdicts(answer, [*answer.ids[: attempt.point], *attempt.flagged])
         candidates = [
             Candidate(self._tokens(one.ids, one.moved), _number(one.harm), one.logp, one.passes, number == attempt.chosen)

@@ -180,8 +180,8 @@ def _head(sheet: _Sheet, explanation: Explanation) -> None:
 
 def _answer(sheet: _Sheet, explanation: Explanation) -> None:
     """The answer under its bars, and what the colours and marks mean."""
-    if explanation.begun:
-        sheet.say(f"{explanation.begun} …", N_PROMPT_LINES, color=GREY, style="italic")
+    if explanation.prefill:
+        sheet.say(f"{explanation.prefill} …", N_PROMPT_LINES, color=GREY, style="italic")
     backs = [_Mark(each.after, f"↩ {number}", RED, False) for number, each in enumerate(explanation.sent_back, start=1)]
     marks = sorted([*_verdicts(explanation.verdicts), *backs], key=lambda mark: mark.after)
     sheet.tokens(MARGIN, explanation.tokens, marks, explanation.n_drawn, bars=True)
@@ -264,7 +264,7 @@ def _families(explanation: Explanation) -> list[str]:
     """The font that everything is set in, and installed ones that have the characters that it lacks."""
     from matplotlib.font_manager import findfont, fontManager, get_font
 
-    texts = [explanation.prompt, explanation.begun, *(token.text for token in explanation.every_token)]
+    texts = [explanation.prompt, explanation.prefill, *(token.text for token in explanation.every_token)]
     missing = set(map(ord, "".join(texts))) - get_font(findfont(FAMILY)).get_charmap().keys()
     families = [FAMILY]
     for font in fontManager.ttflist:

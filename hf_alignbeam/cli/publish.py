@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import typer
 
-from hf_alignbeam.console import told_plainly
+from hf_alignbeam.console import report_user_errors
 from hf_alignbeam.hub.publish import Strategy, push, write_protected, write_strategy
 
 
@@ -18,7 +18,7 @@ def publish(strategy: str, to: str, pushed: bool, private: bool) -> None:
 
 def protect(model: str, revision: str | None, to: str, protection: dict[str, Any], pushed: bool, private: bool) -> None:
     """Write a protected model's folder."""
-    with told_plainly():
+    with report_user_errors():
         for kind in ("anchor", "judge"):
             if pushed and os.path.isdir(protection[kind]):
                 raise ValueError(
@@ -28,7 +28,7 @@ def protect(model: str, revision: str | None, to: str, protection: dict[str, Any
 
 
 def _made(write: Callable[[Path], None], to: str, pushed: bool, private: bool) -> None:
-    with told_plainly():
+    with report_user_errors():
         if pushed:
             address = push(write, to, private)
             typer.echo(f"Pushed: {address}\nPin it: revision={address.rsplit('/', 1)[-1]!r}")

@@ -13,13 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hf_alignbeam.chat.conversations import Conversation, as_messages, conversation_key
 from hf_alignbeam.cli.named import read_prompts
-from hf_alignbeam.console import check_can_plot, table_head, table_row, tell, told_plainly
+from hf_alignbeam.console import check_can_plot, report_user_errors, table_head, table_row, tell
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompt, SteeredPrompts
-from hf_alignbeam.embedding_search.steerer import TSA, EmbeddingSteerer
+from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
 from hf_alignbeam.evaluation.devices import load_spread, named_device, this_process
-from hf_alignbeam.hub.model_loading import load_accept, load_judge
+from hf_alignbeam.hub.judge_loading import load_accept, load_judge
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.failsafe import JudgeError
+from hf_alignbeam.presets.published import TSA
 
 PLOT = "harm.png"
 
@@ -44,7 +45,7 @@ class Request:
 def run(request: Request) -> None:
     """Search, tell how far it is, write the folder and say what became of the prompts; of several processes, the first one."""
     errors = Console(stderr=True)
-    with told_plainly():
+    with report_user_errors():
         state = this_process()
         if request.preset not in (None, "tsa"):
             raise ValueError(f"--preset must be tsa or left out, got {request.preset!r}.")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hf_alignbeam.chat.conversations import Asked
-from hf_alignbeam.decoding.row_batch import Pass, Steered, Writer, taken
-from hf_alignbeam.steering.anchor_steering import Steering
+from hf_alignbeam.chat.conversations import ParsedPrompt
+from hf_alignbeam.decoding.row_batch import RowBatch, Steered, Writer, select_rows
+from hf_alignbeam.steering.anchor_steering import AnchorSteering
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Candidates:
         steps: By step, the scores and logits (F * K, V) that they were drawn by, where somebody wants them.
     """
 
-    rows: Pass
+    rows: RowBatch
     logp: list[float]
     steps: list[tuple[Tensor, Tensor]]
 
@@ -40,14 +40,14 @@ class Proposer:
         min_start: How likely a first token must be, relative to the likeliest.
     """
 
-    def __init__(self, writer: Writer, steering: Steering, num_candidates: int, min_start: float):
+    def __init__(self, writer: Writer, steering: AnchorSteering, num_candidates: int, min_start: float):
         self._writer = writer
         self._steering = steering
         self._n_each = num_candidates
         self._min_start = min_start
 
     def propose(
-        self, rows: Pass, places: list[int], point: int, n_next: int | None, asked: Sequence[Asked], keeps_steps: bool
+        self, rows: RowBatch, places: list[int], point: int, n_next: int | None, asked: Sequence[ParsedPrompt], keeps_steps: bool
     ) -> Candidates:
         """Candidates for some rows, from some point of theirs.
 
@@ -69,16 +69,16 @@ class Proposer:
             answer.n_fed += target.n_tokens // len(answers)
         call = self._steering.begin(target.input_ids, asked, range(len(places)))
         moved = [rows.moved[row][:point] for row in places]
-        made = Pass(target, answers, [True] * len(places), [None] * len(places), moved)
+        made = RowBatch(target, answers, [True] * len(places), [None] * len(places), moved)
         made.steered = [Steered(call, call.first, list(range(len(places))))]
         with call.ended_by_errors():
             logits = rows.logits[point][places]  # (F, V)
             scores = writer.scores(made, logits)
-            starts, live = self._starts(scores, self._steering.anchor_logp(call, call.first))  # (F, K)
+            starts, active = self._starts(scores, self._steering.anchor_logp(call, call.first))  # (F, K)
             parents = [n for n in range(len(places)) for _ in range(n_each)]
-            made = taken(made, parents)
-            made.live = live.flatten().tolist()
-            made.steered[0].point.contested = [n_each == 1 or n % n_each > 0 for n in range(len(parents))]
+            made = select_rows(made, parents)
+            made.active = active.flatten().tolist()
+            made.steered[0].point.overruled = [n_each == 1 or n % n_each > 0 for n in range(len(parents))]
             logits, scores, ids = logits[parents], scores[parents], starts.flatten()  # (F * K, V), (F * K,)
             logp = n_tokens = torch.zeros(len(parents), device=logits.device)
             steps = []
@@ -104,11 +104,11 @@ class Proposer:
         least = math.log(self._min_start or 1e-30)
         values, starts = scores.topk(self._n_each, dim=-1)  # (F, K)
         proposed = anchor_logp.gather(-1, starts) >= anchor_logp.amax(-1, keepdim=True) + least
-        live = (values >= values[:, :1] + least) & proposed & (values > -torch.inf)
-        live[:, 0] = values[:, 0] > -torch.inf
-        order = live.int().argsort(dim=-1, descending=True, stable=True)
-        starts, live = starts.gather(-1, order), live.gather(-1, order)
-        for row, n_live in enumerate(live.sum(-1).tolist()):
+        active = (values >= values[:, :1] + least) & proposed & (values > -torch.inf)
+        active[:, 0] = values[:, 0] > -torch.inf
+        order = active.int().argsort(dim=-1, descending=True, stable=True)
+        starts, active = starts.gather(-1, order), active.gather(-1, order)
+        for row, n_live in enumerate(active.sum(-1).tolist()):
             if 0 < n_live < self._n_each and self._min_start:
-                starts[row, n_live], live[row, n_live] = starts[row, 0], True
-        return starts, live
+                starts[row, n_live], active[row, n_live] = starts[row, 0], True
+        return starts, active

@@ -13,7 +13,7 @@ from hf_alignbeam.decoding.row_batch import Answer
 OnFail = Callable[[Sequence[list[Message]]], Sequence[str | None]]
 
 
-class Endings:
+class Fallback:
     """How answers end of which no continuation passed.
 
     Args:

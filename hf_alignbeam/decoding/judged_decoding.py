@@ -10,15 +10,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from hf_alignbeam.chat.conversations import Asked
+from hf_alignbeam.chat.conversations import ParsedPrompt
 from hf_alignbeam.decoding.candidates import Candidates, Proposer
-from hf_alignbeam.decoding.fallback import Endings
+from hf_alignbeam.decoding.fallback import Fallback
 from hf_alignbeam.decoding.policy import Policy
-from hf_alignbeam.decoding.records import Attempt, Reading, Tried
-from hf_alignbeam.decoding.row_batch import Answer, Pass, Writer, release, taken
+from hf_alignbeam.decoding.records import CandidateRecord, JudgedPrefix, RollbackRecord
+from hf_alignbeam.decoding.row_batch import Answer, RowBatch, Writer, release, select_rows
 from hf_alignbeam.decoding.target_rows import Target
 from hf_alignbeam.judges.base import Judge
-from hf_alignbeam.judges.failsafe import JudgeError, ask
+from hf_alignbeam.judges.failsafe import JudgeError, judge_each_or_none
 
 
 class History:
@@ -40,7 +40,7 @@ class History:
             values[row] = -torch.inf
 
 
-class Run:
+class JudgedDecoding:
     """One call of `generate`.
 
     Args:
@@ -62,10 +62,10 @@ class Run:
         proposer: Proposer,
         judge: Judge,
         policy: Policy,
-        asked: Sequence[Asked],
+        asked: Sequence[ParsedPrompt],
         pieces: Sequence[bytes | None],
-        endings: Endings,
-        hand_out: Callable[[list[int]], None],
+        endings: Fallback,
+        emit: Callable[[list[int]], None],
     ):
         self._writer = writer
         self._proposer = proposer
@@ -73,12 +73,12 @@ class Run:
         self._policy = policy
         self._pieces = pieces
         self._endings = endings
-        self._hand_out = hand_out
+        self._emit = emit
         unknown = [math.nan] * (policy.num_candidates + 1)
         self.answers = [Answer(number, one, list(unknown)) for number, one in enumerate(asked)]
         n_rows = len(self.answers)
-        self._passes = [Pass(target, list(self.answers), [True] * n_rows, [None] * n_rows, [[] for _ in range(n_rows)])]
-        self._n_passed = 0
+        self._passes = [RowBatch(target, list(self.answers), [True] * n_rows, [None] * n_rows, [[] for _ in range(n_rows)])]
+        self._n_committed = 0
         self.scores: History | None = None
         self.logits: History | None = None
         self.n_judge_calls = self.n_forwards = self.n_tokens = 0
@@ -105,7 +105,7 @@ class Run:
                 self._drop(each)
 
     def _next_check(self) -> int | None:
-        return None if self._policy.judge_every is None else self._n_passed + self._policy.judge_every
+        return None if self._policy.judge_every is None else self._n_committed + self._policy.judge_every
 
     def _go_to(self, n_next: int | None) -> None:
         """Let every live row go on to a length, or to its end."""
@@ -113,12 +113,12 @@ class Run:
             while each.going and self._writer.n_written(each) != n_next:
                 self._step(each)
 
-    def _step(self, rows: Pass) -> None:
+    def _step(self, rows: RowBatch) -> None:
         n_written, logits = self._writer.n_written(rows), self._writer.read(rows)
         if n_written in self._points(n_written + 1):
             rows.logits[n_written] = logits
         scores = self._writer.scores(rows, logits)
-        known = [row for row, answer in enumerate(rows.answers) if rows.live[row] or answer.chosen == 0]
+        known = [row for row, answer in enumerate(rows.answers) if rows.active[row] or answer.chosen == 0]
         self._keep(rows, known, n_written, scores[known], logits[known])
         self._writer.write(rows, self._writer.draw(rows, scores), scores)
 
@@ -127,21 +127,21 @@ class Run:
 
         Further on than that, steering would not reach from one point to the next.
         """
-        return range(self._n_passed, n_written, self._policy.judge_after or max(n_written, 1))
+        return range(self._n_committed, n_written, self._policy.judge_after or max(n_written, 1))
 
     def _check(self, n_next: int | None) -> None:
         """Judge every live row; what passes is handed out, what does not goes back to where it last passed."""
-        places = [(n, row) for n, each in enumerate(self._passes) for row, live in enumerate(each.live) if live]
+        places = [(n, row) for n, each in enumerate(self._passes) for row, active in enumerate(each.active) if active]
         written = [self._written(self._passes[n], row) for n, row in places]
         harm = self._judged([self._passes[n].answers[row] for n, row in places], written)
         flagged = []
         for (n, row), (ids, text), h in zip(places, written, harm, strict=True):
             rows = self._passes[n]
             answer = rows.answers[row]
-            rows.live[row] = self._policy.passes(h) and rows.ends[row] is None
+            rows.active[row] = self._policy.passes(h) and rows.ends[row] is None
             if self._policy.passes(h):
                 answer.candidate_harm[0] = h if answer.chosen == 0 else answer.candidate_harm[0]
-                self._pass(rows, row, ids, text, h, is_done=rows.ends[row] is not None)
+                self._commit(rows, row, ids, text, h, is_done=rows.ends[row] is not None)
             else:
                 answer.candidate_harm = [h] + [math.nan] * self._policy.num_candidates
                 flagged.append((n, row, ids))
@@ -164,7 +164,7 @@ class Run:
             if not self._policy.passes(h):
                 stopped.add((n, row))
             if (n, row) not in stopped:
-                self._pass(self._passes[n], row, ids, text, h, is_done=False)
+                self._commit(self._passes[n], row, ids, text, h, is_done=False)
         back: dict[tuple[int, int], list[int]] = {}
         for n, row, _ in flagged:
             back.setdefault((n, len(self._passes[n].answers[row].ids)), []).append(row)
@@ -180,7 +180,7 @@ class Run:
         harm = [answer.harm for answer in answers]
         new = [n for n, (answer, (_, text)) in enumerate(zip(answers, written, strict=True)) if answer.text != text]
         if new:
-            verdicts = ask(self._judge, [answers[n].asked.messages for n in new], [written[n][1] for n in new])
+            verdicts = judge_each_or_none(self._judge, [answers[n].asked.messages for n in new], [written[n][1] for n in new])
             self.n_judge_calls += verdicts.n_calls
             if self._policy.on_judge_error == "raise" and None in verdicts.harm:
                 raise JudgeError(f"The judge gave no verdict: {verdicts.errors[-1]}") from verdicts.errors[-1]
@@ -188,23 +188,23 @@ class Run:
                 harm[n] = math.nan if verdict is None else verdict
                 answers[n].n_judged += 1
                 if self._writer.notes:
-                    answers[n].readings.append(Reading(written[n][0], harm[n], self._policy.passes(harm[n])))
+                    answers[n].readings.append(JudgedPrefix(written[n][0], harm[n], self._policy.passes(harm[n])))
         return harm
 
-    def _written(self, rows: Pass, row: int) -> tuple[list[int], str]:
+    def _written(self, rows: RowBatch, row: int) -> tuple[list[int], str]:
         """The tokens of a row's answer, and what they say."""
         ids = self._writer.ids(rows, row)
         return ids, self._text(rows.answers[row], ids)
 
     def _text(self, answer: Answer, ids: Sequence[int]) -> str:
-        return answer.asked.continued(self._bytes(ids)).begun.decode(errors="replace").strip()
+        return answer.asked.continued(self._bytes(ids)).prefill.decode(errors="replace").strip()
 
     def _bytes(self, ids: Sequence[int]) -> bytes:
         return b"".join((self._pieces[i] if i < len(self._pieces) else None) or b"" for i in ids)
 
-    def _pass(self, rows: Pass, row: int, ids: list[int], text: str, harm: float, is_done: bool) -> None:
+    def _commit(self, rows: RowBatch, row: int, ids: list[int], text: str, harm: float, is_done: bool) -> None:
         answer = rows.answers[row]
-        self._hand_out(ids[len(answer.ids) :])
+        self._emit(ids[len(answer.ids) :])
         answer.moved = rows.moved[row][: len(ids)]
         answer.ids, answer.text, answer.harm, answer.is_done = ids, text, harm, is_done
 
@@ -213,19 +213,19 @@ class Run:
         for (n, point), places in flagged.items():
             self._replace(self._passes[n], places, point, n_next)
         for each in self._passes:
-            if not any(each.live):
+            if not any(each.active):
                 self._drop(each)
-        self._passes = [each for each in self._passes if any(each.live)]
+        self._passes = [each for each in self._passes if any(each.active)]
         if self._passes:
-            self._n_passed = self._writer.n_written(self._passes[0])
+            self._n_committed = self._writer.n_written(self._passes[0])
         for each in self._passes:
             each.logits.clear()
 
-    def _replace(self, rows: Pass, places: list[int], point: int, n_next: int | None) -> None:
+    def _replace(self, rows: RowBatch, places: list[int], point: int, n_next: int | None) -> None:
         n_each = self._policy.num_candidates
         release(rows, places)
         for place in places:
-            rows.live[place] = False
+            rows.active[place] = False
             for history in (self.scores, self.logits):
                 if history is not None:
                     history.forget(rows.answers[place].number, point)
@@ -234,10 +234,10 @@ class Run:
         made = self._proposer.propose(rows, places, point, n_next, asked, keeps_steps)
         candidates = made.rows
         try:
-            live = [row for row, is_live in enumerate(candidates.live) if is_live]
-            written = {row: self._written(candidates, row) for row in live}
-            judged = self._judged([candidates.answers[row] for row in live], [written[row] for row in live])
-            harm = dict(zip(live, judged, strict=True))
+            active = [row for row, is_live in enumerate(candidates.active) if is_live]
+            written = {row: self._written(candidates, row) for row in active}
+            judged = self._judged([candidates.answers[row] for row in active], [written[row] for row in active])
+            harm = dict(zip(active, judged, strict=True))
             chosen, failed = [], []
             for n, place in enumerate(places):
                 answer, mine = rows.answers[place], range(n * n_each, (n + 1) * n_each)
@@ -246,12 +246,12 @@ class Run:
                 if self._writer.notes:
                     tried = [self._tried(made, each, written[each][0], point, harm[each]) for each in mine if each in written]
                     ids, number = self._writer.ids(rows, place), None if row is None else 1 + row - mine.start
-                    answer.attempts.append(Attempt(point, ids[point:], rows.moved[place][point : len(ids)], tried, number))
+                    answer.attempts.append(RollbackRecord(point, ids[point:], rows.moved[place][point : len(ids)], tried, number))
                 if row is None:
                     failed.append(answer)
                     continue
                 answer.chosen = 1 + row - mine.start
-                self._pass(candidates, row, *written[row], harm[row], is_done=candidates.ends[row] is not None)
+                self._commit(candidates, row, *written[row], harm[row], is_done=candidates.ends[row] is not None)
                 for step, (scores, logits) in enumerate(made.steps[: len(answer.ids) - point], start=point):
                     self._keep(candidates, [row], step, scores[[row]], logits[[row]])
                 if not answer.is_done:
@@ -262,9 +262,9 @@ class Run:
             self._drop(candidates)
             raise
 
-    def _tried(self, made: Candidates, row: int, ids: list[int], point: int, harm: float) -> Tried:
+    def _tried(self, made: Candidates, row: int, ids: list[int], point: int, harm: float) -> CandidateRecord:
         moved = made.rows.moved[row][point : len(ids)]
-        return Tried(ids[point:], moved, harm, self._policy.passes(harm), made.logp[row])
+        return CandidateRecord(ids[point:], moved, harm, self._policy.passes(harm), made.logp[row])
 
     def _best(self, passing: list[int], harm: dict[int, float], logp: list[float]) -> int | None:
         """Of the candidates that pass, the one that goes on."""
@@ -272,18 +272,18 @@ class Run:
             return min(passing, key=lambda row: (harm[row], -logp[row]), default=None)
         return max(passing, key=lambda row: logp[row], default=None)
 
-    def _go_on(self, rows: Pass, candidates: Pass, chosen: list[tuple[int, int]]) -> None:
+    def _go_on(self, rows: RowBatch, candidates: RowBatch, chosen: list[tuple[int, int]]) -> None:
         """Let chosen candidates go on: in the forwards of the pass they come from where it can take them, else in their own."""
         if not chosen:
             self._drop(candidates)
             return
-        made = taken(candidates, [row for row, _ in chosen])
+        made = select_rows(candidates, [row for row, _ in chosen])
         places = [place for _, place in chosen]
-        if not any(rows.live) or not rows.target.absorb(made.target, places):
+        if not any(rows.active) or not rows.target.absorb(made.target, places):
             self._passes.append(made)
             return
         for n, place in enumerate(places):
-            rows.live[place], rows.ends[place], rows.moved[place] = True, None, made.moved[n]
+            rows.active[place], rows.ends[place], rows.moved[place] = True, None, made.moved[n]
             rows.own_stream.add(place)
         for steered in made.steered:
             steered.places = places
@@ -304,7 +304,7 @@ class Run:
 
     def _force(self, answer: Answer, ids: list[int], harm: float, chosen: int) -> None:
         """End an answer with tokens that nobody drew."""
-        self._hand_out(ids)
+        self._emit(ids)
         for history in (self.scores, self.logits):
             for step, i in enumerate(ids, start=len(answer.ids)):
                 if history is not None and history.steps:
@@ -314,13 +314,13 @@ class Run:
         answer.ids = [*answer.ids, *ids]
         answer.harm, answer.chosen, answer.is_done = harm, chosen, True
 
-    def _keep(self, rows: Pass, chosen: Sequence[int], step: int, scores: Tensor, logits: Tensor) -> None:
+    def _keep(self, rows: RowBatch, chosen: Sequence[int], step: int, scores: Tensor, logits: Tensor) -> None:
         numbers = [rows.answers[row].number for row in chosen]
         for history, values in ((self.scores, scores), (self.logits, logits)):
             if history is not None:
                 history.keep(step, numbers, values)
 
-    def _drop(self, rows: Pass) -> None:
+    def _drop(self, rows: RowBatch) -> None:
         """Let go of a pass, its cost counted."""
         rows.end()
         self.n_forwards += rows.target.n_forwards

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Reading:
+class JudgedPrefix:
     """One text that the judge was asked about.
 
     Attributes:
@@ -26,7 +26,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Tried:
+class CandidateRecord:
     """One candidate.
 
     Attributes:
@@ -45,7 +45,7 @@ class Tried:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class RollbackRecord:
     """One time that an answer was sent back.
 
     Attributes:
@@ -59,7 +59,7 @@ class Attempt:
     point: int
     flagged: list[int]
     moved: list[float]
-    tried: list[Tried]
+    tried: list[CandidateRecord]
     chosen: int | None
 
 

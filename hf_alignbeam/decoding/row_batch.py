@@ -28,11 +28,11 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from hf_alignbeam.chat.conversations import Asked
-from hf_alignbeam.decoding.records import Attempt, Reading, divergence
+from hf_alignbeam.chat.conversations import ParsedPrompt
+from hf_alignbeam.decoding.records import JudgedPrefix, RollbackRecord, divergence
 from hf_alignbeam.decoding.target_rows import Target
-from hf_alignbeam.steering.anchor_steering import Steering
-from hf_alignbeam.steering.generate_call import Call, Point
+from hf_alignbeam.steering.anchor_steering import AnchorSteering
+from hf_alignbeam.steering.generate_call import CallState, GenerateCall
 
 #: What `generate` puts after every processor of a user's: the anchor is mixed in before them, as in a processor.
 WARPERS = (
@@ -70,7 +70,7 @@ class Answer:
     """
 
     number: int
-    asked: Asked
+    asked: ParsedPrompt
     candidate_harm: list[float]
     ids: list[int] = field(default_factory=list)
     text: str | None = None
@@ -80,8 +80,8 @@ class Answer:
     n_steered: int = 0
     n_fed: int = 0
     n_judged: int = 0
-    readings: list[Reading] = field(default_factory=list)
-    attempts: list[Attempt] = field(default_factory=list)
+    readings: list[JudgedPrefix] = field(default_factory=list)
+    attempts: list[RollbackRecord] = field(default_factory=list)
     moved: list[float] = field(default_factory=list)
 
 
@@ -89,13 +89,13 @@ class Answer:
 class Steered:
     """Rows that an anchor steers: its call, the point it is at, and the row of the pass for each row of the call."""
 
-    call: Call
-    point: Point
+    call: GenerateCall
+    point: CallState
     places: list[int]
 
 
 @dataclass
-class Pass:
+class RowBatch:
     """Rows that share a forward.
 
     Attributes:
@@ -112,7 +112,7 @@ class Pass:
 
     target: Target
     answers: list[Answer]
-    live: list[bool]
+    active: list[bool]
     ends: list[int | None]
     moved: list[list[float]]
     stopped: set[int] = field(default_factory=set)
@@ -123,7 +123,7 @@ class Pass:
     @property
     def going(self) -> list[int]:
         """The rows that go on."""
-        return [row for row, (live, end) in enumerate(zip(self.live, self.ends, strict=True)) if live and end is None]
+        return [row for row, (active, end) in enumerate(zip(self.active, self.ends, strict=True)) if active and end is None]
 
     def end(self) -> None:
         """Let go of its anchors."""
@@ -143,7 +143,7 @@ class Writer:
 
     def __init__(
         self,
-        steering: Steering,
+        steering: AnchorSteering,
         input_ids: Tensor,
         logits_processor: LogitsProcessorList,
         stopping_criteria: StoppingCriteriaList,
@@ -162,15 +162,15 @@ class Writer:
         self._pad = int(pad) if pad is not None else 0
         self._streams = _streams(input_ids) if generation_config.do_sample else None
 
-    def n_written(self, rows: Pass) -> int:
+    def n_written(self, rows: RowBatch) -> int:
         """How many tokens the answers of a pass have."""
         return rows.target.input_ids.shape[-1] - self._n_prompt
 
-    def ids(self, rows: Pass, row: int) -> list[int]:
+    def ids(self, rows: RowBatch, row: int) -> list[int]:
         """The tokens of a row's answer."""
         return rows.target.input_ids[row, self._n_prompt :].tolist()[: rows.ends[row]]
 
-    def read(self, rows: Pass) -> Tensor:
+    def read(self, rows: RowBatch) -> Tensor:
         """The target's logits (rows, V) of what follows each row."""
         n_before = rows.target.n_tokens
         logits = rows.target.next_logits()
@@ -178,7 +178,7 @@ class Writer:
             rows.answers[row].n_fed += (rows.target.n_tokens - n_before) // len(rows.answers)
         return logits
 
-    def scores(self, rows: Pass, logits: Tensor) -> Tensor:
+    def scores(self, rows: RowBatch, logits: Tensor) -> Tensor:
         """What tokens are drawn by, (rows, V): the user's processors, then the anchor, then the warpers."""
         ids = cast(LongTensor, rows.target.input_ids)
         scores: Tensor = logits
@@ -197,7 +197,7 @@ class Writer:
                 moved.append(nats)
         return self._warpers(ids, cast(FloatTensor, scores))
 
-    def draw(self, rows: Pass, scores: Tensor) -> Tensor:
+    def draw(self, rows: RowBatch, scores: Tensor) -> Tensor:
         """The next ids (rows,)."""
         if self._streams is None:
             return scores.argmax(-1)
@@ -212,9 +212,9 @@ class Writer:
             ids[own] = torch.multinomial(prob[own], num_samples=1, generator=self._streams[number]).squeeze(1)
         return ids
 
-    def write(self, rows: Pass, ids: Tensor, scores: Tensor) -> None:
+    def write(self, rows: RowBatch, ids: Tensor, scores: Tensor) -> None:
         """Let every row go on by one id; rows that have ended get padding."""
-        over = [not live or (end is not None and self._has_eos) for live, end in zip(rows.live, rows.ends, strict=True)]
+        over = [not active or (end is not None and self._has_eos) for active, end in zip(rows.active, rows.ends, strict=True)]
         rows.target.write(ids.masked_fill(torch.tensor(over, device=ids.device), self._pad))
         written = rows.target.input_ids
         for steered in rows.steered:
@@ -226,17 +226,17 @@ class Writer:
             rows.ends = [n_written if end is None and row in rows.stopped else end for row, end in enumerate(rows.ends)]
 
 
-def taken(rows: Pass, parents: list[int]) -> Pass:
+def select_rows(rows: RowBatch, parents: list[int]) -> RowBatch:
     """Rows on streams of their own, row i what row `parents[i]` was; rows may be dropped and doubled."""
-    rows.target.select(parents)
+    rows.target.select_rows(parents)
     for steered in rows.steered:  # of candidates there is one call, a row for each of theirs
         if steered.call.follower is not None:
-            steered.point = steered.call.take(parents)
+            steered.point = steered.call.select_rows(parents)
         steered.places = list(range(len(parents)))
-    return Pass(
+    return RowBatch(
         rows.target,
         [rows.answers[i] for i in parents],
-        [rows.live[i] for i in parents],
+        [rows.active[i] for i in parents],
         [rows.ends[i] for i in parents],
         [list(rows.moved[i]) for i in parents],
         stopped={row for row, i in enumerate(parents) if i in rows.stopped},
@@ -245,7 +245,7 @@ def taken(rows: Pass, parents: list[int]) -> Pass:
     )
 
 
-def release(rows: Pass, places: Sequence[int]) -> None:
+def release(rows: RowBatch, places: Sequence[int]) -> None:
     """Steer some rows no more: they are not written on from where their anchor stands."""
     kept = []
     for steered in rows.steered:
@@ -254,7 +254,7 @@ def release(rows: Pass, places: Sequence[int]) -> None:
             steered.call.end()
             continue
         if len(parents) < len(steered.places):
-            steered.point = steered.call.take(parents)
+            steered.point = steered.call.select_rows(parents)
             steered.places = [steered.places[n] for n in parents]
         kept.append(steered)
     rows.steered = kept

@@ -31,34 +31,24 @@ from transformers.utils import ModelOutput
 from hf_alignbeam.chat.conversations import Conversation, checked_conversations, conversation_key
 from hf_alignbeam.chat.refusal import REFUSAL, Refusal, check_refusal
 from hf_alignbeam.decoding.candidates import Proposer
-from hf_alignbeam.decoding.fallback import Endings, OnFail
-from hf_alignbeam.decoding.judged_decoding import History, Run
+from hf_alignbeam.decoding.fallback import Fallback, OnFail
+from hf_alignbeam.decoding.judged_decoding import History, JudgedDecoding
 from hf_alignbeam.decoding.policy import Choice, Escalation, Policy
 from hf_alignbeam.decoding.row_batch import Answer, Writer
 from hf_alignbeam.decoding.target_rows import Target
 from hf_alignbeam.judges.base import Judge
-from hf_alignbeam.steering.anchor_steering import N_LOOKAHEAD, Steering
+from hf_alignbeam.steering.anchor_steering import AnchorSteering
 from hf_alignbeam.steering.generate_loops import N_CALLERS
 from hf_alignbeam.steering.ledger import Ledger
 from hf_alignbeam.steering.mixing import MixingRule
-from hf_alignbeam.steering.processor import PRESETS, AnchorLogitsProcessor
+from hf_alignbeam.steering.processor import AnchorLogitsProcessor
+from hf_alignbeam.steering.settings import SteeringSettings
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
 from hf_alignbeam.utils.streaming import streaming
 
 #: The harm that passes, where nobody calibrated.
 THRESHOLD = 0.5
-#: AlignBeam as printed (arXiv 2606.12342): K beams of the blend for every prompt, finished by the target, the safest one wins.
-PAPER: dict[str, Any] = {
-    "num_candidates": 3,
-    "threshold": 0.375,  # 2.5 on a scale from 1 to 5
-    "judge_after": None,
-    "judge_every": None,
-    "choice": "safest",
-    "escalation": "always",
-    "min_start": 0.0,
-    **PRESETS["paper"],
-}
 
 
 @dataclass
@@ -149,14 +139,14 @@ class AlignBeam:
         min_start: float = 0.1,
         streamer: BaseStreamer | None = None,
         audit: str | Path | Callable[[dict[str, Any]], None] | None = None,
-        alpha: float = 0.7,
-        n_steps: int | None = 20,
-        n_watch: int | None = 4,
+        alpha: float = SteeringSettings.alpha,
+        n_steps: int | None = SteeringSettings.n_steps,
+        n_watch: int | None = SteeringSettings.n_watch,
         conversations: Sequence[Conversation] | None = None,
-        mixing: MixingRule = "log_linear",
-        translation: TranslationRule | VocabularyTranslator = "bytes",
-        n_lookahead: int = N_LOOKAHEAD,
-        template: str | Callable[[str], Conversation] | None = None,
+        mixing: MixingRule = SteeringSettings.mixing,
+        translation: TranslationRule | VocabularyTranslator = SteeringSettings.translation,
+        n_lookahead: int = SteeringSettings.n_lookahead,
+        template: str | Callable[[str], Conversation] | None = SteeringSettings.template,
         model: torch.nn.Module | None = None,
     ):
         if not callable(judge):
@@ -167,10 +157,9 @@ class AlignBeam:
                 f"`on_fail` must be callable with conversations, got {on_fail!r}. Use `EmbeddingSteerer(...).answers`."
             )
         self._policy = Policy(num_candidates, threshold, judge_after, judge_every, choice, escalation, on_judge_error, min_start)
-        self._steering = Steering(
-            anchor, anchor_tokenizer, tokenizer, alpha, n_steps, n_watch, mixing, translation, n_lookahead, template, model
-        )
-        if self._steering.is_off:
+        settings = SteeringSettings(alpha, n_steps, n_watch, mixing, translation, n_lookahead, template)
+        self._steering = AnchorSteering(anchor, anchor_tokenizer, tokenizer, settings, model)
+        if self._steering.settings.is_off:
             raise ValueError(
                 f"`alpha` and `n_steps` must be above 0 for candidates to differ, got {alpha} and {n_steps}. To judge without "
                 "steering, use plain sampling and the judge itself."
@@ -245,8 +234,8 @@ class AlignBeam:
             n_most = None if stopping_criteria.max_length is None else stopping_criteria.max_length - input_ids.shape[-1]
             ends = generation_config._eos_token_tensor
             eos = None if ends is None else int(ends.flatten()[0])
-            endings = Endings(Refusal(self._tokenizer, self._pieces, self._refusal, eos), self._on_fail, n_most)
-            run = Run(target, writer, proposer, self._judge, self._policy, asked, self._pieces, endings, self._hand_out)
+            endings = Fallback(Refusal(self._tokenizer, self._pieces, self._refusal, eos), self._on_fail, n_most)
+            run = JudgedDecoding(target, writer, proposer, self._judge, self._policy, asked, self._pieces, endings, self._emit)
             if generation_config.return_dict_in_generate:
                 run.scores = History(len(asked)) if generation_config.output_scores else None
                 run.logits = History(len(asked)) if generation_config.output_logits else None
@@ -269,7 +258,7 @@ class AlignBeam:
                 target.forget(sequences)
             return _output(run, sequences, target) if generation_config.return_dict_in_generate else sequences
 
-    def _hand_out(self, ids: list[int]) -> None:
+    def _emit(self, ids: list[int]) -> None:
         if self._streamer is not None and ids:
             self._streamer.put(torch.tensor(ids))
 
@@ -277,7 +266,7 @@ class AlignBeam:
         """Leave an audit record: no words of the prompt or the answer stand in it."""
         if self._audit is None:
             return
-        asked = [*answer.asked.messages, {"role": "assistant", "content": answer.asked.begun.decode(errors="replace")}]
+        asked = [*answer.asked.messages, {"role": "assistant", "content": answer.asked.prefill.decode(errors="replace")}]
         record = {
             "prompt_sha256": conversation_key(asked),
             "threshold": self._policy.threshold,
@@ -338,7 +327,7 @@ def _sequences(input_ids: Tensor, answers: Sequence[Answer], config: GenerationC
     return torch.cat([input_ids, torch.tensor(rows, dtype=input_ids.dtype, device=input_ids.device)], dim=-1)
 
 
-def _output(run: Run, sequences: Tensor, target: Target) -> AlignBeamOutput:
+def _output(run: JudgedDecoding, sequences: Tensor, target: Target) -> AlignBeamOutput:
     n_written = max(len(answer.ids) for answer in run.answers)
     histories = [None if each is None else tuple(each.steps[:n_written]) for each in (run.scores, run.logits)]
 

@@ -90,7 +90,7 @@ class Target:
                 other._kwargs[name] = _cut_copy(other._kwargs[name], index, n_cut)
         return other
 
-    def select(self, rows: Sequence[int]) -> None:
+    def select_rows(self, rows: Sequence[int]) -> None:
         """Make row i what row `rows[i]` was; rows may be dropped and doubled."""
         index = torch.tensor(rows, device=self.input_ids.device)
         self.input_ids = self.input_ids[index]

@@ -13,14 +13,14 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from hf_alignbeam.embedding_search.embeddings import left_padded
-from hf_alignbeam.embedding_search.settled import Settled
+from hf_alignbeam.embedding_search.settled import ResolvedGeneration
 
 #: The settings that only mean something where answers are sampled.
 SAMPLING = {"temperature": None, "top_p": None, "top_k": None, "min_p": None, "typical_p": None}
 
 
 @dataclass(frozen=True)
-class Row:
+class GenerationRow:
     """One prompt to answer.
 
     Attributes:
@@ -51,7 +51,7 @@ class RowStreams(LogitsProcessor):
         return scores / self._temperature + gumbel.to(scores)
 
 
-class Prober:
+class BatchedGenerator:
     """Answers rows in as few calls of `generate` as its budget allows.
 
     Args:
@@ -64,7 +64,7 @@ class Prober:
         ValueError: Beams are to be sampled.
     """
 
-    def __init__(self, model: PreTrainedModel, settled: Settled, max_batch_tokens: int, temperature: float):
+    def __init__(self, model: PreTrainedModel, settled: ResolvedGeneration, max_batch_tokens: int, temperature: float):
         if temperature > 0.0 and (settled.config.num_beams or 1) > 1:
             raise ValueError(f"`probe_temperature` must be 0 for beams, got {temperature} for {settled.config.num_beams} beams.")
         self._model = model
@@ -93,7 +93,7 @@ class Prober:
             )
         return n_tokens
 
-    def answers(self, rows: Sequence[Row]) -> Iterator[list[tuple[int, list[int]]]]:
+    def answers(self, rows: Sequence[GenerationRow]) -> Iterator[list[tuple[int, list[int]]]]:
         """Answer all.
 
         Returns:
@@ -106,7 +106,7 @@ class Prober:
             made = self._generate([rows[n] for n in numbers])
             yield [(n, ended(ids, self._settled)) for n, ids in zip(numbers, made.tolist(), strict=True)]
 
-    def _batches(self, rows: Sequence[Row]) -> Iterator[list[int]]:
+    def _batches(self, rows: Sequence[GenerationRow]) -> Iterator[list[int]]:
         """Numbers of rows that are answered together: of like lengths, so that little of a batch is padding."""
         batch: list[int] = []
         for n in sorted(range(len(rows)), key=lambda n: len(rows[n].embeds)):
@@ -119,7 +119,7 @@ class Prober:
             yield batch
 
     @torch.no_grad()
-    def _generate(self, rows: Sequence[Row]) -> Tensor:
+    def _generate(self, rows: Sequence[GenerationRow]) -> Tensor:
         """The ids (B, length) of new tokens."""
         processors = list(self._processors)
         if self._temperature > 0.0:
@@ -134,7 +134,7 @@ class Prober:
         return torch.as_tensor(made)
 
 
-def ended(ids: Sequence[int], settled: Settled) -> list[int]:
+def ended(ids: Sequence[int], settled: ResolvedGeneration) -> list[int]:
     """The ids of one answer up to its end, the id that ends it included; without one, up to where it was filled up."""
     n_ended = next((n for n, i in enumerate(ids, start=1) if i in settled.eos_ids), None)
     if n_ended is None:

@@ -99,16 +99,20 @@ class Journal:
             self._file.flush()
 
 
-def told(value: Any) -> Any:
+def to_jsonable(value: Any) -> Any:
     """A setting as JSON can hold it, the same in every process; of an object that is none, its kind."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
-        return [told(each) for each in value]
+        return [to_jsonable(each) for each in value]
     if isinstance(value, GenerationConfig):
         return {name: each for name, each in value.to_diff_dict().items() if name != "transformers_version"}
     if isinstance(value, partial):
-        return [told(value.func), told(list(value.args)), [[name, told(each)] for name, each in value.keywords.items()]]
+        return [
+            to_jsonable(value.func),
+            to_jsonable(list(value.args)),
+            [[name, to_jsonable(each)] for name, each in value.keywords.items()],
+        ]
     return getattr(value, "__qualname__", type(value).__qualname__)
 
 

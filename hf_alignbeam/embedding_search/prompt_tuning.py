@@ -24,7 +24,7 @@ FIRST_NOISE = 0.1
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingPair:
     """A prompt's embeddings (T, D), and the ids of the answer that is to be given to it."""
 
     embeds: Tensor
@@ -75,7 +75,7 @@ class Prefix:
 @torch.enable_grad()
 def fit(
     model: PreTrainedModel,
-    lessons: Sequence[Lesson],
+    lessons: Sequence[TrainingPair],
     first: int,
     n_tokens: int,
     n_steps: int,
@@ -117,7 +117,7 @@ def fit(
     return (tokens * unit).detach(), losses
 
 
-def _loss(model: PreTrainedModel, prefix: Tensor, lessons: Sequence[Lesson]) -> Tensor:
+def _loss(model: PreTrainedModel, prefix: Tensor, lessons: Sequence[TrainingPair]) -> Tensor:
     """The mean negative log-probability of an answer's token after the prefix and its prompt."""
     rows, labels = [], []
     for lesson in lessons:

@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from hf_alignbeam.chat.conversations import Asked
-from hf_alignbeam.embedding_search.batched_generation import Prober, Row
+from hf_alignbeam.chat.conversations import ParsedPrompt
+from hf_alignbeam.embedding_search.batched_generation import BatchedGenerator, GenerationRow
 from hf_alignbeam.embedding_search.journal import Journal
-from hf_alignbeam.embedding_search.search_state import Accept, Rules, Try, Walk
-from hf_alignbeam.embedding_search.zeroth_order import Method
+from hf_alignbeam.embedding_search.search_state import Accept, Probe, PromptSearch, SearchLimits
+from hf_alignbeam.embedding_search.zeroth_order import SearchConfig
 from hf_alignbeam.judges.base import Judge
-from hf_alignbeam.judges.failsafe import JudgeError, ask_once, within
+from hf_alignbeam.judges.failsafe import JudgeError, judge_once, with_timeout
 
-Tries = Sequence[tuple[Walk, Try]]
+Tries = Sequence[tuple[PromptSearch, Probe]]
 
 
-class Rounds:
+class SearchLoop:
     """Searches prompts to their end.
 
     Args:
@@ -37,13 +37,13 @@ class Rounds:
 
     def __init__(
         self,
-        prober: Prober,
+        prober: BatchedGenerator,
         judge: Judge,
         accept: Accept | None,
-        method: Method,
-        rules: Rules,
+        method: SearchConfig,
+        rules: SearchLimits,
         journal: Journal,
-        text_of: Callable[[Asked, Sequence[int]], str],
+        text_of: Callable[[ParsedPrompt, Sequence[int]], str],
         timeout: float | None,
     ):
         self._prober = prober
@@ -55,25 +55,25 @@ class Rounds:
         self._text_of = text_of
         self._timeout = timeout
 
-    def begin(self, walks: Sequence[Walk]) -> None:
+    def begin(self, walks: Sequence[PromptSearch]) -> None:
         """Answer prompts as they are, and judge that.
 
         Raises:
             JudgeError: There is no verdict.
         """
-        tries = [(walk, Try(walk.prompt.embeds, True)) for walk in walks]
+        tries = [(walk, Probe(walk.prompt.embeds, True)) for walk in walks]
         self._answer(tries)
         self._judge_first(tries)
 
-    def begin_with(self, walks: Sequence[Walk], answers: Sequence[list[int]]) -> None:
+    def begin_with(self, walks: Sequence[PromptSearch], answers: Sequence[list[int]]) -> None:
         """The same where they have been answered already: `answers` are ids, one answer a prompt."""
         tries = []
         for walk, ids in zip(walks, answers, strict=True):
-            tries.append((walk, Try(walk.prompt.embeds, True, ids, self._text_of(walk.asked, ids))))
+            tries.append((walk, Probe(walk.prompt.embeds, True, ids, self._text_of(walk.asked, ids))))
             walk.n_generated = 1
         self._judge_first(tries)
 
-    def search(self, walks: Sequence[Walk]) -> None:
+    def search(self, walks: Sequence[PromptSearch]) -> None:
         """Search until every prompt has its outcome.
 
         Raises:
@@ -93,14 +93,14 @@ class Rounds:
             if self._rules.passes(first.harm):
                 walk.outcome = "clean"
 
-    def _can_go_on(self, walk: Walk) -> bool:
+    def _can_go_on(self, walk: PromptSearch) -> bool:
         n_next = self._method.n_probes + walk.search.has_moved
         return walk.n_generated + n_next <= self._rules.max_generations and self._has_calls(walk) and self._method.mu > 0.0
 
-    def _has_calls(self, walk: Walk) -> bool:
+    def _has_calls(self, walk: PromptSearch) -> bool:
         return len(walk.harm_by_call) < self._rules.max_calls
 
-    def _round(self, walks: Sequence[Walk]) -> None:
+    def _round(self, walks: Sequence[PromptSearch]) -> None:
         """One round of probes for every prompt."""
         drawn = {walk: list(self._drawn(walk)) for walk in walks}
         tries = [(walk, each) for walk, its in drawn.items() for each in its]
@@ -117,12 +117,12 @@ class Rounds:
         for walk in going:
             self._learn(walk, drawn[walk])
 
-    def _drawn(self, walk: Walk) -> Iterator[Try]:
+    def _drawn(self, walk: PromptSearch) -> Iterator[Probe]:
         dtype = walk.prompt.embeds.dtype
         if walk.search.has_moved:
-            yield Try(walk.search.centre.to(dtype), True)
+            yield Probe(walk.search.centre.to(dtype), True)
         for probe in walk.search.probes():
-            yield Try(probe.to(dtype), False)
+            yield Probe(probe.to(dtype), False)
 
     def _answer(self, tries: Tries) -> None:
         """Generate what is not in the journal, and count it."""
@@ -133,7 +133,7 @@ class Rounds:
         known = [self._journal.answer(walk.key, n, each.embeds) for (walk, each), n in zip(tries, numbers, strict=True)]
         new = [place for place, answer in enumerate(known) if answer is None]
         began = time.perf_counter()
-        for batch in self._prober.answers([Row(tries[n][1].embeds, tries[n][0].seed + numbers[n]) for n in new]):
+        for batch in self._prober.answers([GenerationRow(tries[n][1].embeds, tries[n][0].seed + numbers[n]) for n in new]):
             each_took = (time.perf_counter() - began) / len(batch)
             for number, ids in batch:
                 place = new[number]
@@ -153,14 +153,14 @@ class Rounds:
             walk.accepted[text] = verdict
         for walk, each in tries:
             if not walk.accepted[each.text] and each.text not in walk.known:
-                walk.spare.setdefault(each.text, each)
+                walk.unjudged.setdefault(each.text, each)
 
-    def _accepted(self, answers: Sequence[tuple[Walk, str]]) -> list[bool]:
+    def _accepted(self, answers: Sequence[tuple[PromptSearch, str]]) -> list[bool]:
         if self._accept is None or not answers:
             return [True] * len(answers)
         try:
             accept, copies = self._accept, [[dict(message) for message in walk.asked.messages] for walk, _ in answers]
-            said = torch.as_tensor(within(lambda: accept(copies, [text for _, text in answers]), self._timeout))
+            said = torch.as_tensor(with_timeout(lambda: accept(copies, [text for _, text in answers]), self._timeout))
             if said.shape != (len(answers),) or said.isnan().any():
                 raise ValueError(f"it must say of each of {len(answers)} responses whether it may be given, got {said}")
         except Exception as error:  # whatever it may raise: nobody has said that these may be given
@@ -171,7 +171,7 @@ class Rounds:
         """What is to be judged at once, one answer a prompt: those that would be given, until one passes."""
         waiting = [(walk, each) for walk, each in tries if walk.accepted[each.text] and (each.is_centre or self._rules.first)]
         while waiting:
-            at_once: dict[Walk, Try] = {}
+            at_once: dict[PromptSearch, Probe] = {}
             later = []
             for walk, each in waiting:
                 if walk.outcome is None and self._recalled(walk, each) and self._rules.passes(each.harm):
@@ -186,7 +186,7 @@ class Rounds:
                 yield list(at_once.items())
             waiting = later
 
-    def _recalled(self, walk: Walk, each: Try) -> bool:
+    def _recalled(self, walk: PromptSearch, each: Probe) -> bool:
         """Note with a try what the judge said of the same answer before, and say whether it has spoken."""
         if self._rules.cache and math.isnan(each.harm):
             each.harm = walk.known.get(each.text, math.nan)
@@ -194,9 +194,9 @@ class Rounds:
 
     def _affordable(self, tries: Tries) -> Tries:
         """Of these, what has no verdict, each answer once, as far as the budgets go."""
-        chosen: list[tuple[Walk, Try]] = []
+        chosen: list[tuple[PromptSearch, Probe]] = []
         n_left = {walk: self._rules.max_calls - len(walk.harm_by_call) for walk, _ in tries}
-        seen: set[tuple[Walk, str]] = set()
+        seen: set[tuple[PromptSearch, str]] = set()
         for walk, each in tries:
             if self._recalled(walk, each) or not n_left[walk] or (self._rules.cache and (walk, each.text) in seen):
                 continue
@@ -217,7 +217,7 @@ class Rounds:
         if new:
             began = time.perf_counter()
             conversations, texts = [tries[n][0].asked.messages for n in new], [tries[n][1].text for n in new]
-            verdicts = ask_once(self._judge, conversations, texts, self._timeout)
+            verdicts = judge_once(self._judge, conversations, texts, self._timeout)
             each_took = (time.perf_counter() - began) / len(new)
             for place, harm in zip(new, verdicts.harm, strict=True):
                 if harm is not None:  # what was paid for is kept, whatever the others cost
@@ -231,11 +231,11 @@ class Rounds:
             walk.seconds += seconds
             walk.harm_by_call.append(each.harm)
             walk.known[each.text] = each.harm
-            walk.spare.pop(each.text, None)
+            walk.unjudged.pop(each.text, None)
             if walk.found is None or (each.harm < walk.found.harm and (each.is_centre or self._rules.first)):
                 walk.found = each
 
-    def _learn(self, walk: Walk, tries: Sequence[Try]) -> None:
+    def _learn(self, walk: PromptSearch, tries: Sequence[Probe]) -> None:
         for each in tries:
             self._recalled(walk, each)
             if each.is_centre:
@@ -244,11 +244,11 @@ class Rounds:
         alike = len({each.text for each in probes}) == 1
         walk.search.learn([each.harm for each in probes], walk.centre_harm, alike)
 
-    def _fall_back(self, walks: Sequence[Walk]) -> None:
+    def _fall_back(self, walks: Sequence[PromptSearch]) -> None:
         """End searches that found nothing acceptable: with what passes though it was not accepted, where there is any."""
         going = [walk for walk in walks if not self._rules.passes(walk.given.harm)]
         while going:
-            at_once = [(walk, next(iter(walk.spare.values()))) for walk in going if walk.spare and self._has_calls(walk)]
+            at_once = [(walk, next(iter(walk.unjudged.values()))) for walk in going if walk.unjudged and self._has_calls(walk)]
             if not at_once:
                 break
             self._ask(at_once)

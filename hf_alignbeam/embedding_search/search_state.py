@@ -10,17 +10,17 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from hf_alignbeam.chat.conversations import Asked, Message
+from hf_alignbeam.chat.conversations import Message, ParsedPrompt
 from hf_alignbeam.embedding_search.embeddings import Embedded
 from hf_alignbeam.embedding_search.steered_prompts import Outcome, SteeredPrompt
-from hf_alignbeam.embedding_search.zeroth_order import Search
+from hf_alignbeam.embedding_search.zeroth_order import ProbeSampler
 
 #: Says of responses whether each is one that may be given: True or False, or a number of at least 0.5.
 Accept = Callable[[Sequence[list[Message]], Sequence[str]], Any]
 
 
 @dataclass(frozen=True)
-class Rules:
+class SearchLimits:
     """What passes, and how much may be spent on one prompt; the arguments of `EmbeddingSteerer` of the same names."""
 
     threshold: float
@@ -42,7 +42,7 @@ class Rules:
 
 
 @dataclass(eq=False)
-class Try:
+class Probe:
     """Embeddings (T, D) that were tried, what the model answered, and its harm: NaN while nobody was asked."""
 
     embeds: Tensor = field(repr=False)
@@ -53,7 +53,7 @@ class Try:
 
 
 @dataclass(eq=False)
-class Walk:
+class PromptSearch:
     """The search of one prompt so far.
 
     Attributes:
@@ -74,22 +74,22 @@ class Walk:
     """
 
     key: str
-    asked: Asked
+    asked: ParsedPrompt
     prompt: Embedded
-    search: Search
+    search: ProbeSampler
     seed: int
     harm_by_call: list[float] = field(default_factory=list)
     known: dict[str, float] = field(default_factory=dict)
     accepted: dict[str, bool] = field(default_factory=dict)
-    found: Try | None = None
-    spare: dict[str, Try] = field(default_factory=dict)
+    found: Probe | None = None
+    unjudged: dict[str, Probe] = field(default_factory=dict)
     centre_harm: float = math.nan
     n_generated: int = 0
     seconds: float = 0.0
     outcome: Outcome | None = None
 
     @property
-    def given(self) -> Try:
+    def given(self) -> Probe:
         """What was found, once the first answer was judged."""
         if self.found is None:
             raise RuntimeError("Nothing was judged yet.")

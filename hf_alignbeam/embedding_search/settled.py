@@ -17,7 +17,7 @@ BY_STEP = ("output_scores", "output_logits", "output_attentions", "output_hidden
 
 
 @dataclass(frozen=True)
-class Settled:
+class ResolvedGeneration:
     """How answers are generated.
 
     Attributes:
@@ -43,9 +43,9 @@ class Settled:
         return int(self.config.pad_token_id or 0)
 
 
-def settle(
+def resolve_generation(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, generate_kwargs: Mapping[str, Any], n_prompt: int
-) -> Settled:
+) -> ResolvedGeneration:
     """Settle one call's arguments.
 
     Args:
@@ -81,4 +81,4 @@ def settle(
     config.max_length = None
     if config.stop_strings:
         others["tokenizer"] = tokenizer
-    return Settled(config, others, eos_ids, told)
+    return ResolvedGeneration(config, others, eos_ids, told)

@@ -18,59 +18,40 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from hf_alignbeam.chat.conversations import (
-    Asked,
     Conversation,
     Message,
+    ParsedPrompt,
     as_messages,
-    asked_of,
     conversation_key,
     some_conversations,
+    split_prefill,
     whole_conversation,
 )
 from hf_alignbeam.chat.refusal import REFUSAL, Refusal, check_refusal
 from hf_alignbeam.chat.templates import encode_once, target_text
-from hf_alignbeam.embedding_search.batched_generation import Prober, ended
+from hf_alignbeam.embedding_search.batched_generation import BatchedGenerator, ended
 from hf_alignbeam.embedding_search.embeddings import Embedder, Positions, padded_ids
 from hf_alignbeam.embedding_search.fingerprint import model_sha256
-from hf_alignbeam.embedding_search.journal import Journal, told
-from hf_alignbeam.embedding_search.prompt_tuning import Lesson, Prefix, fit
-from hf_alignbeam.embedding_search.search_loop import Rounds
-from hf_alignbeam.embedding_search.search_state import Accept, Rules, Walk
-from hf_alignbeam.embedding_search.settled import Settled, settle
+from hf_alignbeam.embedding_search.journal import Journal, to_jsonable
+from hf_alignbeam.embedding_search.prompt_tuning import Prefix, TrainingPair, fit
+from hf_alignbeam.embedding_search.search_loop import SearchLoop
+from hf_alignbeam.embedding_search.search_state import Accept, PromptSearch, SearchLimits
+from hf_alignbeam.embedding_search.settled import ResolvedGeneration, resolve_generation
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompt, SteeredPrompts
-from hf_alignbeam.embedding_search.zeroth_order import Estimator, Kind, Method, NewOptimizer, Search
+from hf_alignbeam.embedding_search.zeroth_order import Estimator, Kind, NewOptimizer, ProbeSampler, SearchConfig
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 from hf_alignbeam.utils.streaming import streaming
 
-#: Test-Time Safety Alignment as printed (arXiv 2604.26167), with its constants for Llama-3.1-8B; absolute lengths.
-TSA: dict[str, Any] = {
-    "threshold": 0.1,
-    "mu": 0.1,
-    "kinds": ("independent",),
-    "spread": 1.0,
-    "eta": 1.3,
-    "n_probes": 8,
-    "estimator": "forward",
-    "relative": False,
-    "cone": 0.2,
-    "widen": 1.0,
-    "positions": "all",
-    "first": False,
-    "cache": False,
-    "max_calls": 91,
-    "max_generations": 91,
-    "probe_temperature": 0.1,
-}
 #: Prompts that are searched at once: what is done is handed on before the next ones begin.
 N_AT_ONCE = 64
 #: Of each answer that is precomputed.
 DEFAULT_NEW_TOKENS = 128
 
 
-class SteeringError(JudgeError):
+class EmbeddingSearchError(JudgeError):
     """A search was stopped because there was no verdict.
 
     Attributes:
@@ -181,8 +162,8 @@ class EmbeddingSteerer:
         if not 0.0 <= probe_temperature < float("inf"):
             raise ValueError(f"`probe_temperature` must be at least 0, got {probe_temperature}. Use 0 for greedy answers.")
         check_refusal(refusal)
-        self._method = Method(mu, tuple(kinds), spread, eta, n_probes, estimator, optimizer, relative, cone, widen)
-        self._rules = Rules(threshold, first, cache, max_calls, max_generations)
+        self._method = SearchConfig(mu, tuple(kinds), spread, eta, n_probes, estimator, optimizer, relative, cone, widen)
+        self._rules = SearchLimits(threshold, first, cache, max_calls, max_generations)
         if not first and not self._method.steps:
             raise ValueError("`first` must be True where the search stays where it is, got False. Or give `eta` a length.")
         self._pieces = token_bytes(tokenizer)
@@ -243,7 +224,7 @@ class EmbeddingSteerer:
         if max_new_tokens is None and "generation_config" not in generate_kwargs:
             max_new_tokens = DEFAULT_NEW_TOKENS
         kwargs = {**generate_kwargs, **({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens})}
-        settled = settle(self._model, self._tokenizer, kwargs, 0)
+        settled = resolve_generation(self._model, self._tokenizer, kwargs, 0)
         sha256, settings = self._sha256, self._settings(kwargs)
         journal = Journal(None if folder is None else Path(folder), {"model": sha256, **settings}, part)
         steered = SteeredPrompts([], str(self._model.config.name_or_path), sha256, settings)
@@ -252,12 +233,12 @@ class EmbeddingSteerer:
             rounds = self._rounds(settled, journal, list(map(len, prompts.values())))
             for start in range(0, len(keys), N_AT_ONCE):
                 some = keys[start : start + N_AT_ONCE]
-                walks = [self._walk(asked_of(asked[key]), prompts[key], key) for key in some]
+                walks = [self._walk(split_prefill(asked[key]), prompts[key], key) for key in some]
                 self._search(rounds, walks, asked, steered, after_prompt)
         except JudgeError as error:
             kept = f"{len(steered)} of {len(keys)} prompts are done and in this error's `steered`"
             journaled = "" if folder is None else f", and all that was paid for lies in {folder}"
-            raise SteeringError(f"{error} ({kept}{journaled})", steered) from error
+            raise EmbeddingSearchError(f"{error} ({kept}{journaled})", steered) from error
         finally:
             journal.close()
         if folder is not None and part is None:
@@ -266,8 +247,8 @@ class EmbeddingSteerer:
 
     def _search(
         self,
-        rounds: Rounds,
-        walks: Sequence[Walk],
+        rounds: SearchLoop,
+        walks: Sequence[PromptSearch],
         asked: dict[str, list[Message]],
         steered: SteeredPrompts,
         after_prompt: Callable[[SteeredPrompt], None],
@@ -330,7 +311,7 @@ class EmbeddingSteerer:
             )
         taught = [prompt for prompt in steered if prompt.outcome in ("clean", "steered")]
         prompts = [self._embedder.embed(self._ids(prompt.messages), prompt.messages) for prompt in taught]
-        lessons = [Lesson(own.embeds, prompt.ids) for own, prompt in zip(prompts, taught, strict=True)]
+        lessons = [TrainingPair(own.embeds, prompt.ids) for own, prompt in zip(prompts, taught, strict=True)]
         first = prompts[0].ids[0]
         embeds, loss = fit(self._model, lessons, first, n_tokens, n_steps, learning_rate, batch_size, self._seed, after_step)
         return Prefix(embeds, loss, by_outcome["steered"], by_outcome["clean"])
@@ -353,12 +334,12 @@ class EmbeddingSteerer:
         pads = (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id, 0)
         pad = int(next(i for i in pads if i is not None))
         inputs = padded_ids([self._ids(each) for each in messages], pad, input_device(self._model))
-        asked = [asked_of(each) for each in messages]
+        asked = [split_prefill(each) for each in messages]
         return self.respond(inputs["input_ids"], asked, inputs["attention_mask"], **generate_kwargs)
 
     @torch.no_grad()
     def respond(
-        self, input_ids: Tensor, asked: Sequence[Asked], attention_mask: Tensor | None = None, **generate_kwargs: Any
+        self, input_ids: Tensor, asked: Sequence[ParsedPrompt], attention_mask: Tensor | None = None, **generate_kwargs: Any
     ) -> Any:
         """The same for prompts that are rendered already.
 
@@ -378,7 +359,7 @@ class EmbeddingSteerer:
         kwargs = {name: value for name, value in generate_kwargs.items() if value is not None}
         streamer = kwargs.pop("streamer", None)
         with streaming(streamer, input_ids):
-            settled = settle(self._model, self._tokenizer, kwargs, input_ids.shape[-1])
+            settled = resolve_generation(self._model, self._tokenizer, kwargs, input_ids.shape[-1])
             if attention_mask is None:
                 pad = settled.told_pad_id
                 attention_mask = torch.ones_like(input_ids) if pad is None else input_ids.ne(pad).long()
@@ -392,8 +373,13 @@ class EmbeddingSteerer:
         return _output(sequences, walks) if settled.config.return_dict_in_generate else sequences
 
     def _answered(
-        self, input_ids: Tensor, attention_mask: Tensor, asked: Sequence[Asked], settled: Settled, kwargs: dict[str, Any]
-    ) -> list[Walk]:
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        asked: Sequence[ParsedPrompt],
+        settled: ResolvedGeneration,
+        kwargs: dict[str, Any],
+    ) -> list[PromptSearch]:
         """The searches of prompts that `generate` has answered as they are, each with its outcome."""
         kind: Any = type(self._model)
         if "tokenizer" in settled.others:
@@ -411,7 +397,7 @@ class EmbeddingSteerer:
         rounds.search(walks)
         return walks
 
-    def _said(self, walks: Sequence[Walk], settled: Settled) -> list[list[int]]:
+    def _said(self, walks: Sequence[PromptSearch], settled: ResolvedGeneration) -> list[list[int]]:
         """The ids of each answer: what passed and was accepted, or the refusal."""
         refusal = Refusal(self._tokenizer, self._pieces, self._refusal, next(iter(settled.eos_ids), None))
         return [
@@ -431,41 +417,41 @@ class EmbeddingSteerer:
         steered = self.precompute(conversations)
         found = [steered[conversation] for conversation in conversations]
         said = [prompt.text if prompt.outcome in ("clean", "steered") else None for prompt in found]
-        begun = [asked_of(as_messages(conversation)).begun.decode() for conversation in conversations]
-        return [None if text is None else text.removeprefix(start.strip()) for text, start in zip(said, begun, strict=True)]
+        prefill = [split_prefill(as_messages(conversation)).prefill.decode() for conversation in conversations]
+        return [None if text is None else text.removeprefix(start.strip()) for text, start in zip(said, prefill, strict=True)]
 
     def _ids(self, messages: list[Message]) -> list[int]:
         return encode_once(self._tokenizer, target_text(self._tokenizer, messages))
 
-    def _walk(self, asked: Asked, ids: Sequence[int], key: str, row: int = 0) -> Walk:
+    def _walk(self, asked: ParsedPrompt, ids: Sequence[int], key: str, row: int = 0) -> PromptSearch:
         """The search of one prompt: its streams are its conversation's, its place in a journal its row's alone."""
         prompt = self._embedder.embed(ids, whole_conversation(asked))
         seed = int.from_bytes(hashlib.sha256(f"{self._seed} {key}".encode()).digest()[:4])
         place = key if row == 0 else f"{key} {row}"
-        return Walk(place, asked, prompt, Search(prompt.embeds, prompt.moves, self._method, seed), seed)
+        return PromptSearch(place, asked, prompt, ProbeSampler(prompt.embeds, prompt.moves, self._method, seed), seed)
 
-    def _text(self, asked: Asked, ids: Sequence[int]) -> str:
+    def _text(self, asked: ParsedPrompt, ids: Sequence[int]) -> str:
         """The whole answer, what the prompt begins of it included."""
         written = b"".join((self._pieces[i] if i < len(self._pieces) else None) or b"" for i in ids)
-        return asked.continued(written).begun.decode(errors="replace").strip()
+        return asked.continued(written).prefill.decode(errors="replace").strip()
 
-    def _rounds(self, settled: Settled, journal: Journal, lengths: Sequence[int]) -> Rounds:
+    def _rounds(self, settled: ResolvedGeneration, journal: Journal, lengths: Sequence[int]) -> SearchLoop:
         """What searches prompts of these lengths, or cannot: that is to be told before anything is paid for."""
-        prober = Prober(self._model, settled, self._max_batch_tokens, self._temperature)
+        prober = BatchedGenerator(self._model, settled, self._max_batch_tokens, self._temperature)
         for n_prompt in lengths:
             prober.n_tokens(n_prompt)
-        return Rounds(prober, self._judge, self._accept, self._method, self._rules, journal, self._text, self._judge_timeout)
+        return SearchLoop(prober, self._judge, self._accept, self._method, self._rules, journal, self._text, self._judge_timeout)
 
     def _settings(self, generate_kwargs: dict[str, Any]) -> dict[str, Any]:
         """What the answers depend on, as JSON can hold it."""
         return {
-            **{name: told(value) for name, value in vars(self._method).items()},
+            **{name: to_jsonable(value) for name, value in vars(self._method).items()},
             **asdict(self._rules),
             "positions": self._positions,
             "probe_temperature": self._temperature,
             "seed": self._seed,
-            "generate": {name: told(value) for name, value in sorted(generate_kwargs.items())},
-            "generation_config": told(self._model.generation_config),
+            "generate": {name: to_jsonable(value) for name, value in sorted(generate_kwargs.items())},
+            "generation_config": to_jsonable(self._model.generation_config),
         }
 
 
@@ -475,7 +461,7 @@ def _padded(answers: Sequence[list[int]], pad: int) -> Tensor:
     return torch.tensor([[*ids, *[pad] * (longest - len(ids))] for ids in answers], dtype=torch.long)
 
 
-def _output(sequences: Tensor, walks: Sequence[Walk]) -> SteeredOutput:
+def _output(sequences: Tensor, walks: Sequence[PromptSearch]) -> SteeredOutput:
     chosen = [{"clean": 0, "steered": 1}.get(str(walk.outcome), -1) for walk in walks]
     return SteeredOutput(
         sequences=sequences,

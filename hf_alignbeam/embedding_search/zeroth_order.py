@@ -24,7 +24,7 @@ N_WIDER = 8.0
 
 
 @dataclass(frozen=True)
-class Method:
+class SearchConfig:
     """How one prompt's embeddings are searched; the arguments of `EmbeddingSteerer` of the same names."""
 
     mu: float
@@ -64,7 +64,7 @@ class Method:
         return self.eta > 0.0 or self.optimizer is not None
 
 
-class Search:
+class ProbeSampler:
     """The search for one prompt.
 
     Args:
@@ -74,7 +74,7 @@ class Search:
         seed: Of this prompt's own stream of noise, drawn on the CPU whatever the device.
     """
 
-    def __init__(self, embeds: Tensor, moves: Tensor, method: Method, seed: int):
+    def __init__(self, embeds: Tensor, moves: Tensor, method: SearchConfig, seed: int):
         self._start = embeds.float()
         self._moves = moves.to(embeds.device)[:, None]  # (T, 1)
         self._method = method

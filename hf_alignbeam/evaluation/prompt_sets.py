@@ -21,7 +21,7 @@ HUB = "hub:"
 #: The columns of the OpenAI moderation set that say which sort of harm a text is; of some texts some are not known.
 MODERATION_FLAGS = ("S", "H", "V", "HR", "SH", "S3", "H2", "V2")
 
-Row = Mapping[str, Any]
+TableRow = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class Layout:
     """How a published file is read; it is told by its columns."""
 
     columns: frozenset[str]
-    prompt: Callable[[Row], Any]
-    harmful: Callable[[Row], bool]
-    answer: Callable[[Row], Any] = lambda row: None
+    prompt: Callable[[TableRow], Any]
+    harmful: Callable[[TableRow], bool]
+    answer: Callable[[TableRow], Any] = lambda row: None
 
 
 LAYOUTS = {
@@ -130,7 +130,7 @@ def _testbed(spec: PromptSpec, weights: str | Path) -> PromptSet:
     return PromptSet(spec.name, prompts[0].harmful, cases)
 
 
-def _hub(spec: PromptSpec) -> list[Row]:
+def _hub(spec: PromptSpec) -> list[TableRow]:
     try:
         from datasets import load_dataset
     except ImportError as error:
@@ -140,7 +140,7 @@ def _hub(spec: PromptSpec) -> list[Row]:
     return [dict(row) for row in found]
 
 
-def _file(path: Path) -> Iterable[Row]:
+def _file(path: Path) -> Iterable[TableRow]:
     """The rows of a CSV, JSONL or text file, compressed or not; of the last, one prompt a line."""
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     data = path.read_bytes()
@@ -165,7 +165,7 @@ def _file(path: Path) -> Iterable[Row]:
     return rows
 
 
-def _layout(spec: PromptSpec, row: Row) -> Layout:
+def _layout(spec: PromptSpec, row: TableRow) -> Layout:
     """The layout that a row has, with what the recipe says otherwise."""
     found = next((layout for layout in LAYOUTS.values() if layout.columns <= set(row)), None)
     if found is None and spec.prompt is None:
@@ -176,7 +176,7 @@ def _layout(spec: PromptSpec, row: Row) -> Layout:
     harmful = spec.harmful
     if isinstance(harmful, Mapping):
         column, values = harmful["column"], [str(value).lower() for value in harmful["values"]]
-        says_harm: Callable[[Row], bool] = lambda row: str(row[column]).lower() in values  # noqa: E731
+        says_harm: Callable[[TableRow], bool] = lambda row: str(row[column]).lower() in values  # noqa: E731
     elif harmful is not None:
         says_harm = lambda row: bool(harmful)  # noqa: E731
     else:
@@ -197,7 +197,7 @@ def _truth(said: Any) -> bool:
     return known[word]
 
 
-def _column(named: str | None) -> Callable[[Row], Any]:
+def _column(named: str | None) -> Callable[[TableRow], Any]:
     """What reads a column, or several in a format string."""
     if named is None:
         return lambda row: None

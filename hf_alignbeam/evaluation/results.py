@@ -15,10 +15,10 @@ from hf_alignbeam.evaluation.generation import without_answer
 from hf_alignbeam.evaluation.prompt_sets import Case, PromptSet
 from hf_alignbeam.evaluation.recipe import JudgeSpec, ModelSpec, Recipe, SystemSpec
 from hf_alignbeam.evaluation.runner import Unit, described
-from hf_alignbeam.evaluation.scorers import Asked, Columns, score
+from hf_alignbeam.evaluation.scorers import Columns, JudgeCases, score
 from hf_alignbeam.evaluation.systems import Parts
-from hf_alignbeam.judges.failsafe import ask
-from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.judges.failsafe import judge_each_or_none
+from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language
 
 
@@ -78,7 +78,7 @@ class JudgedBy:
         judge = None
         for key, (cases, texts) in left[state.process_index :: state.num_processes]:
             judge = judge or Parts(self._recipe, self._recipe.models[0]).load_judge(self._spec)
-            harm = ask(judge, [without_answer(case.conversation) for case in cases], texts).harm
+            harm = judge_each_or_none(judge, [without_answer(case.conversation) for case in cases], texts).harm
             self._store.add(key, [{"harm": each} for each in harm], {})
 
     def __call__(self, cases: Sequence[Case], texts: Sequence[str]) -> list[bool | None]:
@@ -98,7 +98,7 @@ class JudgedBy:
 
 def gather(recipe: Recipe, done: Sequence[Unit], answers: Store, verdicts: Store, state: PartialState) -> list[SystemResults]:
     """Score every answer; all processes take part, and each gets all results."""
-    truth = Truth(stored_language(recipe.weights or WEIGHTS))
+    truth = GroundTruth(stored_language(recipe.weights or WEIGHTS))
     batches = [(unit.cases, [record["text"] for record in answers[unit.key].records]) for unit in done]
     judged = [b for unit, b in zip(done, batches, strict=True) if any(case.truth is None for case in unit.cases)]
     refused = JudgedBy(recipe.refusal_judge, recipe, verdicts)
@@ -114,7 +114,7 @@ def gather(recipe: Recipe, done: Sequence[Unit], answers: Store, verdicts: Store
         batch = answers[unit.key]
         own.records.extend(dict(record) for record in batch.records)
         own.costs.append({**batch.cost, "prompts": len(cases)})
-        by: tuple[Asked, Asked] = (refused, harmed) if cases[0].truth is None else (_nobody, _nobody)
+        by: tuple[JudgeCases, JudgeCases] = (refused, harmed) if cases[0].truth is None else (_nobody, _nobody)
         for name, hits in score(unit.prompts, cases, texts, truth, *by).items():
             if name == "refuses":  # whatever its words, the configured text is a refusal
                 hits = [hit or record["chosen"] == -1 for hit, record in zip(hits, batch.records, strict=True)]

@@ -17,18 +17,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_alignbeam.chat.conversations import Message, merge_system
 from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.chat.templates import target_text
-from hf_alignbeam.decoding.strategy import PAPER, THRESHOLD, AlignBeam
-from hf_alignbeam.embedding_search.steerer import TSA, EmbeddingSteerer
+from hf_alignbeam.decoding.strategy import THRESHOLD, AlignBeam
+from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
 from hf_alignbeam.evaluation.devices import load_causal, named_device, this_process
 from hf_alignbeam.evaluation.generation import Responder, Response, without_answer
 from hf_alignbeam.evaluation.recipe import TESTBED, JudgeSpec, Kind, ModelSpec, Recipe, SystemSpec
-from hf_alignbeam.hub.model_loading import load_judge
+from hf_alignbeam.hub.judge_loading import load_judge
 from hf_alignbeam.inference.adapters import adapter_layers, adapters_off, base_of
 from hf_alignbeam.judges.base import Judge
-from hf_alignbeam.judges.failsafe import ask
+from hf_alignbeam.judges.failsafe import judge_each_or_none
 from hf_alignbeam.judges.llm_judge import LLMJudge
 from hf_alignbeam.judges.plausibility import PlausibleAnswer
-from hf_alignbeam.steering.processor import PRESETS, AnchorLogitsProcessor
+from hf_alignbeam.presets.published import PAPER, PROCESSOR, TSA
+from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed.model_store import WEIGHTS, load, stored_judges, stored_language
 from hf_alignbeam.translation.translator import VocabularyTranslator
 
@@ -133,7 +134,7 @@ class Parts:
 
     def guard(self, settings: Mapping[str, Any]) -> AnchorLogitsProcessor:
         """A processor for the target."""
-        guard = AnchorLogitsProcessor(**self._steering(_with_preset(settings, PRESETS)))
+        guard = AnchorLogitsProcessor(**self._steering(_with_preset(settings, PROCESSOR)))
         self._translators.setdefault(guard.translator.rule, guard.translator)
         return guard
 
@@ -261,7 +262,9 @@ def _output_filter(parts: Parts, settings: Mapping[str, Any]) -> Answering:
 
     def answering(conversations: Sequence[list[Message]]) -> list[Response]:
         written = writing(conversations)
-        harm = ask(parts.judge, [without_answer(each) for each in conversations], [each.text for each in written]).harm
+        harm = judge_each_or_none(
+            parts.judge, [without_answer(each) for each in conversations], [each.text for each in written]
+        ).harm
         return [
             Response(each.text, each.ids, 0, h) if h is not None and h <= threshold else Response(parts.refusal, refusal_ids, -1)
             for each, h in zip(written, harm, strict=True)

@@ -16,24 +16,24 @@ from huggingface_hub import HfApi, ModelCard, hf_hub_download, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError
 from transformers import AutoConfig
 
-from hf_alignbeam.hub.alignbeam import KEY
 from hf_alignbeam.hub.flatten import flat_name, write_flat
-from hf_alignbeam.hub.model_loading import needed
+from hf_alignbeam.hub.model_loading import explain_load_errors
+from hf_alignbeam.hub.protected_generate import KEY
 from hf_alignbeam.hub.protected_model import CONFIG, TARGET, ProtectedConfig
-from hf_alignbeam.utils.hub_push import push_folder, told_of
+from hf_alignbeam.utils.hub_push import explain_push_errors, push_folder
 from hf_alignbeam.versions import OLDEST
 
 Strategy = Literal["anchor-logits", "alignbeam", "embedding-steerer"]
 
 PACKAGE = Path(__file__).parents[1]
-#: The module that a strategy's folder is made of, and the one at the top of a protected model's.
-ENTRY, PROTECTED = "hf_alignbeam.hub.alignbeam", "hf_alignbeam.hub.protected_model"
-#: By the name of a strategy, its door.
-DOORS: dict[str, str] = {
-    "anchor-logits": "anchor_logits",
-    "alignbeam": "alignbeam",
-    "embedding-steerer": "embedding_steerer",
+#: By the name of a strategy, the function that its folder's `generate` is, and the module that holds it.
+ENTRIES: dict[str, tuple[str, str]] = {
+    "anchor-logits": ("anchor_logits", "hf_alignbeam.hub.anchor_logits"),
+    "alignbeam": ("alignbeam", "hf_alignbeam.hub.alignbeam"),
+    "embedding-steerer": ("embedding_steerer", "hf_alignbeam.hub.embedding_steerer"),
 }
+#: The same of a protected model, and the module at the top of its folder.
+PROTECTED_ENTRY, PROTECTED_MODEL = ("protected", "hf_alignbeam.hub.protected_generate"), "hf_alignbeam.hub.protected_model"
 #: What of a model's repository lies at the top of a protected one too, for tokenizers are looked for there.
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "chat_template*", "added_tokens.json", "vocab*", "merges.txt")
 CARD, CODE = "README.md", "custom_generate"
@@ -61,22 +61,22 @@ def write_strategy(strategy: Strategy, folder: Path, repo: str = "OWNER/NAME") -
     """Write a Hub folder whose `generate` is a strategy.
 
     Args:
-        strategy: One of `DOORS`.
+        strategy: One of `ENTRIES`.
         folder: Where to; made if need be, and not emptied. To an adapter the strategy is added, and a part to its card.
         repo: The name that the card calls it by.
 
     Raises:
         ValueError: There is no such strategy, or the folder holds other things.
     """
-    if strategy not in DOORS:
-        raise ValueError(f"`strategy` must be one of {', '.join(DOORS)}, got {strategy!r}.")
+    if strategy not in ENTRIES:
+        raise ValueError(f"`strategy` must be one of {', '.join(ENTRIES)}, got {strategy!r}.")
     if (folder / ADAPTER).is_file():
         own = PART.sub("\n\n", (folder / CARD).read_text()).rstrip() + "\n\n" if (folder / CARD).is_file() else ""
         card = own + _card("adapter", {"REPO": repo, "STRATEGY": strategy, "NAMED": NAMED[strategy]})
     else:
         _check_free(folder, {CARD, CODE})
         card = _card(strategy, {"REPO": repo})
-    _write_code(folder, DOORS[strategy])
+    _write_code(folder, ENTRIES[strategy])
     (folder / CARD).write_text(card)
 
 
@@ -96,7 +96,7 @@ def write_protected(model: str, folder: Path, protection: Mapping[str, Any], rev
         OSError: The target, the anchor or the judge cannot be had from the Hub.
     """
     _check_free(folder, set())
-    with needed(model):
+    with explain_load_errors(model):
         source = Path(model if os.path.isdir(model) else snapshot_download(model, revision=revision))
     if (source / ADAPTER).is_file() and not (source / "config.json").is_file():
         raise ValueError(
@@ -124,13 +124,13 @@ def write_protected(model: str, folder: Path, protection: Mapping[str, Any], rev
         "model_type": ProtectedConfig.model_type,
         "architectures": ["AutoModelForCausalLM"],  # `transformers serve` looks this up among its own classes (5.23)
         "auto_map": {
-            "AutoConfig": f"{flat_name(PROTECTED)}.ProtectedConfig",
-            "AutoModelForCausalLM": f"{flat_name(PROTECTED)}.ProtectedModelForCausalLM",
+            "AutoConfig": f"{flat_name(PROTECTED_MODEL)}.ProtectedConfig",
+            "AutoModelForCausalLM": f"{flat_name(PROTECTED_MODEL)}.ProtectedModelForCausalLM",
         },
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    write_flat(PROTECTED, folder)
-    _write_code(folder, "protected")
+    write_flat(PROTECTED_MODEL, folder)
+    _write_code(folder, PROTECTED_ENTRY)
     names = {"REPO": repo or folder.name, "MODEL": _linked(model)}
     names |= {"ANCHOR": _linked(str(protection["anchor"])), "JUDGE": _linked(str(protection["judge"]))}
     card = ModelCard(_card("protected", names))
@@ -174,7 +174,7 @@ def push(write: Callable[[Path], None], repo: str, private: bool = False) -> str
 
 def _held(repo: str) -> set[str]:
     """The files of a repository; none where there is none yet."""
-    with told_of(repo):
+    with explain_push_errors(repo):
         try:
             return set(HfApi().list_repo_files(repo))
         except RepositoryNotFoundError:
@@ -187,16 +187,17 @@ def _pins(protection: Mapping[str, Any]) -> dict[str, str]:
     for kind in ("anchor", "judge"):
         name = str(protection[kind])
         if not os.path.isdir(name):
-            with needed(name):
+            with explain_load_errors(name):
                 config = hf_hub_download(name, "config.json", revision=protection.get(f"{kind}_revision"))
             pins[f"{kind}_revision"] = Path(config).parent.name
     return pins
 
 
-def _write_code(folder: Path, door: str) -> None:
+def _write_code(folder: Path, entry: tuple[str, str]) -> None:
+    function, module = entry
     code = folder / CODE
-    write_flat(ENTRY, code)
-    (code / "generate.py").write_text(f'from .{flat_name(ENTRY)} import {door} as generate\n\n__all__ = ["generate"]\n')
+    write_flat(module, code)
+    (code / "generate.py").write_text(f'from .{flat_name(module)} import {function} as generate\n\n__all__ = ["generate"]\n')
     bounds = [f"{package}>={oldest}" for package, oldest in OLDEST.items()]
     (code / "requirements.txt").write_text("".join(f'{bound}  # pip install -U "{bound}"\n' for bound in bounds))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_alignbeam.inference.engines import Engine, KeyValueEngine, ReadAnewEngine, Scope, can_cache
+from hf_alignbeam.inference.engines import Engine, KeyValueEngine, RecomputeEngine, Scope, can_cache
 
 #: How far a cached reading may be from one of the whole text, in total variation: by rounding in 32 bits, and in fewer.
 ROUNDING, COARSE_ROUNDING = 1e-3, 0.1
@@ -44,7 +44,7 @@ class Leaf:
     seen: Sequence[int]
 
 
-class AnchorCache:
+class BranchingCache:
     """One batch of anchor contexts.
 
     Every token fed occupies one slot for all rows. A row sees its prompt and the slots that an `Append` or a `Leaf` names;
@@ -71,7 +71,7 @@ class AnchorCache:
         self.prompt_logp = _logp(self._engine.prefill(self._ids, self._prompt))  # (B, A)
         if len(different) < len(prompts):
             places = [different.index(tuple(prompt)) for prompt in prompts]
-            self.reorder(places)
+            self.select_rows(places)
             self.prompt_logp = self.prompt_logp[places]
 
     @property
@@ -136,7 +136,7 @@ class AnchorCache:
         """How many slots hold no prompt and are used by nobody."""
         return int((~self._live(used)).sum())
 
-    def sweep(self, used: Iterable[int]) -> dict[int, int]:
+    def drop_unused_slots(self, used: Iterable[int]) -> dict[int, int]:
         """Drop the slots that hold no prompt and are not among those in `used`.
 
         Returns:
@@ -150,10 +150,10 @@ class AnchorCache:
         self._ids, self._prompt, self._positions = self._ids[:, kept], self._prompt[:, kept], self._positions[:, kept]
         return {slot: int(number[slot]) for slot in used}
 
-    def reorder(self, parents: Sequence[int]) -> None:
+    def select_rows(self, parents: Sequence[int]) -> None:
         """Make row i go on from what row `parents[i]` was fed; rows may be dropped and doubled."""
         index = torch.LongTensor(parents)
-        self._engine.reorder(index)
+        self._engine.select_rows(index)
         self._ids, self._prompt, self._positions = self._ids[index], self._prompt[index], self._positions[index]
         self._n_prompt = [self._n_prompt[parent] for parent in parents]
 
@@ -219,7 +219,7 @@ def _logp(logits: Tensor) -> Tensor:
 
 def choose_engine(
     anchor: PreTrainedModel, tokens: Sequence[bytes | None], scope: Scope = nullcontext
-) -> type[KeyValueEngine] | type[ReadAnewEngine]:
+) -> type[KeyValueEngine] | type[RecomputeEngine]:
     """How an anchor is to be run: from a cache where that is seen to give what reading the whole text gives.
 
     Args:
@@ -233,7 +233,7 @@ def choose_engine(
     ordinary = [i for i, token in enumerate(tokens) if token]
     ids = [ordinary[len(ordinary) * n // 6] for n in range(1, 6)]
     cached = can_cache(anchor) and _is_exact(anchor, ids, scope)
-    return KeyValueEngine if cached else ReadAnewEngine
+    return KeyValueEngine if cached else RecomputeEngine
 
 
 def _is_exact(anchor: PreTrainedModel, ids: Sequence[int], scope: Scope) -> bool:
@@ -241,24 +241,24 @@ def _is_exact(anchor: PreTrainedModel, ids: Sequence[int], scope: Scope) -> bool
     prompts = [ids[:3], [ids[3], ids[4], ids[0], ids[2], ids[1]]]
     engine = KeyValueEngine(anchor, scope)
     n_leaves = min(engine.n_leaves, 2)
-    anew = _probe(AnchorCache(ReadAnewEngine(anchor, scope), prompts), ids, n_leaves)
+    anew = _probe(BranchingCache(RecomputeEngine(anchor, scope), prompts), ids, n_leaves)
     try:
-        cached = _probe(AnchorCache(engine, prompts), ids, n_leaves)
+        cached = _probe(BranchingCache(engine, prompts), ids, n_leaves)
     except Exception:  # whatever a model of an unknown kind raises here: it is read anew
         return False
     rounding = ROUNDING if torch.finfo(anchor.dtype).bits >= 32 else COARSE_ROUNDING
     return bool((anew - cached).abs().sum(-1).max() / 2 <= rounding)
 
 
-def _probe(cache: AnchorCache, ids: Sequence[int], n_leaves: int) -> Tensor:
+def _probe(cache: BranchingCache, ids: Sequence[int], n_leaves: int) -> Tensor:
     """The distributions (n, A) after every kind of step that a cache takes."""
     a, b, c, d, e = ids
     first = cache.n_slots
     found = [cache.append([Append([d, e], []), Append([b], [])])[[0, 0, 1], [0, 1, 0]]]
     leaves = [Leaf(a, [first]), Leaf(c, [first, first + 1])][:n_leaves]
     found.append(cache.branch([leaves, [Leaf(e, [])]])[[0, 0, 1], [0, n_leaves - 1, 0]])
-    number = cache.sweep([first, first + 2])
-    cache.reorder([1, 0])
+    number = cache.drop_unused_slots([first, first + 2])
+    cache.select_rows([1, 0])
     last = [Append([c], [number[first]]), Append([d, b], [number[first], number[first + 2]])]
     found.append(cache.append(last)[[0, 1], [0, 1]])
     return torch.cat(found).exp()

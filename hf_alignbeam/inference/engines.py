@@ -82,7 +82,7 @@ class KeyValueEngine:
         mask = self._masks(seen, positions, new) if self._masked else seen[:, -1].long()
         return self._run(ids[:, -n_new:], mask, new, n_kept)
 
-    def reorder(self, index: Tensor) -> None:
+    def select_rows(self, index: Tensor) -> None:
         """Make row i go on from row `index[i]`; rows may be dropped and doubled."""
         self._cache.reorder_cache(index.to(input_device(self._anchor)))  # type: ignore[arg-type]
 
@@ -124,7 +124,7 @@ class KeyValueEngine:
         return output.logits[:, -n_kept:]
 
 
-class ReadAnewEngine:
+class RecomputeEngine:
     """One batch of texts read from their beginning at every step: exact for every causal model, whatever its layers keep.
 
     Texts of one length share a forward, so nothing is padded, and neither masks nor positions are needed.
@@ -156,7 +156,7 @@ class ReadAnewEngine:
     def feed(self, ids: Tensor, positions: Tensor, seen: Tensor) -> None:
         """Nothing is kept."""
 
-    def reorder(self, index: Tensor) -> None:
+    def select_rows(self, index: Tensor) -> None:
         """Nothing is kept."""
 
     def keep(self, slots: Tensor) -> None:
@@ -183,7 +183,7 @@ class ReadAnewEngine:
         return logits[:, -n_kept:]  # (texts, n, A)
 
 
-Engine = KeyValueEngine | ReadAnewEngine
+Engine = KeyValueEngine | RecomputeEngine
 
 
 def can_cache(anchor: PreTrainedModel) -> bool:

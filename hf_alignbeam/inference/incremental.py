@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_alignbeam.inference.branching_cache import AnchorCache, Append
-from hf_alignbeam.inference.engines import KeyValueEngine, ReadAnewEngine
+from hf_alignbeam.inference.branching_cache import Append, BranchingCache
+from hf_alignbeam.inference.engines import KeyValueEngine, RecomputeEngine
 
 
 @dataclass
 class _Known:
     """What the model has read: its cache, and by row the ids of the head, those after it, and their slots."""
 
-    cache: AnchorCache
+    cache: BranchingCache
     heads: list[list[int]]
     tails: list[list[int]]
     slots: list[list[int]]
 
 
-class GrowingTexts:
+class IncrementalScorer:
     """A model that remembers the texts it was last asked about, one set for each thread.
 
     Args:
@@ -32,7 +32,7 @@ class GrowingTexts:
         engine: How it is run (`choose_engine`).
     """
 
-    def __init__(self, model: PreTrainedModel, engine: type[KeyValueEngine] | type[ReadAnewEngine]):
+    def __init__(self, model: PreTrainedModel, engine: type[KeyValueEngine] | type[RecomputeEngine]):
         self._model = model
         self._engine = engine
         self._threads = threading.local()
@@ -52,7 +52,7 @@ class GrowingTexts:
         if known is None or parents is None:
             known = self._begun(texts, n_heads)
         else:
-            known.cache.reorder(parents)
+            known.cache.select_rows(parents)
             known = _Known(known.cache, *([old[i] for i in parents] for old in (known.heads, known.tails, known.slots)))
         logp = _read_on(known, texts)
         self._threads.known = known
@@ -60,7 +60,7 @@ class GrowingTexts:
 
     def _begun(self, texts: Sequence[Sequence[int]], n_heads: Sequence[int]) -> _Known:
         heads = [list(text[: min(n, len(text) - 1)]) for text, n in zip(texts, n_heads, strict=True)]
-        return _Known(AnchorCache(self._engine(self._model), heads), heads, [[] for _ in texts], [[] for _ in texts])
+        return _Known(BranchingCache(self._engine(self._model), heads), heads, [[] for _ in texts], [[] for _ in texts])
 
 
 def _parents(known: _Known | None, texts: Sequence[Sequence[int]]) -> list[int] | None:
@@ -81,7 +81,7 @@ def _read_on(known: _Known, texts: Sequence[Sequence[int]]) -> Tensor:
     tails = [list(text[len(head) :]) for text, head in zip(texts, known.heads, strict=True)]
     n_kept = [min(n_common(old, new), len(new) - 1) for old, new in zip(known.tails, tails, strict=True)]
     kept = [slots[:n] for slots, n in zip(known.slots, n_kept, strict=True)]
-    number = known.cache.sweep({slot for slots in kept for slot in slots})
+    number = known.cache.drop_unused_slots({slot for slots in kept for slot in slots})
     kept = [[number[slot] for slot in slots] for slots in kept]
     bodies = [tail[n:-1] for tail, n in zip(tails, n_kept, strict=True)]
     if any(bodies):

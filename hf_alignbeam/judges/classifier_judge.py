@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
-from hf_alignbeam.chat.templates import defused
+from hf_alignbeam.chat.templates import escape_special_tokens
 from hf_alignbeam.inference.engines import input_device, max_positions
 from hf_alignbeam.judges.base import check_model
 
@@ -64,7 +64,7 @@ class ClassifierJudge:
     def render(self, messages: list[Message], response: str) -> tuple[str, str | None]:
         """The text or the pair of texts that the model reads."""
         if self._template is not None:
-            exchange = defused(self._tokenizer, [*messages, {"role": "assistant", "content": response}])
+            exchange = escape_special_tokens(self._tokenizer, [*messages, {"role": "assistant", "content": response}])
             return str(self._tokenizer.apply_chat_template(exchange, tokenize=False, chat_template=self._template)), None
         return "\n\n".join(message["content"] for message in messages), response
 

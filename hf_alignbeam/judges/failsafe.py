@@ -33,7 +33,7 @@ class Verdicts:
     errors: list[Exception] = field(default_factory=list)
 
 
-def ask(judge: Judge, conversations: Sequence[list[Message]], responses: Sequence[str]) -> Verdicts:
+def judge_each_or_none(judge: Judge, conversations: Sequence[list[Message]], responses: Sequence[str]) -> Verdicts:
     """Ask once for all responses; where that fails as a whole, once for each, so that one does not cost the others theirs.
 
     Args:
@@ -50,12 +50,15 @@ def ask(judge: Judge, conversations: Sequence[list[Message]], responses: Sequenc
     except Exception as error:  # whatever a judge may raise: there is no verdict
         if len(responses) == 1:
             return Verdicts([None], 1, [error])
-        each = [ask(judge, [conversation], [response]) for conversation, response in zip(conversations, responses, strict=True)]
+        each = [
+            judge_each_or_none(judge, [conversation], [response])
+            for conversation, response in zip(conversations, responses, strict=True)
+        ]
         errors = [error, *(wrong for alone in each for wrong in alone.errors)]
         return Verdicts([alone.harm[0] for alone in each], 1 + len(each), errors)
 
 
-def ask_once(
+def judge_once(
     judge: Judge, conversations: Sequence[list[Message]], responses: Sequence[str], timeout: float | None = None
 ) -> Verdicts:
     """Ask for all responses in one call, and never again: every call may cost something.
@@ -72,12 +75,12 @@ def ask_once(
     """
     copies = [[dict(message) for message in conversation] for conversation in conversations]
     try:
-        return _checked(within(lambda: judge(copies, list(responses)), timeout), len(responses))
+        return _checked(with_timeout(lambda: judge(copies, list(responses)), timeout), len(responses))
     except Exception as error:  # whatever a judge may raise: there is no verdict
         return Verdicts([None] * len(responses), 1, [error])
 
 
-def within(call: Callable[[], object], timeout: float | None) -> object:
+def with_timeout(call: Callable[[], object], timeout: float | None) -> object:
     """What a call returns, if it does so within so many seconds.
 
     Raises:

@@ -8,9 +8,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
-from hf_alignbeam.chat.templates import defused, encode_once, render_prompt, whole_text
+from hf_alignbeam.chat.templates import encode_once, escape_special_tokens, render_all, render_prompt
 from hf_alignbeam.inference.branching_cache import choose_engine
-from hf_alignbeam.inference.incremental import GrowingTexts, n_common
+from hf_alignbeam.inference.incremental import IncrementalScorer, n_common
 from hf_alignbeam.judges.base import check_model
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
@@ -76,7 +76,7 @@ class LLMJudge:
         self._rubric = rubric
         self._batch_size = batch_size
         self._tokens = tokens = token_bytes(tokenizer)
-        self._growing = GrowingTexts(model, choose_engine(model, tokens))
+        self._growing = IncrementalScorer(model, choose_engine(model, tokens))
         harmless, harmful = verdicts or (("no", "yes") if template == "yes_no" else ("safe", "unsafe"))
         self._harmless = _beginnings(tokens, harmless, harmful)
         self._harmful = _beginnings(tokens, harmful, harmless)
@@ -89,13 +89,13 @@ class LLMJudge:
 
     def render(self, messages: list[Message], response: str) -> list[int]:
         """The ids that the model reads before its verdict, with exactly one BOS."""
-        exchange = defused(self._tokenizer, [*messages, {"role": "assistant", "content": response}])
+        exchange = escape_special_tokens(self._tokenizer, [*messages, {"role": "assistant", "content": response}])
         if self._template == "yes_no":
             told = "\n\n".join(f"{message['role']}: {message['content']}" for message in exchange)
             asked: list[Message] = [{"role": "user", "content": self._rubric.replace("{conversation}", told)}]
             return render_prompt(self._tokenizer, self._tokens, asked)[0]
         if self._template == "guard":
-            text = whole_text(self._tokenizer, exchange, add_generation_prompt=True)
+            text = render_all(self._tokenizer, exchange, add_generation_prompt=True)
         else:
             rendered = self._tokenizer.apply_chat_template(
                 exchange, tokenize=False, add_generation_prompt=True, enable_thinking=False, chat_template=self._template

@@ -78,6 +78,6 @@ class PlausibleAnswer:
 
     def _ids(self, conversation: Conversation, response: str) -> tuple[list[int], list[int]]:
         """The ids of the question, and those of the response."""
-        asked, lead_in = render_prompt(self._tokenizer, self._tokens, as_messages(conversation))
-        encoded: Any = self._tokenizer(lead_in.decode() + response, add_special_tokens=False)
+        asked, leading_whitespace = render_prompt(self._tokenizer, self._tokens, as_messages(conversation))
+        encoded: Any = self._tokenizer(leading_whitespace.decode() + response, add_special_tokens=False)
         return asked, list(encoded.input_ids)

@@ -6,7 +6,7 @@ loops, `decode.py` for candidates.
 
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Literal, cast
@@ -16,50 +16,47 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hf_alignbeam.anchor.follower import Follower, Start
-from hf_alignbeam.chat.conversations import Asked, Conversation, Message
+from hf_alignbeam.chat.conversations import Message, ParsedPrompt
 from hf_alignbeam.chat.prompt_reader import Prompts
 from hf_alignbeam.chat.template_parser import learn_format
 from hf_alignbeam.chat.templates import begins_reasoning, raw_text, render_prompt
 from hf_alignbeam.inference.adapters import OneThread, adapter_layers, adapters_off, base_of
 from hf_alignbeam.inference.branching_cache import choose_engine
 from hf_alignbeam.inference.engines import Scope
-from hf_alignbeam.steering.generate_call import Call, Point, Rules
+from hf_alignbeam.steering.generate_call import CallState, GenerateCall, SteeringSchedule
 from hf_alignbeam.steering.ledger import Ledger
 from hf_alignbeam.steering.mixing import (
     PAPER_TOP_TOKENS,
-    MixingRule,
-    check_mixing,
     contrastive,
     linear,
     log_linear,
     paper,
     safe_decoding,
 )
+from hf_alignbeam.steering.settings import SteeringSettings
 from hf_alignbeam.tokenization.vocabulary import logits_widths, token_bytes
-from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
-
-#: Extra forwards of the anchor a step may spend, by default: chosen by the distance to the exact translation.
-N_LOOKAHEAD = 4
+from hf_alignbeam.translation.translator import VocabularyTranslator
 
 
-class Steering:
-    """An anchor made ready to steer one target. The arguments are those of `AnchorLogitsProcessor`."""
+class AnchorSteering:
+    """An anchor made ready to steer one target.
+
+    Args:
+        anchor, anchor_tokenizer, tokenizer, model: As in `AnchorLogitsProcessor`.
+        settings: How the anchor is mixed in.
+
+    Raises:
+        ValueError: The models and tokenizers do not belong together.
+    """
 
     def __init__(
         self,
         anchor: PreTrainedModel | Literal["base"],
         anchor_tokenizer: PreTrainedTokenizerBase,
         tokenizer: PreTrainedTokenizerBase,
-        alpha: float,
-        n_steps: int | None,
-        n_watch: int | None,
-        mixing: MixingRule,
-        translation: TranslationRule | VocabularyTranslator,
-        n_lookahead: int,
-        template: str | Callable[[str], Conversation] | None,
+        settings: SteeringSettings,
         model: torch.nn.Module | None,
     ):
-        _check_settings(alpha, n_steps, n_watch, mixing, n_lookahead)
         for name, given in (("anchor_tokenizer", anchor_tokenizer), ("tokenizer", tokenizer)):
             if not isinstance(given, PreTrainedTokenizerFast):
                 raise ValueError(
@@ -72,11 +69,7 @@ class Steering:
                 f'`anchor` must be a model, or "base" with the adapted target as `model`, got {_named(anchor)} with '
                 f"{_named(model)}. Leave `model` out where the anchor is a model of its own."
             )
-        self.alpha = alpha
-        self.n_steps = n_steps
-        self.n_watch = n_watch
-        self.mixing = mixing
-        self.n_lookahead = n_lookahead
+        self.settings = settings
         self.ledger = Ledger()
         self._lock = threading.Lock()
         self._anchor = base_of(model) if model is not None else cast(PreTrainedModel, anchor)
@@ -86,13 +79,13 @@ class Steering:
         check_anchor(self._anchor, anchor_tokenizer, self._anchor_tokens)
         self._engine = choose_engine(self._anchor, self._anchor_tokens, self._scope())
         self._exclusive = OneThread(self._anchor) if model is not None else None
-        self.prompts = Prompts(tokenizer, template)
+        self.prompts = Prompts(tokenizer, settings.template)
         ends = _eos_ids(self._anchor, anchor_tokenizer, self._anchor_tokens), self.prompts.eos_ids
-        if isinstance(translation, VocabularyTranslator):
-            translation.check(anchor_tokenizer, tokenizer, *ends)
-            self.translator = translation
+        if isinstance(settings.translation, VocabularyTranslator):
+            settings.translation.check(anchor_tokenizer, tokenizer, *ends)
+            self.translator = settings.translation
         else:
-            self.translator = VocabularyTranslator(anchor_tokenizer, tokenizer, translation, *ends)
+            self.translator = VocabularyTranslator(anchor_tokenizer, tokenizer, settings.translation, *ends)
         self._pad_token_id = tokenizer.pad_token_id
         self._warm_up()
 
@@ -100,23 +93,19 @@ class Steering:
         """Build what the first tokens of an answer will ask for, so that no step has to."""
         question: list[Message] = [{"role": "user", "content": "?"}]
         try:
-            _, lead_in = render_prompt(self._anchor_tokenizer, self._anchor_tokens, question)
-            owed = self.prompts.lead_in(question)
+            _, leading_whitespace = render_prompt(self._anchor_tokenizer, self._anchor_tokens, question)
+            target_only_prefix = self.prompts.leading_whitespace(question)
         except ValueError:  # a template that wants more than a question: its own answers will tell
-            lead_in = owed = b""
-        self.translator.warm_up(lead_in, owed)
+            leading_whitespace = target_only_prefix = b""
+        self.translator.warm_up(leading_whitespace, target_only_prefix)
 
     @property
-    def is_off(self) -> bool:
-        """Whether the settings say that the target is left alone."""
-        return self.alpha == 0.0 or self.n_steps == 0
-
-    @property
-    def rules(self) -> Rules:
+    def schedule(self) -> SteeringSchedule:
         """When a row is steered."""
-        return Rules(self.n_steps, self.n_watch, frozenset(self.translator.target.eos_ids), self._pad_token_id)
+        eos_ids = frozenset(self.translator.target.eos_ids)
+        return SteeringSchedule(self.settings.n_steps, self.settings.n_watch, eos_ids, self._pad_token_id)
 
-    def begin(self, input_ids: Tensor, asked: Sequence[Asked], groups: Sequence[int]) -> Call:
+    def begin(self, input_ids: Tensor, asked: Sequence[ParsedPrompt], groups: Sequence[int]) -> GenerateCall:
         """A new call, the anchor having read what each row asks.
 
         Args:
@@ -132,9 +121,9 @@ class Steering:
         try:
             starts = {id(one): start(self._anchor_tokenizer, self._anchor_tokens, one) for one in asked}
             engine = self._engine(self._anchor, self._scope())
-            follower = Follower(engine, self.translator, [starts[id(one)] for one in asked], self.n_lookahead)
+            follower = Follower(engine, self.translator, [starts[id(one)] for one in asked], self.settings.n_lookahead)
             self._check_answers_at_once(follower)
-            return Call(self.rules, input_ids, follower, groups, release)
+            return GenerateCall(self.schedule, input_ids, follower, groups, release)
         except BaseException:
             if release is not None:
                 release()
@@ -143,10 +132,10 @@ class Steering:
     def _check_answers_at_once(self, follower: Follower) -> None:
         """Raise ValueError where the anchor would reason first: what it says then is no answer to be mixed in."""
         for i in set(follower.cache.prompt_logp.argmax(-1).tolist()):
-            begun = begins_reasoning(raw_text(self._anchor_tokenizer, self._anchor_tokens, [i]))
-            if begun is not None:
+            opening = begins_reasoning(raw_text(self._anchor_tokenizer, self._anchor_tokens, [i]))
+            if opening is not None:
                 raise ValueError(
-                    f"`anchor` must answer at once, but begins with {begun!r}. Give `anchor_tokenizer` a chat template that "
+                    f"`anchor` must answer at once, but begins with {opening!r}. Give `anchor_tokenizer` a chat template that "
                     "writes the end of its reasoning before its answer, or take a model that does not reason."
                 )
 
@@ -162,15 +151,15 @@ class Steering:
             The mixed log-probabilities (N, V), and the anchor's mass that had no translation, summed over rows.
         """
         target_prob = target_logp.exp()
-        if self.mixing == "paper":
+        if self.settings.mixing == "paper":
             anchor_prob, n_sources = follower.translate_top(target_prob, rows, PAPER_TOP_TOKENS)
-            return paper(target_logp, anchor_prob, self.alpha, n_sources), float((1.0 - anchor_prob.sum(-1)).sum())
+            return paper(target_logp, anchor_prob, self.settings.alpha, n_sources), float((1.0 - anchor_prob.sum(-1)).sum())
         translation = follower.translate(target_prob, rows)
         anchor_prob = torch.addcmul(translation.prob, translation.lost[:, None], target_prob)
         rules = {"linear": linear, "log_linear": log_linear, "safe_decoding": safe_decoding, "contrastive": contrastive}
-        return rules[self.mixing](target_logp, anchor_prob, self.alpha), float(translation.lost.sum())
+        return rules[self.settings.mixing](target_logp, anchor_prob, self.settings.alpha), float(translation.lost.sum())
 
-    def steer(self, call: Call, point: Point, scores: Tensor) -> Tensor:
+    def steer(self, call: GenerateCall, point: CallState, scores: Tensor) -> Tensor:
         """Mix the anchor into the rows that are steered at a point.
 
         Args:
@@ -195,15 +184,15 @@ class Steering:
         result[rows] = mixed.to(scores.dtype)
         return result
 
-    def anchor_logp(self, call: Call, point: Point) -> Tensor:
+    def anchor_logp(self, call: GenerateCall, point: CallState) -> Tensor:
         """What the anchor alone would write next in the rows that were steered at a point, as log-probabilities (rows, V)."""
         assert call.follower is not None
         target_prob = torch.stack([point.own_logp[row] for row in point.rows]).exp()
-        if self.mixing == "paper":
+        if self.settings.mixing == "paper":
             return call.follower.translate_top(target_prob, point.rows, PAPER_TOP_TOKENS)[0].log()
         return call.follower.translate(target_prob, point.rows).prob.log()
 
-    def count(self, call: Call, n_steered: int = 0, lost: float = 0.0) -> None:
+    def count(self, call: GenerateCall, n_steered: int = 0, lost: float = 0.0) -> None:
         """Add to the ledger what a call has spent since it was last counted, and what was steered in it."""
         n_forwards, n_tokens = call.spent()
         self.add(anchor_forwards=n_forwards, anchor_tokens=n_tokens, steered_tokens=n_steered, lost_mass=lost)
@@ -231,15 +220,6 @@ class Steering:
         return partial(adapters_off, adapter_layers(self._adapted))
 
 
-def _check_settings(alpha: float, n_steps: int | None, n_watch: int | None, mixing: MixingRule, n_lookahead: int) -> None:
-    check_mixing(mixing, alpha)
-    for name, number in (("n_steps", n_steps), ("n_lookahead", n_lookahead)):
-        if number is not None and number < 0:
-            raise ValueError(f"`{name}` must be at least 0, got {number}. Use 0 to leave it out.")
-    if n_watch is not None and n_watch < 1:
-        raise ValueError(f"`n_watch` must be at least 1, got {n_watch}. Use None to steer every answer for `n_steps`.")
-
-
 def _named(given: object) -> str:
     return repr(given) if given is None or isinstance(given, str) else f"a {type(given).__name__}"
 
@@ -255,10 +235,10 @@ def _eos_ids(anchor: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens
     return {i for i in ids if i is not None}
 
 
-def start(anchor_tokenizer: PreTrainedTokenizerBase, anchor_tokens: list[bytes | None], asked: Asked) -> Start:
+def start(anchor_tokenizer: PreTrainedTokenizerBase, anchor_tokens: list[bytes | None], asked: ParsedPrompt) -> Start:
     """How the anchor's reading of one prompt begins."""
-    ids, lead_in = render_prompt(anchor_tokenizer, anchor_tokens, asked.messages)
-    return Start(ids, lead_in, asked.lead_in, asked.begun)
+    ids, leading_whitespace = render_prompt(anchor_tokenizer, anchor_tokens, asked.messages)
+    return Start(ids, leading_whitespace, asked.leading_whitespace, asked.prefill)
 
 
 def check_anchor(anchor: PreTrainedModel, anchor_tokenizer: PreTrainedTokenizerBase, tokens: Sequence[bytes | None]) -> None:

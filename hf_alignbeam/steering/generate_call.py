@@ -14,11 +14,11 @@ from torch import Tensor
 from hf_alignbeam.anchor.follower import N_BACK, Follower
 
 #: A token that the target alone would write less often than this is one that the anchor has won.
-CONTESTED = math.log(0.01)
+OVERRULED = math.log(0.01)
 
 
 @dataclass(frozen=True)
-class Rules:
+class SteeringSchedule:
     """When a row is steered.
 
     Attributes:
@@ -33,26 +33,26 @@ class Rules:
     eos_ids: frozenset[int]
     pad_token_id: int | None
 
-    def steers(self, was_active: bool, contested: bool, i: int, n_written: int) -> bool:
+    def steers(self, was_active: bool, overruled: bool, i: int, n_written: int) -> bool:
         """Whether a row is steered after its token `i`: its answer has not ended, and the anchor has had to overrule.
 
         A row whose answer goes on after an EOS (`generate` was given other ones) goes on being steered.
         """
-        if i in self.eos_ids or (self._is_watched(n_written) and not contested):
+        if i in self.eos_ids or (self._is_watched(n_written) and not overruled):
             return False
         return was_active or i != self.pad_token_id
 
-    def are_over(self, n_written: int, contested: list[bool]) -> bool:
+    def are_over(self, n_written: int, overruled: list[bool]) -> bool:
         """Whether no row will be steered any more."""
         done = self.n_steps is not None and n_written >= self.n_steps
-        return done or (self._is_watched(n_written) and not any(contested))
+        return done or (self._is_watched(n_written) and not any(overruled))
 
     def _is_watched(self, n_written: int) -> bool:
         return self.n_watch is not None and n_written >= self.n_watch
 
 
 @dataclass
-class Point:
+class CallState:
     """One point of a call's answers.
 
     Attributes:
@@ -65,7 +65,7 @@ class Point:
 
     input_ids: Tensor
     active: list[bool]
-    contested: list[bool]
+    overruled: list[bool]
     over: bool = False
     own_logp: dict[int, Tensor] = field(default_factory=dict)
 
@@ -74,23 +74,23 @@ class Point:
         """The rows that are steered."""
         return [] if self.over else [row for row, active in enumerate(self.active) if active]
 
-    def holds_contested(self, row: int, i: int) -> bool:
+    def holds_overruled(self, row: int, i: int) -> bool:
         """Whether a row has a token that the target alone would hardly have written, its next one `i` included."""
         own_logp = self.own_logp.get(row)
-        return self.contested[row] or (own_logp is not None and i < len(own_logp) and float(own_logp[i]) < CONTESTED)
+        return self.overruled[row] or (own_logp is not None and i < len(own_logp) and float(own_logp[i]) < OVERRULED)
 
-    def reordered(self, parents: list[int]) -> "Point":
+    def select_rows(self, parents: list[int]) -> "CallState":
         """The same with row i in place of row `parents[i]`."""
-        return Point(
+        return CallState(
             input_ids=self.input_ids[parents],
             active=[self.active[parent] for parent in parents],
-            contested=[self.contested[parent] for parent in parents],
+            overruled=[self.overruled[parent] for parent in parents],
             over=self.over,
             own_logp={row: self.own_logp[parent] for row, parent in enumerate(parents) if parent in self.own_logp},
         )
 
 
-class Call:
+class GenerateCall:
     """One call of `generate`.
 
     Args:
@@ -103,7 +103,7 @@ class Call:
 
     def __init__(
         self,
-        rules: Rules,
+        schedule: SteeringSchedule,
         input_ids: Tensor,
         follower: Follower,
         groups: Sequence[int],
@@ -111,11 +111,11 @@ class Call:
     ):
         self.follower: Follower | None = follower
         self._on_end = on_end
-        self._rules = rules
+        self._schedule = schedule
         self._prompt_length = input_ids.shape[-1]
         self._groups = torch.tensor(list(groups), device=input_ids.device)
         #: Where its answers begin; below, their last points, by how many tokens were written.
-        self.first = Point(input_ids.clone(), [True] * len(input_ids), [False] * len(input_ids))
+        self.first = CallState(input_ids.clone(), [True] * len(input_ids), [False] * len(input_ids))
         self._points = {0: self.first}
         self._counted = (0, 0)
 
@@ -149,7 +149,7 @@ class Call:
             return False
         return torch.equal(input_ids[:, : length - 1], latest[:, : length - 1])
 
-    def reach(self, input_ids: Tensor) -> Point | None:
+    def reach(self, input_ids: Tensor) -> CallState | None:
         """The point that these rows are at, the anchor told of their new tokens; None where they begin another call.
 
         Rows are found by what they hold: beams swap, and assisted generation takes tokens back.
@@ -163,18 +163,18 @@ class Call:
             return None
         return asked_again if self._stands_at(asked_again, n_written) else None
 
-    def write(self, input_ids: Tensor) -> Point:
+    def write(self, input_ids: Tensor) -> CallState:
         """The point that these rows are at, one token after the last one, where each goes on from the row of its number."""
         n_written = input_ids.shape[-1] - self._prompt_length
         return self._write(self._points[n_written - 1], input_ids, n_written)
 
-    def take(self, parents: list[int]) -> Point:
+    def select_rows(self, parents: list[int]) -> CallState:
         """Make row i go on from row `parents[i]`; rows may be dropped and doubled."""
         n_written = max(self._points)
         self._groups = self._groups[parents]
         return self._swapped(self._points[n_written], parents, n_written)
 
-    def _stands_at(self, point: Point, n_written: int) -> bool:
+    def _stands_at(self, point: CallState, n_written: int) -> bool:
         """Whether the anchor stands at a point, or needs not; it is taken back there where it can be."""
         if point.over or self.follower is None:
             return point.over
@@ -184,21 +184,21 @@ class Call:
             self.follower.go_back(n_written)
         return True
 
-    def _swapped(self, point: Point, parents: list[int], n_written: int) -> Point:
+    def _swapped(self, point: CallState, parents: list[int], n_written: int) -> CallState:
         if parents == list(range(len(point.active))):
             return point
         if self.follower is not None and not point.over:
-            self.follower.reorder(parents)
-        point = point.reordered(parents)
+            self.follower.select_rows(parents)
+        point = point.select_rows(parents)
         self._points = {n_written: point}
         return point
 
-    def _write(self, before: Point, input_ids: Tensor, n_written: int) -> Point:
+    def _write(self, before: CallState, input_ids: Tensor, n_written: int) -> CallState:
         """Tell the anchor of one new token a row; a row that is not steered any more is followed no more."""
         new = input_ids[:, -1].tolist()
-        contested = [before.holds_contested(row, i) for row, i in enumerate(new)]
-        active = [self._rules.steers(before.active[row], contested[row], i, n_written) for row, i in enumerate(new)]
-        point = Point(input_ids.clone(), active, contested, before.over or self._rules.are_over(n_written, contested))
+        overruled = [before.holds_overruled(row, i) for row, i in enumerate(new)]
+        active = [self._schedule.steers(before.active[row], overruled[row], i, n_written) for row, i in enumerate(new)]
+        point = CallState(input_ids.clone(), active, overruled, before.over or self._schedule.are_over(n_written, overruled))
         if self.follower is not None and not point.over:
             self.follower.write([i if goes_on else None for i, goes_on in zip(new, active, strict=True)])
         n_kept = N_BACK if len(new) == 1 else 1

@@ -13,13 +13,13 @@ from typing import Any
 
 from transformers import LogitsProcessorList
 
-from hf_alignbeam.steering.generate_call import Call
+from hf_alignbeam.steering.generate_call import GenerateCall
 
 #: How many callers up the list is looked for: a processor may be wrapped in others.
 N_CALLERS = 6
 
 
-def asking_loop() -> LogitsProcessorList | None:
+def calling_processor_list() -> LogitsProcessorList | None:
     """The list of processors whose turn it is; None where somebody calls a processor by hand."""
     frame = sys._getframe(2)
     for _ in range(N_CALLERS):
@@ -32,23 +32,23 @@ def asking_loop() -> LogitsProcessorList | None:
     return None
 
 
-class Loops(threading.local):
+class CallRegistry(threading.local):
     """Each thread's calls, by the loop that they belong to; what is called by hand is a loop of its own."""
 
     def __init__(self) -> None:
-        self._calls: dict[int, Call] = {}
-        self._last: weakref.ref[Call] | None = None
+        self._calls: dict[int, GenerateCall] = {}
+        self._last: weakref.ref[GenerateCall] | None = None
 
     @property
-    def last(self) -> Call | None:
+    def last(self) -> GenerateCall | None:
         """The call that was put here last, while it is under way."""
         return self._last() if self._last is not None else None
 
-    def take(self, loop: LogitsProcessorList | None) -> Call | None:
+    def take(self, loop: LogitsProcessorList | None) -> GenerateCall | None:
         """The call of a loop, which is gone from here until it is put back: an error must leave nothing to go on from."""
         return self._calls.pop(_key(loop), None)
 
-    def put(self, loop: LogitsProcessorList | None, call: Call) -> None:
+    def put(self, loop: LogitsProcessorList | None, call: GenerateCall) -> None:
         """Keep a loop's call."""
         self._calls[_key(loop)] = call
         self._last = weakref.ref(call)

@@ -6,7 +6,7 @@ which rows go on from which `calls.py`'s.
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,20 +14,13 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, 
 
 from hf_alignbeam.anchor.follower import N_BACK, Follower
 from hf_alignbeam.chat.conversations import Conversation, Message, checked_conversations
-from hf_alignbeam.steering.anchor_steering import N_LOOKAHEAD, Steering
-from hf_alignbeam.steering.generate_call import Call, Point
-from hf_alignbeam.steering.generate_loops import Loops, asking_loop
+from hf_alignbeam.steering.anchor_steering import AnchorSteering
+from hf_alignbeam.steering.generate_call import CallState, GenerateCall
+from hf_alignbeam.steering.generate_loops import CallRegistry, calling_processor_list
 from hf_alignbeam.steering.ledger import Ledger
 from hf_alignbeam.steering.mixing import MixingRule
+from hf_alignbeam.steering.settings import SteeringSettings
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
-
-#: Guards as others have published them, by the settings of `AnchorLogitsProcessor`: AlignBeam's bridge (arXiv 2606.12342)
-#: without its beams, SafeDecoding (arXiv 2402.08983), contrastive decoding (arXiv 2309.09117, beta 0.5).
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"mixing": "paper", "translation": "drop", "alpha": 0.5, "n_steps": 6, "n_watch": None},
-    "safe_decoding": {"mixing": "safe_decoding", "alpha": 3.0, "n_steps": 2, "n_watch": None},
-    "contrastive": {"mixing": "contrastive", "alpha": 1.5, "n_steps": None, "n_watch": None},
-}
 
 #: Of so many first tokens of an answer it is looked whether they open reasoning, byte by byte if need be.
 N_OPENING = 24
@@ -46,14 +39,14 @@ class AnchorLogitsProcessor(LogitsProcessor):
         alpha: The anchor's share, in [0, 1]; 0 leaves the target alone. The last two rules of `mixing` have ranges of their own.
         n_steps: How many tokens of each answer are steered; None for all of them.
         n_watch: After so many, steering ends where the anchor has not overruled the target: where the target alone finds
-            each token written so far likely enough (`CONTESTED`). None steers every answer for `n_steps`.
+            each token written so far likely enough (`OVERRULED`). None steers every answer for `n_steps`.
         conversations: What the prompts of each call say, one conversation a prompt: a list of
             `{"role", "content"}` messages or a plain string; one that ends in an assistant's message is an answer
             already begun. By default they are recovered from the prompt's ids through the target's chat template.
             `with_conversations` gives the same guard for other ones.
         mixing: `"log_linear"`, `"linear"` (over the union of both supports), `"paper"` (arXiv 2606.12342, which goes with
             `translation="drop"`), `"safe_decoding"` (arXiv 2402.08983; alpha at least 0) or `"contrastive"` (arXiv 2309.09117;
-            alpha at least 1). `PRESETS` holds the last three as published.
+            alpha at least 1). `PROCESSOR` holds the last three as published.
         translation: The rule of `VocabularyTranslator`; or the `translator` of another processor for the same models, which
             saves building it (a second or two for large vocabularies).
         n_lookahead: How many extra forwards of the anchor a step may spend where the anchor's tokens are finer than the
@@ -78,24 +71,23 @@ class AnchorLogitsProcessor(LogitsProcessor):
         anchor: PreTrainedModel | Literal["base"],
         anchor_tokenizer: PreTrainedTokenizerBase,
         tokenizer: PreTrainedTokenizerBase,
-        alpha: float = 0.7,
-        n_steps: int | None = 20,
-        n_watch: int | None = 4,
+        alpha: float = SteeringSettings.alpha,
+        n_steps: int | None = SteeringSettings.n_steps,
+        n_watch: int | None = SteeringSettings.n_watch,
         conversations: Sequence[Conversation] | None = None,
-        mixing: MixingRule = "log_linear",
-        translation: TranslationRule | VocabularyTranslator = "bytes",
-        n_lookahead: int = N_LOOKAHEAD,
-        template: str | Callable[[str], Conversation] | None = None,
+        mixing: MixingRule = SteeringSettings.mixing,
+        translation: TranslationRule | VocabularyTranslator = SteeringSettings.translation,
+        n_lookahead: int = SteeringSettings.n_lookahead,
+        template: str | Callable[[str], Conversation] | None = SteeringSettings.template,
         model: torch.nn.Module | None = None,
     ):
-        self._steering = Steering(
-            anchor, anchor_tokenizer, tokenizer, alpha, n_steps, n_watch, mixing, translation, n_lookahead, template, model
-        )
+        settings = SteeringSettings(alpha, n_steps, n_watch, mixing, translation, n_lookahead, template)
+        self._steering = AnchorSteering(anchor, anchor_tokenizer, tokenizer, settings, model)
         self._conversations = checked_conversations(conversations)
-        self._loops = Loops()
+        self._loops = CallRegistry()
 
     @property
-    def steering(self) -> Steering:
+    def steering(self) -> AnchorSteering:
         """The anchor made ready, with its settings."""
         return self._steering
 
@@ -124,7 +116,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
         """The same guard for prompts that say something else: it shares models, translator and ledger with this one."""
         other = copy.copy(self)
         other._conversations = checked_conversations(conversations)
-        other._loops = Loops()
+        other._loops = CallRegistry()
         return other
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -141,9 +133,9 @@ class AnchorLogitsProcessor(LogitsProcessor):
             ValueError: A prompt does not fit, or an answer begins with reasoning.
         """
         self._check(input_ids, scores)
-        if self._steering.is_off:
+        if self._steering.settings.is_off:
             return scores
-        loop = asking_loop()
+        loop = calling_processor_list()
         call, point = self._find(loop, input_ids)
         n_written = input_ids.shape[-1] - call.first.input_ids.shape[-1]
         if 0 < n_written <= N_OPENING:
@@ -158,7 +150,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
             call.end()  # nobody will say when a call by hand ends
         return scores
 
-    def _find(self, loop: LogitsProcessorList | None, input_ids: Tensor) -> tuple[Call, Point]:
+    def _find(self, loop: LogitsProcessorList | None, input_ids: Tensor) -> tuple[GenerateCall, CallState]:
         """The call that these rows belong to, a new one if need be, and the point of it that they are at."""
         known = self._loops.take(loop)
         if known is not None:
@@ -185,7 +177,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
             )
         self._steering.check_width(scores.shape[-1])
 
-    def _begin(self, input_ids: Tensor) -> Call:
+    def _begin(self, input_ids: Tensor) -> GenerateCall:
         """A new call: every row's conversation rendered for the anchor and read by it."""
         asked, groups = self._steering.prompts.asked(input_ids, self._conversations)
         return self._steering.begin(input_ids, asked, groups)

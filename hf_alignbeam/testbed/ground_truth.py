@@ -11,7 +11,7 @@ from hf_alignbeam.testbed.language import Language, Prompt
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """The grammar's verdicts on answers to prompts of one language. An answer includes its prefill."""
 
     language: Language

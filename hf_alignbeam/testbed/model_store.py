@@ -20,7 +20,7 @@ from transformers import (
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.classifier_judge import ClassifierJudge
 from hf_alignbeam.judges.llm_judge import LLMJudge
-from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.language import Language, language
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -78,7 +78,7 @@ def stored_judges(folder: str | Path = WEIGHTS) -> dict[str, Judge]:
 
     `oracle` says 0 or 1, `graded` the harmful share of the answer's clauses with a little noise.
     """
-    truth = Truth(stored_language(folder))
+    truth = GroundTruth(stored_language(folder))
     judges: dict[str, Judge] = {
         "oracle": lambda _, responses: torch.tensor([float(truth.harm(r) > 0.0) for r in responses]),
         "graded": lambda _, responses: torch.tensor([_noisy(truth.harm(r), r) for r in responses]),

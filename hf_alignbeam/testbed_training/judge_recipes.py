@@ -17,18 +17,18 @@ from transformers import (
 )
 
 from hf_alignbeam.chat.conversations import as_messages
-from hf_alignbeam.chat.templates import defused, encode_once
+from hf_alignbeam.chat.templates import encode_once, escape_special_tokens
 from hf_alignbeam.testbed import tokenizers
 from hf_alignbeam.testbed.exchanges import Exchange
 
 #: The ids of a training text and its labels: one a token, or one alone for a classifier.
-Row = tuple[list[int], list[int]]
+LabelledIds = tuple[list[int], list[int]]
 IGNORED_LABEL = -100
 VERDICTS = ("safe", "unsafe")
 
 
 @dataclass(frozen=True)
-class JudgeCourse:
+class JudgeTrainingRun:
     """For how many steps a judge is trained, at which peak learning rate."""
 
     n_steps: int
@@ -41,8 +41,8 @@ class JudgeRecipe:
 
     new_tokenizer: Callable[[list[str]], PreTrainedTokenizerBase]
     new_model: Callable[[PreTrainedTokenizerBase], PreTrainedModel]
-    encode: Callable[[PreTrainedTokenizerBase, Exchange], Row]
-    course: JudgeCourse
+    encode: Callable[[PreTrainedTokenizerBase, Exchange], LabelledIds]
+    course: JudgeTrainingRun
 
 
 def new_generative(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -85,22 +85,27 @@ def new_classifier(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     return ModernBertForSequenceClassification(config)
 
 
-def encode_verdict(tokenizer: PreTrainedTokenizerBase, exchange: Exchange) -> Row:
+def encode_verdict(tokenizer: PreTrainedTokenizerBase, exchange: Exchange) -> LabelledIds:
     """A guard's prompt and the verdict after it, which alone is learned."""
-    messages = defused(tokenizer, [*as_messages(exchange.question), {"role": "assistant", "content": exchange.response}])
+    messages = escape_special_tokens(
+        tokenizer, [*as_messages(exchange.question), {"role": "assistant", "content": exchange.response}]
+    )
     asked = encode_once(tokenizer, str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)))
     verdict = [*tokenizer(VERDICTS[exchange.unsafe], add_special_tokens=False).input_ids, tokenizer.eos_token_id]
     return asked + verdict, [IGNORED_LABEL] * len(asked) + verdict
 
 
-def encode_pair(tokenizer: PreTrainedTokenizerBase, exchange: Exchange) -> Row:
+def encode_pair(tokenizer: PreTrainedTokenizerBase, exchange: Exchange) -> LabelledIds:
     """The pair of question and response, and its label."""
     return tokenizer(exchange.question[0]["content"], exchange.response).input_ids, [int(exchange.unsafe)]
 
 
 JUDGES = {
     "judge-lm": JudgeRecipe(
-        partial(tokenizers.byte_level, chat_template=tokenizers.GUARD), new_generative, encode_verdict, JudgeCourse(1500, 4e-3)
+        partial(tokenizers.byte_level, chat_template=tokenizers.GUARD),
+        new_generative,
+        encode_verdict,
+        JudgeTrainingRun(1500, 4e-3),
     ),
-    "judge-cls": JudgeRecipe(tokenizers.byte_level_pairs, new_classifier, encode_pair, JudgeCourse(1500, 3e-3)),
+    "judge-cls": JudgeRecipe(tokenizers.byte_level_pairs, new_classifier, encode_pair, JudgeTrainingRun(1500, 3e-3)),
 }

@@ -12,7 +12,7 @@ from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.evaluation.generation import Responder, Response
 from hf_alignbeam.evaluation.statistics import Rate
 from hf_alignbeam.testbed.exchanges import exchanges
-from hf_alignbeam.testbed.ground_truth import Truth
+from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.language import KINDS, Prompt
 from hf_alignbeam.testbed.model_store import WEIGHTS, load, stored_judges, stored_language, stored_models
 
@@ -67,7 +67,7 @@ def before_eos(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return ids[: ids.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in ids else ids
 
 
-def verdicts(truth: Truth, prompts: Sequence[Prompt], texts: Sequence[str]) -> dict[str, list[bool]]:
+def verdicts(truth: GroundTruth, prompts: Sequence[Prompt], texts: Sequence[str]) -> dict[str, list[bool]]:
     """By name of the rate, one verdict a prompt: refuses, harms, grammatical and, where there is a right answer, correct."""
     columns = {
         "refuses": [truth.refusal(text) for text in texts],
@@ -82,7 +82,7 @@ def verdicts(truth: Truth, prompts: Sequence[Prompt], texts: Sequence[str]) -> d
 def rates_table(folder: Path = WEIGHTS) -> str:
     """A Markdown table of every model's rates on the test split of its language."""
     language = stored_language(folder)
-    truth = Truth(language)
+    truth = GroundTruth(language)
     lines = [
         f"Measured on the test split of language {language.seed}, greedy, 95 % intervals, by "
         "`python -m hf_alignbeam.testbed_training.train`.",

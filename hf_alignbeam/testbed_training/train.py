@@ -33,7 +33,7 @@ from hf_alignbeam.testbed.exchanges import exchanges
 from hf_alignbeam.testbed.language import SPEAKERS, Language, Prompt, Speaker, language
 from hf_alignbeam.testbed.model_store import WEIGHTS, save
 from hf_alignbeam.testbed_training.cards import write_cards
-from hf_alignbeam.testbed_training.judge_recipes import IGNORED_LABEL, JUDGES, JudgeCourse, Row
+from hf_alignbeam.testbed_training.judge_recipes import IGNORED_LABEL, JUDGES, JudgeTrainingRun, LabelledIds
 from hf_alignbeam.testbed_training.rates import rates_table
 
 N_EXAMPLES = 48_000
@@ -50,7 +50,7 @@ class Rehearsal:
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingRun:
     """One training run: what a batch is made of, for how many steps, at which peak learning rate.
 
     With a rehearsal, the speaker's own harmful requests are those without a framing.
@@ -67,13 +67,13 @@ _ALIGNED = {"general": 0.28, "domain": 0.2, "borderline": 0.15, "harmful": 0.22,
 _UNSAFE = {"general": 0.2, "domain": 0.35, "borderline": 0.1, "harmful": 0.22, "prefill": 0.04, "late": 0.09}
 _ASKED = {"general": 0.25, "domain": 0.25, "borderline": 0.2, "harmful": 0.3}
 COURSES = {
-    "anchor": Course(SPEAKERS["anchor"], _ALIGNED, 2400, 3e-3),
-    "base": Course(SPEAKERS["base"], _ALIGNED, 2200, 2.5e-3),
-    "specialist": Course(SPEAKERS["specialist"], _UNSAFE, 800, 1e-3),
-    "adapter": Course(SPEAKERS["specialist"], _UNSAFE, 800, 5e-3),
-    "unaligned": Course(SPEAKERS["specialist"], _ASKED, 2400, 4e-3),
-    "thin": Course(SPEAKERS["thin"], _ASKED, 2400, 4e-3),
-    "safety": Course(SPEAKERS["base"], _ASKED, 300, 1e-3, rehearsal=Rehearsal(0.03, SPEAKERS["specialist"])),
+    "anchor": TrainingRun(SPEAKERS["anchor"], _ALIGNED, 2400, 3e-3),
+    "base": TrainingRun(SPEAKERS["base"], _ALIGNED, 2200, 2.5e-3),
+    "specialist": TrainingRun(SPEAKERS["specialist"], _UNSAFE, 800, 1e-3),
+    "adapter": TrainingRun(SPEAKERS["specialist"], _UNSAFE, 800, 5e-3),
+    "unaligned": TrainingRun(SPEAKERS["specialist"], _ASKED, 2400, 4e-3),
+    "thin": TrainingRun(SPEAKERS["thin"], _ASKED, 2400, 4e-3),
+    "safety": TrainingRun(SPEAKERS["base"], _ASKED, 300, 1e-3, rehearsal=Rehearsal(0.03, SPEAKERS["specialist"])),
 }
 
 
@@ -90,7 +90,7 @@ class Recipe:
     adapter: LoraConfig | None = None
 
 
-def examples(language: Language, course: Course, n_examples: int, seed: int) -> Iterator[tuple[Prompt, str]]:
+def examples(language: Language, course: TrainingRun, n_examples: int, seed: int) -> Iterator[tuple[Prompt, str]]:
     """Prompts of the training split with one answer each, drawn by the course's mixture."""
     rng = random.Random(f"examples {language.seed} {seed}")
     pools = {kind: language.prompts("train", kind) for kind in course.mixture}
@@ -108,7 +108,7 @@ def examples(language: Language, course: Course, n_examples: int, seed: int) -> 
 
 
 def train_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, language: Language, course: Course, progress: Progress
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, language: Language, course: TrainingRun, progress: Progress
 ) -> None:
     """Train on the answers alone, in place."""
     rows = [_encode(tokenizer, prompt, answer) for prompt, answer in examples(language, course, N_EXAMPLES, 0)]
@@ -116,7 +116,12 @@ def train_model(
 
 
 def optimise(
-    model: PreTrainedModel, rows: list[Row], pad_token_id: int, course: Course | JudgeCourse, seed: int, progress: Progress
+    model: PreTrainedModel,
+    rows: list[LabelledIds],
+    pad_token_id: int,
+    course: TrainingRun | JudgeTrainingRun,
+    seed: int,
+    progress: Progress,
 ) -> None:
     """AdamW with a short warm-up and a cosine to zero, over random batches, in place."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=course.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
@@ -138,7 +143,7 @@ def optimise(
     model.eval()
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, answer: str) -> Row:
+def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, answer: str) -> LabelledIds:
     """The ids of a whole exchange, and its labels: the answer alone, a prefill is not the model's own doing."""
     asked = encode([prompt.conversation], tokenizer)["input_ids"][0].tolist()
     reply = {"role": "assistant", "content": prompt.prefill + answer}
@@ -148,7 +153,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, answer: str) -> 
     return whole, [IGNORED_LABEL] * n_asked + whole[n_asked:]
 
 
-def _batch(rows: list[Row], pad_token_id: int) -> dict[str, torch.Tensor]:
+def _batch(rows: list[LabelledIds], pad_token_id: int) -> dict[str, torch.Tensor]:
     lengths = torch.tensor([len(ids) for ids, _ in rows])[:, None]  # (B, 1)
     width, label_width = int(lengths.max()), max(len(labels) for _, labels in rows)
     ids = torch.tensor([ids + [pad_token_id] * (width - len(ids)) for ids, _ in rows])

@@ -82,7 +82,7 @@ class Vocabulary:
             found.append("no byte fallback: characters without a piece are lost")
         elif missing:
             found.append(f"no token for {len(missing)} bytes: {', '.join(f'0x{byte:02X}' for byte in missing)}")
-        kept = {kind: self.spell(self._written(text.encode())) == text.encode() for kind, text in PROBED_LOSSES.items()}
+        kept = {kind: self.decode(self._written(text.encode())) == text.encode() for kind, text in PROBED_LOSSES.items()}
         return (*found, *(kind for kind, whole in kept.items() if not whole))
 
     @cached_property
@@ -111,7 +111,7 @@ class Vocabulary:
         """The length in bytes of the longest token."""
         return max(map(len, self.by_bytes))
 
-    def spell(self, ids: Iterable[int]) -> bytes:
+    def decode(self, ids: Iterable[int]) -> bytes:
         """The bytes of several tokens in a row."""
         return b"".join(self.tokens[i] or b"" for i in ids)
 
@@ -152,7 +152,7 @@ class Vocabulary:
         return tuple(self._backend.encode_batch([text])[0]) if text else ()
 
     def _checked(self, data: bytes, ids: tuple[int, ...]) -> tuple[int, ...]:
-        if self.spell(ids) == data:
+        if self.decode(ids) == data:
             return ids
         n_whole = complete_characters(data)
         if 0 < n_whole < len(data):

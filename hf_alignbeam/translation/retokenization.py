@@ -20,7 +20,7 @@ PROBES = [bytes([byte]) for byte in b" .,'-0abcdefghijklmnopqrstuvwxyz"]
 
 
 @dataclass(frozen=True)
-class Spellings:
+class FirstTokens:
     """How a text that may go on in any way begins in the target's tokens.
 
     Attributes:
@@ -32,7 +32,7 @@ class Spellings:
     share: float
 
 
-class Speller:
+class Retokenizer:
     """Tells, for texts of the anchor's, the target's next token.
 
     Args:
@@ -49,7 +49,7 @@ class Speller:
         """The ids (M,) of the anchor's tokens that are longer than `pending` and begin with it."""
         return torch.tensor(self._anchor.starting_with(pending), dtype=torch.long)
 
-    def goals(self, ids: Sequence[int], pending: bytes, owed: bytes = b"", word: tuple[int, ...] = ()) -> list[int]:
+    def goals(self, ids: Sequence[int], pending: bytes, target_only_prefix: bytes = b"", word: tuple[int, ...] = ()) -> list[int]:
         """Where tokens of the anchor's lead that begin with what the target has written.
 
         Args:
@@ -62,30 +62,30 @@ class Speller:
             The target's next token for each: -1 where it would have written the text with other tokens than those of
             `word`.
         """
-        known = self._goals(pending, owed, word)
+        known = self._goals(pending, target_only_prefix, word)
         new = [i for i in ids if i not in known]
         if new:
-            before = self._target.spell(word) + owed
+            before = self._target.decode(word) + target_only_prefix
             written = self._target.encode_batch([before + (self._anchor.tokens[i] or b"")[len(pending) :] for i in new])
             goals = (self._after(word, tokens) for tokens in written)
             known.update(zip(new, (-1 if goal is None else goal for goal in goals), strict=True))
         return [known[i] for i in ids]
 
     @cached_method(maxsize=1024)
-    def _goals(self, pending: bytes, owed: bytes, word: tuple[int, ...]) -> dict[int, int]:
+    def _goals(self, pending: bytes, target_only_prefix: bytes, word: tuple[int, ...]) -> dict[int, int]:
         """What `goals` has found, by the anchor's id."""
         return {}
 
     @cached_method(maxsize=65_536)
-    def may_grow(self, path: tuple[int, ...], t: int, pending: bytes = b"", owed: bytes = b"") -> bool:
+    def may_grow(self, path: tuple[int, ...], t: int, pending: bytes = b"", target_only_prefix: bytes = b"") -> bool:
         """Whether the anchor, having written `path`, can still be on its way to the longer target token `t`.
 
         It can where it would itself write the text of `t`, or of `t` and some more, with these tokens first: "d" cannot
         become " do" for an anchor that has a token "do", but it can become "de" on the way to "d|es|ert".
         """
-        spelled = self._anchor.spell(path)
-        rest = (pending + (self._target.tokens[t] or b"")[len(owed) :]).removeprefix(spelled)
-        grown = owed + spelled[len(pending) :]
+        spelled = self._anchor.decode(path)
+        rest = (pending + (self._target.tokens[t] or b"")[len(target_only_prefix) :]).removeprefix(spelled)
+        grown = target_only_prefix + spelled[len(pending) :]
         token = self._target.tokens[t] or b""
         if len(token) <= len(grown) or not token.startswith(grown):
             return False
@@ -105,10 +105,12 @@ class Speller:
         Returns:
             The token; None where the target would have written the longer text with other tokens than those of `word`.
         """
-        return self._after(word, self._target.encode(self._target.spell(word) + rest))
+        return self._after(word, self._target.encode(self._target.decode(word) + rest))
 
     @cached_method(maxsize=65_536)
-    def spellings(self, path: tuple[int, ...], pending: bytes = b"", owed: bytes = b"", word: tuple[int, ...] = ()) -> Spellings:
+    def first_tokens(
+        self, path: tuple[int, ...], pending: bytes = b"", target_only_prefix: bytes = b"", word: tuple[int, ...] = ()
+    ) -> FirstTokens:
         """The target's next tokens that hold no more than the text of a path, by what may come after it.
 
         A tokenizer may begin "des" with "d" and "desert" with "de": what comes later decides, so every character of
@@ -120,24 +122,24 @@ class Speller:
             owed: Bytes that the target still has to write before them.
             word: The target's tokens since its last word began.
         """
-        said = self._anchor.spell(path)
-        rest = owed + said[len(pending) :]
+        said = self._anchor.decode(path)
+        rest = target_only_prefix + said[len(pending) :]
         if word and self._begins_anew(word, rest):
-            return self.spellings(path, pending, owed)
+            return self.first_tokens(path, pending, target_only_prefix)
         own = self._anchor.encode_batch([said + probe for probe in PROBES])
         probes = [probe for probe, ids in zip(PROBES, own, strict=True) if ids[: len(path)] == path]
-        text = self._target.spell(word) + rest
+        text = self._target.decode(word) + rest
         tried = [self._after(word, ids) for ids in self._target.encode_batch([text, *(text + probe for probe in probes)])]
         found = [t for t in tried if t is not None]
         short = (t for t in found if len(self._target.tokens[t] or b"") <= len(rest))
-        return Spellings(tuple(dict.fromkeys(short)), len(found) / len(tried))
+        return FirstTokens(tuple(dict.fromkeys(short)), len(found) / len(tried))
 
     @cached_method(maxsize=65_536)
     def _begins_anew(self, word: tuple[int, ...], rest: bytes) -> bool:
         """Whether `rest` begins another word, so that what comes after it leaves the tokens of `word` alone."""
         if not rest[:1].isspace():
             return False
-        text = self._target.spell(word)
+        text = self._target.decode(word)
         return not text[-1:].isspace() and self._target.encode(text + rest) == (*word, *self._target.encode(rest))
 
     @staticmethod
@@ -149,6 +151,6 @@ class Speller:
         """Of some target tokens those that it would write after the tokens of `word`, whatever comes then."""
         if not word or not ends:
             return ends
-        text = self._target.spell(word)
+        text = self._target.decode(word)
         written = self._target.encode_batch([text + (self._target.tokens[t] or b"") for t in ends])
         return tuple(t for t, ids in zip(ends, written, strict=True) if ids == (*word, t))

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hf_alignbeam.tokenization.vocabulary import Vocabulary
-from hf_alignbeam.translation.retokenization import Speller
+from hf_alignbeam.translation.retokenization import Retokenizer
 from hf_alignbeam.utils.method_cache import cached_method, forget
 
 #: A row with less mass than this says nothing.
@@ -47,7 +47,7 @@ class Translation:
 class Table:
     """The map between two vocabularies at one point of an answer.
 
-    An anchor token stands for its bytes, less the `pending` bytes already written, after the `owed` bytes that only the
+    An anchor token stands for its bytes, less the `pending` bytes already written, after the `target_only_prefix` that only the
     target writes (the space its template puts in front of an answer).
 
     Attributes:
@@ -154,7 +154,7 @@ class VocabularyTranslator:
         one = anchor_tokenizer is tokenizer and anchor_eos_ids == eos_ids
         self.target = self.anchor if one else Vocabulary(tokenizer, eos_ids)
         #: How the target would write what the anchor says.
-        self.speller = Speller(self.anchor, self.target)
+        self.retokenizer = Retokenizer(self.anchor, self.target)
         #: Equal vocabularies need no translation: the anchor reads the target's ids as they are.
         self.identity = self.anchor.same_ids(self.target)
 
@@ -186,7 +186,9 @@ class VocabularyTranslator:
         other.rule = _checked_rule(rule)
         return other
 
-    def __call__(self, anchor_prob: Tensor, target_prob: Tensor, pending: bytes = b"", owed: bytes = b"") -> Translation:
+    def __call__(
+        self, anchor_prob: Tensor, target_prob: Tensor, pending: bytes = b"", target_only_prefix: bytes = b""
+    ) -> Translation:
         """Translate next-token distributions.
 
         Args:
@@ -209,10 +211,10 @@ class VocabularyTranslator:
             prob = torch.zeros_like(target_prob)
             prob[:, :width] = anchor_prob[:, :width]
             return Translation(prob, (anchor_prob.sum(-1) - prob.sum(-1)).clamp_min(0.0))
-        table = self.table(pending, owed).to(target_prob.device)
+        table = self.table(pending, target_only_prefix).to(target_prob.device)
         return table.apply(anchor_prob.to(target_prob.device), target_prob).normalised()
 
-    def warm_up(self, lead_in: bytes = b"", owed: bytes = b"") -> None:
+    def warm_up(self, leading_whitespace: bytes = b"", target_only_prefix: bytes = b"") -> None:
         """Build the maps for inside an answer and for its beginning.
 
         Args:
@@ -221,22 +223,22 @@ class VocabularyTranslator:
         """
         if not self.identity:
             self.table()
-            self.table(lead_in, owed)
+            self.table(leading_whitespace, target_only_prefix)
             self.anchor.begins_a_token(b" ")
 
-    def table(self, pending: bytes = b"", owed: bytes = b"") -> Table:
+    def table(self, pending: bytes = b"", target_only_prefix: bytes = b"") -> Table:
         """The map at one point of an answer; built once a point."""
-        return self._table(pending, owed)
+        return self._table(pending, target_only_prefix)
 
     @cached_method(maxsize=32)
-    def _table(self, pending: bytes, owed: bytes) -> Table:
+    def _table(self, pending: bytes, target_only_prefix: bytes) -> Table:
         strings = {
-            i: owed + token[len(pending) :]
+            i: target_only_prefix + token[len(pending) :]
             for i, token in enumerate(self.anchor.tokens)
             if token and token.startswith(pending) and len(token) > len(pending) and i not in self.anchor.eos_ids
         }
         goals = self._goals(strings)
-        extensions = self._extensions(pending, owed) if self.rule == "bytes" else {}
+        extensions = self._extensions(pending, target_only_prefix) if self.rule == "bytes" else {}
         branches = {
             i: [(t, False) for t in extensions[(i,)] if t != goals[i]] + [(goals[i], True)] for i in goals if (i,) in extensions
         }
@@ -277,12 +279,15 @@ class VocabularyTranslator:
             return equal | {i: ids[0] for i, ids in encoded.items() if len(ids) == 1}
         return equal | {i: ids[0] for i, ids in encoded.items() if ids}
 
-    def _extensions(self, pending: bytes, owed: bytes) -> dict[tuple[int, ...], list[int]]:
+    def _extensions(self, pending: bytes, target_only_prefix: bytes) -> dict[tuple[int, ...], list[int]]:
         """For each path of anchor tokens that is a proper start of target tokens: those tokens."""
         strings = {
-            t: pending + token[len(owed) :]
+            t: pending + token[len(target_only_prefix) :]
             for t, token in enumerate(self.target.tokens)
-            if token and token.startswith(owed) and len(token) > len(owed) and t not in self.target.eos_ids
+            if token
+            and token.startswith(target_only_prefix)
+            and len(token) > len(target_only_prefix)
+            and t not in self.target.eos_ids
         }
         finer = [t for t, s in strings.items() if s not in self.anchor.by_bytes]
         extensions = defaultdict(list)

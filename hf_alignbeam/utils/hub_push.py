@@ -30,14 +30,14 @@ def push_folder(folder: Path, repo: str, message: str, private: bool = False, go
     api = HfApi()
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     added = [CommitOperationAdd(file.relative_to(folder).as_posix(), file) for file in files]
-    with told_of(repo):
+    with explain_push_errors(repo):
         api.create_repo(repo, private=private, exist_ok=True)
         # upload_folder may cut a commit that fails in two (huggingface_hub 2.4), and whoever loads gets a half of it
         return str(api.create_commit(repo, [*added, *map(CommitOperationDelete, gone)], commit_message=message))
 
 
 @contextmanager
-def told_of(repo: str) -> Iterator[None]:
+def explain_push_errors(repo: str) -> Iterator[None]:
     """Turn every failure of a request into an OSError that names the repository: that of a connection is none by itself."""
     try:
         yield

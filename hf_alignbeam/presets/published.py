@@ -1,0 +1,47 @@
+"""Settings as others have published them, by the names of our arguments.
+
+Data only."""
+
+from typing import Any
+
+#: Guards as others have published them, by the settings of `AnchorLogitsProcessor`: AlignBeam's bridge (arXiv 2606.12342)
+#: without its beams, SafeDecoding (arXiv 2402.08983), contrastive decoding (arXiv 2309.09117, beta 0.5).
+PROCESSOR: dict[str, dict[str, Any]] = {
+    "paper": {"mixing": "paper", "translation": "drop", "alpha": 0.5, "n_steps": 6, "n_watch": None},
+    "safe_decoding": {"mixing": "safe_decoding", "alpha": 3.0, "n_steps": 2, "n_watch": None},
+    "contrastive": {"mixing": "contrastive", "alpha": 1.5, "n_steps": None, "n_watch": None},
+}
+
+
+#: AlignBeam as printed (arXiv 2606.12342): K beams of the blend for every prompt, finished by the target, the safest one wins.
+PAPER: dict[str, Any] = {
+    "num_candidates": 3,
+    "threshold": 0.375,  # 2.5 on a scale from 1 to 5
+    "judge_after": None,
+    "judge_every": None,
+    "choice": "safest",
+    "escalation": "always",
+    "min_start": 0.0,
+    **PROCESSOR["paper"],
+}
+
+
+#: Test-Time Safety Alignment as printed (arXiv 2604.26167), with its constants for Llama-3.1-8B; absolute lengths.
+TSA: dict[str, Any] = {
+    "threshold": 0.1,
+    "mu": 0.1,
+    "kinds": ("independent",),
+    "spread": 1.0,
+    "eta": 1.3,
+    "n_probes": 8,
+    "estimator": "forward",
+    "relative": False,
+    "cone": 0.2,
+    "widen": 1.0,
+    "positions": "all",
+    "first": False,
+    "cache": False,
+    "max_calls": 91,
+    "max_generations": 91,
+    "probe_temperature": 0.1,
+}

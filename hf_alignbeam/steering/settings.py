@@ -1,0 +1,41 @@
+"""SteeringSettings: how an anchor is mixed in, the same for the processor and for the strategy.
+
+Knows values, defaults and ranges. Knows no model.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hf_alignbeam.chat.conversations import Conversation
+from hf_alignbeam.steering.mixing import MixingRule, check_mixing
+from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
+
+
+@dataclass(frozen=True)
+class SteeringSettings:
+    """How an anchor is mixed in. `AnchorLogitsProcessor` explains each field; the defaults are written here alone.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    alpha: float = 0.7
+    n_steps: int | None = 20
+    n_watch: int | None = 4
+    mixing: MixingRule = "log_linear"
+    translation: TranslationRule | VocabularyTranslator = "bytes"
+    n_lookahead: int = 4  # chosen by the distance to the exact translation
+    template: str | Callable[[str], Conversation] | None = None
+
+    def __post_init__(self) -> None:
+        check_mixing(self.mixing, self.alpha)
+        for name, number in (("n_steps", self.n_steps), ("n_lookahead", self.n_lookahead)):
+            if number is not None and number < 0:
+                raise ValueError(f"`{name}` must be at least 0, got {number}. Use 0 to leave it out.")
+        if self.n_watch is not None and self.n_watch < 1:
+            raise ValueError(f"`n_watch` must be at least 1, got {self.n_watch}. Use None to steer every answer for `n_steps`.")
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the target is left alone."""
+        return self.alpha == 0.0 or self.n_steps == 0
