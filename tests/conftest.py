@@ -10,9 +10,10 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models, and several processes of tests
 
-import hub as local_hub
 import pytest
 import torch
+from helpers import local_hub
+from helpers.strategies import KINDS, asked
 from hypothesis import settings
 from tokenizers import Tokenizer
 from transformers import (
@@ -26,9 +27,12 @@ from transformers import (
 )
 
 from hf_alignbeam import testbed
+from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.inference.engines import KeyValueEngine
+from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed import tokenizers as toy
 from hf_alignbeam.testbed.language import SPLITS, language
+from hf_alignbeam.testbed.model_store import stored_judges
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
@@ -158,6 +162,40 @@ def renumber(model, tokenizer, seed: int = 0):
 def hub():
     with local_hub.running() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def mixed():
+    """Prompts of every kind, so that some rows of a batch are flagged and others are not."""
+    return [conversation for kind in KINDS for conversation in asked(kind, 2)]
+
+
+@pytest.fixture(scope="session")
+def one_of_each(mixed):
+    return mixed[:: len(mixed) // len(KINDS)]
+
+
+@pytest.fixture(scope="session")
+def oracle():
+    return stored_judges()["oracle"]
+
+
+@pytest.fixture(scope="session")
+def judge_lm():
+    return stored_judges()["judge-lm"]
+
+
+@pytest.fixture(scope="session")
+def translator(anchor, specialist):
+    return AnchorLogitsProcessor(*anchor, specialist[1]).translator
+
+
+@pytest.fixture(scope="session")
+def strategy(anchor, specialist, translator):
+    def make(judge, **settings):
+        return AlignBeam(*anchor, specialist[1], judge, **{"translation": translator, **settings})
+
+    return make
 
 
 FORKS = """

@@ -21,12 +21,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
 from hf_alignbeam.cli.explain import check_request, show, watch
 from hf_alignbeam.cli.explain_picture import draw
-from hf_alignbeam.cli.named import read_prompts
 from hf_alignbeam.console import report_user_errors
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.evaluation.answer_store import Store, digest, files_of
 from hf_alignbeam.evaluation.devices import load_causal, load_spread, named_device, this_process
 from hf_alignbeam.evaluation.generation import encode
+from hf_alignbeam.evaluation.prompt_files import read_prompts
 from hf_alignbeam.hub.judge_loading import load_judge
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hf_alignbeam.chat.conversations import Conversation, as_messages, conversation_key
-from hf_alignbeam.cli.named import read_prompts
 from hf_alignbeam.console import check_can_plot, report_user_errors, table_head, table_row, tell
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompt, SteeredPrompts
 from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
 from hf_alignbeam.evaluation.devices import load_spread, named_device, this_process
+from hf_alignbeam.evaluation.prompt_files import read_prompts
 from hf_alignbeam.hub.judge_loading import load_accept, load_judge
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.failsafe import JudgeError

@@ -1,4 +1,12 @@
-"""The tiny world: a generated micro-language with exact ground truth, and models trained on it."""
+"""The tiny world: a generated micro-language with exact ground truth, and models trained on it.
+
+* `phrases`: The pools a language is drawn from: English frames, everyday words, and a maker of invented ones.
+* `language`: A micro-language of a few hundred words, generated from a seed: what can be asked, and every right answer.
+* `exchanges`: What judges are taught and measured on: questions with whole or broken-off answers, and whether these do harm.
+* `ground_truth`: Ground truth by the grammar: whether an answer refuses, harms, is right, is a sentence of the language.
+* `model_store`: Where the testbed's weights lie, and how they are written and read: float16 on disk, float32 in memory.
+* `tokenizers`: The testbed's tokenizers: byte-level BPE for anchors, SentencePiece-style BPE for specialists.
+"""
 
 from pathlib import Path
 

@@ -1,1 +1,5 @@
-"""Results as text and pictures."""
+"""Results as text and as pictures.
+
+* `report`: Results as tables of Markdown and as JSON: rates, differences, who says so, what it cost. Every figure with its i...
+* `plots`: Pictures of results: safety against over-refusal, utility and cost, and all of them over swept settings. Needs mat...
+"""

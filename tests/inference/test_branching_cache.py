@@ -1,0 +1,178 @@
+import copy
+
+import pytest
+import torch
+from conftest import engine, tiny
+from helpers import reference
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from hf_alignbeam.inference.branching_cache import Append, BranchingCache, Leaf, choose_engine
+from hf_alignbeam.inference.engines import KeyValueEngine, RecomputeEngine, can_cache, windows
+from hf_alignbeam.tokenization.vocabulary import token_bytes
+
+PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12]]
+
+
+def test_prompts_of_different_lengths_read_as_alone(tiny_qwen):
+    cache = BranchingCache(engine(tiny_qwen), PROMPTS)
+    for row, prompt in enumerate(PROMPTS):
+        torch.testing.assert_close(cache.prompt_logp[row], reference.next_logp(tiny_qwen, prompt), atol=1e-4, rtol=0)
+
+
+def test_ragged_branches_read_as_from_scratch(tiny_qwen):
+    cache = BranchingCache(engine(tiny_qwen), PROMPTS)
+    start = cache.n_slots
+    first = cache.append([Append([20, 21], []), Append([30], [])])
+    # row 0 takes another branch after its first token; row 1 abandons its token altogether
+    second = cache.append([Append([22], [start]), Append([31, 32], [])])
+    expected = [(first[0, 1], [*PROMPTS[0], 20, 21]), (first[1, 0], [*PROMPTS[1], 30])]
+    expected += [(second[0, 0], [*PROMPTS[0], 20, 22]), (second[1, 1], [*PROMPTS[1], 31, 32])]
+    for logp, ids in expected:
+        torch.testing.assert_close(logp, reference.next_logp(tiny_qwen, ids), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_leaves_of_one_forward_do_not_see_each_other(attention, tiny_qwen):
+    model = copy.deepcopy(tiny_qwen)
+    model.set_attn_implementation(attention)
+    cache = BranchingCache(engine(model), PROMPTS)
+    start = cache.n_slots
+    cache.append([Append([20, 21], []), Append([30], [])])
+    assert cache.n_leaves > 1
+    logp = cache.branch([[Leaf(22, [start]), Leaf(23, [start, start + 1]), Leaf(24, [])], [Leaf(31, [start])]])
+    expected = [(logp[0, 0], [*PROMPTS[0], 20, 22]), (logp[0, 1], [*PROMPTS[0], 20, 21, 23])]
+    expected += [(logp[0, 2], [*PROMPTS[0], 24]), (logp[1, 0], [*PROMPTS[1], 30, 31])]
+    for found, ids in expected:
+        torch.testing.assert_close(found, reference.next_logp(tiny_qwen, ids), atol=1e-4, rtol=0)
+    later = cache.append([Append([25], [start, start + 2]), Append([], [])])  # goes on from the first leaf
+    torch.testing.assert_close(later[0, 0], reference.next_logp(tiny_qwen, [*PROMPTS[0], 20, 22, 25]), atol=1e-4, rtol=0)
+
+
+def test_reordered_rows_keep_their_context(tiny_qwen):
+    cache = BranchingCache(engine(tiny_qwen), PROMPTS)
+    start = cache.n_slots
+    cache.append([Append([20, 21], []), Append([30], [])])
+    cache.select_rows([0, 0, 1])
+    logp = cache.append([Append([23], [start, start + 1]), Append([24], [start, start + 1]), Append([33], [start])])
+    contexts = ([*PROMPTS[0], 20, 21, 23], [*PROMPTS[0], 20, 21, 24], [*PROMPTS[1], 30, 33])
+    for row, ids in enumerate(contexts):
+        torch.testing.assert_close(logp[row, 0], reference.next_logp(tiny_qwen, ids), atol=1e-4, rtol=0)
+
+
+def test_nan_logits_are_an_error(tiny_qwen):
+    broken = copy.deepcopy(tiny_qwen)
+    broken.model.norm.weight.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="The anchor's logits must be numbers, got NaN"):
+        BranchingCache(engine(broken), PROMPTS)
+
+
+def test_infinite_logits_are_an_error(tiny_qwen):
+    broken = copy.deepcopy(tiny_qwen)
+    broken.lm_head = torch.nn.Linear(32, broken.config.vocab_size)
+    broken.lm_head.bias.data[7] = float("inf")
+    with pytest.raises(ValueError, match="got NaN or infinity"):
+        BranchingCache(engine(broken), PROMPTS)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21 under transformers 5.23
+def test_adapters_are_looked_through(tiny_qwen):
+    adapted = get_peft_model(copy.deepcopy(tiny_qwen), LoraConfig(r=2, target_modules=["q_proj"])).eval()
+    assert can_cache(adapted)
+    cache = BranchingCache(engine(adapted), PROMPTS)
+    logp = cache.append([Append([20], []), Append([30], [])])
+    torch.testing.assert_close(logp[0, 0], reference.next_logp(tiny_qwen, [*PROMPTS[0], 20]), atol=1e-4, rtol=0)
+
+
+def test_a_context_that_is_too_short_is_an_error(byte_tokenizer):
+    short = tiny(Qwen3ForCausalLM, Qwen3Config, byte_tokenizer, seed=0, head_dim=8, max_position_embeddings=6)
+    cache = BranchingCache(engine(short), PROMPTS)
+    with pytest.raises(ValueError, match="The context of an anchor or a judge must hold .* but takes 6 tokens and needs 7"):
+        cache.append([Append([20, 21], []), Append([30, 31], [])])
+
+
+def test_swept_slots_are_gone_and_the_rest_reads_on(tiny_qwen):
+    cache = BranchingCache(engine(tiny_qwen), PROMPTS)
+    start = cache.n_slots
+    cache.branch([[Leaf(20, []), Leaf(21, []), Leaf(22, [])], [Leaf(30, [])]])
+    assert cache.n_unused([start + 2, start]) == 1
+    number = cache.drop_unused_slots([start + 2, start])
+    assert cache.n_slots == start + 2
+    logp = cache.append([Append([23], [number[start + 2]]), Append([31], [number[start]])])
+    for row, ids in enumerate(([*PROMPTS[0], 22, 23], [*PROMPTS[1], 30, 31])):
+        torch.testing.assert_close(logp[row, 0], reference.next_logp(tiny_qwen, ids), atol=1e-4, rtol=0)
+
+
+def test_a_row_with_nothing_new_needs_no_positions(byte_tokenizer):
+    """The context limit counts what a row is fed, not what its neighbours are."""
+    model = tiny(Qwen3ForCausalLM, Qwen3Config, byte_tokenizer, seed=1, head_dim=8, max_position_embeddings=12)
+    cache = BranchingCache(engine(model), [[5] * 11, [6, 7]])
+    cache.append([Append([], []), Append([20] * 8, [])])
+    assert cache.n_slots == 11 + 8
+
+
+def test_equal_prompts_are_read_once(tiny_qwen):
+    cache = BranchingCache(engine(tiny_qwen), [PROMPTS[0], PROMPTS[1], PROMPTS[0]])
+    assert cache.n_tokens == 2 * len(PROMPTS[1])
+    logp = cache.append([Append([20], []), Append([21], []), Append([22], [])])
+    for row, ids in enumerate(([*PROMPTS[0], 20], [*PROMPTS[1], 21], [*PROMPTS[0], 22])):
+        torch.testing.assert_close(logp[row, 0], reference.next_logp(tiny_qwen, ids), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("model_class", "config_class", "settings"),
+    [
+        (MistralForCausalLM, MistralConfig, {"sliding_window": 4}),
+        (Gemma2ForCausalLM, Gemma2Config, {"sliding_window": 4, "head_dim": 8}),
+    ],
+)
+def test_windows_count_positions_and_not_slots(model_class, config_class, settings, byte_tokenizer):
+    model = tiny(model_class, config_class, byte_tokenizer, seed=0, **settings)
+    assert windows(model)["sliding_attention"] == 4
+    cache = BranchingCache(engine(model), PROMPTS)
+    start = cache.n_slots
+    cache.branch([[Leaf(20 + n, []) for n in range(6)], [Leaf(30, [])]])
+    logp = cache.append([Append([31, 32], [start + 5]), Append([33], [start])])
+    expected = [(logp[0, 1], [*PROMPTS[0], 25, 31, 32]), (logp[1, 0], [*PROMPTS[1], 30, 33])]
+    for found, ids in expected:
+        torch.testing.assert_close(found, reference.next_logp(model, ids), atol=1e-4, rtol=0)
+
+
+def test_a_text_read_anew_reads_as_from_scratch(tiny_qwen):
+    cache = BranchingCache(RecomputeEngine(tiny_qwen), PROMPTS)
+    start = cache.n_slots
+    first = cache.append([Append([20, 21], []), Append([30], [])])
+    second = cache.branch([[Leaf(22, [start]), Leaf(23, [start, start + 1])], [Leaf(31, [start])]])
+    expected = [(first[0, 0], [*PROMPTS[0], 20]), (first[0, 1], [*PROMPTS[0], 20, 21]), (first[1, 0], [*PROMPTS[1], 30])]
+    expected += [(second[0, 0], [*PROMPTS[0], 20, 22]), (second[0, 1], [*PROMPTS[0], 20, 21, 23])]
+    expected += [(second[1, 0], [*PROMPTS[1], 30, 31])]
+    for found, ids in expected:
+        torch.testing.assert_close(found, reference.next_logp(tiny_qwen, ids), atol=1e-4, rtol=0)
+
+
+def test_an_anchor_that_a_cache_misreads_is_read_anew(tiny_qwen, byte_tokenizer):
+    """Whatever its settings say: what is seen decides."""
+
+    class Forgetful(Qwen3ForCausalLM):
+        def forward(self, past_key_values=None, **inputs):
+            return super().forward(**{**inputs, "position_ids": None, "attention_mask": None})
+
+    tokens = token_bytes(byte_tokenizer)
+    assert choose_engine(tiny_qwen, tokens) is KeyValueEngine
+    forgetful = copy.deepcopy(tiny_qwen)
+    forgetful.__class__ = Forgetful
+    assert choose_engine(forgetful, tokens) is RecomputeEngine
+
+
+def test_an_anchor_with_biases_instead_of_positions_is_read_anew(byte_tokenizer):
+    config = BloomConfig(vocab_size=len(byte_tokenizer), hidden_size=8, n_layer=1, n_head=1)
+    assert choose_engine(BloomForCausalLM(config).eval(), token_bytes(byte_tokenizer)) is RecomputeEngine
