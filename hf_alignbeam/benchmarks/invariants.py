@@ -64,7 +64,7 @@ def _generate(
 ) -> Tensor:
     torch.manual_seed(0)
     return model.generate(  # type: ignore[operator]
-        **encode(asked, tokenizer),
+        **encode(asked, tokenizer).to(model.device),
         logits_processor=[processor] if processor is not None else [],
         max_new_tokens=N_NEW_TOKENS,
         **{"do_sample": False, **MODES[mode]},
@@ -85,20 +85,37 @@ class Checked(LogitsProcessor):
         self.pairs += self._held(input_ids, scores, result)
         return result
 
-    @torch.no_grad()
     def worst(self, model: PreTrainedModel) -> float:
         """The largest difference of a log-probability to that of the whole context read without any cache."""
+        return max((float((logp - scratch).abs().max()) for logp, scratch in self._beside(model)), default=0.0)
+
+    def largest_distance(self, model: PreTrainedModel) -> float:
+        """The largest total variation between the two."""
+        return max((float((logp.exp() - scratch.exp()).abs().sum()) / 2 for logp, scratch in self._beside(model)), default=0.0)
+
+    @torch.no_grad()
+    def _beside(self, model: PreTrainedModel) -> Iterator[tuple[Tensor, Tensor]]:
+        """What the processor held and what the model says from scratch, as log-probabilities (A,)."""
         scratch: dict[tuple[int, ...], Tensor] = {}
-        worst = 0.0
         for ids, logp in self.pairs:
             if tuple(ids) not in scratch:
-                scratch[tuple(ids)] = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].float().log_softmax(-1)
-            worst = max(worst, float((logp - scratch[tuple(ids)]).abs().max()))
-        return worst
+                logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
+                scratch[tuple(ids)] = logits.float().log_softmax(-1)
+            yield logp, scratch[tuple(ids)]
 
 
 def cache_error(guard: AnchorLogitsProcessor, anchor: PreTrainedModel, run: Callable[[LogitsProcessor], object]) -> float:
-    """How far the anchor in a guard is from the anchor from scratch: the worst point of every row, at every call of a run."""
+    """How far the anchor in a guard is from the anchor from scratch: the largest difference of a log-probability in a run."""
+    return _checked(guard, run).worst(anchor)
+
+
+def anchor_distance(guard: AnchorLogitsProcessor, anchor: PreTrainedModel, run: Callable[[LogitsProcessor], object]) -> float:
+    """The same as the largest total variation, for dtypes whose rounding moves unlikely tokens far."""
+    return _checked(guard, run).largest_distance(anchor)
+
+
+def _checked(guard: AnchorLogitsProcessor, run: Callable[[LogitsProcessor], object]) -> Checked:
+    """A run in which every point of the anchor is noted at every call."""
 
     def held(*_: Tensor) -> Iterator[tuple[list[int], Tensor]]:
         follower = guard.follower
@@ -106,7 +123,7 @@ def cache_error(guard: AnchorLogitsProcessor, anchor: PreTrainedModel, run: Call
 
     checked = Checked(guard, held)
     run(checked)
-    return checked.worst(anchor)
+    return checked
 
 
 def _points(follower: Follower) -> Iterator[tuple[list[int], Tensor]]:
