@@ -1,7 +1,7 @@
 """The settings page of the guides: every argument of the three guards, its default and what it means.
 
 Knows signatures and docstrings. Knows no model. `python -m hf_alignbeam.cli.settings_page` prints the page; with `--check` it
-compares the page with `examples/guides/settings.md`.
+compares the page with `FILE`. Run it in the root of the repository.
 """
 
 import inspect
@@ -13,7 +13,7 @@ from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 
-FILE = Path(__file__).parents[2] / "examples" / "guides" / "settings.md"
+FILE = Path("examples", "guides", "settings.md")
 #: Written into the default's cell of an argument that must be given.
 REQUIRED = "required"
 PAGE = """\
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
         The exit status: 1 where the file is not the page.
     """
     if arguments == ["--check"]:
-        if FILE.read_text() == page():
+        if FILE.is_file() and FILE.read_text() == page():
             return 0
         print(f"{FILE} is out of date: python -m hf_alignbeam.cli.settings_page > {FILE}", file=sys.stderr)
         return 1
