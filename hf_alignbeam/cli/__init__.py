@@ -9,6 +9,7 @@
 * `explain_picture`: One answer as a picture: a bar over each token for how far it was moved, the judge's verdicts under it, ...
 * `generate`: `alignbeam generate`: answers from any target model, guarded by any anchor and any judge.
 * `publish`: `alignbeam publish` and `alignbeam protect`: Hub folders on the disk, or pushed.
+* `settings_page`: The settings page of the guides, made from signatures and docstrings.
 * `steer`: `alignbeam steer`: embeddings for a file of prompts, found once and kept in a folder.
 * `app`: The `alignbeam` command: what can be typed, and what each option means. The work is done in `commands/`.
 """

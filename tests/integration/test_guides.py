@@ -1,0 +1,134 @@
+"""The guides and the other pages: their links, code, commands and files are what they say."""
+
+import re
+import tomllib
+from importlib import import_module
+from importlib.util import find_spec
+
+import pytest
+import typer
+from helpers.pages import (
+    CHANGELOG,
+    CONTRIBUTING,
+    GUIDES,
+    PACKAGE,
+    PAGES,
+    README,
+    ROOT,
+    anchors,
+    blocks,
+    links,
+    mentioned_commands,
+    name,
+    section,
+    tables,
+    whole_commands,
+    without_blocks,
+)
+from integration.test_layout import ORDER
+
+from hf_alignbeam.cli.app import app
+
+COMMANDS = typer.main.get_command(app).commands
+#: A block of Python that names any of these needs the Hub or a server.
+OUTSIDE = ("you/", "owner/", "http://", "https://")
+RUN = """
+import os, sys, warnings
+warnings.simplefilter("ignore")
+sys.path.insert(0, sys.argv[1])
+os.chdir(sys.argv[2])
+names = {}
+for code in sys.argv[3:]:
+    exec(code, names)
+"""
+
+
+def runnable(page):
+    """The blocks of Python that run on the testbed, one after the other."""
+    return [block for block in blocks(page, "python") if not any(place in block for place in OUTSIDE)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_link_leads_somewhere(page):
+    for path, heading in links(page):
+        place = (page.parent / path).resolve() if path else page
+        assert place.exists(), path
+        assert not heading or heading in anchors(place), f"{path}#{heading}"
+
+
+def test_every_guide_is_linked_from_the_readme_and_every_picture_from_some_page():
+    reached = {(page.parent / path).resolve() for page in PAGES for path, _ in links(page)}
+    from_readme = {(ROOT / path).resolve() for path, _ in links(README)}
+    assert set(GUIDES) <= from_readme
+    assert set((ROOT / "examples" / "pictures").iterdir()) <= reached
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_python_in_pages_compiles(page):
+    for block in blocks(page, "python"):
+        compile(block, page.name, "exec")
+
+
+@pytest.mark.parametrize("page", [page for page in GUIDES if runnable(page)], ids=name)
+def test_python_in_guides_runs_on_the_testbed(page, in_a_process, tmp_path):
+    done = in_a_process(RUN, ROOT, tmp_path, *runnable(page))
+    assert done.returncode == 0, done.stderr
+
+
+def test_most_guides_have_code_that_runs():
+    assert {page.stem for page in GUIDES if runnable(page)} >= {"protect", "judges", "lora", "embedding-search", "evaluation"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_in_pages_are_those_of_the_command_line(page):
+    for command, *arguments in whole_commands(page):
+        COMMANDS[command].make_context(command, arguments)  # raises for an unknown option, or without a required one
+    for command, *words in mentioned_commands(page):
+        options = {option for parameter in COMMANDS[command].params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options, f"alignbeam {command}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_modules_that_pages_name_can_be_run(page):
+    text = page.read_text() if page != CHANGELOG else re.sub(r"^\| `[^`]*` \|", "", page.read_text(), flags=re.M)
+    for module in re.findall(r"python -m (hf_alignbeam[\w.]*)", text):
+        assert find_spec(module) is not None, module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_files_that_pages_name_exist(page):
+    for path in re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|md|yaml))`", without_blocks(page)):
+        assert (ROOT / path).is_file() or (PACKAGE / path).is_file(), path
+
+
+def test_every_question_of_where_to_change_has_a_file():
+    (rows,) = tables(section(CONTRIBUTING, "Where would I change ..."))
+    assert len(rows[2:]) >= 5
+    for _, answer in rows[2:]:
+        files = re.findall(r"`(hf_alignbeam/[\w/]+\.py)`", answer)
+        assert files
+        assert all((ROOT / file).is_file() for file in files)
+
+
+def test_contributing_shows_the_packages_in_the_order_they_import_each_other():
+    (shown,) = re.findall(r"```text\n(.*?)```", section(CONTRIBUTING, "Packages"), re.S)
+    assert [word for line in shown.splitlines() for word in re.split(r"\s{4,}", line)[0].split()] == ORDER
+
+
+def test_every_new_name_of_the_changelog_can_be_imported():
+    (rows,) = tables(section(CHANGELOG, "[Unreleased]"))
+    renamed = [re.fullmatch(r"`(hf_alignbeam[\w.]*)\.(\w+)`", new).groups() for _, new in rows[2:] if "python -m" not in new]
+    assert len(renamed) >= 4
+    for module, attribute in renamed:
+        assert hasattr(import_module(module), attribute), f"{module}.{attribute}"
+
+
+def test_pre_commit_runs_the_ruff_that_ci_runs():
+    (pinned,) = re.findall(r"rev: v([\d.]+)", (ROOT / ".pre-commit-config.yaml").read_text())
+    assert f"ruff=={pinned}\n" in (ROOT / ".ci" / "constraints.txt").read_text()
+
+
+def test_extras_that_pages_name_exist():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for page in PAGES:
+        assert set(re.findall(r"hf-alignbeam\[([\w-]+)\]", page.read_text())) <= set(extras), page
