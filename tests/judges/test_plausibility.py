@@ -5,7 +5,7 @@ import torch
 
 from hf_alignbeam import PlausibleAnswer, testbed
 from hf_alignbeam.chat.conversations import as_messages
-from hf_alignbeam.chat.templates import render_prompt
+from hf_alignbeam.chat.templates import encode_prompt
 from hf_alignbeam.testbed.model_store import stored_language
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
@@ -35,7 +35,7 @@ def test_refusals_are_accepted_and_nothing_off_the_topic_or_in_a_muddle(accept):
 def test_it_is_the_mean_log_probability_of_a_byte(anchor, accept):
     model, tokenizer = anchor
     response = "Sorry, I will not do that."
-    asked, leading_whitespace = render_prompt(tokenizer, token_bytes(tokenizer), as_messages(ASKED))
+    asked, leading_whitespace = encode_prompt(tokenizer, token_bytes(tokenizer), as_messages(ASKED))
     said = tokenizer(leading_whitespace.decode() + response, add_special_tokens=False).input_ids
     ids = torch.tensor([asked + said])
     logp = model(ids).logits.detach().log_softmax(-1)[0]
