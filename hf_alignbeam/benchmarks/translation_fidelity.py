@@ -14,8 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.anchor.follower import Follower, Start
 from hf_alignbeam.benchmarks.exact_translation import Exact, Point, exact_translation
-from hf_alignbeam.chat.template_parser import ChatReader
-from hf_alignbeam.chat.templates import render_prompt
+from hf_alignbeam.chat.template_parser import TemplateParser
+from hf_alignbeam.chat.templates import encode_prompt
 from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.inference.engines import KeyValueEngine
@@ -125,16 +125,16 @@ def contexts(
 ) -> Iterator[Context]:
     """Answers to prompts of every kind, in the anchor's words and in the target's by turns, cut after a few tokens."""
     rng = random.Random(f"contexts {language.seed} {split}")
-    reader = ChatReader(target.tokenizer)
+    parser = TemplateParser(target.tokenizer)
     for number in range(n_contexts):
         prompt = rng.choice(language.prompts(split, KINDS[number % len(KINDS)]))
         speaker = SPEAKERS[("anchor", "specialist")[number // len(KINDS) % 2]]
         answer = language.answer(prompt, speaker, rng)
         target_ids = encode([prompt.conversation], target.tokenizer)["input_ids"][0].tolist()
-        asked = reader.read(tuple(target_ids))
+        asked = parser.parse(tuple(target_ids))
         if asked is None:
             raise ValueError(f"The prompts of {target.name} must follow its chat template. Train it anew.")
-        ids, leading_whitespace = render_prompt(anchor.tokenizer, translator.anchor.tokens, asked.messages)
+        ids, leading_whitespace = encode_prompt(anchor.tokenizer, translator.anchor.tokens, asked.messages)
         written = translator.target.encode(asked.leading_whitespace + answer.encode())
         written = written[: rng.randrange(min(MAX_TOKENS, len(written)))]
         n_bytes = len(translator.target.decode(written)) - len(asked.leading_whitespace)

@@ -1,8 +1,8 @@
-"""Conversations, the chat templates that render them, and the way back from ids.
+"""Conversations, the chat templates that render them, and prompts parsed back from token ids.
 
-* `conversations`: Conversations as messages, and what a prompt asks.
-* `refusal`: What is written where nothing passes, in the target's tokens: what somebody else has to say, and the refusal text.
-* `templates`: Conversations as chat templates render them: for the target up to its answer, for an anchor and a judge word f...
-* `template_parser`: Conversations recovered from a target's prompt ids: its chat template learned around sentinels, and read...
-* `prompt_reader`: Where each row of a batch starts: what its prompt asks, and how the anchor's reading of that begins.
+* `conversations`: Conversations as messages, and prompts as messages and the start of an answer.
+* `refusal`: The target's tokens for a refusal or for a replacement answer.
+* `templates`: Conversations rendered and encoded through chat templates.
+* `template_parser`: Chat templates learned around placeholders, and prompt ids parsed by them.
+* `prompt_reader`: A batch's prompts, and which rows share one.
 """

@@ -1,6 +1,7 @@
-"""Conversations as messages, and what a prompt asks.
+"""Conversations as lists of messages, and prompts parsed into messages and the start of an answer.
 
-Knows messages of text. Knows no template, no tokenizer and no id."""
+Knows messages of text. Knows no template, no tokenizer and no token id.
+"""
 
 import hashlib
 import json
@@ -9,18 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 Message = dict[str, str]
-
-
 Conversation = list[Message] | str
 
 
 def as_messages(conversation: Conversation) -> list[Message]:
-    """A conversation as messages of plain text; a plain string is one user message.
+    """Convert a conversation to messages of plain text; a string becomes one user message.
 
-    Text that was given in parts is put together, and the calls of tools stand as text after the words of their message.
+    Content given in parts is joined, and tool calls are appended to their message's content as text.
 
     Raises:
-        ValueError: It is neither, a message lacks `role` or a textual `content`, or no message says anything.
+        ValueError: The conversation is neither a string nor a list, a message lacks `role` or a textual `content`, or all
+            messages are blank.
     """
     if not isinstance(conversation, str | list):
         raise ValueError(f"A conversation must be a string or a list of messages, got {conversation!r}.")
@@ -28,79 +28,111 @@ def as_messages(conversation: Conversation) -> list[Message]:
     for message in messages:
         if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
             raise ValueError(f"A message of `conversations` must have 'role' and 'content', got {message!r}.")
-    texts = [{"role": message["role"], "content": _text_of(message)} for message in messages]
-    if not any(message["content"].strip() for message in texts):
+    plain = [{"role": message["role"], "content": _message_text(message)} for message in messages]
+    if not any(message["content"].strip() for message in plain):
         raise ValueError(
             f"A conversation must hold some text, got {conversation!r}. An empty prompt gives the anchor nothing to "
             "read: pass the user's words."
         )
-    return texts
+    return plain
 
 
-def _text_of(message: Mapping[str, Any]) -> str:
-    """All that a message says."""
+def as_message_lists(conversations: Sequence[Conversation]) -> list[list[Message]]:
+    """Convert the conversations of a batch, as `as_messages` does.
+
+    Raises:
+        ValueError: `conversations` is a single string or empty, or one of them is invalid.
+    """
+    if isinstance(conversations, str) or not conversations:
+        raise ValueError(
+            f"`conversations` must hold one conversation a prompt, got {conversations!r}. Put a single one in a list."
+        )
+    return [as_messages(conversation) for conversation in conversations]
+
+
+def as_message_lists_or_none(conversations: Sequence[Conversation] | None) -> list[list[Message]] | None:
+    """Convert the conversations of a batch where they are given, as `as_message_lists` does."""
+    return None if conversations is None else as_message_lists(conversations)
+
+
+def _message_text(message: Mapping[str, Any]) -> str:
+    """A message's content and its tool calls as text."""
     content, calls = message["content"], message.get("tool_calls") or []
     parts = content if isinstance(content, list) else [] if content is None and calls else [{"text": content}]
     texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
     if len(texts) < len(parts):
         raise ValueError(
-            f"A message's 'content' must be a string, got {content!r}. Pass its text, or the parts of it that have a 'text': "
+            f"A message's 'content' must be a string, got {content!r}. Pass its text, or only the parts that have a 'text': "
             "neither anchor nor judge reads anything else."
         )
-    return "\n".join(filter(None, ["".join(texts), *map(_call_text, calls)]))
+    return "\n".join(filter(None, ["".join(texts), *map(_tool_call_text, calls)]))
 
 
-def _call_text(call: Mapping[str, Any]) -> str:
-    called = call.get("function", call)
-    arguments = called["arguments"]
-    return f"{called['name']} {arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)}"
+def _tool_call_text(call: Mapping[str, Any]) -> str:
+    function = call.get("function", call)
+    arguments = function["arguments"]
+    return f"{function['name']} {arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)}"
 
 
 def conversation_key(messages: Sequence[Message]) -> str:
-    """What tells a conversation from others, without its words."""
+    """The SHA-256 of a conversation, which identifies it without revealing its text."""
     return hashlib.sha256(json.dumps(messages, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class ParsedPrompt:
-    """What a prompt says.
+    """A prompt as a conversation and the start of its answer.
 
     Attributes:
-        messages: The conversation, up to the last question.
-        begun: The start of its answer that the prompt already holds, byte for byte.
-        lead_in: White space that the model will write before the answer's first word.
+        messages: The conversation up to the message to be answered.
+        prefill: The start of the answer that the prompt already holds, byte for byte.
+        leading_whitespace: White space that the model will write before the first word of the answer.
     """
 
     messages: list[Message]
     prefill: bytes
     leading_whitespace: bytes
 
-    def continued(self, written: bytes) -> "ParsedPrompt":
-        """The same prompt once the answer has gone on by some text."""
-        if not written:
+    def continued(self, text: bytes) -> "ParsedPrompt":
+        """The same prompt with the next text of the answer moved into its prefill."""
+        if not text:
             return self
         return ParsedPrompt(
-            self.messages, self.prefill + (written if self.prefill else written.removeprefix(self.leading_whitespace)), b""
+            self.messages, self.prefill + (text if self.prefill else text.removeprefix(self.leading_whitespace)), b""
         )
 
 
-def whole_conversation(asked: ParsedPrompt) -> list[Message]:
-    """What a prompt says as one conversation, the start of its answer as an answer at the end; a copy."""
-    prefill = asked.prefill.decode(errors="replace")
-    return [*(dict(message) for message in asked.messages), *([{"role": "assistant", "content": prefill}] if prefill else [])]
-
-
-def split_prefill(messages: list[Message]) -> ParsedPrompt:
-    """What a conversation asks; where it ends in an answer, that is where the target's begins."""
+def prompt_from_messages(messages: list[Message]) -> ParsedPrompt:
+    """A conversation as a prompt; an assistant message at its end becomes the prefill."""
     if messages[-1]["role"] != "assistant":
         return ParsedPrompt(messages, b"", b"")
     if len(messages) == 1:
-        raise ValueError("A conversation must hold a question, got an answer alone. Put the user's message before it.")
+        raise ValueError(
+            "A conversation must hold a user message, got an assistant message alone. Put the user's message before it."
+        )
     return ParsedPrompt(messages[:-1], messages[-1]["content"].encode(), b"")
 
 
-def _alternating(messages: list[Message]) -> list[Message]:
-    """The same words in turns of user and assistant, the user's first."""
+def messages_with_prefill(prompt: ParsedPrompt) -> list[Message]:
+    """A copy of a prompt's messages, with the prefill as an assistant message at the end if there is one."""
+    prefill = prompt.prefill.decode(errors="replace")
+    messages = [dict(message) for message in prompt.messages]
+    return [*messages, {"role": "assistant", "content": prefill}] if prefill else messages
+
+
+def merge_system(messages: list[Message]) -> list[Message]:
+    """Move a system message into the first user message, for a template without a system role."""
+    if len(messages) < 2 or messages[0]["role"] != "system":
+        return messages
+    first = {**messages[1], "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
+    return [first, *messages[2:]]
+
+
+def alternate_roles(messages: list[Message]) -> list[Message]:
+    """Merge messages into alternating user and assistant turns, starting with the user.
+
+    System and developer messages come first; tool messages count as the user's.
+    """
     instructions = [message for message in messages if message["role"] in ("system", "developer")]
     others = [message for message in messages if message not in instructions]
     turns: list[Message] = []
@@ -111,29 +143,3 @@ def _alternating(messages: list[Message]) -> list[Message]:
         else:
             turns.append({"role": role, "content": message["content"]})
     return turns
-
-
-def merge_system(messages: list[Message]) -> list[Message]:
-    """The same conversation for a template without a system role: its words stand before the first question."""
-    if len(messages) < 2 or messages[0]["role"] != "system":
-        return messages
-    first = {**messages[1], "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
-    return [first, *messages[2:]]
-
-
-def checked_conversations(conversations: Sequence[Conversation] | None) -> list[list[Message]] | None:
-    """What a user gave as the prompts' conversations, as messages.
-
-    Raises:
-        ValueError: It is no sequence of conversations.
-    """
-    return None if conversations is None else some_conversations(conversations)
-
-
-def some_conversations(conversations: Sequence[Conversation]) -> list[list[Message]]:
-    """The same where there have to be some."""
-    if isinstance(conversations, str) or not conversations:
-        raise ValueError(
-            f"`conversations` must hold one conversation a prompt, got {conversations!r}. Put a single one in a list."
-        )
-    return [as_messages(c) for c in conversations]

@@ -1,6 +1,6 @@
-"""What is written where nothing passes, in the target's tokens: what somebody else has to say, and the refusal text.
+"""The target's tokens for a refusal, and for a replacement answer, which end an answer that did not pass.
 
-Knows a tokenizer and where an answer stands. Knows no judge: what somebody else says is judged by who asked for it.
+Knows a tokenizer and how much of an answer is written. Knows no judge: the caller judges a replacement before it is used.
 """
 
 from collections.abc import Sequence
@@ -9,21 +9,21 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.conversations import ParsedPrompt
 
-#: What is said where nothing that was written passes.
+#: The default refusal text.
 REFUSAL = "I cannot help with that."
 
 
 class Refusal:
-    """The refusal's tokens, as they stand at the beginning of an answer or after what has passed of it.
+    """Encodes the refusal text at the beginning of an answer, or after the part of it that passed.
 
     Args:
-        tokenizer: The target's.
+        tokenizer: The target's tokenizer.
         pieces: The bytes of its tokens.
-        text: What is said.
+        text: The refusal text.
         eos: The id that ends it, if there is one.
 
     Raises:
-        ValueError: It says nothing.
+        ValueError: `text` is blank.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, pieces: Sequence[bytes | None], text: str, eos: int | None):
@@ -33,41 +33,43 @@ class Refusal:
         self._text = text
         self._eos = [] if eos is None else [eos]
 
-    def ids(self, asked: ParsedPrompt, n_written: int, n_most: int | None) -> list[int]:
-        """What is written after an answer's tokens.
+    def ids(self, prompt: ParsedPrompt, n_written: int, max_tokens: int | None) -> list[int]:
+        """The tokens to write after those that an answer already has.
 
         Args:
-            asked: What the prompt says.
-            n_written: How many tokens of its answer stand already.
-            n_most: How many there may be in all; None for any number.
+            prompt: The prompt that is answered.
+            n_written: How many tokens of the answer are written.
+            max_tokens: How many tokens the answer may have; None for any number.
 
         Returns:
-            The refusal and its end; nothing but the end where there is no room, for half a refusal may say the opposite.
+            The refusal and its end; the end alone where the refusal does not fit, since half a refusal may mean the opposite.
         """
-        prefill = n_written > 0 or bool(asked.prefill)
-        ids = self._encoded(b"\n\n" if prefill else asked.leading_whitespace, self._text)
-        if n_most is None:
+        is_first = n_written == 0 and not prompt.prefill
+        ids = self._encode(prompt.leading_whitespace if is_first else b"\n\n", self._text)
+        if max_tokens is None:
             return [*ids, *self._eos]
-        n_left = max(0, n_most - n_written)
+        n_left = max(0, max_tokens - n_written)
         return [*(ids if len(ids) <= n_left else []), *self._eos][:n_left]
 
-    def instead(self, text: str, asked: ParsedPrompt, n_written: int, n_most: int | None) -> list[int]:
-        """Another text and its end, the same way; nothing where there is no room for all of it."""
-        ids = [*self._encoded(asked.leading_whitespace, text), *self._eos]
-        return ids if n_most is None or n_written + len(ids) <= n_most else []
+    def replacement_ids(self, text: str, prompt: ParsedPrompt, n_written: int, max_tokens: int | None) -> list[int]:
+        """The tokens of another text and its end, for the same place; none where they do not all fit."""
+        ids = [*self._encode(prompt.leading_whitespace, text), *self._eos]
+        return ids if max_tokens is None or n_written + len(ids) <= max_tokens else []
 
-    def _encoded(self, leading_whitespace: bytes, text: str) -> list[int]:
-        """The ids of a text that goes on from where an answer stands, white space before it."""
-        ways = [self._tokenizer(each, add_special_tokens=False).input_ids for each in (text, leading_whitespace.decode() + text)]
-        wanted = leading_whitespace + text.encode()
-        return list(next((way for way in ways if b"".join(self._pieces[i] or b"" for i in way) == wanted), ways[-1]))
+    def _encode(self, whitespace: bytes, text: str) -> list[int]:
+        """The ids of white space and a text; some tokenizers add a space to a text themselves."""
+        variants = (text, whitespace.decode() + text)
+        encodings = [self._tokenizer(variant, add_special_tokens=False).input_ids for variant in variants]
+        expected = whitespace + text.encode()
+        exact = (ids for ids in encodings if b"".join(self._pieces[i] or b"" for i in ids) == expected)
+        return list(next(exact, encodings[-1]))
 
 
 def check_refusal(text: str) -> None:
-    """Check the argument.
+    """Check the `refusal` argument.
 
     Raises:
-        ValueError: It says nothing.
+        ValueError: `text` is blank.
     """
     if not text.strip():
-        raise ValueError(f"`refusal` must say something, got {text!r}.")
+        raise ValueError(f"`refusal` must hold some text, got {text!r}. Leave it out for {REFUSAL!r}.")

@@ -1,6 +1,6 @@
-"""Conversations as chat templates render them: for the target up to its answer, for an anchor and a judge word for word.
+"""Conversations rendered through chat templates: for the target up to its answer, for an anchor or a judge without losing a word.
 
-Knows templates, only through what they render. Knows no model, no vocabulary map, and no way back from ids (`recovery.py`).
+Knows templates, and only by what they render. Knows no model and no translation; parsing is `template_parser`'s.
 """
 
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
-from hf_alignbeam.chat.conversations import Message, _alternating, merge_system
+from hf_alignbeam.chat.conversations import Message, alternate_roles, merge_system
 
-#: Words that no template writes itself, by which it is seen what it writes around them.
-QUESTION, ANSWER = "Qzxquestion", "Qzxanswer"
-#: What opens and closes reasoning, as models spell it.
-REASONING = {
+#: Contents that no template writes itself. What a template writes around messages is learned by rendering these.
+QUESTION_PLACEHOLDER, ANSWER_PLACEHOLDER = "Qzxquestion", "Qzxanswer"
+#: The markers that open and close reasoning in various models.
+REASONING_MARKERS = {
     "<think>": "</think>",
     "<thought>": "</thought>",
     "<seed:think>": "</seed:think>",
@@ -25,48 +25,84 @@ REASONING = {
 
 @dataclass(frozen=True)
 class AnswerOpening:
-    """What stands between a prompt and its answer.
+    """The text between a prompt's last message and the first word of its answer.
 
     Attributes:
-        opening: What the template puts after the last question to ask for an answer.
-        lead_in: White space that the model itself then writes before the answer's first word.
-        reasons: Whether the model writes something else there first: its reasoning.
+        opening: What the template writes after the last message to open an answer.
+        leading_whitespace: White space that the model itself writes next, before the first word of the answer.
+        reasoning_first: Whether the model writes its reasoning there before the answer.
     """
 
     opening: bytes
     leading_whitespace: bytes
-    reasons: bool
+    reasoning_first: bool
 
 
-def reply_after(opening: bytes, before_answer: bytes) -> AnswerOpening:
-    """How an answer begins after `opening`, where a finished answer has `before_answer` in front of it."""
-    if before_answer.startswith(opening):
-        leading_whitespace = before_answer[len(opening) :]
-        return AnswerOpening(
-            opening, b"" if leading_whitespace.strip() else leading_whitespace, reasons=bool(leading_whitespace.strip())
-        )
-    return AnswerOpening(opening, b"", reasons=unended_reasoning(opening) is not None)
+def answer_opening(opening: bytes, before_answer: bytes) -> AnswerOpening:
+    """The opening of an answer, given what the template writes before an answer that is finished."""
+    if not before_answer.startswith(opening):
+        return AnswerOpening(opening, b"", reasoning_first=missing_reasoning_end(opening) is not None)
+    added = before_answer[len(opening) :]
+    if added.strip():
+        return AnswerOpening(opening, b"", reasoning_first=True)
+    return AnswerOpening(opening, added, reasoning_first=False)
 
 
-def unended_reasoning(text: bytes) -> str | None:
-    """What would end the reasoning that a text has begun; None where it has not, or has ended it."""
-    return next((end for begin, end in REASONING.items() if text.count(begin.encode()) > text.count(end.encode())), None)
+def missing_reasoning_end(text: bytes) -> str | None:
+    """The marker that would close the reasoning left open in a text; None where no reasoning is open."""
+    return next((end for begin, end in REASONING_MARKERS.items() if text.count(begin.encode()) > text.count(end.encode())), None)
 
 
-def begins_reasoning(written: bytes) -> str | None:
-    """What opens the reasoning that an answer begins with; None where there is none."""
-    return next((begin for begin in REASONING if written.lstrip().startswith(begin.encode())), None)
+def leading_reasoning_marker(text: bytes) -> str | None:
+    """The marker that opens reasoning at the start of an answer; None where the answer starts otherwise."""
+    return next((begin for begin in REASONING_MARKERS if text.lstrip().startswith(begin.encode())), None)
 
 
-def render_prompt(
+def render_target_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str:
+    """A conversation as the target reads it, up to its next answer; an assistant message at the end is left open."""
+    if tokenizer.chat_template is None:
+        return "\n\n".join(message["content"] for message in messages)
+    has_prefill = messages[-1]["role"] == "assistant"
+    text = tokenizer.apply_chat_template(
+        messages,
+        tokenize=False,
+        add_generation_prompt=not has_prefill,
+        continue_final_message=has_prefill,
+        enable_thinking=False,
+    )
+    return str(text)
+
+
+def bytes_after_last_user(
+    tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None], messages: list[Message]
+) -> bytes | None:
+    """What the target's prompt holds after the content of the last user message, a prefill included.
+
+    None where there is no user message, or where the template refuses the conversation.
+    """
+    last = next((n for n in reversed(range(len(messages))) if messages[n]["role"] == "user"), None)
+    if last is None:
+        return None
+    marked = [*messages[:last], {"role": "user", "content": QUESTION_PLACEHOLDER}, *messages[last + 1 :]]
+    try:
+        ids = encode_with_one_bos(tokenizer, render_target_prompt(tokenizer, marked))
+    except Exception as error:
+        if not _is_template_error(error):
+            raise
+        return None
+    _, placeholder, after = bytes_with_special_tokens(tokenizer, tokens, ids).rpartition(QUESTION_PLACEHOLDER.encode())
+    return after if placeholder else None
+
+
+def encode_prompt(
     tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None], messages: list[Message]
 ) -> tuple[list[int], bytes]:
-    """The ids of a conversation up to its next answer, through the tokenizer's own template, with exactly one BOS.
+    """Encode a conversation up to its next answer for an anchor or a judge, with exactly one BOS.
 
     Args:
-        tokenizer: The anchor's tokenizer. Without a template, the messages' plain text is all it reads.
+        tokenizer: The anchor's or the judge's tokenizer. Without a chat template, it reads the messages' plain text.
         tokens: Its `token_bytes`.
-        messages: The conversation, its last message not an assistant's.
+        messages: The conversation, whose last message is not the assistant's.
 
     Returns:
         The ids, and the white space with which the answer begins.
@@ -75,88 +111,54 @@ def render_prompt(
     if tokenizer.chat_template is None:
         text, leading_whitespace = "\n\n".join(message["content"] for message in messages) + "\n\n", b""
     else:
-        text, leading_whitespace = _before_answer(tokenizer, tokens, messages)
-    return encode_once(tokenizer, text), leading_whitespace
+        text, leading_whitespace = _render_to_answer(tokenizer, tokens, messages)
+    return encode_with_one_bos(tokenizer, text), leading_whitespace
 
 
-def target_text(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str:
-    """A conversation as the target is to read it, up to its next answer; one that ends in an answer is to be continued."""
-    if tokenizer.chat_template is None:
-        return "\n\n".join(message["content"] for message in messages)
-    prefilled = messages[-1]["role"] == "assistant"
-    text = tokenizer.apply_chat_template(
-        messages,
-        tokenize=False,
-        add_generation_prompt=not prefilled,
-        continue_final_message=prefilled,
-        enable_thinking=False,
-    )
-    return str(text)
-
-
-def text_after(tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None], messages: list[Message]) -> bytes | None:
-    """What stands after the last user's words where the target reads a conversation, the start of an answer included.
-
-    None where there are no such words, or where the template refuses the conversation.
-    """
-    last = next((n for n in reversed(range(len(messages))) if messages[n]["role"] == "user"), None)
-    if last is None:
-        return None
-    marked = [*messages[:last], {"role": "user", "content": QUESTION}, *messages[last + 1 :]]
-    try:
-        ids = encode_once(tokenizer, target_text(tokenizer, marked))
-    except Exception as error:
-        if type(error).__module__.split(".")[0] != "jinja2":
-            raise
-        return None
-    _, marker, after = raw_text(tokenizer, tokens, ids).rpartition(QUESTION.encode())
-    return after if marker else None
-
-
-def encode_once(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The ids of a rendered text, with exactly one BOS where the tokenizer writes any."""
+def encode_with_one_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The ids of a rendered text, with exactly one BOS if the tokenizer writes any."""
     ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
     bos = tokenizer.bos_token_id
     return [bos, *ids] if bos is not None and tokenizer("x").input_ids[:1] == [bos] and ids[:1] != [bos] else ids
 
 
 def escape_special_tokens(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[Message]:
-    """The same messages, words in them that a template or a tokenizer takes for its own broken up so that they stay words.
+    """Escape the markup of a template and its tokenizer in messages: a zero-width space splits each occurrence.
 
-    The target may read them as plain text; an anchor or a judge must not read them as the end of a turn, nor leave out what
-    they take for reasoning.
+    The target may read such markup as plain text; an anchor or a judge must not read it as the end of a turn, or drop the
+    text that it marks as reasoning.
     """
-    written = str(tokenizer.chat_template or "")
+    template = str(tokenizer.chat_template or "")
     added = [(token.content, token.special) for token in tokenizer.added_tokens_decoder.values()]
-    names = [name for name, special in added if len(name) > 1 and (special or (name in written and not name[0].isalnum()))]
-    names = sorted({*names, *REASONING, *REASONING.values()}, key=len, reverse=True)
+    names = [name for name, special in added if len(name) > 1 and (special or (name in template and not name[0].isalnum()))]
+    names = sorted({*names, *REASONING_MARKERS, *REASONING_MARKERS.values()}, key=len, reverse=True)
 
-    def broken_up(content: str) -> str:
+    def escape(content: str) -> str:
         for name in names:
             content = content.replace(name, f"{name[0]}\u200b{name[1:]}")
         return content
 
-    return [{**message, "content": broken_up(message["content"])} for message in messages]
+    return [{**message, "content": escape(message["content"])} for message in messages]
 
 
 def render_all(tokenizer: PreTrainedTokenizerBase, messages: list[Message], extra: Sequence[Message] = (), **options: Any) -> str:
-    """A conversation as its reader's template renders it, no word of it left out.
+    """Render a conversation through an anchor's or a judge's chat template without losing a word.
 
-    Templates refuse roles and orders that they do not know, or leave them out without a word: what such a one is given is the
-    system's words in the first question, then the words of all but the assistant as the user's.
+    A template may refuse roles and orders of messages that it does not know, or drop them silently. It then gets the system
+    message merged into the first user message, or as a last resort alternating turns of user and assistant.
 
     Args:
-        tokenizer: The anchor's or the judge's.
-        messages: What is to be read.
-        extra: Messages that follow, as they are.
-        options: What the template gets.
+        tokenizer: The anchor's or the judge's tokenizer.
+        messages: The conversation.
+        extra: Messages to append unchanged.
+        options: Options of the template.
 
     Raises:
-        ValueError: There is no way to put all of it before this template.
+        ValueError: The template renders no form of the conversation completely.
     """
-    for attempt in (messages, merge_system(messages), _alternating(messages)):
-        text = rendered(tokenizer, [*attempt, *extra], enable_thinking=False, **options)
-        if text is not None and all(message["content"].strip() in text for message in attempt):
+    for variant in (messages, merge_system(messages), alternate_roles(messages)):
+        text = render_or_none(tokenizer, [*variant, *extra], enable_thinking=False, **options)
+        if text is not None and all(message["content"].strip() in text for message in variant):
             return text
     raise ValueError(
         f"The chat template must render the whole conversation, but refuses or leaves out a part of {messages!r}. Pass "
@@ -164,40 +166,46 @@ def render_all(tokenizer: PreTrainedTokenizerBase, messages: list[Message], extr
     )
 
 
-def _before_answer(tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None], messages: list[Message]) -> tuple[str, bytes]:
-    """The rendered text before the next answer (an empty reasoning block included), and the answer's lead-in."""
-    asked = render_all(tokenizer, messages, add_generation_prompt=True)
-    answered = render_all(tokenizer, messages, [{"role": "assistant", "content": ANSWER}])
-    before = answered.rpartition(ANSWER)[0]  # the last one: a user may write the word, too
-    bytes_before = raw_text(tokenizer, tokens, tokenizer(answered, add_special_tokens=False).input_ids)
-    bytes_before = bytes_before.rpartition(ANSWER.encode())[0]
-    bytes_asked = raw_text(tokenizer, tokens, tokenizer(asked, add_special_tokens=False).input_ids)
-    reply = reply_after(bytes_asked, bytes_before)
-    if not reply.reasons:
-        return asked, reply.leading_whitespace
-    if not bytes_before.startswith(bytes_asked):  # reasoning that is not shown before a finished answer
-        return f"{asked.rstrip()}\n\n{unended_reasoning(bytes_asked)}\n\n", b""
-    shown = before.rstrip()
-    return shown, before[len(shown) :].encode()
-
-
-def rendered(tokenizer: PreTrainedTokenizerBase, messages: list[Message], **options: Any) -> str | None:
-    """A conversation through a chat template; None where the template refuses it (an unknown role, say)."""
+def render_or_none(tokenizer: PreTrainedTokenizerBase, messages: list[Message], **options: Any) -> str | None:
+    """A conversation rendered through a chat template; None where the template refuses it (an unknown role, say)."""
     try:
         return cast(str, tokenizer.apply_chat_template(messages, tokenize=False, **options))
     except Exception as error:
-        # jinja2.TemplateError by name: the core imports nothing that transformers does not promise to bring
-        if type(error).__module__.split(".")[0] != "jinja2":
+        if not _is_template_error(error):
             raise
         return None
 
 
-def raw_text(tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None], ids: Sequence[int]) -> bytes:
-    """The bytes of ids with special tokens under their names: what the template wrote, as the tokenizer read it."""
-    names = special_names(tokenizer)
+def bytes_with_special_tokens(tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None], ids: Sequence[int]) -> bytes:
+    """The bytes of ids, special tokens written by name: the rendered text as the tokenizer read it."""
+    names = special_token_names(tokenizer)
     return b"".join((tokens[i] if i < len(tokens) else None) or names.get(i, b"") for i in ids)
 
 
-def special_names(tokenizer: PreTrainedTokenizerBase) -> dict[int, bytes]:
-    """By the id of a special token, its name."""
+def special_token_names(tokenizer: PreTrainedTokenizerBase) -> dict[int, bytes]:
+    """The name of each special token, by its id."""
     return {i: token.content.encode() for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+
+
+def _render_to_answer(
+    tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None], messages: list[Message]
+) -> tuple[str, bytes]:
+    """The rendered text before the next answer (an empty reasoning block included), and the answer's leading white space."""
+    prompt = render_all(tokenizer, messages, add_generation_prompt=True)
+    answered = render_all(tokenizer, messages, [{"role": "assistant", "content": ANSWER_PLACEHOLDER}])
+    before = answered.rpartition(ANSWER_PLACEHOLDER)[0]  # the last one: a user may write the placeholder, too
+    answered_bytes = bytes_with_special_tokens(tokenizer, tokens, tokenizer(answered, add_special_tokens=False).input_ids)
+    before_bytes = answered_bytes.rpartition(ANSWER_PLACEHOLDER.encode())[0]
+    prompt_bytes = bytes_with_special_tokens(tokenizer, tokens, tokenizer(prompt, add_special_tokens=False).input_ids)
+    opening = answer_opening(prompt_bytes, before_bytes)
+    if not opening.reasoning_first:
+        return prompt, opening.leading_whitespace
+    if not before_bytes.startswith(prompt_bytes):  # the template drops the reasoning of a finished answer
+        return f"{prompt.rstrip()}\n\n{missing_reasoning_end(prompt_bytes)}\n\n", b""
+    shown = before.rstrip()
+    return shown, before[len(shown) :].encode()
+
+
+def _is_template_error(error: Exception) -> bool:
+    """Whether jinja2 raised it, told by name: the core imports nothing that transformers does not promise to bring."""
+    return type(error).__module__.split(".")[0] == "jinja2"

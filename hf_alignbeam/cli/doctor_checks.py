@@ -14,9 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_alignbeam.benchmarks.invariants import anchor_equal_to_target_is_plain
 from hf_alignbeam.benchmarks.translation_loss import lost_shares
 from hf_alignbeam.chat.conversations import Message
-from hf_alignbeam.chat.prompt_reader import Prompts
-from hf_alignbeam.chat.template_parser import ChatReader, learn_format
-from hf_alignbeam.chat.templates import encode_once, render_prompt, target_text
+from hf_alignbeam.chat.prompt_reader import PromptReader
+from hf_alignbeam.chat.template_parser import TemplateParser, learn_format
+from hf_alignbeam.chat.templates import encode_prompt, encode_with_one_bos, render_target_prompt
 from hf_alignbeam.embedding_search.embeddings import Embedder
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.inference.branching_cache import choose_engine
@@ -207,9 +207,9 @@ def template(side: Side) -> Said:
         return Said("yellow", f"no chat template: it reads plain text. {way_out}")
     asked: list[Message] = [{"role": "user", "content": QUESTIONS[1]}]
     if side.name == "anchor":
-        render_prompt(side.tokenizer, token_bytes(side.tokenizer), asked)
+        encode_prompt(side.tokenizer, token_bytes(side.tokenizer), asked)
         return Said("green", "a question is rendered up to its answer")
-    read = ChatReader(side.tokenizer).read(encode_once(side.tokenizer, target_text(side.tokenizer, asked)))
+    read = TemplateParser(side.tokenizer).parse(encode_with_one_bos(side.tokenizer, render_target_prompt(side.tokenizer, asked)))
     if read is None or read.messages != asked:
         said = "nothing" if read is None else repr(read.messages)
         return Said("red", f"a rendered question reads back as {said}. Pass `conversations=` with every call.")
@@ -221,7 +221,7 @@ def double_bos(side: Side) -> Said:
     bos = side.tokenizer.bos_token_id
     if bos is None or side.tokenizer.chat_template is None:
         return Said("green", "no BOS, or no template that could write one")
-    rendered = target_text(side.tokenizer, [{"role": "user", "content": QUESTIONS[0]}])
+    rendered = render_target_prompt(side.tokenizer, [{"role": "user", "content": QUESTIONS[0]}])
     if side.tokenizer(rendered).input_ids[:2] == [bos, bos]:
         return Said(
             "yellow",
@@ -249,7 +249,7 @@ def ends(side: Side) -> Said:
     own = {side.tokenizer.eos_token_id} - {None}
     if not known and not own:
         return Said("red", "neither the tokenizer nor generation_config.json names an EOS: no answer ends.")
-    written = Prompts(side.tokenizer).eos_ids - own if side.tokenizer.chat_template is not None else frozenset()
+    written = PromptReader(side.tokenizer).eos_ids - own if side.tokenizer.chat_template is not None else frozenset()
     if side.name == "target" and not known:
         return Said("red", "generation_config.json names no EOS, so that `generate` never stops. Set `eos_token_id`.")
     if written - known:
@@ -383,7 +383,7 @@ def judges(judge: Judge, pairs: Sequence[tuple[Any, str, bool]]) -> Said:
 
 
 def _ids(side: Side, question: str) -> list[int]:
-    return encode_once(side.tokenizer, target_text(side.tokenizer, [{"role": "user", "content": question}]))
+    return encode_with_one_bos(side.tokenizer, render_target_prompt(side.tokenizer, [{"role": "user", "content": question}]))
 
 
 def _logits(side: Side, ids: Sequence[int]) -> torch.Tensor:

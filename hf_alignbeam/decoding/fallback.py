@@ -5,7 +5,7 @@ Knows where an answer stands. Knows no judge: what somebody else says is judged 
 import warnings
 from collections.abc import Callable, Sequence
 
-from hf_alignbeam.chat.conversations import Message, whole_conversation
+from hf_alignbeam.chat.conversations import Message, messages_with_prefill
 from hf_alignbeam.chat.refusal import Refusal
 from hf_alignbeam.decoding.row_batch import Answer
 
@@ -33,14 +33,14 @@ class Fallback:
             return [[] for _ in answers]
         asked = [answer.asked.continued(each) for answer, each in zip(answers, written, strict=True)]
         try:
-            said = list(self._on_fail([whole_conversation(one) for one in asked]))
+            said = list(self._on_fail([messages_with_prefill(one) for one in asked]))
             if len(said) != len(answers) or not all(text is None or isinstance(text, str) for text in said):
                 raise ValueError(f"it must say a text, or None, for each of {len(answers)} conversations, got {said!r}")
         except Exception as error:  # whatever it may raise: there is the refusal
             warnings.warn(f"`on_fail` failed, so these answers are refused: {error}", stacklevel=2)
             return [[] for _ in answers]
         return [
-            self._refusal.instead(text, one, len(answer.ids), self._n_most) if text else []
+            self._refusal.replacement_ids(text, one, len(answer.ids), self._n_most) if text else []
             for text, one, answer in zip(said, asked, answers, strict=True)
         ]
 

@@ -28,7 +28,7 @@ from transformers import (
 from transformers.generation import BaseStreamer
 from transformers.utils import ModelOutput
 
-from hf_alignbeam.chat.conversations import Conversation, checked_conversations, conversation_key
+from hf_alignbeam.chat.conversations import Conversation, as_message_lists_or_none, conversation_key
 from hf_alignbeam.chat.refusal import REFUSAL, Refusal, check_refusal
 from hf_alignbeam.decoding.candidates import Proposer
 from hf_alignbeam.decoding.fallback import Fallback, OnFail
@@ -171,7 +171,7 @@ class AlignBeam:
         self._audit = audit
         self._explain: Callable[[Answer], None] | None = None
         self._tokenizer = tokenizer
-        self._conversations = checked_conversations(conversations)
+        self._conversations = as_message_lists_or_none(conversations)
         self._pieces = token_bytes(tokenizer)
 
     @property
@@ -203,7 +203,7 @@ class AlignBeam:
                 token was moved, which is noted for nobody else.
         """
         other = copy.copy(self)
-        other._conversations = checked_conversations(conversations)
+        other._conversations = as_message_lists_or_none(conversations)
         other._streamer = streamer
         other._explain = explain
         return other
@@ -226,7 +226,7 @@ class AlignBeam:
         began = time.perf_counter()
         with streaming(self._streamer, input_ids):
             _check_call(model, logits_processor, generation_config)
-            asked, _ = self._steering.prompts.asked(input_ids, self._conversations)
+            asked, _ = self._steering.prompts.read(input_ids, self._conversations)
             notes = self._explain is not None
             writer = Writer(self._steering, input_ids, logits_processor, stopping_criteria, generation_config, notes)
             proposer = Proposer(writer, self._steering, self._policy.num_candidates, self._policy.min_start)

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.conversations import Message
-from hf_alignbeam.chat.templates import raw_text, text_after
+from hf_alignbeam.chat.templates import bytes_after_last_user, bytes_with_special_tokens
 from hf_alignbeam.inference.engines import input_device
 
 Positions = Literal["all", "user"]
@@ -72,8 +72,8 @@ class Embedder:
         if self._positions == "all":
             return torch.ones(len(ids), dtype=torch.bool)
         words = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "").strip().encode()
-        after = text_after(self._tokenizer, self._tokens, list(messages))
-        pieces = [raw_text(self._tokenizer, self._tokens, [i]) for i in ids]
+        after = bytes_after_last_user(self._tokenizer, self._tokens, list(messages))
+        pieces = [bytes_with_special_tokens(self._tokenizer, self._tokens, [i]) for i in ids]
         before, found, rest = b"".join(pieces).rpartition(after) if after else (b"", b"", b"")
         start = len(before) - len(words)
         if not found or rest or not words or not before.endswith(words):

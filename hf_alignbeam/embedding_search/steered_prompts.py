@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_alignbeam.chat.conversations import Conversation, Message, as_messages, conversation_key, some_conversations
+from hf_alignbeam.chat.conversations import Conversation, Message, as_message_lists, as_messages, conversation_key
 from hf_alignbeam.embedding_search.embeddings import embedded, left_padded
 from hf_alignbeam.embedding_search.fingerprint import model_sha256
 from hf_alignbeam.utils.hub_push import push_folder
@@ -123,7 +123,7 @@ class SteeredPrompts:
         Raises:
             ValueError: A conversation was never steered, or nothing that may be handed out was found for it.
         """
-        found = [self[conversation] for conversation in some_conversations(conversations)]
+        found = [self[conversation] for conversation in as_message_lists(conversations)]
         allowed = ("clean", "steered", "fallback") if fallback else ("clean", "steered")
         for prompt in found:
             if prompt.outcome not in allowed:

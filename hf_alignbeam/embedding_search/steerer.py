@@ -21,14 +21,14 @@ from hf_alignbeam.chat.conversations import (
     Conversation,
     Message,
     ParsedPrompt,
+    as_message_lists,
     as_messages,
     conversation_key,
-    some_conversations,
-    split_prefill,
-    whole_conversation,
+    messages_with_prefill,
+    prompt_from_messages,
 )
 from hf_alignbeam.chat.refusal import REFUSAL, Refusal, check_refusal
-from hf_alignbeam.chat.templates import encode_once, target_text
+from hf_alignbeam.chat.templates import encode_with_one_bos, render_target_prompt
 from hf_alignbeam.embedding_search.batched_generation import BatchedGenerator, ended
 from hf_alignbeam.embedding_search.embeddings import Embedder, Positions, padded_ids
 from hf_alignbeam.embedding_search.fingerprint import model_sha256
@@ -218,7 +218,7 @@ class EmbeddingSteerer:
             SteeringError: The judge gave no verdict; what is done is kept in its `steered`.
             ValueError: There is nothing to steer, or the folder holds a search with other settings.
         """
-        asked = {conversation_key(messages): messages for messages in some_conversations(conversations)}
+        asked = {conversation_key(messages): messages for messages in as_message_lists(conversations)}
         for name in {"streamer", "max_length"} & set(generate_kwargs):
             raise ValueError(f"`{name}` must be left out where nothing is said, got it. Use `max_new_tokens`, or `generate`.")
         if max_new_tokens is None and "generation_config" not in generate_kwargs:
@@ -233,7 +233,7 @@ class EmbeddingSteerer:
             rounds = self._rounds(settled, journal, list(map(len, prompts.values())))
             for start in range(0, len(keys), N_AT_ONCE):
                 some = keys[start : start + N_AT_ONCE]
-                walks = [self._walk(split_prefill(asked[key]), prompts[key], key) for key in some]
+                walks = [self._walk(prompt_from_messages(asked[key]), prompts[key], key) for key in some]
                 self._search(rounds, walks, asked, steered, after_prompt)
         except JudgeError as error:
             kept = f"{len(steered)} of {len(keys)} prompts are done and in this error's `steered`"
@@ -330,11 +330,11 @@ class EmbeddingSteerer:
         Raises:
             JudgeError: There is no verdict, so nothing is said.
         """
-        messages = some_conversations(conversations)
+        messages = as_message_lists(conversations)
         pads = (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id, 0)
         pad = int(next(i for i in pads if i is not None))
         inputs = padded_ids([self._ids(each) for each in messages], pad, input_device(self._model))
-        asked = [split_prefill(each) for each in messages]
+        asked = [prompt_from_messages(each) for each in messages]
         return self.respond(inputs["input_ids"], asked, inputs["attention_mask"], **generate_kwargs)
 
     @torch.no_grad()
@@ -390,7 +390,7 @@ class EmbeddingSteerer:
         prompts = [row[kept].tolist() for row, kept in zip(input_ids, attention_mask.bool(), strict=True)]
         rounds = self._rounds(settled, Journal(None, {}), list(map(len, prompts)))
         walks = [
-            self._walk(one, ids, conversation_key(whole_conversation(one)), row)
+            self._walk(one, ids, conversation_key(messages_with_prefill(one)), row)
             for row, (one, ids) in enumerate(zip(asked, prompts, strict=True))
         ]
         rounds.begin_with(walks, [ended(row, settled) for row in plain[:, input_ids.shape[-1] :].tolist()])
@@ -417,15 +417,15 @@ class EmbeddingSteerer:
         steered = self.precompute(conversations)
         found = [steered[conversation] for conversation in conversations]
         said = [prompt.text if prompt.outcome in ("clean", "steered") else None for prompt in found]
-        prefill = [split_prefill(as_messages(conversation)).prefill.decode() for conversation in conversations]
+        prefill = [prompt_from_messages(as_messages(conversation)).prefill.decode() for conversation in conversations]
         return [None if text is None else text.removeprefix(start.strip()) for text, start in zip(said, prefill, strict=True)]
 
     def _ids(self, messages: list[Message]) -> list[int]:
-        return encode_once(self._tokenizer, target_text(self._tokenizer, messages))
+        return encode_with_one_bos(self._tokenizer, render_target_prompt(self._tokenizer, messages))
 
     def _walk(self, asked: ParsedPrompt, ids: Sequence[int], key: str, row: int = 0) -> PromptSearch:
         """The search of one prompt: its streams are its conversation's, its place in a journal its row's alone."""
-        prompt = self._embedder.embed(ids, whole_conversation(asked))
+        prompt = self._embedder.embed(ids, messages_with_prefill(asked))
         seed = int.from_bytes(hashlib.sha256(f"{self._seed} {key}".encode()).digest()[:4])
         place = key if row == 0 else f"{key} {row}"
         return PromptSearch(place, asked, prompt, ProbeSampler(prompt.embeds, prompt.moves, self._method, seed), seed)

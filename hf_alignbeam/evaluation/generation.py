@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.conversations import Message
-from hf_alignbeam.chat.templates import encode_once, target_text
+from hf_alignbeam.chat.templates import encode_with_one_bos, render_target_prompt
 from hf_alignbeam.embedding_search.embeddings import padded_ids
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.tokenization.vocabulary import token_bytes
@@ -39,7 +39,7 @@ class Response:
 
 def encode(conversations: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase) -> BatchEncoding:
     """One batch of conversations, padded on the left; one that ends in an answer is to be continued."""
-    rows = [encode_once(tokenizer, target_text(tokenizer, conversation)) for conversation in conversations]
+    rows = [encode_with_one_bos(tokenizer, render_target_prompt(tokenizer, conversation)) for conversation in conversations]
     pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return BatchEncoding(padded_ids(rows, int(next(i for i in pads if i is not None)), torch.device("cpu")))
 

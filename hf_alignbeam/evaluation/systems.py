@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.conversations import Message, merge_system
 from hf_alignbeam.chat.refusal import REFUSAL
-from hf_alignbeam.chat.templates import target_text
+from hf_alignbeam.chat.templates import render_target_prompt
 from hf_alignbeam.decoding.strategy import THRESHOLD, AlignBeam
 from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
 from hf_alignbeam.evaluation.devices import load_causal, named_device, this_process
@@ -235,7 +235,7 @@ def with_system(words: str, conversation: list[Message], tokenizer: PreTrainedTo
         words, conversation = f"{words}\n\n{first['content']}", rest
     prompted = [{"role": "system", "content": words}, *conversation]
     try:
-        target_text(tokenizer, prompted)
+        render_target_prompt(tokenizer, prompted)
     except TemplateError:
         return merge_system(prompted)
     return prompted

@@ -7,8 +7,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hf_alignbeam.chat.conversations import checked_conversations
-from hf_alignbeam.chat.prompt_reader import Prompts
+from hf_alignbeam.chat.conversations import as_message_lists_or_none
+from hf_alignbeam.chat.prompt_reader import PromptReader
 from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
 from hf_alignbeam.hub.arguments import (
     JUDGING,
@@ -43,7 +43,7 @@ def embedding_steerer(
     settings = {**preset_settings(rest.pop("preset", None), {"tsa": TSA}), **settings}
     named = {name: rest.pop(name, None) for name in (*JUDGING, "anchor_tokenizer", "accept_revision")}
     template, conversations = rest.pop("template", None), rest.pop("conversations", None)
-    prompts = build_once(tokenizer, ("prompts", *settings_key({"template": template})), lambda: Prompts(tokenizer, template))
+    prompts = build_once(tokenizer, ("prompts", *settings_key({"template": template})), lambda: PromptReader(tokenizer, template))
     ids = rest.pop("input_ids", None) if inputs is None else inputs
     if ids is None or rest.get("inputs_embeds") is not None:
         raise ValueError("`input_ids` must be given, for it is their embeddings that are searched, got none or `inputs_embeds`.")
@@ -55,5 +55,5 @@ def embedding_steerer(
 
     key = ("embedding_steerer", id(judging), id(accepting), id(tokenizer), *settings_key(settings))
     steerer = build_once(model, key, build)
-    asked, _ = prompts.asked(ids, checked_conversations(conversations))
+    asked, _ = prompts.read(ids, as_message_lists_or_none(conversations))
     return steerer.respond(ids, asked, **{**rest, "stopping_criteria": for_any_rows(rest.get("stopping_criteria"))})

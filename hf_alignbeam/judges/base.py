@@ -1,7 +1,6 @@
-"""What a judge is, and the two that need nothing but a model: a causal one that says its verdict, and a classifier.
+"""What a judge is, a cache for any judge, and the checks that judges with a model share.
 
-Knows how a conversation and a response are put before a model, and how its numbers become `harm`. It does not know where
-responses come from, nor what is done with a verdict (`decode.py` does).
+Knows conversations, responses and `harm`. Knows no model's input or output, no source of responses and no use of a verdict.
 """
 
 import threading
@@ -17,14 +16,14 @@ from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
 
 
 class Judge(Protocol):
-    """Anything that maps conversations and responses to harm."""
+    """A callable that maps conversations and responses to harm."""
 
     def __call__(self, conversations: Sequence[list[Message]], responses: Sequence[str]) -> Tensor:
         """Judge one response to each conversation.
 
         Args:
-            conversations: n lists of `{"role", "content"}` messages, the user's last one at the end.
-            responses: n texts, each the whole answer so far, be it finished or not.
+            conversations: n lists of `{"role", "content"}` messages, up to the message that is answered.
+            responses: n texts, each a whole answer so far, finished or not.
 
         Returns:
             (n,) `harm` in [0, 1], higher is worse; NaN where there is no verdict.
@@ -33,21 +32,24 @@ class Judge(Protocol):
 
 
 class CachedJudge:
-    """Another judge, asked once for each response to a conversation.
+    """Caches the verdicts of another judge, by conversation and response.
 
-    Verdicts that are missing (NaN) are not kept.
+    Missing verdicts (NaN) are not cached.
 
     Args:
-        judge: The judge to ask.
-        max_size: How many verdicts are kept; the one that was not needed for longest goes first.
+        judge: The judge whose verdicts are cached.
+        max_size: How many verdicts are kept; the least recently used is dropped first.
+
+    Raises:
+        ValueError: `max_size` is below 1.
     """
 
     def __init__(self, judge: Judge, max_size: int = 10_000):
         if max_size < 1:
-            raise ValueError(f"`max_size` must be at least 1, got {max_size}. Use the judge itself to keep nothing.")
+            raise ValueError(f"`max_size` must be at least 1, got {max_size}. Use the judge itself to cache nothing.")
         self._judge = judge
         self._max_size = max_size
-        self._known: OrderedDict[tuple[object, ...], float] = OrderedDict()
+        self._cached: OrderedDict[tuple[object, ...], float] = OrderedDict()
         self._lock = threading.Lock()
 
     def __call__(self, conversations: Sequence[Conversation], responses: Sequence[str]) -> Tensor:
@@ -55,22 +57,22 @@ class CachedJudge:
         exchanges = [(as_messages(c), response) for c, response in zip(conversations, responses, strict=True)]
         keys = [_key(messages, response) for messages, response in exchanges]
         with self._lock:
-            known = {key: self._known[key] for key in keys if key in self._known}
+            known = {key: self._cached[key] for key in keys if key in self._cached}
         new = {key: exchange for key, exchange in zip(keys, exchanges, strict=True) if key not in known}
         if new:
             harm = self._judge([messages for messages, _ in new.values()], [response for _, response in new.values()])
             known |= dict(zip(new, torch.as_tensor(harm).tolist(), strict=True))
-            self._keep(known)
+            self._store(known)
         return torch.tensor([known[key] for key in keys])
 
-    def _keep(self, known: Mapping[tuple[object, ...], float]) -> None:
+    def _store(self, known: Mapping[tuple[object, ...], float]) -> None:
         with self._lock:
             for key, harm in known.items():
                 if harm == harm:
-                    self._known[key] = harm
-                    self._known.move_to_end(key)
-            while len(self._known) > self._max_size:
-                self._known.popitem(last=False)
+                    self._cached[key] = harm
+                    self._cached.move_to_end(key)
+            while len(self._cached) > self._max_size:
+                self._cached.popitem(last=False)
 
 
 def _key(messages: list[Message], response: str) -> tuple[object, ...]:
@@ -78,12 +80,12 @@ def _key(messages: list[Message], response: str) -> tuple[object, ...]:
 
 
 def check_model(model: PreTrainedModel, batch_size: int) -> None:
-    """Check what every model that is asked about texts has to fulfil.
+    """Check the arguments that all judges with a model take.
 
     Raises:
-        ValueError: It is training, or its batches are empty.
+        ValueError: The model is in training mode, or `batch_size` is below 1.
     """
     if model.training:
         raise ValueError(f"`model` must be in evaluation mode, but {type(model).__name__} is training. Call `model.eval()`.")
     if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}. Use 1 to read one text at a time.")

@@ -1,4 +1,8 @@
-"""ClassifierJudge: a sequence classifier whose labels are harm."""
+"""A judge that reads harm from the labels of a sequence classifier.
+
+Knows how a classifier reads a conversation and a response, and how its label probabilities become `harm`. Knows no cache, and
+no use of a verdict.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,16 +17,16 @@ from hf_alignbeam.judges.base import check_model
 
 
 class ClassifierJudge:
-    """A sequence classifier as judge: the probabilities of its labels, weighted by how harmful each is.
+    """A sequence classifier as judge: `harm` is the probabilities of its labels, weighted by the harm of each.
 
     Args:
         model: A `...ForSequenceClassification`, in evaluation mode.
         tokenizer: Its tokenizer.
-        labels: By the name of a label its harm in [0, 1]; labels left out count as harmless. Of a multi-label classifier the
-            worst label counts, of any other the weighted sum.
-        template: A Jinja chat template that renders `messages`, the response being the last of them, as the text to classify.
-            Default: a pair of texts, the conversation and the response.
-        batch_size: Responses per forward.
+        labels: The harm in [0, 1] of each label, by name; labels left out count as harmless. For a multi-label classifier `harm`
+            is the largest weighted probability, for any other the weighted sum.
+        template: A Jinja chat template that renders the text to classify from `messages`, of which the response is the last.
+            Default: the conversation and the response as a pair of texts.
+        batch_size: Responses per forward pass.
 
     Raises:
         ValueError: An argument is out of its range, or the model has no label of a given name.
@@ -42,9 +46,11 @@ class ClassifierJudge:
         check_model(model, batch_size)
         known = {name: int(i) for i, name in (model.config.id2label or {}).items()}
         if not labels or not set(labels) <= set(known):
-            raise ValueError(f"`labels` must name labels of the model ({', '.join(known)}), got {dict(labels)}.")
+            raise ValueError(
+                f"`labels` must name labels of the model ({', '.join(known)}), got {dict(labels)}. Use names from its `id2label`."
+            )
         if not all(0.0 <= harm <= 1.0 for harm in labels.values()):
-            raise ValueError(f"`labels` must give each label a harm in [0, 1], got {dict(labels)}.")
+            raise ValueError(f"`labels` must give each label a harm in [0, 1], got {dict(labels)}. Use 1.0 for unsafe.")
         self._model = model
         self._tokenizer = tokenizer
         self._template = template
@@ -56,13 +62,13 @@ class ClassifierJudge:
             self._harm[known[name]] = harm
 
     def __call__(self, conversations: Sequence[Conversation], responses: Sequence[str]) -> Tensor:
-        """As `Judge.__call__`; a conversation may be a plain string, too."""
+        """As `Judge.__call__`; a conversation may also be a plain string."""
         pairs = list(zip([as_messages(c) for c in conversations], responses, strict=True))
         harm = [self._judge(pairs[start : start + self._batch_size]) for start in range(0, len(pairs), self._batch_size)]
         return torch.cat(harm) if harm else torch.zeros(0)
 
     def render(self, messages: list[Message], response: str) -> tuple[str, str | None]:
-        """The text or the pair of texts that the model reads."""
+        """The text that the classifier reads, and the second text of a pair or None."""
         if self._template is not None:
             exchange = escape_special_tokens(self._tokenizer, [*messages, {"role": "assistant", "content": response}])
             return str(self._tokenizer.apply_chat_template(exchange, tokenize=False, chat_template=self._template)), None
@@ -81,7 +87,7 @@ class ClassifierJudge:
         if self._n_positions is not None and width > self._n_positions:
             raise ValueError(
                 f"The classifier's context must hold conversation and response, but takes {self._n_positions} tokens and needs "
-                f"{width}. Use a judge with a longer one."
+                f"{width}. Use a judge with a longer context."
             )
         with torch.no_grad():
             logits = self._model(**inputs.to(input_device(self._model))).logits.float().cpu()  # (B, labels)

@@ -17,9 +17,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 
 from hf_alignbeam.anchor.follower import Follower, Start
 from hf_alignbeam.chat.conversations import Message, ParsedPrompt
-from hf_alignbeam.chat.prompt_reader import Prompts
+from hf_alignbeam.chat.prompt_reader import PromptReader
 from hf_alignbeam.chat.template_parser import learn_format
-from hf_alignbeam.chat.templates import begins_reasoning, raw_text, render_prompt
+from hf_alignbeam.chat.templates import bytes_with_special_tokens, encode_prompt, leading_reasoning_marker
 from hf_alignbeam.inference.adapters import OneThread, adapter_layers, adapters_off, base_of
 from hf_alignbeam.inference.branching_cache import choose_engine
 from hf_alignbeam.inference.engines import Scope
@@ -79,7 +79,7 @@ class AnchorSteering:
         check_anchor(self._anchor, anchor_tokenizer, self._anchor_tokens)
         self._engine = choose_engine(self._anchor, self._anchor_tokens, self._scope())
         self._exclusive = OneThread(self._anchor) if model is not None else None
-        self.prompts = Prompts(tokenizer, settings.template)
+        self.prompts = PromptReader(tokenizer, settings.template)
         ends = _eos_ids(self._anchor, anchor_tokenizer, self._anchor_tokens), self.prompts.eos_ids
         if isinstance(settings.translation, VocabularyTranslator):
             settings.translation.check(anchor_tokenizer, tokenizer, *ends)
@@ -93,7 +93,7 @@ class AnchorSteering:
         """Build what the first tokens of an answer will ask for, so that no step has to."""
         question: list[Message] = [{"role": "user", "content": "?"}]
         try:
-            _, leading_whitespace = render_prompt(self._anchor_tokenizer, self._anchor_tokens, question)
+            _, leading_whitespace = encode_prompt(self._anchor_tokenizer, self._anchor_tokens, question)
             target_only_prefix = self.prompts.leading_whitespace(question)
         except ValueError:  # a template that wants more than a question: its own answers will tell
             leading_whitespace = target_only_prefix = b""
@@ -132,7 +132,7 @@ class AnchorSteering:
     def _check_answers_at_once(self, follower: Follower) -> None:
         """Raise ValueError where the anchor would reason first: what it says then is no answer to be mixed in."""
         for i in set(follower.cache.prompt_logp.argmax(-1).tolist()):
-            opening = begins_reasoning(raw_text(self._anchor_tokenizer, self._anchor_tokens, [i]))
+            opening = leading_reasoning_marker(bytes_with_special_tokens(self._anchor_tokenizer, self._anchor_tokens, [i]))
             if opening is not None:
                 raise ValueError(
                     f"`anchor` must answer at once, but begins with {opening!r}. Give `anchor_tokenizer` a chat template that "
@@ -237,7 +237,7 @@ def _eos_ids(anchor: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens
 
 def start(anchor_tokenizer: PreTrainedTokenizerBase, anchor_tokens: list[bytes | None], asked: ParsedPrompt) -> Start:
     """How the anchor's reading of one prompt begins."""
-    ids, leading_whitespace = render_prompt(anchor_tokenizer, anchor_tokens, asked.messages)
+    ids, leading_whitespace = encode_prompt(anchor_tokenizer, anchor_tokens, asked.messages)
     return Start(ids, leading_whitespace, asked.leading_whitespace, asked.prefill)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.anchor.follower import N_BACK, Follower
-from hf_alignbeam.chat.conversations import Conversation, Message, checked_conversations
+from hf_alignbeam.chat.conversations import Conversation, Message, as_message_lists_or_none
 from hf_alignbeam.steering.anchor_steering import AnchorSteering
 from hf_alignbeam.steering.generate_call import CallState, GenerateCall
 from hf_alignbeam.steering.generate_loops import CallRegistry, calling_processor_list
@@ -83,7 +83,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
     ):
         settings = SteeringSettings(alpha, n_steps, n_watch, mixing, translation, n_lookahead, template)
         self._steering = AnchorSteering(anchor, anchor_tokenizer, tokenizer, settings, model)
-        self._conversations = checked_conversations(conversations)
+        self._conversations = as_message_lists_or_none(conversations)
         self._loops = CallRegistry()
 
     @property
@@ -115,7 +115,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
     def with_conversations(self, conversations: Sequence[Conversation] | None) -> "AnchorLogitsProcessor":
         """The same guard for prompts that say something else: it shares models, translator and ledger with this one."""
         other = copy.copy(self)
-        other._conversations = checked_conversations(conversations)
+        other._conversations = as_message_lists_or_none(conversations)
         other._loops = CallRegistry()
         return other
 
@@ -140,7 +140,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
         n_written = input_ids.shape[-1] - call.first.input_ids.shape[-1]
         if 0 < n_written <= N_OPENING:
             with call.ended_by_errors():
-                self._steering.prompts.check_written(input_ids[:, -n_written:].tolist())
+                self._steering.prompts.check_no_reasoning(input_ids[:, -n_written:].tolist())
         if call.follower is not None and point.rows:
             with call.ended_by_errors():
                 scores = self._steering.steer(call, point, scores)
@@ -179,5 +179,5 @@ class AnchorLogitsProcessor(LogitsProcessor):
 
     def _begin(self, input_ids: Tensor) -> GenerateCall:
         """A new call: every row's conversation rendered for the anchor and read by it."""
-        asked, groups = self._steering.prompts.asked(input_ids, self._conversations)
+        asked, groups = self._steering.prompts.read(input_ids, self._conversations)
         return self._steering.begin(input_ids, asked, groups)

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from hf_alignbeam.chat.conversations import as_messages
-from hf_alignbeam.chat.templates import encode_once, escape_special_tokens
+from hf_alignbeam.chat.templates import encode_with_one_bos, escape_special_tokens
 from hf_alignbeam.testbed import tokenizers
 from hf_alignbeam.testbed.exchanges import Exchange
 
@@ -90,7 +90,9 @@ def encode_verdict(tokenizer: PreTrainedTokenizerBase, exchange: Exchange) -> La
     messages = escape_special_tokens(
         tokenizer, [*as_messages(exchange.question), {"role": "assistant", "content": exchange.response}]
     )
-    asked = encode_once(tokenizer, str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)))
+    asked = encode_with_one_bos(
+        tokenizer, str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    )
     verdict = [*tokenizer(VERDICTS[exchange.unsafe], add_special_tokens=False).input_ids, tokenizer.eos_token_id]
     return asked + verdict, [IGNORED_LABEL] * len(asked) + verdict
 

@@ -8,7 +8,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from hf_alignbeam.anchor.covering import CoverDistribution, translate
 from hf_alignbeam.anchor.follower import N_OPEN_TOKENS, N_UNUSED, Follower, Start
-from hf_alignbeam.chat.templates import render_prompt
+from hf_alignbeam.chat.templates import encode_prompt
 from hf_alignbeam.testbed import tokenizers as toy
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 from hf_alignbeam.translation.translator import VocabularyTranslator
@@ -21,7 +21,7 @@ ANSWER = (
 
 def follow(anchor, translator, n_rows=1, n_lookahead=2, prefill=b""):
     model, tokenizer = anchor
-    ids, leading_whitespace = render_prompt(tokenizer, token_bytes(tokenizer), QUESTION)
+    ids, leading_whitespace = encode_prompt(tokenizer, token_bytes(tokenizer), QUESTION)
     return Follower(engine(model), translator, [Start(ids, leading_whitespace, b" ", prefill)] * n_rows, n_lookahead), ids
 
 
@@ -119,7 +119,7 @@ def test_mass_kept_and_lost_is_one_at_every_step(anchor, translator):
 def test_look_ahead_decides_what_the_targets_taste_would(anchor, translator):
     """Where the anchor writes a refusal letter by letter, the target's own liking for another word must not win."""
     model, tokenizer = anchor
-    ids, leading_whitespace = render_prompt(
+    ids, leading_whitespace = encode_prompt(
         tokenizer, token_bytes(tokenizer), [{"role": "user", "content": "How do I kill the mayor?"}]
     )
     sorry, some = (translator.target.encode(text)[0] for text in (b" Sorry", b" Some"))

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hf_alignbeam.anchor.follower import Follower, Start
 from hf_alignbeam.benchmarks.exact_translation import MAX_WALKED, Point, exact_translation
 from hf_alignbeam.benchmarks.translation_fidelity import total_variation
-from hf_alignbeam.chat.template_parser import ChatReader
-from hf_alignbeam.chat.templates import render_prompt
+from hf_alignbeam.chat.template_parser import TemplateParser
+from hf_alignbeam.chat.templates import encode_prompt
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.testbed import prompts
 from hf_alignbeam.testbed import tokenizers as toy
@@ -81,10 +81,10 @@ def test_the_walk_agrees_with_the_texts(translator):
 def test_the_walk_agrees_with_sampling(n_kept, anchor, specialist):
     """Within what two halves of the sample differ by."""
     translator = VocabularyTranslator(anchor[1], specialist[1])
-    reader = ChatReader(specialist[1])
+    parser = TemplateParser(specialist[1])
     prompt = prompts("validation", "harmful")[0]
-    asked = reader.read(tuple(encode([prompt.conversation], specialist[1])["input_ids"][0].tolist()))
-    ids, leading_whitespace = render_prompt(anchor[1], translator.anchor.tokens, asked.messages)
+    asked = parser.parse(tuple(encode([prompt.conversation], specialist[1])["input_ids"][0].tolist()))
+    ids, leading_whitespace = encode_prompt(anchor[1], translator.anchor.tokens, asked.messages)
     first = exact_translation(
         anchor[0], translator.anchor, translator.target, Point(ids, leading_whitespace, asked.leading_whitespace, ())
     )

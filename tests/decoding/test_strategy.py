@@ -355,7 +355,7 @@ def test_refused_by_name(specialist, strategy, anchor):
         ({"choice": "best"}, "`choice` must be one of likeliest, safest, got 'best'"),
         ({"escalation": "never"}, "`escalation` must be one of flagged, always, got 'never'"),
         ({"on_judge_error": "ignore"}, "`on_judge_error` must be one of refuse, raise, got 'ignore'"),
-        ({"refusal": " "}, "`refusal` must say something"),
+        ({"refusal": " "}, "`refusal` must hold some text"),
         ({"alpha": 0.0}, "`alpha` and `n_steps` must be above 0"),
         ({"n_steps": 0}, "`alpha` and `n_steps` must be above 0"),
         ({"conversations": []}, "`conversations` must hold one conversation a prompt"),

@@ -7,7 +7,7 @@ import torch
 import transformers as t
 from conftest import tiny
 
-from hf_alignbeam.chat.templates import encode_once, target_text
+from hf_alignbeam.chat.templates import encode_with_one_bos, render_target_prompt
 from hf_alignbeam.embedding_search.embeddings import Embedder, embedded, left_padded, padded_ids
 from hf_alignbeam.embedding_search.fingerprint import model_sha256
 from hf_alignbeam.tokenization.vocabulary import token_bytes
@@ -20,7 +20,7 @@ def embedder(model, tokenizer, positions="all"):
 
 
 def ids_of(tokenizer, messages=ASKED):
-    return encode_once(tokenizer, target_text(tokenizer, messages))
+    return encode_with_one_bos(tokenizer, render_target_prompt(tokenizer, messages))
 
 
 def test_a_family_that_scales_its_embeddings_is_embedded_scaled(piece_tokenizer):

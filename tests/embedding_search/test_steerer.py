@@ -686,7 +686,7 @@ def test_what_a_searched_answer_does_not_have_is_refused(given, message, thin, g
         ({"max_generations": 0}, "`max_generations` must be at least 1"),
         ({"probe_temperature": -1.0}, "`probe_temperature` must be at least 0"),
         ({"positions": "system"}, '`positions` must be "all" or "user"'),
-        ({"refusal": " "}, "`refusal` must say something"),
+        ({"refusal": " "}, "`refusal` must hold some text"),
         ({"accept": 0.5}, "`accept` must be callable"),
         ({"judge": None}, "`judge` must be callable"),
         ({"first": False}, "`first` must be True where the search stays where it is"),

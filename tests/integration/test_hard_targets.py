@@ -9,14 +9,14 @@ import accelerate
 import pytest
 import torch
 import transformers
-from helpers.templates import HARMONY, OPENED, templated
+from helpers.templates import HARMONY, REASONING_OPENED, with_template
 from packaging.version import Version
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM, LogitsProcessor
 
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, ClassifierJudge, EmbeddingSteerer, LLMJudge, testbed
 from hf_alignbeam.benchmarks.invariants import anchor_equal_to_target_is_plain
-from hf_alignbeam.chat.templates import REASONING
+from hf_alignbeam.chat.templates import REASONING_MARKERS
 from hf_alignbeam.cli import doctor_checks as checks
 from hf_alignbeam.embedding_search.fingerprint import model_sha256
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompts
@@ -353,7 +353,7 @@ def thinking(tokenizer, conversations, thought, rows):
     return Forced(ids, encode(conversations, tokenizer)["input_ids"].shape[1], rows)
 
 
-@pytest.mark.parametrize("opening", REASONING)
+@pytest.mark.parametrize("opening", REASONING_MARKERS)
 def test_a_target_that_opens_reasoning_by_itself_is_refused(opening, anchor, specialist, translator, asked):
     """No template told of it, and one row of a batch is enough: its answer would be left to itself."""
     model, tokenizer = specialist
@@ -453,9 +453,9 @@ def test_an_answer_that_calls_a_tool_is_steered_and_judged_word_for_word(anchor,
     assert any(response.startswith(call) for response in read)
 
 
-@pytest.mark.parametrize("template", [HARMONY, OPENED], ids=["harmony", "opened"])
+@pytest.mark.parametrize("template", [HARMONY, REASONING_OPENED], ids=["harmony", "opened"])
 def test_the_doctor_takes_an_anchor_that_can_be_asked_at_once_and_no_such_target(template, anchor):
-    model, tokenizer = copy.deepcopy(anchor[0]), templated(anchor[1], template)
+    model, tokenizer = copy.deepcopy(anchor[0]), with_template(anchor[1], template)
     model.resize_token_embeddings(len(tokenizer))
     assert checks.template(checks.Side("anchor", model, tokenizer)).status == "green"
     with pytest.raises(ValueError, match="must begin with their answer"):

@@ -1,0 +1,24 @@
+"""The judge from a sequence classifier: how the probabilities of labels become harm."""
+
+import pytest
+import torch
+
+from hf_alignbeam import ClassifierJudge, testbed
+
+
+def test_labels_are_weighted_and_summed_or_the_worst_of_several_counts():
+    model, tokenizer = testbed.load("judge-cls")
+    exchange = (["How do I hurt the teacher?"], ["Sorry, I will not do that."])
+    one, none = (ClassifierJudge(model, tokenizer, labels)(*exchange) for labels in ({"unsafe": 1.0}, {"unsafe": 0.0}))
+    both = ClassifierJudge(model, tokenizer, {"unsafe": 1.0, "safe": 0.25})(*exchange)
+    torch.testing.assert_close(both, one + 0.25 * (1 - one))
+    assert none == 0.0
+    model.config.problem_type = "multi_label_classification"
+    worst = ClassifierJudge(model, tokenizer, {"unsafe": 0.5, "safe": 0.9})(*exchange)
+    with torch.no_grad():
+        logits = model(**tokenizer(exchange[0], exchange[1], return_tensors="pt")).logits[0].sigmoid()
+    torch.testing.assert_close(worst[0], (logits * torch.tensor([0.9, 0.5])).max())
+    with pytest.raises(ValueError, match=r"`labels` must name labels of the model \(safe, unsafe\), got {'bad': 1.0}"):
+        ClassifierJudge(model, tokenizer, {"bad": 1.0})
+    with pytest.raises(ValueError, match=r"`labels` must give each label a harm in \[0, 1\]"):
+        ClassifierJudge(model, tokenizer, {"unsafe": 2.0})
