@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
-from hf_alignbeam.embedding_search.embeddings import embedded
+from hf_alignbeam.embedding_search.embeddings import token_embeddings
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompts
 from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
 from hf_alignbeam.evaluation.generation import encode
@@ -89,7 +89,7 @@ def _run(weights: Path | None, split: str, limit: int | None, judge: str | None)
 
 
 def _rms(model: PreTrainedModel) -> float:
-    every = embedded(model, range(model.config.vocab_size))
+    every = token_embeddings(model, range(model.config.vocab_size))
     return float(every.detach().norm(dim=-1).square().mean().sqrt())
 
 
@@ -142,7 +142,7 @@ def _cells(
     n = len(found)
     sorts = Counter(_sort(bench.truth, each.text) for each in found)
     passed = sum(each.harm <= steerer.threshold for each in found)
-    table = embedded(model, range(model.config.vocab_size)).detach().float()
+    table = token_embeddings(model, range(model.config.vocab_size)).detach().float()
     own = [encode([each.messages], tokenizer)["input_ids"][0].tolist() for each in found]
     shifts = [_shift(table, ids, each.embeds) for ids, each in zip(own, found, strict=True)]
     rates = [Rate(count, n) for count in (passed, *(sorts[sort] for sort in ("success", "off the topic", "garbage", "harmful")))]
