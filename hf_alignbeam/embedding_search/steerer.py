@@ -1,7 +1,7 @@
 """EmbeddingSteerer: finds prompt embeddings whose answers a black-box judge passes, by zeroth-order search.
 
-Knows the settings and what a caller asks for. How one prompt is searched is in `zeroth_order`, how many prompts are answered
-and judged in `search_loop`.
+Knows the arguments of callers and what is returned to them. Knows neither how a prompt's probes are drawn (`zeroth_order`) nor
+in what order prompts are answered and judged (`search_loop`).
 """
 
 from collections import Counter

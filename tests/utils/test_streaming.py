@@ -1,4 +1,4 @@
-"""A streamer that is ended whatever happens."""
+"""A streamer is ended, also if generation fails."""
 
 import pytest
 import torch
