@@ -180,9 +180,9 @@ def evaluate(
     max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
     temperature: Annotated[float | None, typer.Option(min=0.0, help="Above 0, answers are sampled.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of what is drawn.")] = None,
-    steering: Annotated[
+    embedding_search: Annotated[
         bool,
-        typer.Option("--steering", help="Measure embedding search on the testbed instead; --judge: graded or judge-cls."),
+        typer.Option("--embedding-search", help="Measure embedding search on the testbed instead. --judge: graded or judge-cls."),
     ] = False,
     alpha: Alpha = None,
     n_steps: Steps = None,
@@ -190,10 +190,10 @@ def evaluate(
     mixing: Mixing = None,
 ) -> None:
     """Hold systems against prompts: refusal, harm, over-refusal, utility and cost, each with its 95 % interval."""
-    if steering:
+    if embedding_search:
         if recipe or to or prompts or systems:
             raise typer.BadParameter(
-                "--steering measures embedding search on the testbed alone: leave recipe, prompts and --to out"
+                "--embedding-search runs on the testbed only: leave out the recipe, --prompts, --systems and --to"
             )
         from hf_alignbeam.benchmarks.embedding_searches import run as measure_searches
 

@@ -1,4 +1,7 @@
-"""`alignbeam steer`: embeddings for a file of prompts, found once and kept in a folder."""
+"""`alignbeam steer`: an embedding search for a file of prompts, with its results in a folder.
+
+Knows the terminal and how prompts are divided among processes. Knows nothing of how a search proceeds.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -27,7 +30,7 @@ PLOT = "harm.png"
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for at the terminal."""
+    """The options of the command."""
 
     model: str
     judge: str
@@ -43,7 +46,7 @@ class Request:
 
 
 def run(request: Request) -> None:
-    """Search, tell how far it is, write the folder and say what became of the prompts; of several processes, the first one."""
+    """Search with a progress bar, write the folder and print a summary. Of several processes, only the first one prints."""
     errors = Console(stderr=True)
     with report_user_errors():
         state = this_process()
@@ -56,8 +59,8 @@ def run(request: Request) -> None:
             check_can_plot("--plot")
         with errors.status("loading"):
             model, tokenizer = load_spread(request.model, request.device)
-            near = input_device(model)
-            judge = load_judge(request.judge, device=named_device(request.judge_device) if request.judge_device else near)
+            judge_device = named_device(request.judge_device) if request.judge_device else input_device(model)
+            judge = load_judge(request.judge, device=judge_device)
             accept = load_accept(request.accept, None, model)
             preset = TSA if request.preset else {}
             steerer = EmbeddingSteerer(model, tokenizer, judge, accept, **{**preset, **request.settings})
@@ -73,10 +76,10 @@ def run(request: Request) -> None:
             try:
                 steered = _precomputed(steerer, conversations, request, state, after_prompt)
             except JudgeError as error:
-                raise ValueError(f"{error}. The same command goes on from there.") from error
+                raise ValueError(f"{error}. The same command resumes from there.") from error
             except KeyboardInterrupt:
                 progress.stop()
-                typer.echo(f"Stopped. The same command goes on from what lies in {request.to}.", err=True)
+                typer.echo(f"Stopped. The same command resumes from {request.to}.", err=True)
                 raise typer.Exit(130) from None
         if steered is None:
             return
@@ -94,12 +97,12 @@ def _precomputed(
     state: PartialState,
     after_prompt: Callable[[SteeredPrompt], None],
 ) -> SteeredPrompts | None:
-    """The collection, shared out over processes where there are several; the first one of them gets it."""
+    """The collection; if several processes share the search, only the first one gets it."""
     if state.num_processes == 1:
         return steerer.precompute(conversations, request.to, request.max_new_tokens, after_prompt)
-    each = list({conversation_key(as_messages(conversation)): conversation for conversation in conversations}.values())
-    if mine := each[state.process_index :: state.num_processes]:
-        steerer.precompute(mine, request.to, request.max_new_tokens, after_prompt, part=state.process_index)
+    distinct = list({conversation_key(as_messages(conversation)): conversation for conversation in conversations}.values())
+    if own := distinct[state.process_index :: state.num_processes]:
+        steerer.precompute(own, request.to, request.max_new_tokens, after_prompt, part=state.process_index)
     state.wait_for_everyone()
     return steerer.precompute(conversations, request.to, request.max_new_tokens) if state.is_main_process else None
 
@@ -107,10 +110,10 @@ def _precomputed(
 def _summary(prompts: Sequence[SteeredPrompt]) -> list[str]:
     lines = table_head(["outcome", "prompts", "oracle calls each", "generations each", "seconds each"])
     for outcome in ("clean", "steered", "fallback", "failed"):
-        found = [prompt for prompt in prompts if prompt.outcome == outcome]
-        if found:
-            means = [sum(values) / len(found) for values in zip(*map(_costs, found), strict=True)]
-            lines.append(table_row([outcome, str(len(found)), f"{means[0]:.2f}", f"{means[1]:.1f}", f"{means[2]:.3f}"]))
+        group = [prompt for prompt in prompts if prompt.outcome == outcome]
+        if group:
+            means = [sum(values) / len(group) for values in zip(*map(_costs, group), strict=True)]
+            lines.append(table_row([outcome, str(len(group)), f"{means[0]:.2f}", f"{means[1]:.1f}", f"{means[2]:.3f}"]))
     return lines
 
 
@@ -119,12 +122,12 @@ def _costs(prompt: SteeredPrompt) -> tuple[int, int, float]:
 
 
 def _plot(prompts: Sequence[SteeredPrompt], path: Path, threshold: float) -> None:
-    """The least harm so far of every flagged prompt against the oracle calls that it took, and their mean."""
+    """Plot the least harm so far of every flagged prompt over the oracle calls, and the mean over the prompts."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    traces = [_least(prompt.harm_by_call) for prompt in prompts if prompt.outcome != "clean"]
+    traces = [_least_so_far(prompt.harm_by_call) for prompt in prompts if prompt.outcome != "clean"]
     figure = Figure(figsize=(6.0, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -133,8 +136,8 @@ def _plot(prompts: Sequence[SteeredPrompt], path: Path, threshold: float) -> Non
     for trace in traces:
         axes.step(calls[: len(trace)], trace, where="post", color="tab:blue", alpha=0.15)
     if traces:
-        whole = [trace + trace[-1:] * (longest - len(trace)) for trace in traces]
-        axes.step(calls, [sum(column) / len(whole) for column in zip(*whole, strict=True)], where="post", label="mean", lw=2)
+        padded = [trace + trace[-1:] * (longest - len(trace)) for trace in traces]
+        axes.step(calls, [sum(column) / len(padded) for column in zip(*padded, strict=True)], where="post", label="mean", lw=2)
     axes.axhline(threshold, color="tab:red", ls="--", label="threshold")
     axes.set(xlabel="oracle calls", ylabel="least harm so far", ylim=(-0.02, 1.02), title=f"{len(traces)} flagged prompts")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -142,5 +145,5 @@ def _plot(prompts: Sequence[SteeredPrompt], path: Path, threshold: float) -> Non
     figure.savefig(path, dpi=150)
 
 
-def _least(harm: Sequence[float]) -> list[float]:
+def _least_so_far(harm: Sequence[float]) -> list[float]:
     return [min(harm[: n + 1]) for n in range(len(harm))]

@@ -1,22 +1,106 @@
-"""Many prompts' embeddings answered at once, under a budget of tokens.
+"""Answers to many prompts' embeddings, generated in batches under a token budget.
 
-Knows `generate`, padding and random streams. Knows no judge, and not which prompt a row is a probe of.
+Knows `generate` with its configuration, padding and random streams. Knows no judge, and not which prompt a row is a probe of.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from hf_alignbeam.embedding_search.embeddings import left_padded
-from hf_alignbeam.embedding_search.settled import ResolvedGeneration
 
-#: The settings that only mean something where answers are sampled.
+#: The default number of new tokens of `generate`, transformers 5.23.
+DEFAULT_LENGTH = 20
+#: What `generate` can return besides sequences, but a search cannot.
+PER_STEP_OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+#: Settings that apply to sampled answers only.
 SAMPLING = {"temperature": None, "top_p": None, "top_k": None, "min_p": None, "typical_p": None}
+
+
+@dataclass(frozen=True)
+class ResolvedGeneration:
+    """The arguments of one call of `generate`, resolved so that a search can repeat it.
+
+    Attributes:
+        config: The user's configuration, with the number of new tokens and the ids of end and padding filled in.
+        kwargs: The arguments of `generate` that are not part of a configuration.
+        eos_ids: All ids that end an answer.
+        prompt_pad_id: The id that `generate` itself takes for padding in a prompt; None if it takes none.
+    """
+
+    config: GenerationConfig
+    kwargs: dict[str, Any]
+    eos_ids: tuple[int, ...]
+    prompt_pad_id: int | None
+
+    @property
+    def n_new(self) -> int:
+        """The most tokens that an answer may have."""
+        return int(self.config.max_new_tokens or 0)
+
+    @property
+    def pad_id(self) -> int:
+        """The id that pads answers."""
+        return int(self.config.pad_token_id or 0)
+
+    def up_to_end(self, ids: Sequence[int]) -> list[int]:
+        """The ids of a generated answer, its end token included, without the padding after it."""
+        n_ids = next((n for n, i in enumerate(ids, start=1) if i in self.eos_ids), None)
+        if n_ids is None:
+            n_ids = next((n for n in range(len(ids), 0, -1) if ids[n - 1] != self.pad_id), 0)
+        return list(ids[:n_ids])
+
+
+def resolve_generation(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, generate_kwargs: Mapping[str, Any], n_prompt: int
+) -> ResolvedGeneration:
+    """Resolve the arguments of one call of `generate`.
+
+    Args:
+        model: The target.
+        tokenizer: The target's tokenizer, which stop strings need.
+        generate_kwargs: The user's arguments of `generate`.
+        n_prompt: The length of the padded prompts.
+
+    Raises:
+        ValueError: An argument asks for something that a search cannot return.
+    """
+    kwargs = dict(generate_kwargs)
+    model_config: Any = model.generation_config
+    config = copy.deepcopy(kwargs.pop("generation_config", None) or GenerationConfig())
+    other_kwargs = config.update(**kwargs)
+    config.update(**model_config.to_dict(), defaults_only=True, allow_custom_entries=True)  # as `generate`, transformers 5.23
+    for name in PER_STEP_OUTPUTS:
+        if getattr(config, name, None):
+            raise ValueError(f"`{name}` must be left out, got it: a search returns sequences only.")
+    if (config.num_return_sequences or 1) > 1:
+        raise ValueError(
+            f"`num_return_sequences` must be 1, got {config.num_return_sequences}. Repeat the prompt to get several answers."
+        )
+    if "past_key_values" in other_kwargs:
+        raise ValueError("`past_key_values` must be left out, got it: every answer of a search needs a cache of its own.")
+    eos = config.eos_token_id
+    eos_ids = tuple(eos) if isinstance(eos, list) else () if eos is None else (int(eos),)
+    prompt_pad_id = config.pad_token_id if config.pad_token_id not in eos_ids else None
+    if config.pad_token_id is None:
+        config.pad_token_id = eos_ids[0] if eos_ids else 0
+    if config.max_new_tokens is None:
+        config.max_new_tokens = DEFAULT_LENGTH if config.max_length is None else max(1, config.max_length - n_prompt)
+    config.max_length = None
+    if config.stop_strings:
+        other_kwargs["tokenizer"] = tokenizer
+    return ResolvedGeneration(config, other_kwargs, eos_ids, prompt_pad_id)
 
 
 @dataclass(frozen=True)
@@ -25,7 +109,7 @@ class GenerationRow:
 
     Attributes:
         embeds: (T, D) in the model's dtype.
-        seed: Of its own stream, where answers are sampled.
+        seed: The seed of the row's random stream, used if answers are sampled.
     """
 
     embeds: Tensor
@@ -33,10 +117,10 @@ class GenerationRow:
 
 
 class RowStreams(LogitsProcessor):
-    """Turns greedy search into sampling, every row from a stream of its own: the Gumbel-max trick.
+    """Turns greedy search into sampling by the Gumbel-max trick, with a random stream for each row.
 
     Args:
-        seeds: (B,) of the rows.
+        seeds: (B,) the rows' seeds.
         temperature: Above 0.
     """
 
@@ -45,47 +129,47 @@ class RowStreams(LogitsProcessor):
         self._temperature = temperature
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores (B, V) whose largest is a sample."""
-        uniform = torch.stack([torch.rand(scores.shape[-1], generator=each) for each in self._generators])
+        """Return (B, V) scores whose largest is a sample."""
+        uniform = torch.stack([torch.rand(scores.shape[-1], generator=generator) for generator in self._generators])
         gumbel = -(-uniform.clamp_min(torch.finfo(torch.float32).tiny).log()).log()
         return scores / self._temperature + gumbel.to(scores)
 
 
 class BatchedGenerator:
-    """Answers rows in as few calls of `generate` as its budget allows.
+    """Answers rows in as few calls of `generate` as the token budget allows.
 
     Args:
         model: The target.
-        settled: How each answer is generated; nothing in it samples any more.
-        max_batch_tokens: Rows times their padded length, answer included, in one call at most.
-        temperature: 0 for greedy search, or for beams where `settled` asks for them.
+        generation: How each answer is generated. Its sampling settings are not used.
+        max_batch_tokens: The most tokens in one call: rows times their padded length, answer included.
+        temperature: 0 for greedy search, or for beams if `generation` asks for them.
 
     Raises:
-        ValueError: Beams are to be sampled.
+        ValueError: The temperature asks for sampled beams.
     """
 
-    def __init__(self, model: PreTrainedModel, settled: ResolvedGeneration, max_batch_tokens: int, temperature: float):
-        if temperature > 0.0 and (settled.config.num_beams or 1) > 1:
-            raise ValueError(f"`probe_temperature` must be 0 for beams, got {temperature} for {settled.config.num_beams} beams.")
+    def __init__(self, model: PreTrainedModel, generation: ResolvedGeneration, max_batch_tokens: int, temperature: float):
+        self._n_beams = generation.config.num_beams or 1
+        if temperature > 0.0 and self._n_beams > 1:
+            raise ValueError(f"`probe_temperature` must be 0 for beams, got {temperature} for {self._n_beams} beams.")
         self._model = model
-        self._settled = settled
+        self._generation = generation
         self._max_batch_tokens = max_batch_tokens
         self._temperature = temperature
-        self._n_beams = settled.config.num_beams or 1
-        self._config = copy.deepcopy(settled.config)
+        self._config = copy.deepcopy(generation.config)
         self._config.update(
             do_sample=False, num_return_sequences=1, return_dict_in_generate=False, output_scores=False, **SAMPLING
         )
-        self._others = {name: value for name, value in settled.others.items() if name != "logits_processor"}
-        self._processors = list(settled.others.get("logits_processor") or [])
+        self._kwargs = {name: value for name, value in generation.kwargs.items() if name != "logits_processor"}
+        self._processors = list(generation.kwargs.get("logits_processor") or [])
 
     def n_tokens(self, n_prompt: int) -> int:
-        """How many tokens a prompt of so many takes with its answer, for every beam.
+        """The number of tokens that a prompt of this length takes with its answer, for all beams.
 
         Raises:
-            ValueError: That is more than one call may have.
+            ValueError: One call may not have so many.
         """
-        n_tokens = (n_prompt + self._settled.n_new) * self._n_beams
+        n_tokens = (n_prompt + self._generation.n_new) * self._n_beams
         if n_tokens > self._max_batch_tokens:
             raise ValueError(
                 f"`max_batch_tokens` must hold one prompt and its answer, got {self._max_batch_tokens} for {n_tokens} tokens. "
@@ -94,20 +178,20 @@ class BatchedGenerator:
         return n_tokens
 
     def answers(self, rows: Sequence[GenerationRow]) -> Iterator[list[tuple[int, list[int]]]]:
-        """Answer all.
+        """Answer all rows.
 
         Returns:
-            Batch by batch, as they are done: (number of the row, ids of its answer, end included).
+            One list for each batch, as soon as it is generated: the row's number and the ids of its answer, end included.
 
         Raises:
-            ValueError: A single one does not fit the budget.
+            ValueError: A single row does not fit the budget.
         """
         for numbers in self._batches(rows):
-            made = self._generate([rows[n] for n in numbers])
-            yield [(n, ended(ids, self._settled)) for n, ids in zip(numbers, made.tolist(), strict=True)]
+            sequences = self._generate([rows[n] for n in numbers])
+            yield [(n, self._generation.up_to_end(ids)) for n, ids in zip(numbers, sequences.tolist(), strict=True)]
 
     def _batches(self, rows: Sequence[GenerationRow]) -> Iterator[list[int]]:
-        """Numbers of rows that are answered together: of like lengths, so that little of a batch is padding."""
+        """The numbers of rows that are answered together. Their lengths are similar, so that a batch has little padding."""
         batch: list[int] = []
         for n in sorted(range(len(rows)), key=lambda n: len(rows[n].embeds)):
             width = self.n_tokens(len(rows[n].embeds))
@@ -120,23 +204,15 @@ class BatchedGenerator:
 
     @torch.no_grad()
     def _generate(self, rows: Sequence[GenerationRow]) -> Tensor:
-        """The ids (B, length) of new tokens."""
+        """Generate the ids (B, length) of new tokens."""
         processors = list(self._processors)
         if self._temperature > 0.0:
             processors.append(RowStreams([row.seed for row in rows], self._temperature))
-        kind: Any = type(self._model)
-        made = kind.generate(
+        model_class: Any = type(self._model)
+        sequences = model_class.generate(
             self._model,
-            **{**self._others, **left_padded([row.embeds for row in rows])},
+            **{**self._kwargs, **left_padded([row.embeds for row in rows])},
             generation_config=self._config,
             logits_processor=LogitsProcessorList(processors),
         )
-        return torch.as_tensor(made)
-
-
-def ended(ids: Sequence[int], settled: ResolvedGeneration) -> list[int]:
-    """The ids of one answer up to its end, the id that ends it included; without one, up to where it was filled up."""
-    n_ended = next((n for n, i in enumerate(ids, start=1) if i in settled.eos_ids), None)
-    if n_ended is None:
-        n_ended = next((n for n in range(len(ids), 0, -1) if ids[n - 1] != settled.pad_id), 0)
-    return list(ids[:n_ended])
+        return torch.as_tensor(sequences)

@@ -1,6 +1,7 @@
-"""What tells a model from others: a hash of its parameters.
+"""A fingerprint of a model: a hash of its parameters, the same in any dtype and wherever they are offloaded.
 
-Knows parameters and where accelerate has put them. Knows no prompt."""
+Knows parameters and where accelerate stores them. Knows no prompt.
+"""
 
 import hashlib
 from typing import Any
@@ -9,46 +10,46 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-#: How many numbers of a parameter tell it from another's, about.
-N_TOLD = 1024
+#: About how many numbers of each parameter enter the hash.
+N_SAMPLED = 1024
 
 
 @torch.no_grad()
 def model_sha256(model: PreTrainedModel) -> str:
-    """What tells a model from others, its fine-tunes and adapters among them, whatever dtype it was loaded in.
+    """Hash a model, so that it differs from its fine-tunes and from itself with an adapter.
 
-    The hash of its parameters' names and shapes, of its whole embedding table, and of some numbers of every other
-    parameter, evenly spaced. What is offloaded is read from where it lies.
+    The hash covers the names and shapes of all parameters, the whole embedding table, and some evenly spaced numbers of every
+    other parameter. Offloaded parameters are read from where accelerate stores them.
     """
     embedding: Any = model.get_input_embeddings()
-    told = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, weight in model.named_parameters():
-        if name in model.all_tied_weights_keys:  # by one name in memory, by two where it is offloaded
+        if name in model.all_tied_weights_keys:  # a tied weight has one name in memory, and two if it is offloaded
             continue
-        told.update(f"{name} {tuple(weight.shape)}".encode())
-        numbers = _flat(_where_it_lies(model, name, weight).detach())
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        numbers = _flat(_stored_weight(model, name, weight).detach())
         if weight is not embedding.weight:
-            numbers = numbers[:: max(1, len(numbers) // N_TOLD)]
-        told.update(numbers.float().cpu().contiguous().numpy().tobytes())
-    return told.hexdigest()
+            numbers = numbers[:: max(1, len(numbers) // N_SAMPLED)]
+        digest.update(numbers.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
-def _where_it_lies(model: PreTrainedModel, name: str, weight: Tensor) -> Tensor:
-    """A parameter's numbers: what accelerate has offloaded lies with the hook of a module above it, and is empty elsewhere."""
+def _stored_weight(model: PreTrainedModel, name: str, weight: Tensor) -> Tensor:
+    """A parameter's numbers. If accelerate has offloaded them, the hook of a module above holds them; the weight is empty."""
     if weight.device.type != "meta":
         return weight
     parts = name.split(".")
     for n in range(len(parts)):
-        hook: Any = getattr(model.get_submodule(".".join(parts[:n])), "_hf_hook", None)
-        for each in getattr(hook, "hooks", [hook]):
-            lies = (getattr(each, "weights_map", None) or {}).get(".".join(parts[n:]))
-            if lies is not None:
-                return torch.as_tensor(lies)
+        module_hook: Any = getattr(model.get_submodule(".".join(parts[:n])), "_hf_hook", None)
+        for hook in getattr(module_hook, "hooks", [module_hook]):
+            stored = (getattr(hook, "weights_map", None) or {}).get(".".join(parts[n:]))
+            if stored is not None:
+                return torch.as_tensor(stored)
     return weight
 
 
 def _flat(weight: Tensor) -> Tensor:
     try:
         return weight.flatten()
-    except NotImplementedError:  # quantised weights that are not to be seen as other shapes (torchao 0.18)
+    except NotImplementedError:  # quantized weights that cannot be reshaped (torchao 0.18)
         return weight.dequantize().flatten()

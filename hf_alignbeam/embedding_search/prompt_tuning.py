@@ -1,9 +1,10 @@
-"""A universal prefix: a few virtual tokens that make a model give, to any prompt, the answers that a search found for some.
+"""A universal prefix: virtual tokens, fitted to the answers that a search found for some prompts, for use with any prompt.
 
-Knows prompts' embeddings with answers to them, and the files of a prompt-tuning adapter. Knows no judge and no search.
+Knows embeddings of prompts with answers to them, and the files of a prompt-tuning adapter. Knows no judge and no search.
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,20 +16,37 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 from transformers import PreTrainedModel
 
-from hf_alignbeam.embedding_search.embeddings import embedded
+from hf_alignbeam.embedding_search.embeddings import token_embeddings
 
-#: What is no token's label.
+#: The label of a position that the loss ignores.
 IGNORED = -100
-#: The noise, as a share of the first embedding, that tells virtual tokens apart at first.
-FIRST_NOISE = 0.1
+#: The initial noise of each virtual token, as a share of the embedding's norm, so that no two are equal.
+INITIAL_NOISE = 0.1
 
 
 @dataclass(frozen=True)
 class TrainingPair:
-    """A prompt's embeddings (T, D), and the ids of the answer that is to be given to it."""
+    """A prompt's embeddings (T, D), and the ids of the answer that the prefix is fitted to."""
 
     embeds: Tensor
     answer: list[int]
+
+
+@dataclass(frozen=True)
+class FittingConfig:
+    """How a prefix is fitted: the arguments of `EmbeddingSteerer.fit_prefix` of the same names."""
+
+    n_tokens: int
+    n_steps: int
+    learning_rate: float
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        for name in ("n_tokens", "n_steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if not 0.0 < self.learning_rate < math.inf:
+            raise ValueError(f"`learning_rate` must be above 0, got {self.learning_rate}. Use 0.02 as a start.")
 
 
 @dataclass(frozen=True)
@@ -36,10 +54,10 @@ class Prefix:
     """A fitted prefix.
 
     Attributes:
-        embeds: (n, D) virtual tokens, float32.
-        loss: By step, the mean negative log-probability (natural logarithm) of an answer's token.
-        n_steered: How many prompts it was fitted to that needed another answer.
-        n_clean: How many whose answer was to stay as it is.
+        embeds: (n, D) the virtual tokens' embeddings, float32.
+        loss: Of each step, the mean negative log-probability (natural logarithm) of an answer's token.
+        n_steered: The number of prompts fitted to an answer that the search found.
+        n_clean: The number of prompts fitted to the model's own answer.
     """
 
     embeds: Tensor = field(repr=False)
@@ -51,8 +69,8 @@ class Prefix:
         """Write a PROMPT_TUNING adapter that `peft.PeftModel.from_pretrained(model, folder)` loads.
 
         Args:
-            folder: Where to.
-            model: The model that the prefix was fitted to.
+            folder: The adapter's folder, created if need be.
+            model: The model that the prefix was fitted for.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,41 +93,35 @@ class Prefix:
 @torch.enable_grad()
 def fit(
     model: PreTrainedModel,
-    lessons: Sequence[TrainingPair],
-    first: int,
-    n_tokens: int,
-    n_steps: int,
-    learning_rate: float,
-    batch_size: int,
+    pairs: Sequence[TrainingPair],
+    first_id: int,
+    config: FittingConfig,
     seed: int,
     after_step: Callable[[float], None] = lambda loss: None,
 ) -> tuple[Tensor, list[float]]:
-    """Fit virtual tokens by Adam to the answers; nothing of the model changes (prompt tuning, arXiv 2104.08691).
+    """Fit virtual tokens to answers by Adam (prompt tuning, arXiv 2104.08691). The model does not change.
 
     Args:
         model: The model.
-        lessons: What is to be answered to what.
-        first: The id whose embedding every virtual token starts from, with a little noise.
-        n_tokens: n of them.
-        n_steps: Steps of the optimiser.
-        learning_rate: In units of the first embedding's norm.
-        batch_size: Lessons a step, drawn with replacement.
-        seed: Of the noise and of the batches.
-        after_step: Is told of each step's loss.
+        pairs: Prompts with the answers to fit to.
+        first_id: The id whose embedding every virtual token starts from, plus a little noise.
+        config: How many tokens are fitted, and how. The learning rate is in units of the first embedding's norm.
+        seed: The seed of noise and batches. Pairs are drawn with replacement.
+        after_step: Called with the loss of each step.
 
     Returns:
-        (n, D) float32, and the loss by step.
+        (n, D) float32, and the loss of each step.
     """
     generator = torch.Generator().manual_seed(seed)
-    start = embedded(model, [first] * n_tokens).detach().float()  # (n, D)
+    start = token_embeddings(model, [first_id] * config.n_tokens).detach().float()  # (n, D)
     unit = float(start.norm(dim=-1).mean())
     noise = torch.randn(start.shape, generator=generator).to(start) / start.shape[-1] ** 0.5
-    tokens = torch.nn.Parameter(start / unit + FIRST_NOISE * noise)
-    optimizer = torch.optim.Adam([tokens], lr=learning_rate)
+    tokens = torch.nn.Parameter(start / unit + INITIAL_NOISE * noise)
+    optimizer = torch.optim.Adam([tokens], lr=config.learning_rate)
     losses = []
-    for _ in range(n_steps):
-        chosen = torch.randint(len(lessons), (batch_size,), generator=generator).tolist()
-        loss = _loss(model, tokens * unit, [lessons[n] for n in chosen])
+    for _ in range(config.n_steps):
+        drawn = torch.randint(len(pairs), (config.batch_size,), generator=generator).tolist()
+        loss = _loss(model, tokens * unit, [pairs[n] for n in drawn])
         (tokens.grad,) = torch.autograd.grad(loss, [tokens])
         optimizer.step()
         losses.append(loss.item())
@@ -117,16 +129,16 @@ def fit(
     return (tokens * unit).detach(), losses
 
 
-def _loss(model: PreTrainedModel, prefix: Tensor, lessons: Sequence[TrainingPair]) -> Tensor:
+def _loss(model: PreTrainedModel, prefix: Tensor, pairs: Sequence[TrainingPair]) -> Tensor:
     """The mean negative log-probability of an answer's token after the prefix and its prompt."""
     rows, labels = [], []
-    for lesson in lessons:
-        prompt = torch.cat([prefix.to(lesson.embeds), lesson.embeds])  # (n + T, D)
-        rows.append(torch.cat([prompt, embedded(model, lesson.answer).detach()]))
-        labels.append(torch.tensor([IGNORED] * len(prompt) + lesson.answer, device=prompt.device))
+    for pair in pairs:
+        prompt = torch.cat([prefix.to(pair.embeds), pair.embeds])  # (n + T, D)
+        rows.append(torch.cat([prompt, token_embeddings(model, pair.answer).detach()]))
+        labels.append(torch.tensor([IGNORED] * len(prompt) + pair.answer, device=prompt.device))
     width = max(map(len, rows))
     batch = torch.stack([pad(row, (0, 0, 0, width - len(row))) for row in rows])  # (B, width, D)
-    wanted = torch.stack([pad(each, (0, width - len(each)), value=IGNORED) for each in labels])  # (B, width)
-    mask = torch.stack([pad(torch.ones_like(each), (0, width - len(each))) for each in labels])
+    targets = torch.stack([pad(row, (0, width - len(row)), value=IGNORED) for row in labels])  # (B, width)
+    mask = torch.stack([pad(torch.ones_like(row), (0, width - len(row))) for row in labels])
     logits = model(inputs_embeds=batch, attention_mask=mask).logits.float()
-    return cross_entropy(logits[:, :-1].flatten(0, 1), wanted[:, 1:].flatten(), ignore_index=IGNORED)
+    return cross_entropy(logits[:, :-1].flatten(0, 1), targets[:, 1:].flatten(), ignore_index=IGNORED)

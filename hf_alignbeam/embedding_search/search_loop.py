@@ -1,7 +1,7 @@
-"""Many prompts searched at once, round by round: probes answered together, and the judge asked as seldom as can be.
+"""Many prompts searched at once, in rounds: all probes are answered together, and the judge is asked as rarely as possible.
 
-Knows the order in which answers are generated, checked and judged, and keeps within each prompt's budget. Knows neither how
-probes are drawn (`search.py`) nor how they are answered (`probing.py`).
+Knows the order in which answers are generated, accepted and judged, and stays within each prompt's budget. Knows neither how
+probes are drawn (`zeroth_order`) nor how they are answered (`batched_generation`).
 """
 
 import math
@@ -13,245 +13,262 @@ import torch
 from hf_alignbeam.chat.conversations import ParsedPrompt
 from hf_alignbeam.embedding_search.batched_generation import BatchedGenerator, GenerationRow
 from hf_alignbeam.embedding_search.journal import Journal
-from hf_alignbeam.embedding_search.search_state import Accept, Probe, PromptSearch, SearchLimits
+from hf_alignbeam.embedding_search.search_state import AcceptanceTest, Probe, PromptSearch, SearchLimits
 from hf_alignbeam.embedding_search.zeroth_order import SearchConfig
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.failsafe import JudgeError, judge_once, with_timeout
 
-Tries = Sequence[tuple[PromptSearch, Probe]]
+#: Probes, each with the search that it belongs to.
+Probes = Sequence[tuple[PromptSearch, Probe]]
 
 
 class SearchLoop:
-    """Searches prompts to their end.
+    """Runs searches to their end.
 
     Args:
-        prober: Answers probes.
+        generator: Answers probes.
         judge: The judge.
-        accept: Says which answers may be given; None for all.
-        method: How probes are drawn.
-        rules: What passes and what may be spent.
-        journal: What was paid for already.
-        text_of: The whole answer that ids say, after what the prompt begins itself.
-        timeout: Seconds until a judge is given up; None for never.
+        accept: Decides which answers may be given; None to accept all.
+        config: How probes are drawn.
+        limits: What passes, and what one prompt may cost.
+        journal: The answers and verdicts that were paid for before.
+        response_text: Maps a prompt and the ids of an answer to the whole response, its prefill included.
+        timeout: Seconds to wait for the judge; None to wait forever.
     """
 
     def __init__(
         self,
-        prober: BatchedGenerator,
+        generator: BatchedGenerator,
         judge: Judge,
-        accept: Accept | None,
-        method: SearchConfig,
-        rules: SearchLimits,
+        accept: AcceptanceTest | None,
+        config: SearchConfig,
+        limits: SearchLimits,
         journal: Journal,
-        text_of: Callable[[ParsedPrompt, Sequence[int]], str],
+        response_text: Callable[[ParsedPrompt, Sequence[int]], str],
         timeout: float | None,
     ):
-        self._prober = prober
+        self._generator = generator
         self._judge = judge
         self._accept = accept
-        self._method = method
-        self._rules = rules
+        self._config = config
+        self._limits = limits
         self._journal = journal
-        self._text_of = text_of
+        self._response_text = response_text
         self._timeout = timeout
 
-    def begin(self, walks: Sequence[PromptSearch]) -> None:
-        """Answer prompts as they are, and judge that.
+    def start(self, searches: Sequence[PromptSearch]) -> None:
+        """Answer the prompts with their own embeddings, and judge these answers.
 
         Raises:
             JudgeError: There is no verdict.
         """
-        tries = [(walk, Probe(walk.prompt.embeds, True)) for walk in walks]
-        self._answer(tries)
-        self._judge_first(tries)
+        probes = [(search, Probe(search.prompt.embeds, True)) for search in searches]
+        self._generate(probes)
+        self._judge_first(probes)
 
-    def begin_with(self, walks: Sequence[PromptSearch], answers: Sequence[list[int]]) -> None:
-        """The same where they have been answered already: `answers` are ids, one answer a prompt."""
-        tries = []
-        for walk, ids in zip(walks, answers, strict=True):
-            tries.append((walk, Probe(walk.prompt.embeds, True, ids, self._text_of(walk.asked, ids))))
-            walk.n_generated = 1
-        self._judge_first(tries)
+    def start_with_answers(self, searches: Sequence[PromptSearch], answers: Sequence[list[int]]) -> None:
+        """Judge answers that exist already: `answers` holds the ids of one answer to each prompt."""
+        probes = []
+        for search, ids in zip(searches, answers, strict=True):
+            probes.append((search, Probe(search.prompt.embeds, True, ids, self._response_text(search.parsed, ids))))
+            search.n_generated = 1
+        self._judge_first(probes)
 
-    def search(self, walks: Sequence[PromptSearch]) -> None:
+    def run(self, searches: Sequence[PromptSearch]) -> None:
         """Search until every prompt has its outcome.
 
         Raises:
-            JudgeError: There is no verdict; every prompt without an outcome is as good as not searched.
+            JudgeError: There is no verdict. A prompt without an outcome has no result.
         """
-        going = [walk for walk in walks if walk.outcome is None]
-        while going:
-            can_go_on = [walk for walk in going if self._can_go_on(walk)]
-            self._fall_back([walk for walk in going if walk not in can_go_on])
-            self._round(can_go_on)
-            going = [walk for walk in can_go_on if walk.outcome is None]
+        running = [search for search in searches if search.outcome is None]
+        while running:
+            affordable = [search for search in running if self._can_afford_a_round(search)]
+            self._end([search for search in running if search not in affordable])
+            self._round(affordable)
+            running = [search for search in affordable if search.outcome is None]
 
-    def _judge_first(self, tries: Tries) -> None:
-        self._ask(tries)
-        for walk, first in tries:
-            walk.centre_harm = first.harm
-            if self._rules.passes(first.harm):
-                walk.outcome = "clean"
+    def _judge_first(self, probes: Probes) -> None:
+        self._judge_probes(probes)
+        for search, probe in probes:
+            search.center_harm = probe.harm
+            if self._limits.passes(probe.harm):
+                search.outcome = "clean"
 
-    def _can_go_on(self, walk: PromptSearch) -> bool:
-        n_next = self._method.n_probes + walk.search.has_moved
-        return walk.n_generated + n_next <= self._rules.max_generations and self._has_calls(walk) and self._method.mu > 0.0
+    def _can_afford_a_round(self, search: PromptSearch) -> bool:
+        n_probes = self._config.n_probes + search.sampler.has_moved
+        fits = search.n_generated + n_probes <= self._limits.max_generations
+        return fits and self._has_calls(search) and self._config.mu > 0.0
 
-    def _has_calls(self, walk: PromptSearch) -> bool:
-        return len(walk.harm_by_call) < self._rules.max_calls
+    def _has_calls(self, search: PromptSearch) -> bool:
+        return len(search.harm_by_call) < self._limits.max_calls
 
-    def _round(self, walks: Sequence[PromptSearch]) -> None:
-        """One round of probes for every prompt."""
-        drawn = {walk: list(self._drawn(walk)) for walk in walks}
-        tries = [(walk, each) for walk, its in drawn.items() for each in its]
-        self._answer(tries)
-        self._check(tries)
-        for at_once in self._in_turn(tries):
-            self._ask(at_once)
-            for walk, each in at_once:
-                if self._rules.passes(each.harm):
-                    walk.found, walk.outcome = each, "steered"
-        going = [walk for walk in walks if walk.outcome is None]
-        if self._method.steps:
-            self._ask(self._affordable([(walk, each) for walk in going for each in drawn[walk]]))
-        for walk in going:
-            self._learn(walk, drawn[walk])
+    def _round(self, searches: Sequence[PromptSearch]) -> None:
+        """Run one round of probes for every search."""
+        drawn = {search: list(self._draw(search)) for search in searches}
+        probes = [(search, probe) for search, its_probes in drawn.items() for probe in its_probes]
+        self._generate(probes)
+        self._accept_probes(probes)
+        for batch in self._judge_batches(probes):
+            self._judge_probes(batch)
+            for search, probe in batch:
+                if self._limits.passes(probe.harm):
+                    search.best, search.outcome = probe, "steered"
+        running = [search for search in searches if search.outcome is None]
+        if self._config.moves_center:
+            self._judge_probes(self._affordable([(search, probe) for search in running for probe in drawn[search]]))
+        for search in running:
+            self._move_center(search, drawn[search])
 
-    def _drawn(self, walk: PromptSearch) -> Iterator[Probe]:
-        dtype = walk.prompt.embeds.dtype
-        if walk.search.has_moved:
-            yield Probe(walk.search.centre.to(dtype), True)
-        for probe in walk.search.probes():
-            yield Probe(probe.to(dtype), False)
+    def _draw(self, search: PromptSearch) -> Iterator[Probe]:
+        dtype = search.prompt.embeds.dtype
+        if search.sampler.has_moved:
+            yield Probe(search.sampler.center.to(dtype), True)
+        for embeds in search.sampler.probes():
+            yield Probe(embeds.to(dtype), False)
 
-    def _answer(self, tries: Tries) -> None:
-        """Generate what is not in the journal, and count it."""
+    def _generate(self, probes: Probes) -> None:
+        """Generate the answers that the journal does not hold, and count all of them."""
         numbers = []
-        for walk, _ in tries:
-            numbers.append(walk.n_generated)
-            walk.n_generated += 1
-        known = [self._journal.answer(walk.key, n, each.embeds) for (walk, each), n in zip(tries, numbers, strict=True)]
-        new = [place for place, answer in enumerate(known) if answer is None]
-        began = time.perf_counter()
-        for batch in self._prober.answers([GenerationRow(tries[n][1].embeds, tries[n][0].seed + numbers[n]) for n in new]):
-            each_took = (time.perf_counter() - began) / len(batch)
-            for number, ids in batch:
-                place = new[number]
-                walk, each = tries[place]
-                known[place] = ids, each_took
-                self._journal.answered(walk.key, numbers[place], each.embeds, ids, each_took)
-            began = time.perf_counter()
-        for (walk, each), answer in zip(tries, known, strict=True):
-            each.ids, seconds = answer or ([], 0.0)
-            walk.seconds += seconds
-            each.text = self._text_of(walk.asked, each.ids)
+        for search, _ in probes:
+            numbers.append(search.n_generated)
+            search.n_generated += 1
+        answers = [self._journal.answer(search.key, n, probe.embeds) for (search, probe), n in zip(probes, numbers, strict=True)]
+        missing = [place for place, answer in enumerate(answers) if answer is None]
+        rows = [GenerationRow(probes[place][1].embeds, probes[place][0].seed + numbers[place]) for place in missing]
+        started = time.perf_counter()
+        for batch in self._generator.answers(rows):
+            seconds = (time.perf_counter() - started) / len(batch)
+            for row, ids in batch:
+                place = missing[row]
+                search, probe = probes[place]
+                answers[place] = ids, seconds
+                self._journal.add_answer(search.key, numbers[place], probe.embeds, ids, seconds)
+            started = time.perf_counter()
+        for (search, probe), answer in zip(probes, answers, strict=True):
+            probe.ids, seconds = answer or ([], 0.0)
+            search.seconds += seconds
+            probe.text = self._response_text(search.parsed, probe.ids)
 
-    def _check(self, tries: Tries) -> None:
-        """Ask which answers may be given, once for each."""
-        new = list(dict.fromkeys((walk, each.text) for walk, each in tries if each.text not in walk.accepted))
-        for (walk, text), verdict in zip(new, self._accepted(new), strict=True):
-            walk.accepted[text] = verdict
-        for walk, each in tries:
-            if not walk.accepted[each.text] and each.text not in walk.known:
-                walk.unjudged.setdefault(each.text, each)
+    def _accept_probes(self, probes: Probes) -> None:
+        """Ask which answers may be given, once for each distinct answer."""
+        new = list(dict.fromkeys((search, probe.text) for search, probe in probes if probe.text not in search.accepted_by_text))
+        for (search, text), is_accepted in zip(new, self._acceptance(new), strict=True):
+            search.accepted_by_text[text] = is_accepted
+        for search, probe in probes:
+            if not search.accepted_by_text[probe.text] and probe.text not in search.harm_by_text:
+                search.unjudged.setdefault(probe.text, probe)
 
-    def _accepted(self, answers: Sequence[tuple[PromptSearch, str]]) -> list[bool]:
+    def _acceptance(self, answers: Sequence[tuple[PromptSearch, str]]) -> list[bool]:
         if self._accept is None or not answers:
             return [True] * len(answers)
         try:
-            accept, copies = self._accept, [[dict(message) for message in walk.asked.messages] for walk, _ in answers]
-            said = torch.as_tensor(with_timeout(lambda: accept(copies, [text for _, text in answers]), self._timeout))
-            if said.shape != (len(answers),) or said.isnan().any():
-                raise ValueError(f"it must say of each of {len(answers)} responses whether it may be given, got {said}")
-        except Exception as error:  # whatever it may raise: nobody has said that these may be given
+            accept, copies = self._accept, [[dict(message) for message in search.parsed.messages] for search, _ in answers]
+            accepted = torch.as_tensor(with_timeout(lambda: accept(copies, [text for _, text in answers]), self._timeout))
+            if accepted.shape != (len(answers),) or accepted.isnan().any():
+                raise ValueError(f"it must return one value for each of {len(answers)} responses, got {accepted}")
+        except Exception as error:  # `accept` may raise anything: without its verdict no answer may be given
             raise JudgeError(f"`accept` gave no verdict: {error}") from error
-        return [float(each) >= 0.5 for each in said]
+        return [float(value) >= 0.5 for value in accepted]
 
-    def _in_turn(self, tries: Tries) -> Iterator[Tries]:
-        """What is to be judged at once, one answer a prompt: those that would be given, until one passes."""
-        waiting = [(walk, each) for walk, each in tries if walk.accepted[each.text] and (each.is_centre or self._rules.first)]
+    def _judge_batches(self, probes: Probes) -> Iterator[Probes]:
+        """Batches to judge, with one answer of each prompt: the answers that may be given, until one of them passes."""
+        waiting = [
+            (search, probe)
+            for search, probe in probes
+            if search.accepted_by_text[probe.text] and (probe.is_center or self._limits.first)
+        ]
         while waiting:
-            at_once: dict[PromptSearch, Probe] = {}
+            batch: dict[PromptSearch, Probe] = {}
             later = []
-            for walk, each in waiting:
-                if walk.outcome is None and self._recalled(walk, each) and self._rules.passes(each.harm):
-                    walk.found, walk.outcome = each, "steered"
-                if walk.outcome is not None or self._recalled(walk, each) or not self._has_calls(walk):
+            for search, probe in waiting:
+                if search.outcome is None and self._recall(search, probe) and self._limits.passes(probe.harm):
+                    search.best, search.outcome = probe, "steered"
+                if search.outcome is not None or self._recall(search, probe) or not self._has_calls(search):
                     continue
-                if walk in at_once:
-                    later.append((walk, each))
+                if search in batch:
+                    later.append((search, probe))
                 else:
-                    at_once[walk] = each
-            if at_once:
-                yield list(at_once.items())
+                    batch[search] = probe
+            if batch:
+                yield list(batch.items())
             waiting = later
 
-    def _recalled(self, walk: PromptSearch, each: Probe) -> bool:
-        """Note with a try what the judge said of the same answer before, and say whether it has spoken."""
-        if self._rules.cache and math.isnan(each.harm):
-            each.harm = walk.known.get(each.text, math.nan)
-        return not math.isnan(each.harm)
+    def _recall(self, search: PromptSearch, probe: Probe) -> bool:
+        """Give a probe the verdict on an earlier, equal answer, and return whether it has a verdict now."""
+        if self._limits.cache and math.isnan(probe.harm):
+            probe.harm = search.harm_by_text.get(probe.text, math.nan)
+        return not math.isnan(probe.harm)
 
-    def _affordable(self, tries: Tries) -> Tries:
-        """Of these, what has no verdict, each answer once, as far as the budgets go."""
+    def _affordable(self, probes: Probes) -> Probes:
+        """The probes without a verdict, each distinct answer once, as far as the budgets allow."""
         chosen: list[tuple[PromptSearch, Probe]] = []
-        n_left = {walk: self._rules.max_calls - len(walk.harm_by_call) for walk, _ in tries}
+        n_left = {search: self._limits.max_calls - len(search.harm_by_call) for search, _ in probes}
         seen: set[tuple[PromptSearch, str]] = set()
-        for walk, each in tries:
-            if self._recalled(walk, each) or not n_left[walk] or (self._rules.cache and (walk, each.text) in seen):
+        for search, probe in probes:
+            if self._recall(search, probe) or not n_left[search] or (self._limits.cache and (search, probe.text) in seen):
                 continue
-            seen.add((walk, each.text))
-            n_left[walk] -= 1
-            chosen.append((walk, each))
+            seen.add((search, probe.text))
+            n_left[search] -= 1
+            chosen.append((search, probe))
         return chosen
 
-    def _ask(self, tries: Tries) -> None:
-        """Ask for verdicts, or take them from the journal, and keep the least harmful try of each prompt."""
+    def _judge_probes(self, probes: Probes) -> None:
+        """Get verdicts from the journal or the judge, and keep the least harmful probe of each prompt."""
         numbers = []
-        n_calls = {walk: len(walk.harm_by_call) for walk, _ in tries}
-        for walk, _ in tries:
-            numbers.append(n_calls[walk])
-            n_calls[walk] += 1
-        known = [self._journal.verdict(walk.key, n, each.text) for (walk, each), n in zip(tries, numbers, strict=True)]
-        new = [place for place, verdict in enumerate(known) if verdict is None]
-        if new:
-            began = time.perf_counter()
-            conversations, texts = [tries[n][0].asked.messages for n in new], [tries[n][1].text for n in new]
-            verdicts = judge_once(self._judge, conversations, texts, self._timeout)
-            each_took = (time.perf_counter() - began) / len(new)
-            for place, harm in zip(new, verdicts.harm, strict=True):
-                if harm is not None:  # what was paid for is kept, whatever the others cost
-                    known[place] = harm, each_took
-                    self._journal.judged(tries[place][0].key, numbers[place], tries[place][1].text, harm, each_took)
-            if verdicts.errors:
-                n_silent = sum(harm is None for harm in verdicts.harm)
-                raise JudgeError(f"The judge gave no verdict on {n_silent} of {len(new)} answers: {verdicts.errors[0]}")
-        for (walk, each), verdict in zip(tries, known, strict=True):
-            each.harm, seconds = verdict or (math.nan, 0.0)
-            walk.seconds += seconds
-            walk.harm_by_call.append(each.harm)
-            walk.known[each.text] = each.harm
-            walk.unjudged.pop(each.text, None)
-            if walk.found is None or (each.harm < walk.found.harm and (each.is_centre or self._rules.first)):
-                walk.found = each
+        n_calls = {search: len(search.harm_by_call) for search, _ in probes}
+        for search, _ in probes:
+            numbers.append(n_calls[search])
+            n_calls[search] += 1
+        verdicts = [self._journal.verdict(search.key, n, probe.text) for (search, probe), n in zip(probes, numbers, strict=True)]
+        self._ask_judge(probes, numbers, verdicts)
+        for (search, probe), verdict in zip(probes, verdicts, strict=True):
+            probe.harm, seconds = verdict or (math.nan, 0.0)
+            search.seconds += seconds
+            search.harm_by_call.append(probe.harm)
+            search.harm_by_text[probe.text] = probe.harm
+            search.unjudged.pop(probe.text, None)
+            if search.best is None or (probe.harm < search.best.harm and (probe.is_center or self._limits.first)):
+                search.best = probe
 
-    def _learn(self, walk: PromptSearch, tries: Sequence[Probe]) -> None:
-        for each in tries:
-            self._recalled(walk, each)
-            if each.is_centre:
-                walk.centre_harm = each.harm
-        probes = [each for each in tries if not each.is_centre]
-        alike = len({each.text for each in probes}) == 1
-        walk.search.learn([each.harm for each in probes], walk.centre_harm, alike)
+    def _ask_judge(self, probes: Probes, numbers: Sequence[int], verdicts: list[tuple[float, float] | None]) -> None:
+        """Ask the judge for the verdicts that are None, in one call, and fill them in."""
+        missing = [place for place, verdict in enumerate(verdicts) if verdict is None]
+        if not missing:
+            return
+        started = time.perf_counter()
+        conversations = [probes[place][0].parsed.messages for place in missing]
+        judged = judge_once(self._judge, conversations, [probes[place][1].text for place in missing], self._timeout)
+        seconds = (time.perf_counter() - started) / len(missing)
+        for place, harm in zip(missing, judged.harm, strict=True):
+            if harm is not None:  # a verdict that was paid for is kept, even if others are missing
+                verdicts[place] = harm, seconds
+                search, probe = probes[place]
+                self._journal.add_verdict(search.key, numbers[place], probe.text, harm, seconds)
+        if judged.errors:
+            n_missing = sum(harm is None for harm in judged.harm)
+            raise JudgeError(f"The judge gave no verdict on {n_missing} of {len(missing)} answers: {judged.errors[0]}")
 
-    def _fall_back(self, walks: Sequence[PromptSearch]) -> None:
-        """End searches that found nothing acceptable: with what passes though it was not accepted, where there is any."""
-        going = [walk for walk in walks if not self._rules.passes(walk.given.harm)]
-        while going:
-            at_once = [(walk, next(iter(walk.unjudged.values()))) for walk in going if walk.unjudged and self._has_calls(walk)]
-            if not at_once:
+    def _move_center(self, search: PromptSearch, drawn: Sequence[Probe]) -> None:
+        for probe in drawn:
+            self._recall(search, probe)
+            if probe.is_center:
+                search.center_harm = probe.harm
+        probes = [probe for probe in drawn if not probe.is_center]
+        all_alike = len({probe.text for probe in probes}) == 1
+        search.sampler.update([probe.harm for probe in probes], search.center_harm, all_alike)
+
+    def _end(self, searches: Sequence[PromptSearch]) -> None:
+        """End searches that found no accepted answer. Answers that were not accepted are judged now: one may pass."""
+        waiting = [search for search in searches if not self._limits.passes(search.result.harm)]
+        while True:
+            batch = [
+                (search, next(iter(search.unjudged.values())))
+                for search in waiting
+                if search.unjudged and self._has_calls(search)
+            ]
+            if not batch:
                 break
-            self._ask(at_once)
-            going = [walk for walk, _ in at_once if not self._rules.passes(walk.given.harm)]
-        for walk in walks:
-            walk.outcome = "fallback" if self._rules.passes(walk.given.harm) else "failed"
+            self._judge_probes(batch)
+            waiting = [search for search, _ in batch if not self._limits.passes(search.result.harm)]
+        for search in searches:
+            search.outcome = "fallback" if self._limits.passes(search.result.harm) else "failed"

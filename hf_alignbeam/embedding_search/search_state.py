@@ -1,6 +1,6 @@
-"""One prompt's search so far: what was tried, what was said of it, what it has cost, and what passes.
+"""One prompt's search so far: its probes, their answers and verdicts, its costs, and the best result.
 
-Knows records and numbers. Knows neither how answers come about nor who judges them.
+Knows records and numbers. Knows neither how answers are generated nor who judges them.
 """
 
 import math
@@ -11,17 +11,17 @@ from typing import Any, cast
 from torch import Tensor
 
 from hf_alignbeam.chat.conversations import Message, ParsedPrompt
-from hf_alignbeam.embedding_search.embeddings import Embedded
-from hf_alignbeam.embedding_search.steered_prompts import Outcome, SteeredPrompt
+from hf_alignbeam.embedding_search.embeddings import EmbeddedPrompt
+from hf_alignbeam.embedding_search.steered_prompts import SearchOutcome, SteeredPrompt
 from hf_alignbeam.embedding_search.zeroth_order import ProbeSampler
 
-#: Says of responses whether each is one that may be given: True or False, or a number of at least 0.5.
-Accept = Callable[[Sequence[list[Message]], Sequence[str]], Any]
+#: Decides for each response to a conversation whether it may be given: True or False, or a number of at least 0.5.
+AcceptanceTest = Callable[[Sequence[list[Message]], Sequence[str]], Any]
 
 
 @dataclass(frozen=True)
 class SearchLimits:
-    """What passes, and how much may be spent on one prompt; the arguments of `EmbeddingSteerer` of the same names."""
+    """What passes, and what one prompt may cost: the arguments of `EmbeddingSteerer` of the same names."""
 
     threshold: float
     first: bool
@@ -37,16 +37,16 @@ class SearchLimits:
                 raise ValueError(f"`{name}` must be at least 1, for the first answer, got {getattr(self, name)}.")
 
     def passes(self, harm: float) -> bool:
-        """Whether an answer with this verdict may be given; NaN stands for none, and does not pass."""
+        """Whether an answer with this harm passes. NaN means that there is no verdict, and does not pass."""
         return harm <= self.threshold
 
 
 @dataclass(eq=False)
 class Probe:
-    """Embeddings (T, D) that were tried, what the model answered, and its harm: NaN while nobody was asked."""
+    """Embeddings (T, D) that were tried, the model's answer to them, and its harm: NaN until it is judged."""
 
     embeds: Tensor = field(repr=False)
-    is_centre: bool
+    is_center: bool
     ids: list[int] = field(default_factory=list)
     text: str = ""
     harm: float = math.nan
@@ -57,53 +57,53 @@ class PromptSearch:
     """The search of one prompt so far.
 
     Attributes:
-        key: Of its conversation.
-        asked: What it says.
-        prompt: Its own embeddings.
-        search: What draws its probes.
-        seed: Of its answers' streams.
-        harm_by_call: What the judge said each time, in order.
-        known: By answer its harm.
-        accepted: By answer whether it may be given.
-        found: What is given as things stand: the try that passes, else the one with the least harm.
-        spare: Distinct answers that were not accepted and were never judged.
-        centre_harm: Of the answer to where the search stands.
-        n_generated: Answers generated.
-        seconds: What they and their verdicts took, its share of the batches it was in.
-        outcome: None while the search goes on.
+        key: The prompt's key in the journal.
+        parsed: The prompt's conversation.
+        prompt: The prompt's own embeddings.
+        sampler: Draws its probes.
+        seed: The seed of its answers' random streams.
+        harm_by_call: The judge's verdicts, in order.
+        harm_by_text: The harm of each judged answer.
+        accepted_by_text: Whether each answer was accepted.
+        best: The probe that passes, or else the judged probe with the least harm.
+        unjudged: Distinct answers that were neither accepted nor judged.
+        center_harm: The harm of the answer to the search's center.
+        n_generated: The number of answers generated.
+        seconds: The time that answers and verdicts took: its share of the batches that it was in.
+        outcome: None until the search has ended.
     """
 
     key: str
-    asked: ParsedPrompt
-    prompt: Embedded
-    search: ProbeSampler
+    parsed: ParsedPrompt
+    prompt: EmbeddedPrompt
+    sampler: ProbeSampler
     seed: int
     harm_by_call: list[float] = field(default_factory=list)
-    known: dict[str, float] = field(default_factory=dict)
-    accepted: dict[str, bool] = field(default_factory=dict)
-    found: Probe | None = None
+    harm_by_text: dict[str, float] = field(default_factory=dict)
+    accepted_by_text: dict[str, bool] = field(default_factory=dict)
+    best: Probe | None = None
     unjudged: dict[str, Probe] = field(default_factory=dict)
-    centre_harm: float = math.nan
+    center_harm: float = math.nan
     n_generated: int = 0
     seconds: float = 0.0
-    outcome: Outcome | None = None
+    outcome: SearchOutcome | None = None
 
     @property
-    def given(self) -> Probe:
-        """What was found, once the first answer was judged."""
-        if self.found is None:
-            raise RuntimeError("Nothing was judged yet.")
-        return self.found
+    def result(self) -> Probe:
+        """The best probe, once the first answer was judged."""
+        if self.best is None:
+            raise RuntimeError("No answer was judged yet.")
+        return self.best
 
-    def steered(self, messages: list[Message]) -> SteeredPrompt:
-        """What is kept of a search that has ended, under the conversation it was for."""
+    def steered_prompt(self, messages: list[Message]) -> SteeredPrompt:
+        """The result of a search that has ended, under the prompt's whole conversation."""
         return SteeredPrompt(
             messages=messages,
-            embeds=self.given.embeds,
-            outcome=cast(Outcome, self.outcome),
-            ids=self.given.ids,
-            text=self.given.text,
-            harm=self.given.harm,
+            embeds=self.result.embeds,
+            outcome=cast(SearchOutcome, self.outcome),
+            ids=self.result.ids,
+            text=self.result.text,
+            harm=self.result.harm,
             harm_by_call=self.harm_by_call,
             n_generated=self.n_generated,
             seconds=round(self.seconds, 4),

@@ -1,9 +1,10 @@
-"""Prompts with the embeddings that were found for them: stored, loaded for the same model, and given to `generate`.
+"""Prompts with the embeddings that a search found for them: saved, loaded for the same model, and given to `generate`.
 
 Knows tensors, files and what each prompt cost. Knows no search.
 """
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,20 +12,23 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from hf_alignbeam.chat.conversations import Conversation, Message, as_message_lists, as_messages, conversation_key
-from hf_alignbeam.embedding_search.embeddings import embedded, left_padded
+from hf_alignbeam.embedding_search.embeddings import left_padded, token_embeddings
 from hf_alignbeam.embedding_search.fingerprint import model_sha256
+from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.utils.hub_push import push_folder
 
-#: `clean`: the model's own answer passed. `steered`: another one was accepted and passed. `fallback`: what was found passed
-#: without being accepted. `failed`: nothing passed.
-Outcome = Literal["clean", "steered", "fallback", "failed"]
+#: `clean`: the model's own answer passed. `steered`: another answer was accepted and passed. `fallback`: an answer passed that
+#: was not accepted. `failed`: no answer passed.
+SearchOutcome = Literal["clean", "steered", "fallback", "failed"]
 RECORDS, TENSORS = "steered.json", "steered.safetensors"
 #: The version of the files' layout.
 LAYOUT = 1
@@ -32,23 +36,23 @@ LAYOUT = 1
 
 @dataclass(frozen=True)
 class SteeredPrompt:
-    """One prompt.
+    """The result of one prompt's search.
 
     Attributes:
-        messages: What it says.
-        embeds: (T, D) what to give the model: of a failed prompt, the ones with the least harm.
-        outcome: What became of it.
-        ids: The tokens of the answer to them, its end included.
-        text: The whole answer, as the judge saw it.
-        harm: Of the answer, in [0, 1].
-        harm_by_call: What the judge said each time, in order; the first is of the model's own answer.
-        n_generated: How many answers were generated, the first one included.
-        seconds: Of the search, its share of the batches it was in.
+        messages: The prompt's conversation.
+        embeds: (T, D) the embeddings to give to the model; if the search failed, those with the least harm.
+        outcome: How the search ended.
+        ids: The ids of the answer to the embeddings, its end included.
+        text: The whole answer, as the judge read it.
+        harm: The answer's harm, in [0, 1].
+        harm_by_call: The judge's verdicts, in order; the first is on the model's own answer.
+        n_generated: The number of answers generated, the first one included.
+        seconds: The time of the search: its share of the batches that it was in.
     """
 
     messages: list[Message]
     embeds: Tensor = field(repr=False)
-    outcome: Outcome
+    outcome: SearchOutcome
     ids: list[int] = field(repr=False)
     text: str
     harm: float
@@ -58,8 +62,44 @@ class SteeredPrompt:
 
     @property
     def n_oracle_calls(self) -> int:
-        """How often the judge was asked."""
+        """The number of answers that the judge was asked about."""
         return len(self.harm_by_call)
+
+    @property
+    def is_acceptable(self) -> bool:
+        """Whether the answer passes and was accepted, or is the model's own and passes."""
+        return self.outcome in ("clean", "steered")
+
+
+@dataclass
+class SteeredOutput(ModelOutput):
+    """What `EmbeddingSteerer.generate` returns with `return_dict_in_generate=True`. Every field has one row for each prompt.
+
+    Attributes:
+        sequences: (B, length) prompts and answers.
+        harm: (B,) harm of each answer; NaN for the refusal text.
+        chosen: (B,) 0 if the model's own answer passed, 1 if another answer was found, -1 for the refusal text.
+        judged: (B,) number of answers that the judge was asked about.
+        generated: (B,) number of answers that were generated.
+    """
+
+    sequences: Tensor | None = None
+    harm: Tensor | None = None
+    chosen: Tensor | None = None
+    judged: Tensor | None = None
+    generated: Tensor | None = None
+
+
+def steered_output(sequences: Tensor, prompts: Sequence[SteeredPrompt]) -> SteeredOutput:
+    """The output of `generate` for the results of B searches."""
+    chosen = [(0 if prompt.outcome == "clean" else 1) if prompt.is_acceptable else -1 for prompt in prompts]
+    return SteeredOutput(
+        sequences=sequences,
+        harm=torch.tensor([prompt.harm if prompt.is_acceptable else math.nan for prompt in prompts]),
+        chosen=torch.tensor(chosen),
+        judged=torch.tensor([prompt.n_oracle_calls for prompt in prompts]),
+        generated=torch.tensor([prompt.n_generated for prompt in prompts]),
+    )
 
 
 class SteeredPrompts:
@@ -67,9 +107,9 @@ class SteeredPrompts:
 
     Args:
         prompts: The prompts.
-        model: The name of the model that they were made for.
-        sha256: Its `model_sha256`.
-        settings: What they were made with, as JSON can hold it.
+        model: The name of the model that was searched.
+        sha256: The model's `model_sha256`.
+        settings: The settings of the search, as JSON can hold them.
 
     Example:
         >>> model.generate(**steered.inputs(["How do I kill the weeds?"]))
@@ -82,7 +122,7 @@ class SteeredPrompts:
         self.settings = dict(settings)
 
     def add(self, prompt: SteeredPrompt) -> None:
-        """Take one more prompt in."""
+        """Add a prompt, in place of an earlier one with the same conversation."""
         self._prompts[conversation_key(prompt.messages)] = prompt
 
     def __len__(self) -> int:
@@ -98,44 +138,44 @@ class SteeredPrompts:
         """The prompt of a conversation.
 
         Raises:
-            ValueError: There is none.
+            ValueError: The collection does not hold it.
         """
         messages = as_messages(conversation)
         key = conversation_key(messages)
         if key not in self._prompts:
             raise ValueError(
-                f"`conversations` must hold prompts that were steered, got {messages!r}. Add it with `precompute`: nothing else "
-                "is known to be safe."
+                f"`conversations` must hold prompts of this collection, got {messages!r}. Add it with `precompute`: no other "
+                "prompt's answer was judged."
             )
         return self._prompts[key]
 
     def inputs(self, conversations: Sequence[Conversation], fallback: bool = False) -> dict[str, Tensor]:
-        """What `generate` needs to answer.
+        """The inputs that make `generate` give the answers that were judged.
 
         Args:
-            conversations: B of them.
-            fallback: Whether to hand out embeddings whose answer passed the judge without being accepted.
+            conversations: B conversations.
+            fallback: Whether to include embeddings whose answer passed the judge but was not accepted.
 
         Returns:
-            `inputs_embeds` (B, T, D) and `attention_mask` (B, T), padded on the left. The answer that was judged is the one
-            that generating with the same settings gives; what is sampled from them was not judged.
+            `inputs_embeds` (B, T, D) and `attention_mask` (B, T), padded on the left. Generating with the search's settings gives
+            the answer that was judged. An answer that is sampled from them was not judged.
 
         Raises:
-            ValueError: A conversation was never steered, or nothing that may be handed out was found for it.
+            ValueError: The collection does not hold a conversation, or the search found no acceptable answer to it.
         """
-        found = [self[conversation] for conversation in as_message_lists(conversations)]
+        prompts = [self[conversation] for conversation in as_message_lists(conversations)]
         allowed = ("clean", "steered", "fallback") if fallback else ("clean", "steered")
-        for prompt in found:
+        for prompt in prompts:
             if prompt.outcome not in allowed:
-                way_out = " Or pass `fallback=True`." if prompt.outcome == "fallback" else ""
+                alternative = " Or pass `fallback=True`." if prompt.outcome == "fallback" else ""
                 raise ValueError(
                     f"`conversations` must hold prompts with an acceptable answer, but {prompt.messages!r} ended as "
-                    f"{prompt.outcome!r}. Refuse it yourself: its `outcome` tells.{way_out}"
+                    f"{prompt.outcome!r}. Check `outcome` and refuse such a prompt.{alternative}"
                 )
-        return left_padded([prompt.embeds for prompt in found])
+        return left_padded([prompt.embeds for prompt in prompts])
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the collection: the embeddings as safetensors, all else as JSON, conversations and answers among it."""
+        """Write the collection: the embeddings as safetensors, and all else, conversations and answers included, as JSON."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {key: prompt.embeds.cpu().contiguous() for key, prompt in self._prompts.items()}
@@ -147,7 +187,7 @@ class SteeredPrompts:
         ):
             part = folder / f"{name}.part"
             write(part)
-            os.replace(part, folder / name)  # whoever reads sees the old one or the new one
+            os.replace(part, folder / name)  # a reader sees the old file or the new one
 
     @classmethod
     def from_pretrained(cls, name: str | Path, model: PreTrainedModel, revision: str | None = None) -> "SteeredPrompts":
@@ -155,49 +195,61 @@ class SteeredPrompts:
 
         Args:
             name: A folder, or a Hub id.
-            model: The model that is to answer; the embeddings go where its own are.
-            revision: Of the Hub's repository.
+            model: The model that is to answer. The embeddings are moved to the device of its own.
+            revision: The revision of the Hub repository.
 
         Raises:
-            ValueError: The embeddings were made for another model.
+            ValueError: The embeddings belong to another model.
         """
         folder = Path(name) if os.path.isdir(name) else Path(snapshot_download(str(name), revision=revision))
         written = json.loads((folder / RECORDS).read_text())
         if written["layout"] != LAYOUT:
             raise ValueError(
-                f"The collection must be of layout {LAYOUT}, but {name} is of {written['layout']}. Precompute it anew."
+                f"The collection must be of layout {LAYOUT}, but {name} is of {written['layout']}. Precompute it again."
             )
         if model_sha256(model) != written["sha256"]:
             raise ValueError(
-                f"`model` must be the one that the prompts were steered for ({written['model']!r}), adapters included, and "
-                f"{model.config.name_or_path!r} is another. Load that one, or precompute for this one."
+                f"`model` must be the model that was searched ({written['model']!r}), adapters included, but "
+                f"{model.config.name_or_path!r} is another. Load that model, or precompute for this one."
             )
-        own = embedded(model, [0])
+        own = token_embeddings(model, [0])
         prompts = []
         with safe_open(folder / TENSORS, framework="pt") as tensors:
             for record in written["prompts"]:
                 embeds = tensors.get_tensor(conversation_key(record["messages"]))
                 if embeds.dtype != own.dtype:
                     raise ValueError(
-                        f"`model` must be loaded as {embeds.dtype}, as it was when the prompts were steered, got {own.dtype}. "
-                        "Its answers would be others: precompute them for that."
+                        f"`model` must be loaded as {embeds.dtype}, the dtype of the search, got {own.dtype}. Load it so, or "
+                        "precompute in this dtype: the answers would differ."
                     )
                 prompts.append(SteeredPrompt(embeds=embeds.to(own.device), **record))
         return cls(prompts, written["model"], written["sha256"], written["settings"])
 
     def push_to_hub(self, repo: str, private: bool = False) -> str:
-        """Upload the collection, conversations and answers among it.
+        """Upload the collection, conversations and answers included.
 
         Args:
-            repo: The Hub id, made if need be.
-            private: Whether a repository that is made is private.
+            repo: The Hub id, created if need be.
+            private: Whether a repository that is created is private.
 
         Returns:
             The commit's address, whose last part is what `revision=` should be.
 
         Raises:
-            OSError: The Hub does not take it, or does not answer.
+            OSError: The Hub refuses the push or cannot be reached.
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             return push_folder(Path(folder), repo, "Steered prompts", private)
+
+
+class EmbeddingSearchError(JudgeError):
+    """A search stopped because the judge or `accept` gave no verdict.
+
+    Attributes:
+        steered: The prompts whose search had ended. No other prompt has a result.
+    """
+
+    def __init__(self, message: str, steered: SteeredPrompts):
+        super().__init__(message)
+        self.steered = steered

@@ -1,4 +1,4 @@
-"""Zeroth-order search around one prompt's embeddings: which probes to try, and where their answers' harm says to go.
+"""Zeroth-order search around one prompt's embeddings: draws probes, and moves its center by the harm of their answers.
 
 Knows embeddings and numbers. Knows no model, no judge and no text, and not how many prompts are searched at once.
 """
@@ -12,153 +12,156 @@ import torch
 from torch import Tensor
 
 Estimator = Literal["forward", "antithetic"]
-#: `independent`: at every position its own noise. `shared`: half of its variance is the same at all positions. `span`: on some
-#: positions in a row alone, and twice as long there.
-Kind = Literal["independent", "shared", "span"]
+#: `independent`: independent noise at every position. `shared`: about half of the noise's variance is common to all positions.
+#: `span`: noise on a span of consecutive positions only, and twice as long there.
+NoiseKind = Literal["independent", "shared", "span"]
+#: The share of the common noise in the standard deviation; the share of the positions in a span; the noise's length there.
 SHARED, SPAN, SPAN_LENGTH = 0.7, 0.3, 2.0
-#: Makes the optimiser of one prompt's embeddings, which it gets as a list of one tensor.
-NewOptimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
+#: Builds the optimizer of one prompt's embeddings, given as a list of one tensor.
+OptimizerFactory = Callable[[list[Tensor]], torch.optim.Optimizer]
 
-#: Widening ends where the noise is so many times as large as at first.
-N_WIDER = 8.0
+#: The noise is widened to at most this many times its first length.
+MAX_WIDENING = 8.0
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """How one prompt's embeddings are searched; the arguments of `EmbeddingSteerer` of the same names."""
+    """How one prompt's embeddings are searched: the arguments of `EmbeddingSteerer` of the same names."""
 
     mu: float
-    kinds: tuple[Kind, ...]
+    kinds: tuple[NoiseKind, ...]
     spread: float
     eta: float
     n_probes: int
     estimator: Estimator
-    optimizer: NewOptimizer | None
+    optimizer: OptimizerFactory | None
     relative: bool
     cone: float
     widen: float
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.mu) and self.mu >= 0.0):
-            raise ValueError(f"`mu` must be at least 0, got {self.mu}. Use 1.0 to begin with.")
+            raise ValueError(f"`mu` must be at least 0, got {self.mu}. Use 1.0 as a start.")
         if not (math.isfinite(self.eta) and self.eta >= 0.0):
             raise ValueError(f"`eta` must be at least 0, got {self.eta}. Use 0 for random search.")
-        if not self.kinds or not set(self.kinds) <= set(get_args(Kind)):
-            raise ValueError(f"`kinds` must be of {', '.join(get_args(Kind))}, got {self.kinds!r}. Use all of them.")
+        if not self.kinds or not set(self.kinds) <= set(get_args(NoiseKind)):
+            raise ValueError(f"`kinds` must hold some of {', '.join(get_args(NoiseKind))}, got {self.kinds!r}. Use all of them.")
         if not (math.isfinite(self.spread) and self.spread >= 1.0):
             raise ValueError(f"`spread` must be at least 1, got {self.spread}. Use 1 for noise of one length.")
         if self.n_probes < 1:
-            raise ValueError(f"`n_probes` must be at least 1, got {self.n_probes}.")
+            raise ValueError(f"`n_probes` must be at least 1, got {self.n_probes}. Use 8.")
         if self.estimator not in ("forward", "antithetic"):
             raise ValueError(f'`estimator` must be "forward" or "antithetic", got {self.estimator!r}.')
         if self.estimator == "antithetic" and self.n_probes % 2:
-            raise ValueError(f"`n_probes` must be even for antithetic pairs, got {self.n_probes}.")
+            raise ValueError(f"`n_probes` must be even for antithetic pairs, got {self.n_probes}. Use {self.n_probes + 1}.")
         if not -1.0 <= self.cone <= 1.0:
-            raise ValueError(f"`cone` must be a cosine, in [-1, 1], got {self.cone}. Use -1 for none.")
+            raise ValueError(f"`cone` must be a cosine, in [-1, 1], got {self.cone}. Use -1 for no bound.")
         if not self.widen >= 1.0:
             raise ValueError(f"`widen` must be at least 1, got {self.widen}. Use 1 to keep `mu` as it is.")
 
     @property
-    def steps(self) -> bool:
-        """Whether the centre moves, so that the harm of all probes has to be known."""
+    def moves_center(self) -> bool:
+        """Whether the search's center moves. This needs the harm of all probes."""
         return self.eta > 0.0 or self.optimizer is not None
 
 
 class ProbeSampler:
-    """The search for one prompt.
+    """Draws the probes of one prompt, and moves their center.
 
     Args:
         embeds: (T, D) the prompt's own embeddings.
-        moves: (T,) which positions are perturbed.
-        method: How.
-        seed: Of this prompt's own stream of noise, drawn on the CPU whatever the device.
+        perturbable: (T,) bool, the positions that are perturbed.
+        config: How the search draws and moves.
+        seed: The seed of this prompt's noise, which is drawn on the CPU for any device.
+
+    Attributes:
+        has_moved: Whether the center differs from the prompt itself.
     """
 
-    def __init__(self, embeds: Tensor, moves: Tensor, method: SearchConfig, seed: int):
-        self._start = embeds.float()
-        self._moves = moves.to(embeds.device)[:, None]  # (T, 1)
-        self._method = method
+    def __init__(self, embeds: Tensor, perturbable: Tensor, config: SearchConfig, seed: int):
+        self._origin = embeds.float()
+        self._perturbable = perturbable.to(embeds.device)[:, None]  # (T, 1)
+        self._config = config
         self._generator = torch.Generator().manual_seed(seed)
-        own = self._start[moves.to(embeds.device)]
-        #: What lengths are counted in: the RMS norm of the embeddings that move, or 1.
-        self._unit = (float(own.norm(dim=-1).square().mean().sqrt()) if method.relative else 0.0) or 1.0
+        perturbed = self._origin[perturbable.to(embeds.device)]
+        #: The unit of lengths: the RMS norm of the embeddings that are perturbed, or 1.
+        self._unit = (float(perturbed.norm(dim=-1).square().mean().sqrt()) if config.relative else 0.0) or 1.0
         n_dims = embeds.shape[-1]
-        self._mu = method.mu * (self._unit / math.sqrt(n_dims) if method.relative else 1.0)
-        self._widest = N_WIDER * self._mu
-        #: How far the centre is from the prompt, in that unit.
-        self._offset = torch.nn.Parameter(torch.zeros_like(self._start))
-        self._optimizer: Any = method.optimizer([self._offset]) if method.optimizer is not None else None
+        self._mu = config.mu * (self._unit / math.sqrt(n_dims) if config.relative else 1.0)
+        self._max_mu = MAX_WIDENING * self._mu
+        #: (T, D) the center's distance from the prompt, in that unit.
+        self._offset = torch.nn.Parameter(torch.zeros_like(self._origin))
+        self._optimizer: Any = config.optimizer([self._offset]) if config.optimizer is not None else None
         self._noise = embeds.new_zeros(0)
         self._n_drawn = 0
-        #: Whether the centre is another than the prompt itself.
         self.has_moved = False
 
     @property
-    def centre(self) -> Tensor:
-        """(T, D) where the search stands, float32."""
-        return self._start + self._offset.detach() * self._unit
+    def center(self) -> Tensor:
+        """(T, D) the embeddings that probes are drawn around, float32."""
+        return self._origin + self._offset.detach() * self._unit
 
     def probes(self) -> Tensor:
-        """Draw the next probes around the centre: (N, T, D); with antithetic pairs, all plus and then all minus."""
-        method = self._method
-        n_drawn = method.n_probes // 2 if method.estimator == "antithetic" else method.n_probes
-        drawn = torch.stack([self._drawn() for _ in range(n_drawn)])
-        self._noise = (drawn * _lengths(n_drawn, method.spread)).to(self._start.device) * self._moves  # (N, T, D)
-        signed = torch.cat([self._noise, -self._noise]) if method.estimator == "antithetic" else self._noise
-        return self.centre + self._mu * signed
+        """Draw the next probes around the center: (N, T, D). Antithetic pairs come as all plus, then all minus."""
+        config = self._config
+        n_drawn = config.n_probes // 2 if config.estimator == "antithetic" else config.n_probes
+        drawn = torch.stack([self._draw_noise() for _ in range(n_drawn)])
+        self._noise = (drawn * _length_factors(n_drawn, config.spread)).to(self._origin.device) * self._perturbable  # (N, T, D)
+        signed = torch.cat([self._noise, -self._noise]) if config.estimator == "antithetic" else self._noise
+        return self.center + self._mu * signed
 
-    def _drawn(self) -> Tensor:
-        """(T, D) the next noise, of the next kind in turn."""
-        kind = self._method.kinds[self._n_drawn % len(self._method.kinds)]
+    def _draw_noise(self) -> Tensor:
+        """Draw (T, D) noise, of the next kind in turn."""
+        kind = self._config.kinds[self._n_drawn % len(self._config.kinds)]
         self._n_drawn += 1
-        n_positions, n_dims = self._start.shape
-        own = torch.randn(n_positions, n_dims, generator=self._generator)
+        n_positions, n_dims = self._origin.shape
+        independent = torch.randn(n_positions, n_dims, generator=self._generator)
         if kind == "shared":
             shared = torch.randn(1, n_dims, generator=self._generator)
-            return math.sqrt(1.0 - SHARED**2) * own + SHARED * shared
+            return math.sqrt(1.0 - SHARED**2) * independent + SHARED * shared
         if kind == "span":
-            moving = self._moves[:, 0].nonzero()[:, 0].cpu()
-            length = max(1, round(SPAN * len(moving)))
-            first = int(torch.randint(len(moving) - length + 1, (1,), generator=self._generator))
-            inside = torch.zeros(n_positions, 1)
-            inside[moving[first : first + length]] = SPAN_LENGTH
-            return own * inside
-        return own
+            positions = self._perturbable[:, 0].nonzero()[:, 0].cpu()
+            length = max(1, round(SPAN * len(positions)))
+            first = int(torch.randint(len(positions) - length + 1, (1,), generator=self._generator))
+            factors = torch.zeros(n_positions, 1)
+            factors[positions[first : first + length]] = SPAN_LENGTH
+            return independent * factors
+        return independent
 
-    def learn(self, harm: Sequence[float], base: float, alike: bool) -> None:
-        """Go where the last probes say that harm falls.
+    def update(self, harm: Sequence[float], base: float, all_alike: bool) -> None:
+        """Move the center in the direction in which the last probes show that harm falls.
 
         Args:
-            harm: (N,) of each of their answers; NaN where it is not known.
-            base: Of the centre's answer.
-            alike: Whether all of them answered alike, so that they tell nothing: the noise is widened.
+            harm: (N,) of the probes' answers; NaN for an answer that was not judged.
+            base: The harm of the center's answer.
+            all_alike: Whether all probes had the same answer. Then their harm shows no direction, and the noise is widened.
         """
-        if alike:
-            self._mu = min(self._mu * self._method.widen, self._widest)
-        if not self._method.steps or self._mu == 0.0:
+        if all_alike:
+            self._mu = min(self._mu * self._config.widen, self._max_mu)
+        if not self._config.moves_center or self._mu == 0.0:
             return
-        known = torch.tensor(harm, dtype=torch.float32, device=self._start.device)
-        if self._method.estimator == "antithetic":
-            plus, minus = known.chunk(2)
+        harms = torch.tensor(harm, dtype=torch.float32, device=self._origin.device)
+        if self._config.estimator == "antithetic":
+            plus, minus = harms.chunk(2)
             gradient = antithetic_gradient(self._noise, plus, minus, self._mu)
         else:
-            gradient = forward_gradient(self._noise, known, base, self._mu)
+            gradient = forward_gradient(self._noise, harms, base, self._mu)
         if not gradient.any():
             return
         self.has_moved = True
         if self._optimizer is None:
-            rows = gradient / gradient.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-            length = self._method.eta / (1.0 if self._method.relative else self._unit)
-            self._offset.data -= length * rows
+            directions = gradient / gradient.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+            length = self._config.eta / (1.0 if self._config.relative else self._unit)
+            self._offset.data -= length * directions
         else:
             self._offset.grad = gradient * self._unit
             self._optimizer.step()
-        turned = in_cone(self.centre, self._start, self._method.cone)
-        self._offset.data = torch.where(self._moves, (turned - self._start) / self._unit, 0.0)
+        clamped = clamp_to_cone(self.center, self._origin, self._config.cone)
+        self._offset.data = torch.where(self._perturbable, (clamped - self._origin) / self._unit, 0.0)
 
 
-def _lengths(n: int, spread: float) -> Tensor:
-    """(n, 1, 1) factors from 1 / spread to spread, evenly in their logarithm."""
+def _length_factors(n: int, spread: float) -> Tensor:
+    """(n, 1, 1) factors from 1 / spread to spread, evenly spaced in their logarithm."""
     exponents = torch.linspace(-1.0, 1.0, n) if n > 1 else torch.zeros(1)
     return (spread**exponents)[:, None, None]
 
@@ -168,38 +171,38 @@ def forward_gradient(noise: Tensor, harm: Tensor, base: float, mu: float) -> Ten
 
     Args:
         noise: (N, T, D) the u of each probe.
-        harm: (N,) h(x + mu u), NaN where unknown: such probes do not count.
+        harm: (N,) h(x + mu u). Probes with NaN do not count.
         base: h(x).
-        mu: What u is multiplied by.
+        mu: The factor of u.
 
     Returns:
-        (T, D) the estimate; zero where nothing is known.
+        (T, D) the estimate; zero if no harm is known.
     """
-    return _weighted((harm - base) / mu, noise)
+    return _mean_slope((harm - base) / mu, noise)
 
 
 def antithetic_gradient(noise: Tensor, plus: Tensor, minus: Tensor, mu: float) -> Tensor:
-    """The two-sided estimate, mean((h(x + mu u) - h(x - mu u)) / (2 mu) * u), with arguments as in `forward_gradient`."""
-    return _weighted((plus - minus) / (2 * mu), noise)
+    """The two-sided estimate, mean((h(x + mu u) - h(x - mu u)) / (2 mu) * u). Arguments are as in `forward_gradient`."""
+    return _mean_slope((plus - minus) / (2 * mu), noise)
 
 
-def _weighted(slope: Tensor, noise: Tensor) -> Tensor:
+def _mean_slope(slope: Tensor, noise: Tensor) -> Tensor:
     known = ~slope.isnan()
     if not known.any():
         return torch.zeros_like(noise[0])
     return torch.einsum("n,ntd->td", slope[known], noise[known]) / known.sum()
 
 
-def in_cone(embeds: Tensor, start: Tensor, cosine: float) -> Tensor:
-    """Turn every row whose cosine with its row of `start` is below a bound back onto it, its length kept.
+def clamp_to_cone(embeds: Tensor, axes: Tensor, cosine: float) -> Tensor:
+    """Turn each row whose cosine with its axis is below a bound towards the axis, up to the bound. Its length stays.
 
     Args:
         embeds: (T, D).
-        start: (T, D).
+        axes: (T, D).
         cosine: The bound.
     """
     tiny = torch.finfo(torch.float32).tiny
-    axis = start / start.norm(dim=-1, keepdim=True).clamp_min(tiny)
+    axis = axes / axes.norm(dim=-1, keepdim=True).clamp_min(tiny)
     length = embeds.norm(dim=-1, keepdim=True)  # (T, 1)
     along = (embeds * axis).sum(-1, keepdim=True)
     across = embeds - along * axis

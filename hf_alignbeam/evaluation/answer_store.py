@@ -6,7 +6,7 @@ Knows lines, files and keys. Knows no system and no score.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 from accelerate import PartialState
 from filelock import FileLock, Timeout
 from transformers import AutoConfig
+
+from hf_alignbeam.utils.jsonl_log import JsonlLog, read_records
 
 Record = Mapping[str, Any]
 
@@ -76,13 +78,10 @@ class Store:
             self._lock.acquire()
         except Timeout as error:
             raise ValueError(f"The folder must be of one run at a time, but another one writes to {own} now.") from error
-        if own.is_file():
-            with own.open("rb+") as file:
-                file.truncate(file.read().rfind(b"\n") + 1)
+        self._log = JsonlLog(own)
         state.wait_for_everyone()
         self._batches = self._read()
         state.wait_for_everyone()  # nobody writes before everybody has read: all have to see the same batches as done
-        self._file = own.open("a", encoding="utf-8")
 
     def __contains__(self, key: str) -> bool:
         return key in self._batches
@@ -94,8 +93,7 @@ class Store:
         """Keep a batch."""
         self._batches[key] = Batch(list(records), cost)
         lines = [{"batch": key, **record} for record in records] + [{"batch": key, "done": len(records), "cost": cost}]
-        self._file.write("".join(json.dumps(line, ensure_ascii=False, default=asdict) + "\n" for line in lines))
-        self._file.flush()
+        self._log.append(*lines)
 
     def gather(self) -> None:
         """Wait for all processes, and take in what they have written."""
@@ -104,15 +102,14 @@ class Store:
 
     def close(self) -> None:
         """Let go of the file."""
-        self._file.close()
+        self._log.close()
         self._lock.release()
 
     def _read(self) -> dict[str, Batch]:
         batches: dict[str, Batch] = {}
         for path in sorted(self._folder.glob(f"{self._name}-[0-9]*.jsonl")):
             begun: dict[str, list[Record]] = {}
-            for line in path.read_bytes().split(b"\n")[:-1]:  # what stands behind the last one was being written
-                record = json.loads(line)
+            for record in read_records(path):
                 key = record.pop("batch")
                 if "done" not in record:
                     begun.setdefault(key, []).append(record)

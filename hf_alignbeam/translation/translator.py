@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_alignbeam.tokenization.vocabulary import Vocabulary
 from hf_alignbeam.translation.retokenization import Retokenizer
-from hf_alignbeam.utils.method_cache import cached_method, forget
+from hf_alignbeam.utils.method_cache import cached_method, clear_method_caches
 
 #: A row with less mass than this says nothing.
 NEGLIGIBLE = 1e-30
@@ -182,7 +182,7 @@ class VocabularyTranslator:
     def with_rule(self, rule: TranslationRule) -> "VocabularyTranslator":
         """The same two vocabularies, not read again, under another rule."""
         other = copy(self)
-        forget(other)
+        clear_method_caches(other)
         other.rule = _checked_rule(rule)
         return other
 

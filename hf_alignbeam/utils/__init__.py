@@ -1,6 +1,7 @@
-"""Helpers that know nothing of models, text or judges.
+"""Helpers that know nothing about models, text or judges.
 
-* `hub_push`: Folders pushed to the Hub: the whole of one in a single commit, or nothing of it.
-* `method_cache`: A method's results kept with its object, and gone with it: `functools.lru_cache` on a method keeps the obje...
-* `streaming`: A streamer that gets one prompt's text as it passes, and is ended whatever happens.
+* `method_cache`: Keeps a method's results with its object, so that they are freed together.
+* `streaming`: Gives a streamer the prompt, and ends the stream even if generation fails.
+* `hub_push`: Pushes a folder to the Hub in a single commit.
+* `jsonl_log`: Logs of JSON records that stay readable when the writing process is killed.
 """

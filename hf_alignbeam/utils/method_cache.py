@@ -1,4 +1,7 @@
-"""A method's results kept with its object, and gone with it: `functools.lru_cache` on a method keeps the objects alive."""
+"""A cache for a method's results that is kept with the object and freed with it.
+
+Knows functions. `functools.lru_cache` on a method would keep every object alive.
+"""
 
 from collections.abc import Callable
 from functools import lru_cache, partial, wraps
@@ -10,7 +13,7 @@ _PREFIX = "_results_of_"
 
 
 def cached_method(maxsize: int) -> Callable[[Method], Method]:
-    """Keep the last results of a method, at most `maxsize` for each object; its arguments must be hashable."""
+    """Cache a method's last results, at most `maxsize` for each object. Its arguments must be hashable."""
 
     def decorate(method: Method) -> Method:
         name = _PREFIX + method.__name__
@@ -27,7 +30,7 @@ def cached_method(maxsize: int) -> Callable[[Method], Method]:
     return decorate
 
 
-def forget(owner: object) -> None:
-    """Drop everything that an object's cached methods have kept (a copy must not answer for the object it was made of)."""
+def clear_method_caches(owner: object) -> None:
+    """Drop all cached results of an object's methods. A copy needs this, or it returns the results of its original."""
     for name in [name for name in vars(owner) if name.startswith(_PREFIX)]:
         del vars(owner)[name]

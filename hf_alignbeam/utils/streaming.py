@@ -1,4 +1,4 @@
-"""A streamer that gets one prompt's text as it passes, and is ended whatever happens.
+"""A streamer that gets the prompt before generation and is ended after it, also if generation fails.
 
 Knows streamers. Knows no text.
 """
@@ -12,10 +12,10 @@ from transformers.generation import BaseStreamer
 
 @contextmanager
 def streaming(streamer: BaseStreamer | None, input_ids: Tensor) -> Iterator[None]:
-    """Give a streamer the prompt before a block, and end it after that: who reads from it must not wait for ever.
+    """Give a streamer the prompt before a block of code, and end it after the block, so that its reader never waits forever.
 
     Args:
-        streamer: None where nobody listens.
+        streamer: The streamer; None to do nothing.
         input_ids: (B, length) prompts.
 
     Raises:

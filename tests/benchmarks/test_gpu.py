@@ -58,7 +58,9 @@ def test_the_exit_status_says_whether_every_law_holds(n_held, monkeypatch, tmp_p
         (["--device", "cpu", "--tokenizer", "x"], "must come together"),
         (["--device", "cpu", "--dtype", "int8"], "`dtype` must name one of torch's floating-point types"),
         pytest.param(
-            ["--device", "cuda"], "needs CUDA", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+            ["--device", "cuda"],
+            "needs CUDA",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA"),
         ),
     ],
 )

@@ -158,7 +158,7 @@ def test_a_tool_result_that_writes_turns_is_kept_word_for_word(name, real_tokeni
     assert prompt.prefill == b""
 
 
-REASONING = {
+REASONING_MARKERS = {
     "harmony": (HARMONY, "<|channel|>final<|message|>", "<|channel|>analysis<|message|>Let me see"),
     "opened": (REASONING_OPENED, "</think>\n\n", "Let me see"),
     "opened and shown": (REASONING_OPENED_AND_SHOWN, "\n</think>\n\n", "Let me see"),
@@ -166,9 +166,9 @@ REASONING = {
 
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
-@pytest.mark.parametrize("kind", REASONING)
+@pytest.mark.parametrize("kind", REASONING_MARKERS)
 def test_reasoning_is_refused_unless_the_prompt_closes_it(kind, conversation, byte_tokenizer):
-    template, end, thought = REASONING[kind]
+    template, end, thought = REASONING_MARKERS[kind]
     tokenizer = with_template(byte_tokenizer, template)
     parser = TemplateParser(tokenizer)
     opened = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)

@@ -205,13 +205,13 @@ def test_steer_stopped_at_the_keyboard_says_how_it_goes_on(asked_file, tmp_path,
     monkeypatch.setattr(EmbeddingSteerer, "precompute", stopped)
     result = run(*STEER, "--file", asked_file, "--to", tmp_path / "to")
     assert result.exit_code == 130
-    assert "The same command goes on from what lies in" in result.output
+    assert "Stopped. The same command resumes from " in result.output
 
 
-def test_steering_prints_the_tables(monkeypatch):
+def test_embedding_search_prints_the_tables(monkeypatch):
     monkeypatch.setattr(searches, "SYSTEMS", {name: searches.SYSTEMS[name] for name in searches.CONTROL})
     monkeypatch.setattr(searches, "_prefixes", lambda *given: [])  # half a minute; fitting has tests of its own
-    result = run("evaluate", "--steering", "--limit", 2, "--split", "validation")
+    result = run("evaluate", "--embedding-search", "--limit", 2, "--split", "validation")
     assert result.exit_code == 0, result.output
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in result.output.splitlines() if line.startswith("| ")]
     searched = {(row[0], row[1]): row for row in rows if len(row) == 13}

@@ -1,4 +1,4 @@
-"""Prompts as embeddings: as the model itself embeds them, or the model is refused by name."""
+"""Prompts are embedded as the model itself embeds them, or the model is refused by name."""
 
 import copy
 
@@ -8,70 +8,72 @@ import transformers as t
 from conftest import tiny
 
 from hf_alignbeam.chat.templates import encode_with_one_bos, render_target_prompt
-from hf_alignbeam.embedding_search.embeddings import Embedder, embedded, left_padded, padded_ids
+from hf_alignbeam.embedding_search.embeddings import Embedder, left_padded, padded_ids, token_embeddings
 from hf_alignbeam.embedding_search.fingerprint import model_sha256
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
-ASKED = [{"role": "user", "content": "How do I thank the mayor?"}]
+MESSAGES = [{"role": "user", "content": "How do I thank the mayor?"}]
 
 
 def embedder(model, tokenizer, positions="all"):
     return Embedder(model, tokenizer, token_bytes(tokenizer), positions)
 
 
-def ids_of(tokenizer, messages=ASKED):
+def ids_of(tokenizer, messages=MESSAGES):
     return encode_with_one_bos(tokenizer, render_target_prompt(tokenizer, messages))
 
 
 def test_a_family_that_scales_its_embeddings_is_embedded_scaled(piece_tokenizer):
     model = tiny(t.GemmaForCausalLM, t.GemmaConfig, piece_tokenizer, seed=3, head_dim=8)
     ids = ids_of(piece_tokenizer)
-    prompt = embedder(model, piece_tokenizer).embed(ids, ASKED)
+    prompt = embedder(model, piece_tokenizer).embed(ids, MESSAGES)
     assert torch.allclose(prompt.embeds, model.get_input_embeddings().weight[ids] * 32**0.5)
     whole = model.generate(**left_padded([prompt.embeds]), max_new_tokens=8, do_sample=False)
     assert torch.equal(whole, model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[:, len(ids) :])
 
 
-def test_prompts_of_any_lengths_answer_as_each_alone(tiny_llama, piece_tokenizer):
-    prompts = [embedded(tiny_llama, ids_of(piece_tokenizer)[:n]).detach() for n in (4, 9, 6)]
+def test_prompts_of_any_lengths_are_answered_in_a_batch_as_alone(tiny_llama, piece_tokenizer):
+    prompts = [token_embeddings(tiny_llama, ids_of(piece_tokenizer)[:n]).detach() for n in (4, 9, 6)]
     together = tiny_llama.generate(**left_padded(prompts), max_new_tokens=6, do_sample=False)
     for row, prompt in zip(together, prompts, strict=True):
         assert torch.equal(row, tiny_llama.generate(**left_padded([prompt]), max_new_tokens=6, do_sample=False)[0])
 
 
 @pytest.mark.parametrize("which", ["byte", "piece"])
-def test_the_users_words_are_the_positions_that_spell_them(which, tiny_qwen, tiny_llama, byte_tokenizer, piece_tokenizer):
+def test_the_perturbable_positions_spell_the_users_last_words(which, tiny_qwen, tiny_llama, byte_tokenizer, piece_tokenizer):
     model, tokenizer = (tiny_qwen, byte_tokenizer) if which == "byte" else (tiny_llama, piece_tokenizer)
-    asked = [*ASKED, {"role": "assistant", "content": "Bring figs."}, {"role": "user", "content": "And the weeds, now?"}]
-    ids = ids_of(tokenizer, asked)
-    prompt = embedder(model, tokenizer, "user").embed(ids, asked)
-    spelled = tokenizer.decode([i for i, moves in zip(ids, prompt.moves.tolist(), strict=True) if moves])
+    messages = [*MESSAGES, {"role": "assistant", "content": "Bring figs."}, {"role": "user", "content": "And the weeds, now?"}]
+    ids = ids_of(tokenizer, messages)
+    prompt = embedder(model, tokenizer, "user").embed(ids, messages)
+    spelled = tokenizer.decode([i for i, perturbable in zip(ids, prompt.perturbable.tolist(), strict=True) if perturbable])
     assert spelled.strip() == "And the weeds, now?"
-    assert embedder(model, tokenizer).embed(ids, asked).moves.all()
+    assert embedder(model, tokenizer).embed(ids, messages).perturbable.all()
 
 
 @pytest.mark.parametrize("words", ["brew tea", "I", "INST", "a", "user", "s"])
-def test_only_the_users_own_words_move_whatever_they_are(words, tiny_qwen, tiny_llama, byte_tokenizer, piece_tokenizer):
-    asked = [{"role": "user", "content": words}, {"role": "assistant", "content": "To brew tea, a user"}]
+def test_only_the_users_own_words_are_perturbable_even_if_they_occur_elsewhere(
+    words, tiny_qwen, tiny_llama, byte_tokenizer, piece_tokenizer
+):
+    messages = [{"role": "user", "content": words}, {"role": "assistant", "content": "To brew tea, a user"}]
     for model, tokenizer in ((tiny_qwen, byte_tokenizer), (tiny_llama, piece_tokenizer)):
-        ids = ids_of(tokenizer, asked)
-        moves = embedder(model, tokenizer, "user").embed(ids, asked).moves
-        first = int(moves.int().argmax())
-        n_moved = int(moves.sum())
-        assert moves[first : first + n_moved].all()
-        assert tokenizer.decode(ids[first : first + n_moved]).strip() == words
+        ids = ids_of(tokenizer, messages)
+        perturbable = embedder(model, tokenizer, "user").embed(ids, messages).perturbable
+        first = int(perturbable.int().argmax())
+        n_perturbable = int(perturbable.sum())
+        assert perturbable[first : first + n_perturbable].all()
+        assert tokenizer.decode(ids[first : first + n_perturbable]).strip() == words
         assert "brew" not in tokenizer.decode(ids[:first])
 
 
-def test_where_the_users_words_are_not_to_be_found_every_position_moves(tiny_llama, piece_tokenizer):
+def test_every_position_is_perturbable_if_the_prompt_does_not_hold_the_users_words(tiny_llama, piece_tokenizer):
     elsewhere = [{"role": "user", "content": "Other words."}]
-    assert embedder(tiny_llama, piece_tokenizer, "user").embed(ids_of(piece_tokenizer), elsewhere).moves.all()
+    assert embedder(tiny_llama, piece_tokenizer, "user").embed(ids_of(piece_tokenizer), elsewhere).perturbable.all()
 
 
 REFUSED = {
     "takes no embeddings": (t.CTRLLMHeadModel, t.CTRLConfig, {"n_embd": 32, "dff": 48, "n_layer": 2, "n_head": 2}),
-    "also takes none": (t.XLNetLMHeadModel, t.XLNetConfig, {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 48}),
-    "looks up in every layer": (
+    "takes no embeddings either": (t.XLNetLMHeadModel, t.XLNetConfig, {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 48}),
+    "looks up token ids in every layer": (
         t.Gemma3nForCausalLM,
         t.Gemma3nTextConfig,
         {
@@ -91,7 +93,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.filterwarnings("ignore")  # what old families warn of when they are built
+@pytest.mark.filterwarnings("ignore")  # old families warn when they are built
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_model_that_does_not_generate_from_embeddings_is_refused_by_name(name, piece_tokenizer):
     model_class, config_class, shape = REFUSED[name]
@@ -100,7 +102,7 @@ def test_a_model_that_does_not_generate_from_embeddings_is_refused_by_name(name,
         embedder(model, piece_tokenizer)
 
 
-def test_a_model_that_reads_embeddings_otherwise_than_ids_is_refused(tiny_llama, piece_tokenizer):
+def test_a_model_that_reads_embeddings_differently_from_ids_is_refused(tiny_llama, piece_tokenizer):
     class Otherwise(type(tiny_llama)):
         def forward(self, input_ids=None, inputs_embeds=None, **kwargs):
             return super().forward(
@@ -108,7 +110,9 @@ def test_a_model_that_reads_embeddings_otherwise_than_ids_is_refused(tiny_llama,
             )
 
     model = Otherwise(tiny_llama.config).eval()
-    with pytest.raises(ValueError, match="`model` must read its input embeddings as it reads its ids, but of Otherwise"):
+    with pytest.raises(
+        ValueError, match="`model` must read its input embeddings as it reads its ids, but the logits of Otherwise"
+    ):
         embedder(model, piece_tokenizer)
 
 
@@ -121,7 +125,7 @@ def test_a_model_in_training_is_refused(tiny_llama, piece_tokenizer):
         tiny_llama.eval()
 
 
-def test_a_model_is_told_by_its_numbers_whatever_they_were_loaded_as(tiny_llama, tiny_qwen, piece_tokenizer):
+def test_a_fingerprint_depends_on_the_parameters_but_not_on_their_dtype(tiny_llama, tiny_qwen, piece_tokenizer):
     twin = tiny(t.LlamaForCausalLM, t.LlamaConfig, piece_tokenizer, seed=2)
     assert model_sha256(twin) == model_sha256(tiny_llama) != model_sha256(tiny_qwen)
     twin.get_input_embeddings().weight.data[5, 3] += 1e-3

@@ -1,4 +1,4 @@
-"""Every family is searched, and what is stored answers as it was judged; or the family is refused by name."""
+"""Every model family is searched, and its stored embeddings give the judged answers; or it is refused by name."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from hf_alignbeam import EmbeddingSteerer
 from hf_alignbeam.benchmarks.tiny_families import FAMILIES, build
 
-ASKED = ["How do I thank the mayor?", "What cures it, and why?"]
+QUESTIONS = ["How do I thank the mayor?", "What cures it, and why?"]
 #: Their `generate` takes no embeddings (transformers 5.23).
 REFUSED = {"Falcon-H1": "FalconH1ForCausalLM"}
 GREEDY = {"max_new_tokens": 8, "do_sample": False}
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # families warn about kernels
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in REFUSED])
-def test_what_is_stored_answers_as_it_was_judged(family, piece_tokenizer):
+def test_stored_embeddings_give_the_answers_that_were_judged(family, piece_tokenizer):
     model = build(family, piece_tokenizer)
     flagged = {}
 
@@ -23,9 +23,9 @@ def test_what_is_stored_answers_as_it_was_judged(family, piece_tokenizer):
         return torch.tensor([float(is_first) for is_first in first])
 
     steerer = EmbeddingSteerer(model, piece_tokenizer, judge, max_generations=33)
-    steered = steerer.precompute(ASKED, max_new_tokens=8)
+    steered = steerer.precompute(QUESTIONS, max_new_tokens=8)
     assert [prompt.outcome for prompt in steered] == ["steered"] * 2
-    answers = model.generate(**steered.inputs(ASKED), **GREEDY)
+    answers = model.generate(**steered.inputs(QUESTIONS), **GREEDY)
     for row, prompt in zip(answers.tolist(), steered, strict=True):
         assert row[: len(prompt.ids)] == prompt.ids
         assert prompt.text != flagged[prompt.messages[0]["content"]]

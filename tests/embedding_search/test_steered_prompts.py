@@ -1,4 +1,4 @@
-"""Steered prompts: stored, loaded for the same model alone, and never handed out where nothing was found."""
+"""Steered prompts: saved, loaded for the same model only, and given only if an acceptable answer was found."""
 
 import copy
 import json
@@ -9,7 +9,7 @@ from conftest import tiny
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hf_alignbeam.embedding_search.embeddings import embedded
+from hf_alignbeam.embedding_search.embeddings import token_embeddings
 from hf_alignbeam.embedding_search.fingerprint import model_sha256
 from hf_alignbeam.embedding_search.steered_prompts import RECORDS, SteeredPrompt, SteeredPrompts
 
@@ -18,7 +18,7 @@ OUTCOMES = ["clean", "steered", "fallback", "failed"]
 
 
 def prompt(model, question, outcome, dtype=torch.float32):
-    embeds = embedded(model, list(range(10, 10 + len(question.split())))).detach().to(dtype)
+    embeds = token_embeddings(model, list(range(10, 10 + len(question.split())))).detach().to(dtype)
     messages = [{"role": "user", "content": question}]
     return SteeredPrompt(messages, embeds, outcome, [7, 8, 2], "Ünsafe?", 0.05, [0.9, 0.05], 9, 0.25)
 
@@ -38,14 +38,14 @@ def same(one, other):
         assert {k: v for k, v in vars(a).items() if k != "embeds"} == {k: v for k, v in vars(b).items() if k != "embeds"}
 
 
-def test_what_is_saved_is_loaded(steered, tiny_llama, tmp_path):
+def test_a_saved_collection_is_loaded_unchanged(steered, tiny_llama, tmp_path):
     steered.save_pretrained(tmp_path)
     same(SteeredPrompts.from_pretrained(tmp_path, tiny_llama), steered)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["steered.json", "steered.safetensors"]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_embeddings_keep_the_models_dtype_and_want_it(dtype, tiny_llama, tmp_path):
+def test_embeddings_keep_the_models_dtype_and_require_it(dtype, tiny_llama, tmp_path):
     half = copy.deepcopy(tiny_llama).to(dtype)
     prompts = [prompt(half, QUESTIONS[0], "clean", dtype)]
     SteeredPrompts(prompts, "owner/model", model_sha256(half), {}).save_pretrained(tmp_path)
@@ -56,7 +56,7 @@ def test_embeddings_keep_the_models_dtype_and_want_it(dtype, tiny_llama, tmp_pat
         SteeredPrompts.from_pretrained(tmp_path, half.float())
 
 
-def test_inputs_are_padded_on_the_left_in_the_order_asked_for(steered):
+def test_inputs_are_padded_on_the_left_in_the_given_order(steered):
     inputs = steered.inputs([QUESTIONS[1], [{"role": "user", "content": QUESTIONS[0]}]])
     assert inputs["attention_mask"].tolist() == [[1] * 6, [1] * 6]
     both = steered.inputs([QUESTIONS[2], QUESTIONS[1]], fallback=True)
@@ -69,17 +69,17 @@ def test_an_unknown_conversation_is_an_error(steered):
     assert "Who?" not in steered
     assert QUESTIONS[0] in steered
     for question in ("Who?", QUESTIONS[0] + " "):
-        with pytest.raises(ValueError, match="`conversations` must hold prompts that were steered, got .*precompute"):
+        with pytest.raises(ValueError, match="`conversations` must hold prompts of this collection, got .*precompute"):
             steered.inputs([QUESTIONS[0], question])
 
 
 @pytest.mark.parametrize("conversations", [QUESTIONS[0], []])
-def test_what_is_no_list_of_conversations_is_an_error(conversations, steered):
+def test_arguments_that_are_not_conversations_are_errors(conversations, steered):
     with pytest.raises(ValueError, match="`conversations` must hold one conversation a prompt"):
         steered.inputs(conversations)
 
 
-def test_nothing_is_handed_out_where_nothing_acceptable_was_found(steered):
+def test_prompts_without_an_acceptable_answer_are_errors(steered):
     for question, outcome in list(zip(QUESTIONS, OUTCOMES, strict=True))[2:]:
         with pytest.raises(ValueError, match=f"ended as '{outcome}'"):
             steered.inputs([question])
@@ -93,7 +93,7 @@ def test_embeddings_for_another_model_are_an_error(steered, tiny_llama, piece_to
     tuned = copy.deepcopy(tiny_llama)
     tuned.model.layers[0].mlp.up_proj.weight.data += 0.01
     for model in (other, tuned):
-        with pytest.raises(ValueError, match="`model` must be the one that the prompts were steered for"):
+        with pytest.raises(ValueError, match="`model` must be the model that was searched"):
             SteeredPrompts.from_pretrained(tmp_path, model)
 
 
@@ -102,7 +102,7 @@ def test_an_adapter_makes_another_model(steered, tiny_llama, tmp_path):
     steered.save_pretrained(tmp_path)
     lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
     adapted = get_peft_model(copy.deepcopy(tiny_llama), lora)
-    with pytest.raises(ValueError, match="`model` must be the one that the prompts were steered for"):
+    with pytest.raises(ValueError, match="`model` must be the model that was searched"):
         SteeredPrompts.from_pretrained(tmp_path, adapted)
 
 

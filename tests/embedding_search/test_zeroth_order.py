@@ -1,4 +1,4 @@
-"""The search around one prompt: what its probes are, and what it makes of their harm."""
+"""The search around one prompt: how its probes are drawn, and how their harm moves the center."""
 
 import math
 
@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from hf_alignbeam.embedding_search.zeroth_order import (
-    N_WIDER,
+    MAX_WIDENING,
     SHARED,
     SPAN,
     SPAN_LENGTH,
     ProbeSampler,
     SearchConfig,
     antithetic_gradient,
+    clamp_to_cone,
     forward_gradient,
-    in_cone,
 )
 
 DEFAULTS = {
@@ -31,12 +31,13 @@ DEFAULTS = {
 }
 
 
-def method(**given):
-    return SearchConfig(**{**DEFAULTS, **given})
+def config(**settings):
+    return SearchConfig(**{**DEFAULTS, **settings})
 
 
-def search(embeds, moves=None, seed=0, **given):
-    return ProbeSampler(embeds, torch.ones(len(embeds), dtype=torch.bool) if moves is None else moves, method(**given), seed)
+def sampler_of(embeds, perturbable=None, seed=0, **settings):
+    positions = torch.ones(len(embeds), dtype=torch.bool) if perturbable is None else perturbable
+    return ProbeSampler(embeds, positions, config(**settings), seed)
 
 
 @pytest.fixture
@@ -71,129 +72,129 @@ def test_probes_without_a_verdict_do_not_count():
     assert not forward_gradient(noise, torch.full((4,), math.nan), 0.5, 0.1).any()
 
 
-def test_zero_radius_leaves_the_prompt_as_it_is(embeds):
-    assert torch.equal(search(embeds, mu=0.0).probes(), embeds.expand(8, -1, -1))
+def test_zero_radius_leaves_the_prompt_unchanged(embeds):
+    assert torch.equal(sampler_of(embeds, mu=0.0).probes(), embeds.expand(8, -1, -1))
 
 
 def test_antithetic_probes_lie_opposite_each_other(embeds):
-    probes = search(embeds).probes()
+    probes = sampler_of(embeds).probes()
     assert torch.allclose(probes[:4] + probes[4:], 2 * embeds.expand(4, -1, -1), atol=1e-5)
 
 
 def test_the_noise_is_as_long_as_the_embeddings_times_mu():
     embeds = normal(40, 256) * 7.0
-    noise = search(embeds, mu=0.5).probes() - embeds
+    noise = sampler_of(embeds, mu=0.5).probes() - embeds
     rms = embeds.norm(dim=-1).square().mean().sqrt()
     assert noise.norm(dim=-1).square().mean().sqrt() == pytest.approx(0.5 * float(rms), rel=0.02)
 
 
 def test_absolute_noise_has_mu_as_its_standard_deviation():
     embeds = normal(40, 256) * 7.0
-    assert (search(embeds, mu=0.1, relative=False).probes() - embeds).std() == pytest.approx(0.1, rel=0.02)
+    assert (sampler_of(embeds, mu=0.1, relative=False).probes() - embeds).std() == pytest.approx(0.1, rel=0.02)
 
 
 def test_a_model_with_larger_embeddings_is_searched_alike(embeds):
-    small, large = search(embeds, eta=0.3), search(5 * embeds, eta=0.3)
+    small, large = sampler_of(embeds, eta=0.3), sampler_of(5 * embeds, eta=0.3)
     for _ in range(3):
         assert torch.allclose(5 * small.probes(), large.probes(), rtol=1e-4, atol=1e-4)
-        for each in (small, large):
-            each.learn([0.1, 0.2, 0.9, 0.4, 0.3, 0.8, 0.0, 0.5], 0.5, alike=False)
+        for sampler in (small, large):
+            sampler.update([0.1, 0.2, 0.9, 0.4, 0.3, 0.8, 0.0, 0.5], 0.5, all_alike=False)
     assert small.has_moved
 
 
-def test_within_a_round_the_noise_goes_from_shorter_to_longer():
+def test_within_a_round_the_length_of_the_noise_increases():
     embeds = normal(30, 200)
-    noise = (search(embeds, spread=2.0).probes() - embeds).norm(dim=(-1, -2))[:4]
+    noise = (sampler_of(embeds, spread=2.0).probes() - embeds).norm(dim=(-1, -2))[:4]
     lengths = noise / embeds.norm()
     assert lengths.tolist() == pytest.approx([0.5, 2 ** (-1 / 3), 2 ** (1 / 3), 2.0], rel=0.05)
 
 
-def test_kinds_of_noise_come_in_turn(embeds):
+def test_kinds_of_noise_are_used_in_turn(embeds):
     long = normal(60, 64)
-    walk = search(long, kinds=("independent", "shared", "span"), n_probes=6, estimator="forward")
-    noise = walk.probes() - long
+    sampler = sampler_of(long, kinds=("independent", "shared", "span"), n_probes=6, estimator="forward")
+    noise = sampler.probes() - long
     length = noise.norm(dim=-1)  # (6, T)
     assert (length[[0, 1, 3, 4]] > 0).all()
     for span in length[[2, 5]]:
         inside = span.nonzero()[:, 0].tolist()
         assert inside == list(range(inside[0], inside[0] + round(SPAN * 60)))
         assert span[inside].mean() == pytest.approx(SPAN_LENGTH * float(length[0].mean()), rel=0.1)
-    alike = [float(torch.cosine_similarity(each[0], each[1:], dim=-1).mean()) for each in noise[[0, 1]]]
-    assert alike[0] == pytest.approx(0.0, abs=0.1)
-    assert alike[1] == pytest.approx(SHARED**2, abs=0.1)
-    moves = torch.tensor([False, True, True, False, True])
-    spans = search(embeds, moves, kinds=("span",)).probes()
-    assert torch.equal(spans[:, ~moves], embeds[~moves].expand(8, -1, -1))
+    cosines = [float(torch.cosine_similarity(each[0], each[1:], dim=-1).mean()) for each in noise[[0, 1]]]
+    assert cosines[0] == pytest.approx(0.0, abs=0.1)
+    assert cosines[1] == pytest.approx(SHARED**2, abs=0.1)
+    perturbable = torch.tensor([False, True, True, False, True])
+    spans = sampler_of(embeds, perturbable, kinds=("span",)).probes()
+    assert torch.equal(spans[:, ~perturbable], embeds[~perturbable].expand(8, -1, -1))
     assert ((spans != embeds).any(-1).sum(-1) == 1).all()
 
 
-def test_positions_that_stay_are_never_touched(embeds):
-    moves = torch.tensor([False, True, True, False, True])
-    walk = search(embeds, moves, eta=0.5)
+def test_other_positions_are_never_perturbed(embeds):
+    perturbable = torch.tensor([False, True, True, False, True])
+    sampler = sampler_of(embeds, perturbable, eta=0.5)
     for _ in range(3):
-        probes = walk.probes()
-        assert torch.equal(probes[:, ~moves], embeds[~moves].expand(8, -1, -1))
-        assert (probes[:, moves] != embeds[moves]).all()
-        walk.learn([0.1, 0.2, 0.9, 0.4, 0.3, 0.8, 0.0, 0.5], 0.5, alike=False)
-    assert torch.equal(walk.centre[~moves], embeds[~moves])
+        probes = sampler.probes()
+        assert torch.equal(probes[:, ~perturbable], embeds[~perturbable].expand(8, -1, -1))
+        assert (probes[:, perturbable] != embeds[perturbable]).all()
+        sampler.update([0.1, 0.2, 0.9, 0.4, 0.3, 0.8, 0.0, 0.5], 0.5, all_alike=False)
+    assert torch.equal(sampler.center[~perturbable], embeds[~perturbable])
 
 
 def test_a_step_moves_every_position_by_eta_against_the_estimate(embeds):
-    walk = search(embeds, eta=0.1, estimator="forward", cone=-1.0)
-    noise = walk.probes() - embeds
+    sampler = sampler_of(embeds, eta=0.1, estimator="forward", cone=-1.0)
+    noise = sampler.probes() - embeds
     harm = [0.1, 0.2, 0.9, 0.4, 0.3, 0.8, 0.0, 0.5]
-    walk.learn(harm, 0.5, alike=False)
-    moved = walk.centre - embeds
+    sampler.update(harm, 0.5, all_alike=False)
+    moved = sampler.center - embeds
     rms = float(embeds.norm(dim=-1).square().mean().sqrt())
     assert moved.norm(dim=-1).tolist() == pytest.approx([0.1 * rms] * 5, rel=1e-3)
     uphill = (noise * (torch.tensor(harm) - 0.5)[:, None, None]).mean(0)
     assert torch.cosine_similarity(moved, -uphill, dim=-1).min() > 0.999
 
 
-def test_an_optimiser_of_torch_takes_the_steps(embeds):
-    walk = search(embeds, optimizer=lambda tensors: torch.optim.SGD(tensors, lr=0.01), cone=-1.0)
-    walk.probes()
-    walk.learn([1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0], 1.0, alike=False)
-    first = walk.centre - embeds
-    assert walk.has_moved
+def test_a_torch_optimizer_takes_the_steps(embeds):
+    sampler = sampler_of(embeds, optimizer=lambda tensors: torch.optim.SGD(tensors, lr=0.01), cone=-1.0)
+    sampler.probes()
+    sampler.update([1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0], 1.0, all_alike=False)
+    first = sampler.center - embeds
+    assert sampler.has_moved
     assert first.abs().sum() > 0
-    walk.probes()
-    walk.learn([math.nan] * 8, 1.0, alike=False)
-    assert torch.equal(walk.centre, embeds + first)
+    sampler.probes()
+    sampler.update([math.nan] * 8, 1.0, all_alike=False)
+    assert torch.equal(sampler.center, embeds + first)
 
 
-def test_random_search_stays_where_it_is(embeds):
-    walk = search(embeds)
+def test_random_search_does_not_move_the_center(embeds):
+    sampler = sampler_of(embeds)
     for _ in range(3):
-        walk.probes()
-        walk.learn([0.1, 0.2, 0.9, 0.4, 0.3, 0.8, 0.0, 0.5], 0.5, alike=False)
-    assert torch.equal(walk.centre, embeds)
-    assert not walk.has_moved
+        sampler.probes()
+        sampler.update([0.1, 0.2, 0.9, 0.4, 0.3, 0.8, 0.0, 0.5], 0.5, all_alike=False)
+    assert torch.equal(sampler.center, embeds)
+    assert not sampler.has_moved
 
 
-def test_noise_is_widened_where_all_answer_alike_and_only_there(embeds):
-    def length(walk):
-        return float((walk.probes() - embeds).norm())
+def test_noise_is_widened_only_if_all_probes_have_the_same_answer(embeds):
+    def length(sampler):
+        return float((sampler.probes() - embeds).norm())
 
-    alike, other = search(embeds, widen=2.0), search(embeds, widen=2.0)
+    alike, other = sampler_of(embeds, widen=2.0), sampler_of(embeds, widen=2.0)
     assert length(alike) == length(other)
-    alike.learn([1.0] * 8, 1.0, alike=True)
-    other.learn([1.0] * 8, 1.0, alike=False)
+    alike.update([1.0] * 8, 1.0, all_alike=True)
+    other.update([1.0] * 8, 1.0, all_alike=False)
     assert length(alike) == pytest.approx(2 * length(other), rel=1e-4)
     for _ in range(9):
-        alike.learn([1.0] * 8, 1.0, alike=True)
-    assert length(alike) == pytest.approx(N_WIDER * length(other), rel=1e-4)
+        alike.update([1.0] * 8, 1.0, all_alike=True)
+    assert length(alike) == pytest.approx(MAX_WIDENING * length(other), rel=1e-4)
 
 
 def test_every_seed_has_its_own_noise(embeds):
-    assert torch.equal(search(embeds, seed=1).probes(), search(embeds, seed=1).probes())
-    assert not torch.equal(search(embeds, seed=1).probes(), search(embeds, seed=2).probes())
+    assert torch.equal(sampler_of(embeds, seed=1).probes(), sampler_of(embeds, seed=1).probes())
+    assert not torch.equal(sampler_of(embeds, seed=1).probes(), sampler_of(embeds, seed=2).probes())
 
 
-def test_the_cone_turns_back_what_has_gone_too_far_and_keeps_its_length():
+def test_the_cone_turns_back_rows_outside_it_and_keeps_their_length():
     start, moved = normal(50, 6), 3 * torch.randn(50, 6, generator=torch.Generator().manual_seed(8))
     before = torch.cosine_similarity(moved, start, dim=-1)
-    turned = in_cone(moved, start, 0.2)
+    turned = clamp_to_cone(moved, start, 0.2)
     after = torch.cosine_similarity(turned, start, dim=-1)
     assert (before < 0.2).any()
     assert (before >= 0.2).any()
@@ -203,13 +204,13 @@ def test_the_cone_turns_back_what_has_gone_too_far_and_keeps_its_length():
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("settings", "message"),
     [
         ({"mu": -1.0}, "`mu` must be at least 0, got -1.0"),
         ({"mu": math.nan}, "`mu` must be at least 0, got nan"),
         ({"eta": -0.1}, "`eta` must be at least 0"),
-        ({"kinds": ()}, "`kinds` must be of independent, shared, span"),
-        ({"kinds": ("white",)}, "`kinds` must be of independent, shared, span"),
+        ({"kinds": ()}, "`kinds` must hold some of independent, shared, span"),
+        ({"kinds": ("white",)}, "`kinds` must hold some of independent, shared, span"),
         ({"spread": 0.5}, "`spread` must be at least 1"),
         ({"n_probes": 0}, "`n_probes` must be at least 1, got 0"),
         ({"n_probes": 3}, "`n_probes` must be even for antithetic pairs, got 3"),
@@ -218,6 +219,6 @@ def test_the_cone_turns_back_what_has_gone_too_far_and_keeps_its_length():
         ({"widen": 0.9}, "`widen` must be at least 1"),
     ],
 )
-def test_arguments_out_of_range_are_errors(given, message):
+def test_arguments_out_of_range_are_errors(settings, message):
     with pytest.raises(ValueError, match=message):
-        method(**given)
+        config(**settings)

@@ -1,0 +1,153 @@
+"""The journal: a search that is killed at any call resumes, and pays for nothing twice."""
+
+import hashlib
+import json
+import math
+from functools import partial
+
+import pytest
+import torch
+from helpers.searches import N_NEW, CountingJudge, framed, harmless, raises, recorded_calls, results_of, steerer_for
+
+from hf_alignbeam import EmbeddingSteerer
+from hf_alignbeam.embedding_search.journal import NAME, Journal
+from hf_alignbeam.embedding_search.steered_prompts import RECORDS, EmbeddingSearchError
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("settings", [{}, {"eta": 0.3, "max_generations": 33}])
+def test_a_killed_search_resumes_and_pays_for_nothing_twice(settings, thin, graded, accept, tmp_path):
+    conversations = framed(2) + harmless(1)
+    whole = CountingJudge(graded)
+    expected = results_of(steerer_for(thin, whole, accept, **settings).precompute(conversations, max_new_tokens=N_NEW))
+    for n in range(whole.n_calls):
+        folder = tmp_path / str(n)
+        killed, after = CountingJudge(graded, n, raises), CountingJudge(graded)
+        with pytest.raises(EmbeddingSearchError):
+            steerer_for(thin, killed, accept, **settings).precompute(conversations, folder, max_new_tokens=N_NEW)
+        with recorded_calls(thin[0]) as calls:
+            again = EmbeddingSteerer(calls.model, thin[1], after, accept, **settings)
+            calls.n_rows = 0
+            answered = sum("ids" in json.loads(line) for line in (folder / NAME).read_text().splitlines())
+            resumed = again.precompute(conversations, folder, max_new_tokens=N_NEW)
+        assert results_of(resumed) == expected
+        assert killed.n_texts + after.n_texts == whole.n_texts
+        assert answered + calls.n_rows == sum(prompt.n_generated for prompt in resumed)
+
+
+def test_a_finished_search_costs_nothing_again_and_takes_more_prompts(thin, graded, accept, tmp_path):
+    first = steerer_for(thin, graded, accept).precompute(framed(2), tmp_path, max_new_tokens=N_NEW)
+    counting = CountingJudge(graded)
+    both = steerer_for(thin, counting, accept).precompute(framed(2), tmp_path, max_new_tokens=N_NEW)
+    assert counting.n_calls == 0
+    assert results_of(both) == results_of(first)
+    more = steerer_for(thin, counting, accept).precompute(framed(3), tmp_path, max_new_tokens=N_NEW)
+    assert counting.n_texts == list(more)[2].n_oracle_calls
+
+
+def test_the_parts_of_a_search_add_up_to_the_whole(thin, graded, accept, tmp_path):
+    conversations = framed(3) + harmless(1)
+    expected = steerer_for(thin, graded, accept).precompute(conversations, max_new_tokens=N_NEW)
+    for part in (0, 1):
+        counting = CountingJudge(graded)
+        results = steerer_for(thin, counting, accept).precompute(
+            conversations[part::2], tmp_path, max_new_tokens=N_NEW, part=part
+        )
+        assert counting.n_texts == sum(prompt.n_oracle_calls for prompt in results)
+    assert not (tmp_path / RECORDS).exists()
+    whole = CountingJudge(graded)
+    together = steerer_for(thin, whole, accept).precompute(conversations, tmp_path, max_new_tokens=N_NEW)
+    assert whole.n_calls == 0
+    assert results_of(together) == results_of(expected)
+    assert (tmp_path / RECORDS).exists()
+
+
+def test_a_torn_line_of_the_journal_is_ignored(thin, graded, accept, tmp_path):
+    first = steerer_for(thin, graded, accept).precompute(framed(2), tmp_path, max_new_tokens=N_NEW)
+    path = tmp_path / NAME
+    path.write_text(path.read_text()[:-7])
+    counting = CountingJudge(graded)
+    again = steerer_for(thin, counting, accept).precompute(framed(2), tmp_path, max_new_tokens=N_NEW)
+    assert counting.n_texts <= 1
+    assert results_of(again) == results_of(first)
+
+
+def test_a_folder_of_another_accept_gives_no_verdict_to_another_answer(thin, graded, accept, tmp_path):
+    """A journal holds verdicts on certain answers; verdicts on other answers have to be paid for."""
+    loose = lambda _, responses: [True] * len(responses)  # noqa: E731
+    steerer_for(thin, graded, accept).precompute(framed(4), tmp_path, max_new_tokens=N_NEW)
+    other = steerer_for(thin, graded, loose).precompute(framed(4), tmp_path, max_new_tokens=N_NEW)
+    expected = steerer_for(thin, graded, loose).precompute(framed(4), max_new_tokens=N_NEW)
+    assert results_of(other) == results_of(expected)
+
+
+def test_an_optimizer_with_other_arguments_is_another_search(thin, graded, accept, tmp_path):
+    def searcher(lr):
+        return steerer_for(thin, graded, accept, optimizer=partial(torch.optim.Adam, lr=lr), max_generations=19)
+
+    searcher(0.05).precompute(framed(2), tmp_path, max_new_tokens=N_NEW)
+    with pytest.raises(ValueError, match="started with the same settings, but .*`optimizer`"):
+        searcher(0.5).precompute(framed(2), tmp_path, max_new_tokens=N_NEW)
+
+
+def test_verdicts_that_were_paid_for_are_kept_even_if_another_is_missing(thin, graded, tmp_path):
+    conversations = harmless(4)
+    paid = []
+
+    def judge(_, responses):
+        paid.append(len(responses))
+        harm = graded(_, responses)
+        return torch.where(torch.arange(len(harm)) == 2, math.nan, harm) if len(paid) == 1 else harm
+
+    with pytest.raises(EmbeddingSearchError, match="no verdict on 1 of 4 answers"):
+        steerer_for(thin, judge).precompute(conversations, tmp_path, max_new_tokens=N_NEW)
+    again = steerer_for(thin, judge).precompute(conversations, tmp_path, max_new_tokens=N_NEW)
+    assert paid == [4, 1]
+    assert [prompt.outcome for prompt in again] == ["clean"] * 4
+
+
+@pytest.mark.parametrize("other", [{"mu": 0.7}, {"seed": 3}, {"threshold": 0.4}])
+def test_a_folder_of_another_search_is_an_error(other, thin, graded, accept, tmp_path):
+    steerer_for(thin, graded, accept).precompute(framed(1), tmp_path, max_new_tokens=N_NEW)
+    name = next(iter(other))
+    with pytest.raises(ValueError, match=f"started with the same settings, but .*`{name}`"):
+        steerer_for(thin, graded, accept, **other).precompute(framed(1), tmp_path, max_new_tokens=N_NEW)
+
+
+def test_a_journal_keeps_its_files_and_their_layout(tmp_path):
+    embeds, settings = torch.zeros(2, 3), {"model": "abc", "stop": "Désolé\u2028"}
+    for part in (None, 0):
+        journal = Journal(tmp_path, settings, part)
+        journal.add_answer("key", 0, embeds, [7, 2], 0.123456789)
+        journal.add_verdict("key", 0, "No.", 0.25, 1.0)
+        journal.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["journal-0.jsonl", "journal.jsonl"]
+    first, answer, verdict = (json.loads(line) for line in (tmp_path / NAME).read_bytes().splitlines())
+    assert first == settings
+    assert answer == {"key": "key", "n": 0, "embeds": sha256(embeds.numpy().tobytes()), "ids": [7, 2], "seconds": 0.12346}
+    assert verdict == {"key": "key", "n": 0, "answer": sha256(b"No."), "harm": 0.25, "seconds": 1.0}
+
+
+def test_a_part_reads_the_files_of_the_others_but_never_changes_them(tmp_path):
+    other = Journal(tmp_path, {"model": "abc"}, part=0)
+    other.add_verdict("key", 0, "No.", 0.25, 1.0)
+    other.close()
+    torn = (tmp_path / "journal-0.jsonl").read_bytes() + b'{"key"'
+    (tmp_path / "journal-0.jsonl").write_bytes(torn)
+    journal = Journal(tmp_path, {"model": "abc"}, part=1)
+    assert journal.verdict("key", 0, "No.") == (0.25, 1.0)
+    assert journal.verdict("key", 0, "Yes.") is None
+    journal.close()
+    assert (tmp_path / "journal-0.jsonl").read_bytes() == torn
+
+
+def test_a_journal_of_other_settings_is_left_unchanged(tmp_path):
+    Journal(tmp_path, {"mu": 1.0}).close()
+    torn = (tmp_path / NAME).read_bytes() + b'{"key"'
+    (tmp_path / NAME).write_bytes(torn)
+    with pytest.raises(ValueError, match="has `mu` 1.0, got 0.5. Use another folder, or delete the journal"):
+        Journal(tmp_path, {"mu": 0.5})
+    assert (tmp_path / NAME).read_bytes() == torn

@@ -1,0 +1,120 @@
+"""A log that survives the death of its writer."""
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from hf_alignbeam.utils.jsonl_log import JsonlLog, drop_torn_line, read_records
+
+
+def write(path, *records):
+    log = JsonlLog(path)
+    log.append(*records)
+    log.close()
+
+
+def test_appended_records_are_read_back_in_order(tmp_path):
+    path = tmp_path / "log.jsonl"
+    write(path, {"n": 0}, {"n": 1})
+    write(path, {"n": 2})
+    assert list(read_records(path)) == [{"n": 0}, {"n": 1}, {"n": 2}]
+
+
+def test_several_files_are_read_one_after_the_other(tmp_path):
+    write(tmp_path / "a.jsonl", {"n": 0}, {"n": 1})
+    write(tmp_path / "b.jsonl", {"n": 2})
+    (tmp_path / "c.jsonl").touch()
+    assert list(read_records(*sorted(tmp_path.iterdir()))) == [{"n": 0}, {"n": 1}, {"n": 2}]
+    assert list(read_records()) == []
+
+
+@pytest.mark.parametrize("text", ["a\u2028b", "a\u2029b", "a\x85b", "a\rb", "a\nb", "é\U0001f600", ""])
+def test_line_separators_inside_a_record_do_not_end_its_line(text, tmp_path):
+    path = tmp_path / "log.jsonl"
+    write(path, {"text": text}, {"text": "next"})
+    assert path.read_bytes().count(b"\n") == 2
+    assert list(read_records(path)) == [{"text": text}, {"text": "next"}]
+
+
+def test_files_are_utf_8_in_any_locale(tmp_path):
+    path = tmp_path / "log.jsonl"
+    code = (
+        "import pathlib, sys; from hf_alignbeam.utils.jsonl_log import JsonlLog; "
+        "JsonlLog(pathlib.Path(sys.argv[1])).append({'text': 'D\\u00e9sol\\u00e9'})"
+    )
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code, path], check=True, env=ascii_only)
+    assert path.read_bytes() == '{"text": "Désolé"}\n'.encode()
+    assert list(read_records(path)) == [{"text": "Désolé"}]
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from hf_alignbeam.utils.jsonl_log import JsonlLog
+log = JsonlLog(pathlib.Path(sys.argv[1]))
+log.append({"n": 0})
+log.append({"n": 1}, {"n": 2})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_writer_leaves_every_record_that_it_appended(tmp_path):
+    path = tmp_path / "log.jsonl"
+    assert subprocess.run([sys.executable, "-c", KILLED, path]).returncode == -signal.SIGKILL
+    assert list(read_records(path)) == [{"n": 0}, {"n": 1}, {"n": 2}]
+    write(path, {"n": 3})
+    assert list(read_records(path)) == [{"n": 0}, {"n": 1}, {"n": 2}, {"n": 3}]
+
+
+def test_wherever_a_file_is_torn_its_whole_lines_stay_and_more_can_be_appended(tmp_path):
+    path = tmp_path / "log.jsonl"
+    lines = [json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n" for text in ("Désolé", "\u2028", "é")]
+    data = b"".join(lines)
+    for n_bytes in range(len(data) + 1):
+        path.write_bytes(data[:n_bytes])
+        whole = [json.loads(line) for n, line in enumerate(lines) if n_bytes >= len(b"".join(lines[: n + 1]))]
+        assert list(read_records(path)) == whole
+        write(path, {"text": "next"})
+        assert list(read_records(path)) == [*whole, {"text": "next"}]
+
+
+def test_reading_leaves_a_torn_line_to_its_writer(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"n": 0}\n{"n"')
+    assert list(read_records(path)) == [{"n": 0}]
+    assert path.read_bytes() == b'{"n": 0}\n{"n"'
+    drop_torn_line(path)
+    assert path.read_bytes() == b'{"n": 0}\n'
+
+
+def test_dropping_a_torn_line_creates_no_file(tmp_path):
+    drop_torn_line(tmp_path / "log.jsonl")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_whole_line_that_is_not_json_is_an_error(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"n": 0}\n{"n"\n')
+    with pytest.raises(json.JSONDecodeError):
+        list(read_records(path))
+
+
+def test_dataclasses_are_written_as_dictionaries(tmp_path):
+    @dataclass
+    class Cost:
+        tokens: int
+
+    write(tmp_path / "log.jsonl", {"cost": Cost(3)})
+    assert list(read_records(tmp_path / "log.jsonl")) == [{"cost": {"tokens": 3}}]
+
+
+def test_a_record_that_json_cannot_hold_is_an_error_and_writes_nothing(tmp_path):
+    log = JsonlLog(tmp_path / "log.jsonl")
+    with pytest.raises(TypeError):
+        log.append({"n": 0}, {"n": object()})
+    log.close()
+    assert list(read_records(tmp_path / "log.jsonl")) == []
