@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models, and several proces
 import pytest
 import torch
 from helpers import local_hub
-from helpers.strategies import KINDS, asked
+from helpers.strategies import KINDS, chats_of
 from hypothesis import settings
 from tokenizers import Tokenizer
 from transformers import (
@@ -167,7 +167,7 @@ def hub():
 @pytest.fixture(scope="session")
 def mixed():
     """Prompts of every kind, so that some rows of a batch are flagged and others are not."""
-    return [conversation for kind in KINDS for conversation in asked(kind, 2)]
+    return [conversation for kind in KINDS for conversation in chats_of(kind, 2)]
 
 
 @pytest.fixture(scope="session")
