@@ -172,26 +172,32 @@ def mixed():
 
 @pytest.fixture(scope="session")
 def one_of_each(mixed):
+    """A prompt of each kind."""
     return mixed[:: len(mixed) // len(KINDS)]
 
 
 @pytest.fixture(scope="session")
 def oracle():
+    """The testbed's judge that knows the truth."""
     return stored_judges()["oracle"]
 
 
 @pytest.fixture(scope="session")
 def judge_lm():
+    """The testbed's language model as a judge."""
     return stored_judges()["judge-lm"]
 
 
 @pytest.fixture(scope="session")
 def translator(anchor, specialist):
+    """The translator from the anchor's vocabulary to the specialist's, built once."""
     return AnchorLogitsProcessor(*anchor, specialist[1]).translator
 
 
 @pytest.fixture(scope="session")
 def strategy(anchor, specialist, translator):
+    """Makes strategies for the specialist, from a judge and settings."""
+
     def make(judge, **settings):
         return AlignBeam(*anchor, specialist[1], judge, **{"translation": translator, **settings})
 

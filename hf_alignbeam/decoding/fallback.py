@@ -19,7 +19,7 @@ class Fallback:
 
     Args:
         refusal: The refusal text.
-        on_fail: The user's callable, which is asked first; None to refuse directly.
+        on_fail: The user's callable, which is tried first; None to refuse at once.
         max_length: The largest number of tokens of an answer; None for no limit.
     """
 

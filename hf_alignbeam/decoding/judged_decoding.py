@@ -70,7 +70,7 @@ class JudgedDecoding:
     def _step(self, batch: RowBatch) -> None:
         """Write one token of every row."""
         n_written, logits = batch.n_written, self._writer.read(batch)
-        if n_written in self._rollback.check_points(self._n_committed, n_written + 1):
+        if n_written in self._rollback.rollback_points(self._n_committed, n_written + 1):
             batch.logits[n_written] = logits
         scores = self._writer.scores(batch, logits)
         if self._answers.keeps_steps:

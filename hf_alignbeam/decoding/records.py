@@ -136,17 +136,17 @@ class AlignBeamOutput(ModelOutput):
     judged: Tensor | None = None
 
 
-def divergence(mixed: Tensor, own: Tensor) -> Tensor:
-    """How far steering moved each distribution: KL(mixed || own) in nats.
+def divergence(mixed: Tensor, unsteered: Tensor) -> Tensor:
+    """How far steering moved each distribution: KL(mixed || unsteered) in nats.
 
     Args:
         mixed: (N, V) scores after steering.
-        own: (N, V) scores before steering.
+        unsteered: (N, V) scores before steering.
 
     Returns:
         (N,) the divergences; NaN where the scores are unchanged, so that nothing was mixed in.
     """
-    mixed_logp, own_logp = mixed.float().log_softmax(-1), own.float().log_softmax(-1)
+    mixed_logp, unsteered_logp = mixed.float().log_softmax(-1), unsteered.float().log_softmax(-1)
     prob = mixed_logp.exp()
-    terms = torch.where(prob > 0.0, prob * (mixed_logp - own_logp), 0.0)  # (N, V)
-    return terms.sum(-1).clamp_min(0.0).masked_fill((mixed == own).all(-1), torch.nan)
+    terms = torch.where(prob > 0.0, prob * (mixed_logp - unsteered_logp), 0.0)  # (N, V)
+    return terms.sum(-1).clamp_min(0.0).masked_fill((mixed == unsteered).all(-1), torch.nan)

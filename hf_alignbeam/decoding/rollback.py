@@ -1,7 +1,7 @@
-"""Rollback: what happens to a flagged answer, from the check point to which it rolls back to the text that replaces the rest.
+"""Rollback: how far a flagged answer rolls back, and which text replaces what it loses.
 
-In reading order: the check points to which an answer may roll back (`check_points`), the one to which it does (`cut_back`), and
-its candidates from there, the best of them, the fallback if none passes, and the batch in which it continues (`replace`).
+In reading order: the lengths to which an answer may roll back (`rollback_points`), the one to which it does (`cut_back`), its
+candidates from there, the best of them, the fallback if none passes, and the batch in which it continues (`replace`).
 Does not know when answers are judged, or how a row is written.
 """
 
@@ -15,7 +15,7 @@ from hf_alignbeam.decoding.policy import Policy
 from hf_alignbeam.decoding.records import Answer, CandidateRecord, RollbackRecord
 from hf_alignbeam.decoding.row_batch import RowBatch
 
-#: A row of a batch.
+#: A batch and the number of one of its rows.
 BatchRow = tuple[RowBatch, int]
 #: Rows that roll back together: by batch and number of tokens kept, the rows.
 Rollbacks = dict[tuple[RowBatch, int], list[int]]
@@ -37,15 +37,16 @@ class Rollback:
         self._fallback = fallback
         self._policy = policy
 
-    def check_points(self, n_committed: int, n_written: int) -> range:
+    def rollback_points(self, n_committed: int, n_written: int) -> range:
         """The lengths to which an answer of `n_written` tokens may roll back.
 
-        The first is its committed length; the others follow every `judge_after` tokens, a distance over which steering lasts.
+        The first is its committed length. The others follow every `judge_after` tokens: from further back, steering would end
+        before the flagged text.
         """
         return range(n_committed, n_written, self._policy.judge_after or max(n_written, 1))
 
     def cut_back(self, flagged: Sequence[BatchRow], n_committed: int) -> Rollbacks:
-        """Judge flagged answers at their earlier check points, and commit what precedes the first that fails.
+        """Judge flagged answers at their later rollback points, and commit the text before the first that fails.
 
         Args:
             flagged: The flagged rows.
@@ -54,16 +55,16 @@ class Rollback:
         Returns:
             The flagged rows, by the committed length to which they roll back.
         """
-        earlier = [
+        prefixes = [
             (batch, row, ids[:n_kept])
             for batch, row in flagged
             for ids in [batch.ids(row)]
-            for n_kept in self.check_points(n_committed, len(ids))[1:]
+            for n_kept in self.rollback_points(n_committed, len(ids))[1:]
         ]
-        texts = [(ids, self._answers.text_of(batch.answers[row], ids)) for batch, row, ids in earlier]
-        harms = self._answers.judge([batch.answers[row] for batch, row, _ in earlier], texts)
+        texts = [(ids, self._answers.text_of(batch.answers[row], ids)) for batch, row, ids in prefixes]
+        harms = self._answers.judge([batch.answers[row] for batch, row, _ in prefixes], texts)
         failed: set[BatchRow] = set()
-        for (batch, row, ids), (_, text), harm in zip(earlier, texts, harms, strict=True):
+        for (batch, row, ids), (_, text), harm in zip(prefixes, texts, harms, strict=True):
             if not self._policy.passes(harm):
                 failed.add((batch, row))
             if (batch, row) not in failed:
@@ -91,15 +92,15 @@ class Rollback:
             chosen, failed = [], []
             for n, row in enumerate(rows):
                 answer = batch.answers[row]
-                own = range(n * self._policy.num_candidates, (n + 1) * self._policy.num_candidates)
-                answer.candidate_harm[1:] = [harms.get(candidate, math.nan) for candidate in own]
-                best = self._best([candidate for candidate in own if candidate in harms], harms, candidates.logp)
+                own_rows = range(n * self._policy.num_candidates, (n + 1) * self._policy.num_candidates)
+                answer.candidate_harm[1:] = [harms.get(candidate, math.nan) for candidate in own_rows]
+                best = self._best([candidate for candidate in own_rows if candidate in harms], harms, candidates.logp)
                 if self._answers.is_traced:
-                    self._record(batch, row, n_kept, candidates, own, harms, best)
+                    self._record(batch, row, n_kept, candidates, own_rows, harms, best)
                 if best is None:
                     failed.append(answer)
                     continue
-                answer.chosen = 1 + best - own.start
+                answer.chosen = 1 + best - own_rows.start
                 self._commit(candidates, best, harms[best], n_kept)
                 if not answer.is_done:
                     chosen.append((best, row))
@@ -174,17 +175,17 @@ class Rollback:
         row: int,
         n_kept: int,
         candidates: CandidateBatch,
-        own: range,
+        own_rows: range,
         harms: dict[int, float],
         best: int | None,
     ) -> None:
-        """Add a rollback to the trace of its answer, whose candidates are the rows `own`."""
+        """Add a rollback to the trace of its answer, whose candidates are the rows `own_rows`."""
         records = []
-        for candidate in own:
+        for candidate in own_rows:
             if candidate in harms:
                 ids, divergences = candidates.rows.ids(candidate), candidates.rows.divergences[candidate]
                 passes, logp = self._policy.passes(harms[candidate]), candidates.logp[candidate]
                 records.append(CandidateRecord(ids[n_kept:], divergences[n_kept : len(ids)], harms[candidate], passes, logp))
-        ids, number = batch.ids(row), None if best is None else 1 + best - own.start
+        ids, number = batch.ids(row), None if best is None else 1 + best - own_rows.start
         divergences = batch.divergences[row][n_kept : len(ids)]
         batch.answers[row].rollbacks.append(RollbackRecord(n_kept, ids[n_kept:], divergences, records, number))

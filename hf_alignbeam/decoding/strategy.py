@@ -225,7 +225,7 @@ class AlignBeam:
             return _result(input_ids, answers, target, generation_config)
 
     def _judged_answers(self, prompts: Sequence[ParsedPrompt], config: GenerationConfig) -> JudgedAnswers:
-        """The answers of one call, none of them begun."""
+        """The answers of one call, all of them empty."""
         keeps = [bool(config.return_dict_in_generate and wanted) for wanted in (config.output_scores, config.output_logits)]
         return JudgedAnswers(prompts, self._judge, self._policy, self._token_bytes, self._emit, self._is_traced, *keeps)
 

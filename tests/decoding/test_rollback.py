@@ -21,10 +21,10 @@ def rollback(judge_after=16, choice="likeliest"):
         (16, 0, 0, []),
     ],
 )
-def test_check_points_begin_at_the_committed_length_and_follow_every_judge_after_tokens(
+def test_rollback_points_begin_at_the_committed_length_and_follow_every_judge_after_tokens(
     judge_after, n_committed, n_written, expected
 ):
-    assert list(rollback(judge_after).check_points(n_committed, n_written)) == expected
+    assert list(rollback(judge_after).rollback_points(n_committed, n_written)) == expected
 
 
 @pytest.mark.parametrize(("choice", "expected"), [("likeliest", 1), ("safest", 2)])

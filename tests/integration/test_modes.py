@@ -234,12 +234,9 @@ def test_a_prompt_that_holds_the_last_answer_begins_a_new_call(kind, anchor, spe
     inputs = encode([chats[kind]], tokenizer)
     n_prompt = inputs["input_ids"].shape[1]
     take = tokenizer.convert_tokens_to_ids("▁Take")
-    continued = specialist[0].generate(**inputs, logits_processor=[guard], max_new_tokens=10, do_sample=False)
-    for ids in (
-        continued,
-        torch.cat([continued[:, : n_prompt + 6], torch.tensor([[take]])], dim=-1),
-        continued[:, : n_prompt + 7],
-    ):
+    whole = specialist[0].generate(**inputs, logits_processor=[guard], max_new_tokens=10, do_sample=False)
+    edited = torch.cat([whole[:, : n_prompt + 6], torch.tensor([[take]])], dim=-1)
+    for ids in (whole, edited, whole[:, : n_prompt + 7]):
         fresh = AnchorLogitsProcessor(*anchor, tokenizer, translation=guard.translator)
         n_before = guard.ledger.steered_tokens
         answers = [
