@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models, and several proces
 import pytest
 import torch
 from helpers import local_hub
-from helpers.strategies import KINDS, asked
+from helpers.strategies import KINDS, chats_of
 from hypothesis import settings
 from tokenizers import Tokenizer
 from transformers import (
@@ -167,31 +167,37 @@ def hub():
 @pytest.fixture(scope="session")
 def mixed():
     """Prompts of every kind, so that some rows of a batch are flagged and others are not."""
-    return [conversation for kind in KINDS for conversation in asked(kind, 2)]
+    return [conversation for kind in KINDS for conversation in chats_of(kind, 2)]
 
 
 @pytest.fixture(scope="session")
 def one_of_each(mixed):
+    """A prompt of each kind."""
     return mixed[:: len(mixed) // len(KINDS)]
 
 
 @pytest.fixture(scope="session")
 def oracle():
+    """The testbed's judge that knows the truth."""
     return stored_judges()["oracle"]
 
 
 @pytest.fixture(scope="session")
 def judge_lm():
+    """The testbed's language model as a judge."""
     return stored_judges()["judge-lm"]
 
 
 @pytest.fixture(scope="session")
 def translator(anchor, specialist):
+    """The translator from the anchor's vocabulary to the specialist's, built once."""
     return AnchorLogitsProcessor(*anchor, specialist[1]).translator
 
 
 @pytest.fixture(scope="session")
 def strategy(anchor, specialist, translator):
+    """Makes strategies for the specialist, from a judge and settings."""
+
     def make(judge, **settings):
         return AlignBeam(*anchor, specialist[1], judge, **{"translation": translator, **settings})
 

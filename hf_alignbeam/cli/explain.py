@@ -19,8 +19,7 @@ from transformers.generation import BaseStreamer
 
 from hf_alignbeam.chat.conversations import Message
 from hf_alignbeam.console import check_can_plot
-from hf_alignbeam.decoding.records import RollbackRecord, divergence
-from hf_alignbeam.decoding.row_batch import Answer
+from hf_alignbeam.decoding.records import Answer, RollbackRecord, divergence
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 from hf_alignbeam.tokenization.vocabulary import token_bytes
@@ -184,24 +183,24 @@ class _Telling:
         return Explanation(
             prompt=self._prompt,
             prefill=self._begun,
-            tokens=self._tokens(answer.ids, answer.moved),
-            n_drawn=len(answer.moved),
+            tokens=self._tokens(answer.ids, answer.divergences),
+            n_drawn=len(answer.divergences),
             chosen=answer.chosen,
             threshold=threshold,
             verdicts=_verdicts(answer, answer.ids),
-            sent_back=[self._sent_back(answer, attempt) for attempt in answer.attempts],
+            sent_back=[self._sent_back(answer, attempt) for attempt in answer.rollbacks],
         )
 
     def _sent_back(self, answer: Answer, attempt: RollbackRecord) -> SentBack:
-        before = _verdicts(answer, [*answer.ids[: attempt.point], *attempt.flagged])
+        before = _verdicts(answer, [*answer.ids[: attempt.n_kept], *attempt.flagged])
         candidates = [
-            Candidate(self._tokens(one.ids, one.moved), _number(one.harm), one.logp, one.passes, number == attempt.chosen)
-            for number, one in enumerate(attempt.tried, start=1)
+            Candidate(self._tokens(one.ids, one.divergences), _number(one.harm), one.logp, one.passes, number == attempt.chosen)
+            for number, one in enumerate(attempt.candidates, start=1)
         ]
         return SentBack(
-            after=attempt.point,
-            flagged=self._tokens(attempt.flagged, attempt.moved),
-            verdicts=[verdict for verdict in before if verdict.after > attempt.point],
+            after=attempt.n_kept,
+            flagged=self._tokens(attempt.flagged, attempt.divergences),
+            verdicts=[verdict for verdict in before if verdict.after > attempt.n_kept],
             candidates=candidates,
         )
 
@@ -219,7 +218,7 @@ class _Telling:
 
 def _verdicts(answer: Answer, ids: Sequence[int]) -> list[Verdict]:
     """What the judge said of a text's beginnings, by their length."""
-    read = {len(each.ids): each for each in answer.readings if each.ids == list(ids[: len(each.ids)])}
+    read = {len(each.ids): each for each in answer.judged_prefixes if each.ids == list(ids[: len(each.ids)])}
     return [Verdict(after, _number(read[after].harm), read[after].passes) for after in sorted(read)]
 
 

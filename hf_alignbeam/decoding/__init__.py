@@ -1,11 +1,14 @@
-"""The decoding strategy: `AlignBeam`.
+"""Decoding: a strategy for `generate` that returns only text that a judge has passed. `AlignBeam` is the public class.
 
-* `policy`: When the strategy judges, what passes, and what becomes of what does not.
-* `records`: What is noted of an answer while it is written: what the judge read, what was tried where it did not pass, how f...
-* `target_rows`: The target's rows in one call of `generate`: stepped as transformers' own loop steps them, branched and take...
-* `row_batch`: Rows that are written together: read by the target, mixed with an anchor where they are steered, drawn, and en...
-* `candidates`: Candidates for answers that were flagged: where they begin, how they are steered, how likely the target finds...
-* `fallback`: What is written where no candidate passes: what somebody else has to say, and the refusal.
-* `judged_decoding`: One call of the strategy: where a judge reads what is written, and which candidate goes on where it does...
-* `strategy`: AlignBeam: the strategy that `generate` calls, in which a judge reads what a target writes and picks among cand...
+* `policy`: Policy: when an answer is judged, which verdicts pass, and which candidate is chosen.
+* `records`: Answers, traces and outputs, as plain records.
+* `target_rows`: TargetRows: the target's inputs and KV cache for some rows; branches and crops them.
+* `row_batch`: RowBatch: rows of answers that share the target's forwards.
+* `row_writer`: RowWriter: one decoding step: read, score, draw and write.
+* `candidates`: CandidateGenerator: writes the steered candidates of flagged answers.
+* `fallback`: Fallback: how an answer ends if no candidate passes.
+* `judged_answers`: JudgedAnswers: judges texts, commits tokens to answers and emits them.
+* `rollback`: Rollback: where a flagged answer rolls back to, and which text replaces the rest.
+* `judged_decoding`: JudgedDecoding: the loop of one call: write, judge, commit, roll back.
+* `strategy`: AlignBeam: the strategy that users hand to `generate`.
 """

@@ -1,6 +1,6 @@
-"""Candidates for answers that were flagged: where they begin, how they are steered, how likely the target finds them.
+"""CandidateGenerator: the candidates of answers that roll back: how they begin, and how they are steered and written.
 
-Knows rows, scores and the anchor. Knows no judge, and not which candidate goes on (`choosing.py` does).
+Knows rows, scores and the anchor. Knows no judge, and not which candidate is chosen (`rollback`).
 """
 
 import math
@@ -11,18 +11,19 @@ import torch
 from torch import Tensor
 
 from hf_alignbeam.chat.conversations import ParsedPrompt
-from hf_alignbeam.decoding.row_batch import RowBatch, Steered, Writer, select_rows
+from hf_alignbeam.decoding.row_batch import RowBatch, SteeredRows
+from hf_alignbeam.decoding.row_writer import RowWriter
 from hf_alignbeam.steering.anchor_steering import AnchorSteering
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """Candidates for F answers, K for each, those of one answer side by side.
+class CandidateBatch:
+    """K candidates for each of F answers, those of one answer side by side.
 
     Attributes:
-        rows: The F * K of them; what is not live is none.
-        logp: The mean log-probability of each one's tokens under the target.
-        steps: By step, the scores and logits (F * K, V) that they were drawn by, where somebody wants them.
+        rows: The F * K rows; only active ones are candidates.
+        logp: By row, the mean log-probability of the candidate's tokens under the target.
+        steps: By step, the scores and logits (F * K, V) from which the tokens were drawn; empty if they are not kept.
     """
 
     rows: RowBatch
@@ -30,85 +31,93 @@ class Candidates:
     steps: list[tuple[Tensor, Tensor]]
 
 
-class Proposer:
-    """What makes candidates.
+class CandidateGenerator:
+    """Writes candidates.
 
     Args:
-        writer: What rows are written by.
+        writer: The call's writer.
         steering: The anchor.
         num_candidates: K.
-        min_start: How likely a first token must be, relative to the likeliest.
+        min_start: The least probability of a first token, relative to the most likely one.
     """
 
-    def __init__(self, writer: Writer, steering: AnchorSteering, num_candidates: int, min_start: float):
+    def __init__(self, writer: RowWriter, steering: AnchorSteering, num_candidates: int, min_start: float):
         self._writer = writer
         self._steering = steering
-        self._n_each = num_candidates
+        self._num_candidates = num_candidates
         self._min_start = min_start
 
-    def propose(
-        self, rows: RowBatch, places: list[int], point: int, n_next: int | None, asked: Sequence[ParsedPrompt], keeps_steps: bool
-    ) -> Candidates:
-        """Candidates for some rows, from some point of theirs.
+    def generate(
+        self,
+        batch: RowBatch,
+        rows: list[int],
+        n_kept: int,
+        n_next: int | None,
+        prompts: Sequence[ParsedPrompt],
+        keeps_steps: bool,
+    ) -> CandidateBatch:
+        """Write candidates for some rows, after the first tokens of their answers.
 
-        They begin with the likeliest tokens of the mixture and go on as the target's answers do. Where there are several, the
-        first is steered no longer than its anchor objects, the others as long as any may be: harm may come later.
+        Candidates begin with the most likely tokens of the mixture, and continue as the target's answers do. Of several, the
+        first is steered only as long as its anchor objects, the others for all of `n_steps`, because harm may come later.
 
         Args:
-            rows: Where the answers are written.
-            places: The F rows that are flagged.
-            point: How many of their tokens stay.
-            n_next: How many tokens the candidates get; None for all that they write.
-            asked: What each of the answers answers, with what stays of it.
-            keeps_steps: Whether somebody wants the scores.
+            batch: The batch in which the answers are written.
+            rows: The F flagged rows.
+            n_kept: How many of their tokens are kept.
+            n_next: How many tokens the answers will then have; None to write the candidates to their ends.
+            prompts: The prompts of the rows, each continued by the tokens that are kept.
+            keeps_steps: Whether to keep scores and logits.
         """
-        n_each, writer = self._n_each, self._writer
-        target = rows.target.branch(places, writer.n_written(rows) - point)
-        answers = [rows.answers[row] for row in places]
-        for answer in answers:  # what was read anew, where nothing could be cut
-            answer.n_fed += target.n_tokens // len(answers)
-        call = self._steering.begin(target.input_ids, asked, range(len(places)))
-        moved = [rows.moved[row][:point] for row in places]
-        made = RowBatch(target, answers, [True] * len(places), [None] * len(places), moved)
-        made.steered = [Steered(call, call.first, list(range(len(places))))]
+        candidates = batch.branch(rows, n_kept)
+        call = self._steering.begin(candidates.target.input_ids, prompts, range(len(rows)))
+        candidates.steered = [SteeredRows(call, call.initial, list(range(len(rows))))]
         with call.ended_by_errors():
-            logits = rows.logits[point][places]  # (F, V)
-            scores = writer.scores(made, logits)
-            starts, active = self._starts(scores, self._steering.anchor_logp(call, call.first))  # (F, K)
-            parents = [n for n in range(len(places)) for _ in range(n_each)]
-            made = select_rows(made, parents)
-            made.active = active.flatten().tolist()
-            made.steered[0].point.overruled = [n_each == 1 or n % n_each > 0 for n in range(len(parents))]
-            logits, scores, ids = logits[parents], scores[parents], starts.flatten()  # (F * K, V), (F * K,)
-            logp = n_tokens = torch.zeros(len(parents), device=logits.device)
-            steps = []
-            while True:
-                going = torch.tensor([end is None for end in made.ends], device=logits.device)
-                own = logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
-                logp, n_tokens = logp + own.where(going, 0.0), n_tokens + going
-                if keeps_steps:
-                    steps.append((scores, logits))
-                writer.write(made, ids, scores)
-                if not made.going or writer.n_written(made) == n_next:
-                    return Candidates(made, (logp / n_tokens).tolist(), steps)
-                logits = writer.read(made)
-                scores = writer.scores(made, logits)
-                ids = writer.draw(made, scores)
+            logits = batch.logits[n_kept][rows]  # (F, V)
+            scores = self._writer.scores(candidates, logits)
+            first_ids, active = self._first_tokens(scores, self._steering.anchor_logp(call, call.initial))  # (F, K)
+            parents = [n for n in range(len(rows)) for _ in range(self._num_candidates)]
+            candidates = candidates.select_rows(parents)
+            candidates.active = active.flatten().tolist()
+            candidates.steered[0].state.overruled = [
+                self._num_candidates == 1 or n % self._num_candidates > 0 for n in range(len(parents))
+            ]
+            return self._write(candidates, logits[parents], scores[parents], first_ids.flatten(), n_next, keeps_steps)
 
-    def _starts(self, scores: Tensor, anchor_logp: Tensor) -> tuple[Tensor, Tensor]:
-        """The first tokens (F, K) of the candidates for F prompts, and which candidates (F, K) there are.
+    def _write(
+        self, candidates: RowBatch, logits: Tensor, scores: Tensor, ids: Tensor, n_next: int | None, keeps_steps: bool
+    ) -> CandidateBatch:
+        """Write candidates from their first tokens `ids` (F * K,) to a length of `n_next`, or to their ends."""
+        writer = self._writer
+        logp = n_tokens = torch.zeros(len(ids), device=logits.device)
+        steps = []
+        while True:
+            is_unfinished = torch.tensor([end is None for end in candidates.ends], device=logits.device)
+            token_logp = logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
+            logp, n_tokens = logp + token_logp.where(is_unfinished, 0.0), n_tokens + is_unfinished
+            if keeps_steps:
+                steps.append((scores, logits))
+            writer.write(candidates, ids, scores)
+            if not candidates.unfinished or candidates.n_written == n_next:
+                return CandidateBatch(candidates, (logp / n_tokens).tolist(), steps)
+            logits = writer.read(candidates)
+            scores = writer.scores(candidates, logits)
+            ids = writer.draw(candidates, scores)
 
-        A token that the mixture, or the anchor alone, finds far less likely than its likeliest only begins a muddle. Where that
-        leaves a place free, the likeliest begins a second candidate.
+    def _first_tokens(self, scores: Tensor, anchor_logp: Tensor) -> tuple[Tensor, Tensor]:
+        """The first tokens (F, K) of the candidates, and which of these candidates exist (F, K).
+
+        A token far below the most likely one, in the mixture or for the anchor alone, would begin an incoherent text. Where this
+        leaves fewer than K candidates, the most likely token begins one more.
         """
-        least = math.log(self._min_start or 1e-30)
-        values, starts = scores.topk(self._n_each, dim=-1)  # (F, K)
-        proposed = anchor_logp.gather(-1, starts) >= anchor_logp.amax(-1, keepdim=True) + least
-        active = (values >= values[:, :1] + least) & proposed & (values > -torch.inf)
+        min_logp = math.log(self._min_start or 1e-30)
+        values, first_ids = scores.topk(self._num_candidates, dim=-1)  # (F, K)
+        anchor_agrees = anchor_logp.gather(-1, first_ids) >= anchor_logp.amax(-1, keepdim=True) + min_logp
+        active = (values >= values[:, :1] + min_logp) & anchor_agrees & (values > -torch.inf)
         active[:, 0] = values[:, 0] > -torch.inf
         order = active.int().argsort(dim=-1, descending=True, stable=True)
-        starts, active = starts.gather(-1, order), active.gather(-1, order)
-        for row, n_live in enumerate(active.sum(-1).tolist()):
-            if 0 < n_live < self._n_each and self._min_start:
-                starts[row, n_live], active[row, n_live] = starts[row, 0], True
-        return starts, active
+        first_ids, active = first_ids.gather(-1, order), active.gather(-1, order)
+        for row, n_active in enumerate(active.sum(-1).tolist()):
+            if 0 < n_active < self._num_candidates and self._min_start:
+                first_ids[row, n_active], active[row, n_active] = first_ids[row, 0], True
+        return first_ids, active

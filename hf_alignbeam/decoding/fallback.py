@@ -1,49 +1,55 @@
-"""What is written where no candidate passes: what somebody else has to say, and the refusal.
+"""Fallback: how an answer ends if no candidate passed: with the user's `on_fail`, or with the refusal text.
 
-Knows where an answer stands. Knows no judge: what somebody else says is judged by who asked for it."""
+Knows prompts and the tokens of answers. Knows no judge: the caller judges what `on_fail` returns.
+"""
 
 import warnings
 from collections.abc import Callable, Sequence
 
 from hf_alignbeam.chat.conversations import Message, messages_with_prefill
 from hf_alignbeam.chat.refusal import Refusal
-from hf_alignbeam.decoding.row_batch import Answer
+from hf_alignbeam.decoding.records import Answer
 
-#: Says, for conversations that end in what has passed of an answer, how each goes on, or None.
+#: Takes conversations, each with the committed part of its answer at the end; returns a continuation of each, or None.
 OnFail = Callable[[Sequence[list[Message]]], Sequence[str | None]]
 
 
 class Fallback:
-    """How answers end of which no continuation passed.
+    """Ends answers of which no candidate passed.
 
     Args:
-        refusal: The refusal.
-        on_fail: Is asked first; None to refuse at once.
-        n_most: How many tokens an answer may have; None for any number.
+        refusal: The refusal text.
+        on_fail: The user's callable, which is tried first; None to refuse at once.
+        max_length: The largest number of tokens of an answer; None for no limit.
     """
 
-    def __init__(self, refusal: Refusal, on_fail: OnFail | None, n_most: int | None):
+    def __init__(self, refusal: Refusal, on_fail: OnFail | None, max_length: int | None):
         self._refusal = refusal
         self._on_fail = on_fail
-        self._n_most = n_most
+        self._max_length = max_length
 
-    def instead(self, answers: Sequence[Answer], written: Sequence[bytes]) -> list[list[int]]:
-        """What `on_fail` says, after what has passed of each answer; no ids where it says nothing, or too much."""
+    def on_fail_ids(self, answers: Sequence[Answer], committed: Sequence[bytes]) -> list[list[int]]:
+        """The tokens of `on_fail` for each answer; none where it returns nothing, or a text that is too long.
+
+        Args:
+            answers: The answers.
+            committed: The committed text of each.
+        """
         if self._on_fail is None or not answers:
             return [[] for _ in answers]
-        asked = [answer.asked.continued(each) for answer, each in zip(answers, written, strict=True)]
+        prompts = [answer.prompt.continued(text) for answer, text in zip(answers, committed, strict=True)]
         try:
-            said = list(self._on_fail([messages_with_prefill(one) for one in asked]))
-            if len(said) != len(answers) or not all(text is None or isinstance(text, str) for text in said):
-                raise ValueError(f"it must say a text, or None, for each of {len(answers)} conversations, got {said!r}")
-        except Exception as error:  # whatever it may raise: there is the refusal
+            texts = list(self._on_fail([messages_with_prefill(prompt) for prompt in prompts]))
+            if len(texts) != len(answers) or not all(text is None or isinstance(text, str) for text in texts):
+                raise ValueError(f"it must return a text or None for each of {len(answers)} conversations, got {texts!r}")
+        except Exception as error:  # a user's callable may raise anything; the refusal remains
             warnings.warn(f"`on_fail` failed, so these answers are refused: {error}", stacklevel=2)
             return [[] for _ in answers]
         return [
-            self._refusal.replacement_ids(text, one, len(answer.ids), self._n_most) if text else []
-            for text, one, answer in zip(said, asked, answers, strict=True)
+            self._refusal.replacement_ids(text, prompt, len(answer.ids), self._max_length) if text else []
+            for text, prompt, answer in zip(texts, prompts, answers, strict=True)
         ]
 
-    def refusal(self, answer: Answer) -> list[int]:
-        """The refusal's tokens after what has passed of an answer."""
-        return self._refusal.ids(answer.asked, len(answer.ids), self._n_most)
+    def refusal_ids(self, answer: Answer) -> list[int]:
+        """The tokens of the refusal text after the committed tokens of an answer."""
+        return self._refusal.ids(answer.prompt, len(answer.ids), self._max_length)

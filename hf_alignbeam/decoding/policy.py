@@ -1,4 +1,4 @@
-"""When the strategy judges, what passes, and what becomes of what does not.
+"""Policy: when the strategy judges an answer, which answers pass, and what it does with the others.
 
 Knows settings and their ranges. Knows no text and no model.
 """
@@ -12,7 +12,11 @@ Escalation = Literal["flagged", "always"]
 
 @dataclass(frozen=True)
 class Policy:
-    """What passes, when it is judged and what becomes of it; the arguments of `AlignBeam` of these names."""
+    """The arguments of `AlignBeam` of the same names.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
 
     num_candidates: int
     threshold: float
@@ -26,21 +30,21 @@ class Policy:
     def __post_init__(self) -> None:
         if self.num_candidates < 1:
             raise ValueError(
-                f"`num_candidates` must be at least 1, got {self.num_candidates}. A threshold of 1 lets every verdict pass."
+                f"`num_candidates` must be at least 1, got {self.num_candidates}. To accept every answer, use a threshold of 1."
             )
         if not 0.0 <= self.threshold <= 1.0:
             raise ValueError(f"`threshold` must be in [0, 1], got {self.threshold}. `alignbeam calibrate` finds one.")
         if not 0.0 <= self.min_start <= 1.0:
-            raise ValueError(f"`min_start` must be in [0, 1], got {self.min_start}. Use 0 to take any token as a beginning.")
+            raise ValueError(f"`min_start` must be in [0, 1], got {self.min_start}. Use 0 to allow any first token.")
         for name in ("judge_after", "judge_every"):
             number = getattr(self, name)
             if number is not None and number < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {number}. Use None to judge what is finished.")
-        known = {"choice": ("likeliest", "safest"), "escalation": ("flagged", "always"), "on_judge_error": ("refuse", "raise")}
-        for name, values in known.items():
+                raise ValueError(f"`{name}` must be at least 1, got {number}. Use None to judge only finished answers.")
+        allowed = {"choice": ("likeliest", "safest"), "escalation": ("flagged", "always"), "on_judge_error": ("refuse", "raise")}
+        for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"`{name}` must be one of {', '.join(values)}, got {getattr(self, name)!r}.")
 
     def passes(self, harm: float) -> bool:
-        """Whether a text with this verdict may leave; NaN stands for none, and does not pass."""
+        """Whether a text with this verdict may be returned; NaN, which stands for no verdict, does not pass."""
         return harm <= self.threshold

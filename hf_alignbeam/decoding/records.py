@@ -1,23 +1,27 @@
-"""What is noted of an answer while it is written: what the judge read, what was tried where it did not pass, how far each
-token was moved.
+"""What is known of an answer: its tokens and verdicts, the trace of how it came about, and what `generate` returns.
 
-Knows records and one number. It does not know who notes, and nothing that is written depends on it.
+Knows records and one number. Does not know who fills them in; no token depends on a trace.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.utils import ModelOutput
+
+from hf_alignbeam.chat.conversations import ParsedPrompt
 
 
 @dataclass(frozen=True)
 class JudgedPrefix:
-    """One text that the judge was asked about.
+    """A text that the judge has read: the first tokens of an answer, or all of them.
 
     Attributes:
-        ids: The answer's tokens, all that were read.
-        harm: In [0, 1]; NaN where there was no verdict.
-        passes: Whether that may leave.
+        ids: The tokens of the text.
+        harm: The verdict, in [0, 1]; NaN if there was none.
+        passes: Whether the text may be returned.
     """
 
     ids: list[int]
@@ -27,18 +31,18 @@ class JudgedPrefix:
 
 @dataclass(frozen=True)
 class CandidateRecord:
-    """One candidate.
+    """One candidate of a rollback.
 
     Attributes:
-        ids: Its tokens, from where the answer was sent back to.
-        moved: By token, as in `Answer`.
-        harm: In [0, 1]; NaN where there was no verdict.
-        passes: Whether that may leave.
+        ids: Its tokens, without those of the answer that were kept.
+        divergences: By token, as in `Answer`.
+        harm: The verdict, in [0, 1]; NaN if there was none.
+        passes: Whether the answer may continue with it.
         logp: The mean log-probability of its tokens under the target.
     """
 
     ids: list[int]
-    moved: list[float]
+    divergences: list[float]
     harm: float
     passes: bool
     logp: float
@@ -46,34 +50,103 @@ class CandidateRecord:
 
 @dataclass(frozen=True)
 class RollbackRecord:
-    """One time that an answer was sent back.
+    """One rollback of an answer.
 
     Attributes:
-        point: How many of its tokens stayed.
-        flagged: Those that were taken back; none where candidates are tried first.
-        moved: By token of these, as in `Answer`.
-        tried: The candidates, number 1 first.
-        chosen: The number of the one that went on; None where none passed.
+        n_kept: How many of its tokens were kept.
+        flagged: The tokens that were taken back; empty where candidates are the first thing written.
+        divergences: By flagged token, as in `Answer`.
+        candidates: The candidates, number 1 first.
+        chosen: The number of the candidate that continues the answer; None if none passed.
     """
 
-    point: int
+    n_kept: int
     flagged: list[int]
-    moved: list[float]
-    tried: list[CandidateRecord]
+    divergences: list[float]
+    candidates: list[CandidateRecord]
     chosen: int | None
 
 
-def divergence(mixed: Tensor, own: Tensor) -> Tensor:
-    """How far steering moved some distributions: KL(mixed || own) in nats.
+@dataclass
+class Answer:
+    """One answer and what it has cost.
+
+    Attributes:
+        number: Its row in the batch.
+        prompt: The prompt that it answers.
+        candidate_harm: The harm of the target's own text and of each candidate, when they were last compared.
+        ids: Its committed tokens: all of them were judged and passed.
+        text: Their text, the prefill included; None before anything was committed.
+        harm: The judge's last verdict on it.
+        chosen: 0 for the target's own answer, k for candidate k, -1 for the refusal text, -2 for the answer of `on_fail`.
+        is_done: Whether the answer is complete.
+        n_steered: How many tokens the anchor was mixed into, those of candidates included.
+        n_target_tokens: How many tokens were fed to the target.
+        n_judged: How many texts were judged.
+        judged_prefixes: These texts, in order. This and the following fields are filled in only if the call is traced.
+        rollbacks: Its rollbacks, in order.
+        divergences: By token, the divergence KL(mixed || target) in nats of the distribution from which it was drawn; NaN where
+            it was not steered.
+    """
+
+    number: int
+    prompt: ParsedPrompt
+    candidate_harm: list[float]
+    ids: list[int] = field(default_factory=list)
+    text: str | None = None
+    harm: float = math.nan
+    chosen: int = 0
+    is_done: bool = False
+    n_steered: int = 0
+    n_target_tokens: int = 0
+    n_judged: int = 0
+    judged_prefixes: list[JudgedPrefix] = field(default_factory=list)
+    rollbacks: list[RollbackRecord] = field(default_factory=list)
+    divergences: list[float] = field(default_factory=list)
+
+
+@dataclass
+class AlignBeamOutput(ModelOutput):
+    """What `generate(..., return_dict_in_generate=True)` returns; every field is None or has a row for each answer.
+
+    Attributes:
+        sequences: (B, length) prompts and answers.
+        scores: By step, the processed scores (B, V), if `output_scores` is set.
+        logits: By step, the target's logits (B, V), if `output_logits` is set.
+        past_key_values: The target's cache, if every answer is the target's own.
+        harm: (B,) the judge's last verdict on each answer; NaN for the refusal text.
+        candidate_harm: (B, K + 1) the harm of the target's own text and of each candidate, when they were last compared; NaN
+            for a candidate or a verdict that is missing.
+        chosen: (B,) 0 for the target's own answer, k for one that continues candidate k, -1 for the refusal text, -2 for the
+            answer of `on_fail`.
+        steered: (B,) how many tokens of each answer the anchor was mixed into, those of candidates included.
+        target_tokens: (B,) how many tokens the target was fed for each answer, candidates included.
+        judged: (B,) how many texts were judged for each answer.
+    """
+
+    sequences: Tensor | None = None
+    scores: tuple[Tensor, ...] | None = None
+    logits: tuple[Tensor, ...] | None = None
+    past_key_values: Any = None
+    harm: Tensor | None = None
+    candidate_harm: Tensor | None = None
+    chosen: Tensor | None = None
+    steered: Tensor | None = None
+    target_tokens: Tensor | None = None
+    judged: Tensor | None = None
+
+
+def divergence(mixed: Tensor, unsteered: Tensor) -> Tensor:
+    """How far steering moved each distribution: KL(mixed || unsteered) in nats.
 
     Args:
-        mixed: (N, V) scores as steering left them.
-        own: (N, V) scores as it found them.
+        mixed: (N, V) scores after steering.
+        unsteered: (N, V) scores before steering.
 
     Returns:
-        (N,) for each; NaN where nothing was mixed in, the scores being what they were.
+        (N,) the divergences; NaN where the scores are unchanged, so that nothing was mixed in.
     """
-    mixed_logp, own_logp = mixed.float().log_softmax(-1), own.float().log_softmax(-1)
+    mixed_logp, unsteered_logp = mixed.float().log_softmax(-1), unsteered.float().log_softmax(-1)
     prob = mixed_logp.exp()
-    terms = torch.where(prob > 0.0, prob * (mixed_logp - own_logp), 0.0)  # (N, V)
-    return terms.sum(-1).clamp_min(0.0).masked_fill((mixed == own).all(-1), torch.nan)
+    terms = torch.where(prob > 0.0, prob * (mixed_logp - unsteered_logp), 0.0)  # (N, V)
+    return terms.sum(-1).clamp_min(0.0).masked_fill((mixed == unsteered).all(-1), torch.nan)

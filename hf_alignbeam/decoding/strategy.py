@@ -1,7 +1,7 @@
-"""AlignBeam: the strategy that `generate` calls, in which a judge reads what a target writes and picks among candidates.
+"""AlignBeam: the decoding strategy that `generate` calls: a judge reads the target's answers and replaces those that it flags.
 
-Knows the settings, and turns one call of `generate` into a run and a run into what `generate` returns. What happens during
-the run is `choosing.py`'s business.
+Knows the user's settings, and what `generate` gives to a strategy and expects back. Does not know how answers come about
+(`judged_decoding`).
 """
 
 import copy
@@ -9,7 +9,6 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,16 +25,18 @@ from transformers import (
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 from transformers.generation import BaseStreamer
-from transformers.utils import ModelOutput
 
-from hf_alignbeam.chat.conversations import Conversation, as_message_lists_or_none, conversation_key
+from hf_alignbeam.chat.conversations import Conversation, ParsedPrompt, as_message_lists_or_none, conversation_key
 from hf_alignbeam.chat.refusal import REFUSAL, Refusal, check_refusal
-from hf_alignbeam.decoding.candidates import Proposer
+from hf_alignbeam.decoding.candidates import CandidateGenerator
 from hf_alignbeam.decoding.fallback import Fallback, OnFail
-from hf_alignbeam.decoding.judged_decoding import History, JudgedDecoding
+from hf_alignbeam.decoding.judged_answers import JudgedAnswers
+from hf_alignbeam.decoding.judged_decoding import JudgedDecoding
 from hf_alignbeam.decoding.policy import Choice, Escalation, Policy
-from hf_alignbeam.decoding.row_batch import Answer, Writer
-from hf_alignbeam.decoding.target_rows import Target
+from hf_alignbeam.decoding.records import AlignBeamOutput, Answer
+from hf_alignbeam.decoding.rollback import Rollback
+from hf_alignbeam.decoding.row_writer import RowWriter
+from hf_alignbeam.decoding.target_rows import TargetRows
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.steering.anchor_steering import AnchorSteering
 from hf_alignbeam.steering.generate_loops import N_CALLERS
@@ -47,48 +48,17 @@ from hf_alignbeam.tokenization.vocabulary import token_bytes
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
 from hf_alignbeam.utils.streaming import streaming
 
-#: The harm that passes, where nobody calibrated.
+#: The default threshold: the highest harm that passes where none was calibrated.
 THRESHOLD = 0.5
 
 
-@dataclass
-class AlignBeamOutput(ModelOutput):
-    """What `generate(..., return_dict_in_generate=True)` returns; every field is None or has a row for each answer.
-
-    Attributes:
-        sequences: (B, length) prompts and answers.
-        scores: By step, the processed scores (B, V), where `output_scores` was asked for.
-        logits: By step, the target's logits (B, V), where `output_logits` was asked for.
-        past_key_values: The target's cache, where every answer is the target's own.
-        harm: (B,) the harm of each answer as the judge last saw it; NaN for the refusal text.
-        candidate_harm: (B, K + 1) of the target's own text and of each candidate, where they were last compared; NaN where
-            there was none or no verdict.
-        chosen: (B,) 0 for the target's own answer, k for one that goes on from candidate k, -1 for the refusal text, -2 for
-            what `on_fail` said.
-        steered: (B,) how many tokens of each answer the anchor was mixed into.
-        target_tokens: (B,) tokens that the target was fed for each answer, candidates included.
-        judged: (B,) how many texts the judge was asked about for each answer.
-    """
-
-    sequences: Tensor | None = None
-    scores: tuple[Tensor, ...] | None = None
-    logits: tuple[Tensor, ...] | None = None
-    past_key_values: Any = None
-    harm: Tensor | None = None
-    candidate_harm: Tensor | None = None
-    chosen: Tensor | None = None
-    steered: Tensor | None = None
-    target_tokens: Tensor | None = None
-    judged: Tensor | None = None
-
-
 class AlignBeam:
-    """A decoding strategy for `generate(..., custom_generate=strategy)` that lets no unjudged text out.
+    """A decoding strategy for `generate(..., custom_generate=strategy)` that returns only text that a judge has passed.
 
-    The target writes as plain `generate` does, token for token. A judge reads its answer after `judge_after` tokens, after
-    every `judge_every` more and at its end. Where it passes, nothing else happens. Where it does not, the answer goes back to
-    where it last passed, and `num_candidates` continuations steered by the anchor are judged instead: of those that pass, the
-    one that the target itself finds likeliest goes on. Where none passes, the refusal text stands in its place.
+    The target writes as in plain `generate`, token for token. A judge reads its answer after `judge_after` tokens, after
+    every `judge_every` more and at its end. If the answer passes, nothing else happens. If it is flagged, it rolls back to
+    the last check that passed, and `num_candidates` continuations steered by the anchor are judged instead: of those that
+    pass, the one that the target itself finds likeliest continues the answer. If none passes, the refusal text ends it.
 
     Args:
         anchor: The safe model; or `"base"`, with the adapted target as `model`.
@@ -96,22 +66,23 @@ class AlignBeam:
         tokenizer: The target's tokenizer.
         judge: Any callable of conversations and responses that returns `harm` (see `Judge`).
         num_candidates: How many continuations a flagged answer gets.
-        threshold: The `harm` that still passes, in [0, 1].
-        judge_after: After how many tokens an answer is first judged; None: when it is finished.
-        judge_every: After how many more it is judged again; None: when it is finished.
+        threshold: The highest `harm` that passes, in [0, 1].
+        judge_after: After how many tokens an answer is first judged; None to judge only finished answers.
+        judge_every: After how many more tokens it is judged again; None for its end.
         choice: `"likeliest"`: the passing candidate with the highest mean log-probability under the target;
             `"safest"`: the one with the least harm.
-        escalation: `"flagged"`: candidates only for what the judge flags; `"always"`: for every prompt, in place of the
-            target's own continuation.
-        refusal: What stands where nothing passes.
-        on_fail: Is asked before that for conversations, each with what has passed of its answer at the end: says how it goes
-            on, or None. What it says is judged too. `EmbeddingSteerer(...).answers` is one.
+        escalation: `"flagged"`: candidates only for flagged answers; `"always"`: for every prompt, in place of the target's
+            own first tokens.
+        refusal: The text that ends an answer of which nothing passes.
+        on_fail: Is called before that with conversations, each ending in the committed part of its answer; returns a
+            continuation of each, or None. It is judged too. `EmbeddingSteerer(...).answers` is such a callable.
         on_judge_error: `"refuse"`: a text without a verdict does not pass; `"raise"`: it ends the call with a `JudgeError`.
-        min_start: A candidate's first token is at least so likely, by the mixture and by the anchor alone, as the likeliest.
-        streamer: Gets the tokens of a batch of one as they pass; `generate`'s own argument never reaches a strategy.
+        min_start: The least probability of a candidate's first token, relative to the most likely one, both in the mixture
+            and for the anchor alone.
+        streamer: Gets the committed tokens of a batch of one; `generate` does not pass its own streamer to a strategy.
         audit: A file that gets one line of JSON for each answer, or a callable that gets the record.
         alpha, n_steps, n_watch, conversations, mixing, translation, n_lookahead, template, model: As in
-            `AnchorLogitsProcessor`; `n_steps` counts from where an answer was sent back to.
+            `AnchorLogitsProcessor`; `n_steps` counts from the tokens that a rollback keeps.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -159,7 +130,7 @@ class AlignBeam:
         self._policy = Policy(num_candidates, threshold, judge_after, judge_every, choice, escalation, on_judge_error, min_start)
         settings = SteeringSettings(alpha, n_steps, n_watch, mixing, translation, n_lookahead, template)
         self._steering = AnchorSteering(anchor, anchor_tokenizer, tokenizer, settings, model)
-        if self._steering.settings.is_off:
+        if settings.is_off:
             raise ValueError(
                 f"`alpha` and `n_steps` must be above 0 for candidates to differ, got {alpha} and {n_steps}. To judge without "
                 "steering, use plain sampling and the judge itself."
@@ -172,22 +143,26 @@ class AlignBeam:
         self._explain: Callable[[Answer], None] | None = None
         self._tokenizer = tokenizer
         self._conversations = as_message_lists_or_none(conversations)
-        self._pieces = token_bytes(tokenizer)
+        self._token_bytes = token_bytes(tokenizer)
 
     @property
     def ledger(self) -> Ledger:
-        """What steering has cost."""
+        """What steering and judging have cost."""
         return self._steering.ledger
 
     @property
     def translator(self) -> VocabularyTranslator:
-        """What expresses the anchor in the target's vocabulary; other strategies for the same models may share it."""
+        """The translator from the anchor's vocabulary to the target's; other strategies for the same models may share it."""
         return self._steering.translator
 
     @property
     def threshold(self) -> float:
-        """The `harm` that still passes."""
+        """The highest `harm` that passes."""
         return self._policy.threshold
+
+    @property
+    def _is_traced(self) -> bool:
+        return self._explain is not None
 
     def for_call(
         self,
@@ -198,9 +173,9 @@ class AlignBeam:
         """The same strategy for other prompts or another streamer: it shares models, judge and ledger with this one.
 
         Args:
-            conversations, streamer: As when it was built.
-            explain: Gets each answer when all are finished, and in it what the judge read, what was tried, and how far each
-                token was moved, which is noted for nobody else.
+            conversations, streamer: As in the constructor.
+            explain: Gets each answer when all are finished, with its trace: the texts that were judged, the rollbacks, and
+                how far steering moved each token. Without it, no trace is recorded.
         """
         other = copy.copy(self)
         other._conversations = as_message_lists_or_none(conversations)
@@ -218,64 +193,66 @@ class AlignBeam:
         generation_config: GenerationConfig,
         **model_kwargs: Any,
     ) -> AlignBeamOutput | Tensor:
-        """What `generate` calls; its arguments are as `generate` prepares them.
+        """Write answers; `generate` calls this with arguments that it has prepared.
 
         Returns:
-            (B, length) prompts and answers; an `AlignBeamOutput` where `return_dict_in_generate` is set.
+            (B, length) prompts and answers; an `AlignBeamOutput` if `return_dict_in_generate` is set.
         """
-        began = time.perf_counter()
+        start = time.perf_counter()
         with streaming(self._streamer, input_ids):
             _check_call(model, logits_processor, generation_config)
-            asked, _ = self._steering.prompts.read(input_ids, self._conversations)
-            notes = self._explain is not None
-            writer = Writer(self._steering, input_ids, logits_processor, stopping_criteria, generation_config, notes)
-            proposer = Proposer(writer, self._steering, self._policy.num_candidates, self._policy.min_start)
-            target = Target(model, input_ids, generation_config, model_kwargs)
-            n_most = None if stopping_criteria.max_length is None else stopping_criteria.max_length - input_ids.shape[-1]
-            ends = generation_config._eos_token_tensor
-            eos = None if ends is None else int(ends.flatten()[0])
-            endings = Fallback(Refusal(self._tokenizer, self._pieces, self._refusal, eos), self._on_fail, n_most)
-            run = JudgedDecoding(target, writer, proposer, self._judge, self._policy, asked, self._pieces, endings, self._emit)
-            if generation_config.return_dict_in_generate:
-                run.scores = History(len(asked)) if generation_config.output_scores else None
-                run.logits = History(len(asked)) if generation_config.output_logits else None
+            prompts, _ = self._steering.prompt_reader.read(input_ids, self._conversations)
+            target = TargetRows(model, input_ids, generation_config, model_kwargs)
+            answers = self._judged_answers(prompts, generation_config)
+            writer = RowWriter(self._steering, input_ids, logits_processor, stopping_criteria, generation_config, self._is_traced)
+            candidates = CandidateGenerator(writer, self._steering, self._policy.num_candidates, self._policy.min_start)
+            max_length = None if stopping_criteria.max_length is None else stopping_criteria.max_length - input_ids.shape[-1]
+            rollback = Rollback(answers, candidates, self._fallback(generation_config, max_length), self._policy)
             try:
-                run.write()
+                JudgedDecoding(target, writer, answers, rollback, self._policy).run()
             finally:
-                self._steering.add(
-                    target_forwards=run.n_forwards,
-                    target_tokens=run.n_tokens,
-                    judge_calls=run.n_judge_calls,
-                    judged=sum(answer.n_judged for answer in run.answers),
-                    seconds=time.perf_counter() - began,
+                self._steering.ledger.add(
+                    target_forwards=target.cost.n_forwards,
+                    target_tokens=target.cost.n_tokens,
+                    judge_calls=answers.n_judge_calls,
+                    judged=sum(answer.n_judged for answer in answers.answers),
+                    seconds=time.perf_counter() - start,
                 )
-            for answer in run.answers:
-                self._record(answer)
+            for answer in answers.answers:
+                self._write_audit(answer)
                 if self._explain is not None:
                     self._explain(answer)
-            sequences = _sequences(input_ids, run.answers, generation_config)
-            if any(answer.chosen != 0 for answer in run.answers):
-                target.forget(sequences)
-            return _output(run, sequences, target) if generation_config.return_dict_in_generate else sequences
+            return _result(input_ids, answers, target, generation_config)
+
+    def _judged_answers(self, prompts: Sequence[ParsedPrompt], config: GenerationConfig) -> JudgedAnswers:
+        """The answers of one call, all of them empty."""
+        keeps = [bool(config.return_dict_in_generate and wanted) for wanted in (config.output_scores, config.output_logits)]
+        return JudgedAnswers(prompts, self._judge, self._policy, self._token_bytes, self._emit, self._is_traced, *keeps)
+
+    def _fallback(self, config: GenerationConfig, max_length: int | None) -> Fallback:
+        """The fallback of one call, whose answers may have `max_length` tokens."""
+        eos_ids = config._eos_token_tensor
+        eos = None if eos_ids is None else int(eos_ids.flatten()[0])
+        return Fallback(Refusal(self._tokenizer, self._token_bytes, self._refusal, eos), self._on_fail, max_length)
 
     def _emit(self, ids: list[int]) -> None:
         if self._streamer is not None and ids:
             self._streamer.put(torch.tensor(ids))
 
-    def _record(self, answer: Answer) -> None:
-        """Leave an audit record: no words of the prompt or the answer stand in it."""
+    def _write_audit(self, answer: Answer) -> None:
+        """Write the audit record of an answer, which contains no words of the prompt or the answer."""
         if self._audit is None:
             return
-        asked = [*answer.asked.messages, {"role": "assistant", "content": answer.asked.prefill.decode(errors="replace")}]
+        prefill = answer.prompt.prefill.decode(errors="replace")
         record = {
-            "prompt_sha256": conversation_key(asked),
+            "prompt_sha256": conversation_key([*answer.prompt.messages, {"role": "assistant", "content": prefill}]),
             "threshold": self._policy.threshold,
             "harm": _number(answer.harm),
             "candidate_harm": [_number(harm) for harm in answer.candidate_harm],
             "chosen": answer.chosen,
             "n_tokens": len(answer.ids),
             "steered_tokens": answer.n_steered,
-            "target_tokens": answer.n_fed,
+            "target_tokens": answer.n_target_tokens,
             "judged": answer.n_judged,
         }
         if callable(self._audit):
@@ -285,22 +262,14 @@ class AlignBeam:
                 file.write(json.dumps(record) + "\n")
 
 
-def _lost_streamer() -> bool:
-    """Whether `generate` was given a streamer, which it keeps to itself (transformers 5.23): its reader would wait for ever."""
-    frame = sys._getframe(1)
-    for _ in range(N_CALLERS):
-        if frame.f_back is None:
-            break
-        frame = frame.f_back
-        if frame.f_code.co_name == "generate" and "custom_generate" in frame.f_locals:
-            return frame.f_locals.get("streamer") is not None
-    return False
+def _number(harm: float) -> float | None:
+    return None if harm != harm else harm
 
 
 def _check_call(model: PreTrainedModel, logits_processor: LogitsProcessorList, config: GenerationConfig) -> None:
-    """Raise ValueError for what a strategy cannot honour, by the name of the argument."""
-    if _lost_streamer():
-        raise ValueError("`streamer` must be given to AlignBeam: `generate` hands its own to nobody, and would never end it.")
+    """Raise ValueError, by the argument's name, for arguments of `generate` that a strategy cannot honor."""
+    if _is_streamer_lost():
+        raise ValueError("`streamer` must be given to AlignBeam: `generate` does not pass its own on, and would never end it.")
     if model.config.is_encoder_decoder:
         raise ValueError(f"The target must be a decoder, got the encoder-decoder {type(model).__name__}.")
     refused = {
@@ -314,9 +283,55 @@ def _check_call(model: PreTrainedModel, logits_processor: LogitsProcessorList, c
         "prefix_allowed_tokens_fn": any(isinstance(each, PrefixConstrainedLogitsProcessor) for each in logits_processor),
     }
     for name in (name for name, is_given in refused.items() if is_given):
-        raise ValueError(f"`{name}` must be left out with AlignBeam, whose candidates it does not know, got it set.")
+        raise ValueError(f"`{name}` must be left out with AlignBeam, because it does not work for candidates, but it is set.")
     if any(isinstance(each, AnchorLogitsProcessor) for each in logits_processor):
         raise ValueError("`logits_processor` must not hold an AnchorLogitsProcessor: AlignBeam steers its candidates itself.")
+
+
+def _is_streamer_lost() -> bool:
+    """Whether `generate` was given a streamer. It does not pass it on (transformers 5.23), so its reader would wait for ever."""
+    frame = sys._getframe(1)
+    for _ in range(N_CALLERS):
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+        if frame.f_code.co_name == "generate" and "custom_generate" in frame.f_locals:
+            return frame.f_locals.get("streamer") is not None
+    return False
+
+
+def _result(
+    input_ids: Tensor, judged_answers: JudgedAnswers, target: TargetRows, config: GenerationConfig
+) -> AlignBeamOutput | Tensor:
+    """What `generate` returns."""
+    answers = judged_answers.answers
+    sequences = _sequences(input_ids, answers, config)
+    is_plain = all(answer.chosen == 0 for answer in answers)
+    if not is_plain:
+        target.crop_users_cache(sequences)
+    if not config.return_dict_in_generate:
+        return sequences
+    n_written = max(len(answer.ids) for answer in answers)
+    scores, logits = (
+        None if history is None else tuple(history.steps[:n_written])
+        for history in (judged_answers.scores, judged_answers.logits)
+    )
+
+    def column(name: str) -> Tensor:
+        return torch.tensor([getattr(answer, name) for answer in answers])
+
+    return AlignBeamOutput(
+        sequences=sequences,
+        scores=scores,
+        logits=logits,
+        past_key_values=target.cache if is_plain else None,
+        harm=column("harm"),
+        candidate_harm=column("candidate_harm"),
+        chosen=column("chosen"),
+        steered=column("n_steered"),
+        target_tokens=column("n_target_tokens"),
+        judged=column("n_judged"),
+    )
 
 
 def _sequences(input_ids: Tensor, answers: Sequence[Answer], config: GenerationConfig) -> Tensor:
@@ -325,28 +340,3 @@ def _sequences(input_ids: Tensor, answers: Sequence[Answer], config: GenerationC
     width = max(len(answer.ids) for answer in answers)
     rows = [answer.ids + [pad] * (width - len(answer.ids)) for answer in answers]
     return torch.cat([input_ids, torch.tensor(rows, dtype=input_ids.dtype, device=input_ids.device)], dim=-1)
-
-
-def _output(run: JudgedDecoding, sequences: Tensor, target: Target) -> AlignBeamOutput:
-    n_written = max(len(answer.ids) for answer in run.answers)
-    histories = [None if each is None else tuple(each.steps[:n_written]) for each in (run.scores, run.logits)]
-
-    def column(name: str) -> Tensor:
-        return torch.tensor([getattr(answer, name) for answer in run.answers])
-
-    return AlignBeamOutput(
-        sequences=sequences,
-        scores=histories[0],
-        logits=histories[1],
-        past_key_values=target.cache if all(answer.chosen == 0 for answer in run.answers) else None,
-        harm=column("harm"),
-        candidate_harm=column("candidate_harm"),
-        chosen=column("chosen"),
-        steered=column("n_steered"),
-        target_tokens=column("n_fed"),
-        judged=column("n_judged"),
-    )
-
-
-def _number(harm: float) -> float | None:
-    return None if harm != harm else harm

@@ -1,10 +1,11 @@
-"""The target's rows in one call of `generate`: stepped as transformers' own loop steps them, branched and taken back.
+"""TargetRows: the target's side of some rows of a call, stepped as transformers' own loop steps them, branched and cropped.
 
-Knows the model's inputs and its cache. Knows no scores, no tokens' meaning and no judge.
+Knows the model's inputs and its KV cache. Knows no scores, no text and no judge.
 """
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,19 +13,27 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-#: Inputs with a place for each token of a row: (..., rows, length).
+#: Inputs that hold a value for each token of a row: (..., rows, length).
 BY_TOKEN = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
 #: The names under which models keep their caches.
 CACHES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_states")
 
 
-class Target:
-    """Rows of one length and what the model needs to go on from them.
+@dataclass
+class TargetCost:
+    """Forward passes of the target, and the tokens fed in them over all rows."""
+
+    n_forwards: int = 0
+    n_tokens: int = 0
+
+
+class TargetRows:
+    """Rows of equal length, and everything that the model needs to continue them.
 
     Args:
         model: The target.
         input_ids: (rows, length) prompts; of length 0 where the call has `inputs_embeds`.
-        generation_config: Of the call, as `generate` prepared it.
+        generation_config: The call's, as `generate` prepared it.
         model_kwargs: The model's other inputs, as `generate` prepared them.
     """
 
@@ -32,28 +41,38 @@ class Target:
         self, model: PreTrainedModel, input_ids: Tensor, generation_config: GenerationConfig, model_kwargs: dict[str, Any]
     ):
         self.input_ids = input_ids
+        #: The cost of these rows and of all that are branched from them.
+        self.cost = TargetCost()
         self._model: Any = model
         self._config = generation_config
         self._kwargs = dict(model_kwargs)
-        self._n_prompt = input_ids.shape[-1]
-        #: The length of the prompt's mask, which `generate` keeps apart where it is all ones (transformers 5.23).
-        self._n_mask: int | None = getattr(generation_config, "_mask_length", None)
+        self._prompt_length = input_ids.shape[-1]
+        #: The length of the prompt's mask, which `generate` stores separately where it is all ones (transformers 5.23).
+        self._mask_length: int | None = getattr(generation_config, "_mask_length", None)
         self._n_read: int | None = None
-        self._is_cut = _can_cut(self.cache) and (self.cache is not None or not model_kwargs.get("use_cache"))
-        self._is_users = getattr(self.cache, "_is_user_defined", False)
-        if self._is_users and not self._is_cut:  # nothing could be taken out of it again: the caller's stays as it is
-            self._kwargs = _with_own_cache(self._kwargs)
-        # what cannot be cut is read anew, from the state that the call began with
-        self._first = {} if self._is_cut else _with_own_cache(model_kwargs)
-        self.n_forwards = self.n_tokens = 0
+        self._can_crop = _can_crop(self.cache) and (self.cache is not None or not model_kwargs.get("use_cache"))
+        self._has_users_cache = getattr(self.cache, "_is_user_defined", False)
+        if self._has_users_cache and not self._can_crop:  # tokens could not be removed from it again, so it stays as it is
+            self._kwargs = _with_cache_copied(self._kwargs)
+        # without cropping, rows are recomputed from the inputs with which the call began
+        self._initial_kwargs = {} if self._can_crop else _with_cache_copied(model_kwargs)
 
     @property
     def cache(self) -> Any:
-        """The cache of these rows; None where the model keeps none."""
+        """The cache of these rows; None if the model keeps none."""
         return next((self._kwargs[name] for name in CACHES if self._kwargs.get(name) is not None), None)
 
+    @property
+    def n_written(self) -> int:
+        """How many tokens follow the prompts."""
+        return self.input_ids.shape[-1] - self._prompt_length
+
+    def answer_ids(self, row: int) -> list[int]:
+        """The tokens that follow a row's prompt."""
+        return self.input_ids[row, self._prompt_length :].tolist()
+
     def next_logits(self) -> Tensor:
-        """The logits (rows, V) of what follows each row, in float32: a copy, as `generate` makes one."""
+        """The logits (rows, V) of each row's next token, in float32: a copy, as in `generate`."""
         if self._n_read is None:
             outputs = self._model._prefill(self.input_ids, self._config, self._kwargs)
         else:
@@ -66,46 +85,45 @@ class Target:
         return outputs.logits[:, -1].to(copy=True, dtype=torch.float32, device=self.input_ids.device)
 
     def write(self, ids: Tensor) -> None:
-        """Let each row go on by one id (rows,)."""
+        """Append one id to each row (rows,)."""
         self.input_ids = torch.cat([self.input_ids, ids[:, None]], dim=-1)
 
-    def branch(self, rows: Sequence[int], n_back: int) -> "Target":
-        """Some rows as they were `n_back` tokens ago, all of them read: what follows is known, and a token can be written.
+    def branch(self, rows: Sequence[int], n_back: int) -> "TargetRows":
+        """Copy some rows as they were `n_back` tokens ago. All their tokens have been read, and the next can be written.
 
-        Nothing is read again, unless the model keeps something that cannot be cut (recurrent and sliding layers): then the
-        texts are read anew, once each.
+        The cache is cropped, which costs no forward. Where it cannot be cropped (recurrent and sliding layers), the rows are
+        recomputed in one forward.
         """
         other = copy.copy(self)
-        other.n_forwards = other.n_tokens = 0
         index = torch.tensor(rows, device=self.input_ids.device)
         n_kept = self.input_ids.shape[-1] - n_back
         other.input_ids = self.input_ids[index, :n_kept]
-        if not self._is_cut:
-            return other._read_anew(index)
+        if not self._can_crop:
+            return other._recompute(index)
         n_cut = (self._n_read or 0) - n_kept
         other._n_read = n_kept
-        other._kwargs = {name: _rows_of(name, value, index, n_cut) for name, value in self._kwargs.items()}
+        other._kwargs = {name: _select_input(name, value, index, n_cut) for name, value in self._kwargs.items()}
         for name in CACHES:
             if other._kwargs.get(name) is not None:
-                other._kwargs[name] = _cut_copy(other._kwargs[name], index, n_cut)
+                other._kwargs[name] = _cropped_copy(other._kwargs[name], index, n_cut)
         return other
 
     def select_rows(self, rows: Sequence[int]) -> None:
-        """Make row i what row `rows[i]` was; rows may be dropped and doubled."""
+        """Make row i a copy of row `rows[i]`; rows may be dropped and repeated."""
         index = torch.tensor(rows, device=self.input_ids.device)
         self.input_ids = self.input_ids[index]
-        self._kwargs = {name: _rows_of(name, value, index) for name, value in self._kwargs.items()}
+        self._kwargs = {name: _select_input(name, value, index) for name, value in self._kwargs.items()}
         if self.cache is not None:
             self.cache.reorder_cache(index)
-        self._first = self._first_of(index)
+        self._initial_kwargs = self._select_initial(index)
 
-    def absorb(self, other: "Target", rows: Sequence[int]) -> bool:
-        """Put another call's rows in the place of some of these, where both have read equally far.
+    def absorb(self, other: "TargetRows", rows: Sequence[int]) -> bool:
+        """Replace some of these rows by the rows of another batch, if both have been read equally far.
 
         Returns:
-            Whether that was possible; if not, nothing has changed.
+            Whether this was possible; if not, nothing has changed.
         """
-        if not self._is_cut or self._n_read != other._n_read or self.input_ids.shape[-1] != other.input_ids.shape[-1]:
+        if not self._can_crop or self._n_read != other._n_read or self.input_ids.shape[-1] != other.input_ids.shape[-1]:
             return False
         index = torch.tensor(rows, device=self.input_ids.device)
         self.input_ids = self.input_ids.index_copy(0, index, other.input_ids)
@@ -117,91 +135,90 @@ class Target:
                         mine.keys.index_copy(0, place, theirs.keys),
                         mine.values.index_copy(0, place, theirs.values),
                     )
-        self.n_forwards += other.n_forwards
-        self.n_tokens += other.n_tokens
         return True
 
-    def forget(self, sequences: Tensor) -> None:
-        """Take out of a cache of the caller's what was read of answers that were not returned.
+    def crop_users_cache(self, sequences: Tensor) -> None:
+        """Remove from a cache that the user gave the tokens of answers that are not returned.
 
         Args:
-            sequences: (rows, length) what was returned.
+            sequences: (rows, length) the sequences that are returned.
         """
-        if not self._is_users or not self._is_cut or self.cache is None:
+        if not self._has_users_cache or not self._can_crop or self.cache is None:
             return
         width = min(self.input_ids.shape[-1], sequences.shape[-1])
-        same = (self.input_ids[:, :width] == sequences[:, :width]).long().cumprod(-1).sum(-1)  # (rows,)
-        self.cache.crop(min(0, int(same.min()) - (self._n_read or 0)))
+        n_equal = (self.input_ids[:, :width] == sequences[:, :width]).long().cumprod(-1).sum(-1)  # (rows,)
+        self.cache.crop(min(0, int(n_equal.min()) - (self._n_read or 0)))
 
-    def _read_anew(self, index: Tensor) -> "Target":
-        """These rows' texts read from their beginning."""
-        n_new = self.input_ids.shape[-1] - self._n_prompt
-        self._first = self._first_of(index)
-        kwargs = _with_own_cache(self._first)
-        if n_new:
-            kwargs = self._model._update_model_kwargs_for_generation({}, kwargs, num_new_tokens=n_new)
+    def _recompute(self, index: Tensor) -> "TargetRows":
+        """Read the texts of these rows from their beginning; `index` selects their initial inputs."""
+        self._initial_kwargs = self._select_initial(index)
+        kwargs = _with_cache_copied(self._initial_kwargs)
+        if self.n_written:
+            kwargs = self._model._update_model_kwargs_for_generation({}, kwargs, num_new_tokens=self.n_written)
             self._config = copy.copy(self._config)
-            if self._n_mask is not None:
-                self._config._mask_length = self._n_mask + n_new
+            if self._mask_length is not None:
+                self._config._mask_length = self._mask_length + self.n_written
         if kwargs.get("inputs_embeds") is not None:
-            new = self._model.get_input_embeddings()(self.input_ids[:, self._n_prompt :])
+            new = self._model.get_input_embeddings()(self.input_ids[:, self._prompt_length :])
             kwargs["inputs_embeds"] = torch.cat([kwargs["inputs_embeds"], new], dim=1)
         self._kwargs, self._n_read = kwargs, None
         self.next_logits()
         self._kwargs.pop("inputs_embeds", None)
         return self
 
-    def _first_of(self, index: Tensor) -> dict[str, Any]:
-        """Some rows of the inputs that the call began with."""
-        made = _with_own_cache({name: _rows_of(name, value, index) for name, value in self._first.items()})
+    def _select_initial(self, index: Tensor) -> dict[str, Any]:
+        """Some rows of the inputs with which the call began."""
+        selected = {name: _select_input(name, value, index) for name, value in self._initial_kwargs.items()}
+        selected = _with_cache_copied(selected)
         for name in CACHES:
-            if getattr(made.get(name), "_is_user_defined", False):  # else `generate` made it, and it is empty
-                made[name].reorder_cache(index)
-        return made
+            if getattr(selected.get(name), "_is_user_defined", False):  # a cache that `generate` made is still empty
+                selected[name].reorder_cache(index)
+        return selected
 
-    def _count(self, whole: bool) -> None:
-        n_each = self._prompt_length() if whole else 1 if self._kwargs.get("use_cache") else self.input_ids.shape[-1]
-        self.n_forwards += 1
-        self.n_tokens += len(self.input_ids) * n_each
-
-    def _prompt_length(self) -> int:
+    def _count(self, is_prefill: bool) -> None:
         embeds = self._kwargs.get("inputs_embeds")
-        return int(embeds.shape[1]) if embeds is not None else self.input_ids.shape[-1]
+        n_each = self.input_ids.shape[-1]
+        if is_prefill:
+            n_each = n_each if embeds is None else int(embeds.shape[1])
+        elif self._kwargs.get("use_cache"):
+            n_each = 1
+        self.cost.n_forwards += 1
+        self.cost.n_tokens += len(self.input_ids) * n_each
 
 
-def _with_own_cache(kwargs: dict[str, Any]) -> dict[str, Any]:
+def _with_cache_copied(kwargs: dict[str, Any]) -> dict[str, Any]:
     """The same inputs with a copy of their cache."""
     return {name: copy.deepcopy(value) if name in CACHES else value for name, value in kwargs.items()}
 
 
-def _can_cut(cache: Any) -> bool:
-    """Whether a cache holds nothing but keys and values of every token, so that rows and tokens can be taken from it."""
+def _can_crop(cache: Any) -> bool:
+    """Whether a cache consists of the keys and values of every token, so that rows and tokens can be taken out of it."""
     if cache is None:
         return True
     return type(cache) is DynamicCache and not cache.offloading and all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
-def _cut_copy(cache: DynamicCache, index: Tensor, n_cut: int) -> DynamicCache:
+def _cropped_copy(cache: DynamicCache, index: Tensor, n_cut: int) -> DynamicCache:
     """Some rows of a cache without its last tokens."""
-    made = copy.copy(cache)
-    made.layers = [_cut_layer(layer, index, n_cut) for layer in cache.layers]
-    return made
+    cropped = copy.copy(cache)
+    cropped.layers = [_cropped_layer(layer, index, n_cut) for layer in cache.layers]
+    return cropped
 
 
-def _cut_layer(layer: Any, index: Tensor, n_cut: int) -> Any:
-    made = copy.copy(layer)
+def _cropped_layer(layer: Any, index: Tensor, n_cut: int) -> Any:
+    cropped = copy.copy(layer)
     if layer.is_initialized:
         n_kept = layer.keys.shape[-2] - n_cut
         rows = index.to(layer.keys.device)
-        made.keys, made.values = layer.keys[rows, :, :n_kept], layer.values[rows, :, :n_kept]
-    return made
+        cropped.keys, cropped.values = layer.keys[rows, :, :n_kept], layer.values[rows, :, :n_kept]
+    return cropped
 
 
-def _rows_of(name: str, value: Any, index: Tensor, n_cut: int = 0) -> Any:
-    """Some rows of an input, without its last tokens where it has a place for each."""
+def _select_input(name: str, value: Any, index: Tensor, n_cut: int = 0) -> Any:
+    """Some rows of an input, without its last tokens if it holds a value for each."""
     if not isinstance(value, Tensor):
         return value
-    place = index.to(value.device)
+    rows = index.to(value.device)
     if name in BY_TOKEN:
-        return value.index_select(-2, place)[..., : value.shape[-1] - n_cut]
-    return value[place] if name == "inputs_embeds" else value
+        return value.index_select(-2, rows)[..., : value.shape[-1] - n_cut]
+    return value[rows] if name == "inputs_embeds" else value

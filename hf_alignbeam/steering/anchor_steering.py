@@ -1,10 +1,9 @@
-"""How an anchor steers: the settings, checked once, and what they make of a target's distribution at one point.
+"""AnchorSteering: an anchor that is checked once and then mixed into one target's distributions.
 
-Knows the anchor, the translation and the mixing rule. It does not know who asks: `processor.py` does for `generate`'s own
-loops, `decode.py` for candidates.
+Knows the anchor, the translation and the mixing rule. Does not know its caller: the logits processor in the loops of
+`generate`, or the candidates of the decoding strategy.
 """
 
-import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -39,7 +38,7 @@ from hf_alignbeam.translation.translator import VocabularyTranslator
 
 
 class AnchorSteering:
-    """An anchor made ready to steer one target.
+    """An anchor that is ready to steer one target.
 
     Args:
         anchor, anchor_tokenizer, tokenizer, model: As in `AnchorLogitsProcessor`.
@@ -57,45 +56,34 @@ class AnchorSteering:
         settings: SteeringSettings,
         model: torch.nn.Module | None,
     ):
-        for name, given in (("anchor_tokenizer", anchor_tokenizer), ("tokenizer", tokenizer)):
-            if not isinstance(given, PreTrainedTokenizerFast):
-                raise ValueError(
-                    f"`{name}` must have a `tokenizers` back end, whose chat template can be followed, got "
-                    f"{type(given).__name__}. Load the same files through AutoTokenizer, with tokenizer.json beside them."
-                )
-        shared = isinstance(anchor, str)
-        if shared != (model is not None) or (shared and anchor != "base"):
-            raise ValueError(
-                f'`anchor` must be a model, or "base" with the adapted target as `model`, got {_named(anchor)} with '
-                f"{_named(model)}. Leave `model` out where the anchor is a model of its own."
-            )
+        _check_tokenizers(anchor_tokenizer=anchor_tokenizer, tokenizer=tokenizer)
+        _check_base(anchor, model)
         self.settings = settings
         self.ledger = Ledger()
-        self._lock = threading.Lock()
         self._anchor = base_of(model) if model is not None else cast(PreTrainedModel, anchor)
         self._adapted = model
         self._anchor_tokenizer = anchor_tokenizer
         self._anchor_tokens = token_bytes(anchor_tokenizer)
-        check_anchor(self._anchor, anchor_tokenizer, self._anchor_tokens)
+        _check_anchor(self._anchor, anchor_tokenizer, self._anchor_tokens)
         self._engine = choose_engine(self._anchor, self._anchor_tokens, self._scope())
         self._exclusive = OneThread(self._anchor) if model is not None else None
-        self.prompts = PromptReader(tokenizer, settings.template)
-        ends = _eos_ids(self._anchor, anchor_tokenizer, self._anchor_tokens), self.prompts.eos_ids
+        self.prompt_reader = PromptReader(tokenizer, settings.template)
+        eos_ids = _eos_ids(self._anchor, anchor_tokenizer, self._anchor_tokens), self.prompt_reader.eos_ids
         if isinstance(settings.translation, VocabularyTranslator):
-            settings.translation.check(anchor_tokenizer, tokenizer, *ends)
+            settings.translation.check(anchor_tokenizer, tokenizer, *eos_ids)
             self.translator = settings.translation
         else:
-            self.translator = VocabularyTranslator(anchor_tokenizer, tokenizer, settings.translation, *ends)
+            self.translator = VocabularyTranslator(anchor_tokenizer, tokenizer, settings.translation, *eos_ids)
         self._pad_token_id = tokenizer.pad_token_id
         self._warm_up()
 
     def _warm_up(self) -> None:
-        """Build what the first tokens of an answer will ask for, so that no step has to."""
+        """Build the tables that the first tokens of an answer need, so that no decoding step has to build them."""
         question: list[Message] = [{"role": "user", "content": "?"}]
         try:
             _, leading_whitespace = encode_prompt(self._anchor_tokenizer, self._anchor_tokens, question)
-            target_only_prefix = self.prompts.leading_whitespace(question)
-        except ValueError:  # a template that wants more than a question: its own answers will tell
+            target_only_prefix = self.prompt_reader.leading_whitespace(question)
+        except ValueError:  # the template needs more than a question; the first call will build the tables
             leading_whitespace = target_only_prefix = b""
         self.translator.warm_up(leading_whitespace, target_only_prefix)
 
@@ -105,47 +93,77 @@ class AnchorSteering:
         eos_ids = frozenset(self.translator.target.eos_ids)
         return SteeringSchedule(self.settings.n_steps, self.settings.n_watch, eos_ids, self._pad_token_id)
 
-    def begin(self, input_ids: Tensor, asked: Sequence[ParsedPrompt], groups: Sequence[int]) -> GenerateCall:
-        """A new call, the anchor having read what each row asks.
+    def begin(self, input_ids: Tensor, prompts: Sequence[ParsedPrompt], groups: Sequence[int]) -> GenerateCall:
+        """Begin a call: the anchor reads each row's prompt.
 
         Args:
             input_ids: (rows, length) the rows so far.
-            asked: What each of them asks.
+            prompts: The prompt of each row.
             groups: By row, the number of its prompt.
 
         Raises:
             ValueError: A conversation does not fit the anchor.
-            RuntimeError: The anchor's weights are the target's, and another thread uses them.
+            RuntimeError: The anchor shares its weights with the target, and another thread uses them.
         """
         release = self._exclusive.claim() if self._exclusive is not None else None
         try:
-            starts = {id(one): start(self._anchor_tokenizer, self._anchor_tokens, one) for one in asked}
+            starts = {id(prompt): self._start(prompt) for prompt in prompts}  # rows of one prompt share the object
             engine = self._engine(self._anchor, self._scope())
-            follower = Follower(engine, self.translator, [starts[id(one)] for one in asked], self.settings.n_lookahead)
-            self._check_answers_at_once(follower)
+            follower = Follower(engine, self.translator, [starts[id(prompt)] for prompt in prompts], self.settings.n_lookahead)
+            self._check_no_reasoning(follower)
             return GenerateCall(self.schedule, input_ids, follower, groups, release)
         except BaseException:
             if release is not None:
                 release()
             raise
 
-    def _check_answers_at_once(self, follower: Follower) -> None:
-        """Raise ValueError where the anchor would reason first: what it says then is no answer to be mixed in."""
+    def _start(self, prompt: ParsedPrompt) -> Start:
+        """One prompt in the anchor's template, with the beginning of its answer."""
+        ids, leading_whitespace = encode_prompt(self._anchor_tokenizer, self._anchor_tokens, prompt.messages)
+        return Start(ids, leading_whitespace, prompt.leading_whitespace, prompt.prefill)
+
+    def _check_no_reasoning(self, follower: Follower) -> None:
+        """Raise ValueError if the anchor would reason before its answer: its reasoning must not be mixed into the target's."""
         for i in set(follower.cache.prompt_logp.argmax(-1).tolist()):
             opening = leading_reasoning_marker(bytes_with_special_tokens(self._anchor_tokenizer, self._anchor_tokens, [i]))
             if opening is not None:
                 raise ValueError(
                     f"`anchor` must answer at once, but begins with {opening!r}. Give `anchor_tokenizer` a chat template that "
-                    "writes the end of its reasoning before its answer, or take a model that does not reason."
+                    "writes the end of its reasoning before its answer, or use a model that does not reason."
                 )
 
-    def mix(self, follower: Follower, target_logp: Tensor, rows: Sequence[int]) -> tuple[Tensor, float]:
-        """The anchor mixed in.
+    def steer(self, call: GenerateCall, state: CallState, scores: Tensor) -> Tensor:
+        """Mix the anchor into the steered rows of a state.
 
         Args:
-            follower: The anchor, at the point where the target is.
+            call: The call, its follower at that state.
+            state: The rows, and which of them are steered.
+            scores: (rows, V) the target's scores.
+
+        Returns:
+            (rows, V) log-probabilities for the steered rows; the scores themselves for the others.
+        """
+        rows = state.steered_rows
+        if call.follower is None or not rows:
+            return scores
+        steers_all = len(rows) == len(scores)
+        target_logp = (scores if steers_all else scores[rows]).detach().float().log_softmax(-1)  # (N, V)
+        mixed, lost_mass = self.mix(call.follower, target_logp, rows)
+        state.target_logp = dict(zip(rows, target_logp, strict=True))
+        self.count(call, len(rows), lost_mass)
+        if steers_all:
+            return mixed.to(scores.dtype)
+        result = scores.clone()
+        result[rows] = mixed.to(scores.dtype)
+        return result
+
+    def mix(self, follower: Follower, target_logp: Tensor, rows: Sequence[int]) -> tuple[Tensor, float]:
+        """Mix the anchor's translated distribution into the target's.
+
+        Args:
+            follower: The anchor, which has read as far as the target.
             target_logp: (N, V) the target's log-probabilities.
-            rows: The N rows of the follower that they belong to.
+            rows: The N rows of the follower to which they belong.
 
         Returns:
             The mixed log-probabilities (N, V), and the anchor's mass that had no translation, summed over rows.
@@ -159,52 +177,22 @@ class AnchorSteering:
         rules = {"linear": linear, "log_linear": log_linear, "safe_decoding": safe_decoding, "contrastive": contrastive}
         return rules[self.settings.mixing](target_logp, anchor_prob, self.settings.alpha), float(translation.lost.sum())
 
-    def steer(self, call: GenerateCall, point: CallState, scores: Tensor) -> Tensor:
-        """Mix the anchor into the rows that are steered at a point.
-
-        Args:
-            call: The call that the rows belong to, its follower at that point.
-            point: Where they are.
-            scores: (rows, V) the target's.
-
-        Returns:
-            (rows, V) log-probabilities for the rows that are steered; the scores themselves for the others.
-        """
-        rows = point.rows
-        if call.follower is None or not rows:
-            return scores
-        every = len(rows) == len(scores)
-        target_logp = (scores if every else scores[rows]).detach().float().log_softmax(-1)  # (N, V)
-        mixed, lost = self.mix(call.follower, target_logp, rows)
-        point.own_logp = dict(zip(rows, target_logp, strict=True))
-        self.count(call, len(rows), lost)
-        if every:
-            return mixed.to(scores.dtype)
-        result = scores.clone()
-        result[rows] = mixed.to(scores.dtype)
-        return result
-
-    def anchor_logp(self, call: GenerateCall, point: CallState) -> Tensor:
-        """What the anchor alone would write next in the rows that were steered at a point, as log-probabilities (rows, V)."""
+    def anchor_logp(self, call: GenerateCall, state: CallState) -> Tensor:
+        """The translated log-probabilities (rows, V) of the anchor alone, for the rows that were steered at a state."""
         assert call.follower is not None
-        target_prob = torch.stack([point.own_logp[row] for row in point.rows]).exp()
+        rows = state.steered_rows
+        target_prob = torch.stack([state.target_logp[row] for row in rows]).exp()
         if self.settings.mixing == "paper":
-            return call.follower.translate_top(target_prob, point.rows, PAPER_TOP_TOKENS)[0].log()
-        return call.follower.translate(target_prob, point.rows).prob.log()
+            return call.follower.translate_top(target_prob, rows, PAPER_TOP_TOKENS)[0].log()
+        return call.follower.translate(target_prob, rows).prob.log()
 
-    def count(self, call: GenerateCall, n_steered: int = 0, lost: float = 0.0) -> None:
-        """Add to the ledger what a call has spent since it was last counted, and what was steered in it."""
-        n_forwards, n_tokens = call.spent()
-        self.add(anchor_forwards=n_forwards, anchor_tokens=n_tokens, steered_tokens=n_steered, lost_mass=lost)
-
-    def add(self, **spent: float) -> None:
-        """Add to the ledger, by the names of its fields."""
-        with self._lock:
-            for name, much in spent.items():
-                setattr(self.ledger, name, getattr(self.ledger, name) + much)
+    def count(self, call: GenerateCall, n_steered: int = 0, lost_mass: float = 0.0) -> None:
+        """Add a call's uncounted cost to the ledger, and how many tokens were steered."""
+        n_forwards, n_tokens = call.uncounted_cost()
+        self.ledger.add(anchor_forwards=n_forwards, anchor_tokens=n_tokens, steered_tokens=n_steered, lost_mass=lost_mass)
 
     def check_width(self, width: int) -> None:
-        """Raise ValueError where scores over a vocabulary so wide are not the target's."""
+        """Raise ValueError if scores over a vocabulary of this width cannot be the target's."""
         target = self.translator.target
         if width not in target.widths:
             raise ValueError(
@@ -213,36 +201,39 @@ class AnchorSteering:
             )
 
     def _scope(self) -> Scope:
-        """What the anchor's forwards run in; adapters are looked up for each call of `generate`, for more may be added."""
+        """The context for the anchor's forwards. Adapters are listed anew for each call, because more may have been added."""
         if self._adapted is None:
             return nullcontext
-        base_of(self._adapted)  # adapters may have been merged or taken out since
+        base_of(self._adapted)  # raises if the adapters were merged or removed in the meantime
         return partial(adapters_off, adapter_layers(self._adapted))
 
 
-def _named(given: object) -> str:
-    return repr(given) if given is None or isinstance(given, str) else f"a {type(given).__name__}"
+def _check_tokenizers(**tokenizers: PreTrainedTokenizerBase) -> None:
+    """Raise ValueError, by the argument's name, if a tokenizer has no `tokenizers` backend."""
+    for name, tokenizer in tokenizers.items():
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            raise ValueError(
+                f"`{name}` must have a `tokenizers` backend, whose chat template can be parsed, got "
+                f"{type(tokenizer).__name__}. Load the same files with AutoTokenizer, with tokenizer.json beside them."
+            )
 
 
-def _eos_ids(anchor: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None]) -> set[int]:
-    """Every id that ends the anchor's answers: by its tokenizer, its generation config and its template."""
-    configured = anchor.generation_config.eos_token_id if anchor.generation_config is not None else None
-    ids = set(configured if isinstance(configured, list) else [configured])
-    ids.add(tokenizer.eos_token_id)
-    if tokenizer.chat_template is not None:
-        learned = learn_format(tokenizer, tokens, tokenizer.chat_template)
-        ids |= learned.eos_ids if learned else set()
-    return {i for i in ids if i is not None}
+def _check_base(anchor: PreTrainedModel | str, model: torch.nn.Module | None) -> None:
+    """Raise ValueError unless the anchor is a model, or "base" together with the adapted target as `model`."""
+    is_base = isinstance(anchor, str)
+    if is_base != (model is not None) or (is_base and anchor != "base"):
+        raise ValueError(
+            f'`anchor` must be a model, or "base" with the adapted target as `model`, got {_described(anchor)} with '
+            f"{_described(model)}. Leave `model` out if the anchor is a separate model."
+        )
 
 
-def start(anchor_tokenizer: PreTrainedTokenizerBase, anchor_tokens: list[bytes | None], asked: ParsedPrompt) -> Start:
-    """How the anchor's reading of one prompt begins."""
-    ids, leading_whitespace = encode_prompt(anchor_tokenizer, anchor_tokens, asked.messages)
-    return Start(ids, leading_whitespace, asked.leading_whitespace, asked.prefill)
+def _described(argument: object) -> str:
+    return repr(argument) if argument is None or isinstance(argument, str) else f"a {type(argument).__name__}"
 
 
-def check_anchor(anchor: PreTrainedModel, anchor_tokenizer: PreTrainedTokenizerBase, tokens: Sequence[bytes | None]) -> None:
-    """Raise ValueError where a model cannot be followed, or does not belong to its tokenizer, whose `tokens` are given."""
+def _check_anchor(anchor: PreTrainedModel, anchor_tokenizer: PreTrainedTokenizerBase, tokens: Sequence[bytes | None]) -> None:
+    """Raise ValueError if the anchor is no decoder in evaluation mode, or does not fit its tokenizer with these `tokens`."""
     name = type(anchor).__name__
     if anchor.config.is_encoder_decoder:
         raise ValueError(f"`anchor` must be a decoder, got the encoder-decoder {name}. Use a causal language model.")
@@ -252,11 +243,22 @@ def check_anchor(anchor: PreTrainedModel, anchor_tokenizer: PreTrainedTokenizerB
     if n_rows not in logits_widths(tokens):
         raise ValueError(
             f"`anchor_tokenizer` must belong to the anchor: it has {n_tokens} tokens, but {name} has {n_rows} "
-            "embeddings. Load both from the same place."
+            "embeddings. Load both from the same checkpoint."
         )
     if anchor_tokenizer.chat_template is None:
         warnings.warn(
             "`anchor_tokenizer` has no chat template: the anchor reads the messages' plain text, one after the other. An "
-            "aligned model refuses best in the template it was trained with: set `anchor_tokenizer.chat_template`.",
+            "aligned model refuses best in the template it was trained with. Set `anchor_tokenizer.chat_template`.",
             stacklevel=3,
         )
+
+
+def _eos_ids(anchor: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None]) -> set[int]:
+    """The ids that end the anchor's answers, from its generation config, its tokenizer and its chat template."""
+    configured = anchor.generation_config.eos_token_id if anchor.generation_config is not None else None
+    ids = set(configured if isinstance(configured, list) else [configured])
+    ids.add(tokenizer.eos_token_id)
+    if tokenizer.chat_template is not None:
+        learned = learn_format(tokenizer, tokens, tokenizer.chat_template)
+        ids |= learned.eos_ids if learned else set()
+    return {i for i in ids if i is not None}

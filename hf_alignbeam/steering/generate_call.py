@@ -1,6 +1,6 @@
-"""One call of `generate` as a processor sees it: which rows go on from which, and which of them are steered.
+"""One call of `generate` as a logits processor sees it: which row continues which, and which rows are steered.
 
-Knows ids, rows and the rules by which steering ends. Knows no text, no anchor distribution and no mixing rule.
+Knows token ids, rows and the rules by which steering ends. Knows no text, no anchor distribution and no mixing rule.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hf_alignbeam.anchor.follower import N_BACK, Follower
 
-#: A token that the target alone would write less often than this is one that the anchor has won.
+#: The anchor has overruled the target where the target alone gives a written token a lower log-probability than this.
 OVERRULED = math.log(0.01)
 
 
@@ -22,10 +22,11 @@ class SteeringSchedule:
     """When a row is steered.
 
     Attributes:
-        n_steps: For how many tokens of its answer at most; None for all of them.
-        n_watch: After how many it is not, where the target alone finds each of them likely enough; None for never.
+        n_steps: The largest number of steered tokens in an answer; None for no limit.
+        n_watch: The number of tokens after which an answer is steered only if the anchor has overruled the target; None for
+            no such check.
         eos_ids: The ids that end an answer.
-        pad_token_id: What `generate` writes after it.
+        pad_token_id: The id that `generate` writes after the end.
     """
 
     n_steps: int | None
@@ -34,18 +35,18 @@ class SteeringSchedule:
     pad_token_id: int | None
 
     def steers(self, was_active: bool, overruled: bool, i: int, n_written: int) -> bool:
-        """Whether a row is steered after its token `i`: its answer has not ended, and the anchor has had to overrule.
+        """Whether a row is steered after its token `i`: its answer has not ended, and the anchor was needed.
 
-        A row whose answer goes on after an EOS (`generate` was given other ones) goes on being steered.
+        Where `generate` was given other EOS ids, an answer may continue after one of ours; steering then continues too.
         """
         if i in self.eos_ids or (self._is_watched(n_written) and not overruled):
             return False
         return was_active or i != self.pad_token_id
 
-    def are_over(self, n_written: int, overruled: list[bool]) -> bool:
+    def is_over(self, n_written: int, overruled: list[bool]) -> bool:
         """Whether no row will be steered any more."""
-        done = self.n_steps is not None and n_written >= self.n_steps
-        return done or (self._is_watched(n_written) and not any(overruled))
+        reached_limit = self.n_steps is not None and n_written >= self.n_steps
+        return reached_limit or (self._is_watched(n_written) and not any(overruled))
 
     def _is_watched(self, n_written: int) -> bool:
         return self.n_watch is not None and n_written >= self.n_watch
@@ -53,40 +54,40 @@ class SteeringSchedule:
 
 @dataclass
 class CallState:
-    """One point of a call's answers.
+    """The rows of a call after some number of answer tokens.
 
     Attributes:
-        input_ids: (rows, length) the ids up to it.
-        active: Which rows are steered there.
-        contested: Which rows hold a token that the target alone would hardly have written.
-        over: Whether steering has ended for good.
-        own_logp: By row that is steered there, the target's own log-probabilities (V,).
+        input_ids: (rows, length) prompts and answers so far.
+        active: By row, whether it is steered here.
+        overruled: By row, whether it contains a token that the target alone would hardly have written.
+        is_over: Whether steering has ended for all rows and for good.
+        target_logp: By steered row, the target's own log-probabilities (V,).
     """
 
     input_ids: Tensor
     active: list[bool]
     overruled: list[bool]
-    over: bool = False
-    own_logp: dict[int, Tensor] = field(default_factory=dict)
+    is_over: bool = False
+    target_logp: dict[int, Tensor] = field(default_factory=dict)
 
     @property
-    def rows(self) -> list[int]:
-        """The rows that are steered."""
-        return [] if self.over else [row for row, active in enumerate(self.active) if active]
+    def steered_rows(self) -> list[int]:
+        """The rows that are steered here."""
+        return [] if self.is_over else [row for row, active in enumerate(self.active) if active]
 
-    def holds_overruled(self, row: int, i: int) -> bool:
-        """Whether a row has a token that the target alone would hardly have written, its next one `i` included."""
-        own_logp = self.own_logp.get(row)
-        return self.overruled[row] or (own_logp is not None and i < len(own_logp) and float(own_logp[i]) < OVERRULED)
+    def is_overruled_after(self, row: int, i: int) -> bool:
+        """Whether a row contains a token that the target alone would hardly have written, once its next token is `i`."""
+        logp = self.target_logp.get(row)
+        return self.overruled[row] or (logp is not None and i < len(logp) and float(logp[i]) < OVERRULED)
 
     def select_rows(self, parents: list[int]) -> "CallState":
-        """The same with row i in place of row `parents[i]`."""
+        """The same state with `parents[i]` as row i."""
         return CallState(
             input_ids=self.input_ids[parents],
             active=[self.active[parent] for parent in parents],
             overruled=[self.overruled[parent] for parent in parents],
-            over=self.over,
-            own_logp={row: self.own_logp[parent] for row, parent in enumerate(parents) if parent in self.own_logp},
+            is_over=self.is_over,
+            target_logp={row: self.target_logp[parent] for row, parent in enumerate(parents) if parent in self.target_logp},
         )
 
 
@@ -94,11 +95,11 @@ class GenerateCall:
     """One call of `generate`.
 
     Args:
-        rules: When its rows are steered.
+        schedule: When its rows are steered.
         input_ids: (rows, length) its prompts.
-        follower: The anchor, which has read them.
-        groups: By row, the number of its prompt: beams swap among those of one prompt, whatever their ids.
-        on_end: What is to be done once, when the call ends.
+        follower: The anchor, which has read the prompts.
+        groups: By row, the number of its prompt: beams swap only within one prompt, even where prompts have equal ids.
+        on_end: A callback for the end of the call.
     """
 
     def __init__(
@@ -114,13 +115,13 @@ class GenerateCall:
         self._schedule = schedule
         self._prompt_length = input_ids.shape[-1]
         self._groups = torch.tensor(list(groups), device=input_ids.device)
-        #: Where its answers begin; below, their last points, by how many tokens were written.
-        self.first = CallState(input_ids.clone(), [True] * len(input_ids), [False] * len(input_ids))
-        self._points = {0: self.first}
+        #: The state before the first answer token.
+        self.initial = CallState(input_ids.clone(), [True] * len(input_ids), [False] * len(input_ids))
+        self._states = {0: self.initial}  # the latest states, by the number of answer tokens
         self._counted = (0, 0)
 
     def end(self) -> None:
-        """Let go of the anchor, and of what else the call held."""
+        """Free the anchor and run the callback."""
         self.follower = None
         on_end, self._on_end = self._on_end, None
         if on_end is not None:
@@ -128,87 +129,90 @@ class GenerateCall:
 
     @contextmanager
     def ended_by_errors(self) -> Iterator[None]:
-        """End the call where a block fails."""
+        """End the call if the block raises."""
         try:
             yield
         except BaseException:
             self.end()
             raise
 
-    def spent(self) -> tuple[int, int]:
-        """How many forwards of the anchor there were since the last time this was asked, and tokens fed in them."""
+    def uncounted_cost(self) -> tuple[int, int]:
+        """The anchor's forward passes, and the tokens fed in them, since this method was last called."""
         if self.follower is None:
             return 0, 0
         before, self._counted = self._counted, (self.follower.cache.n_forwards, self.follower.cache.n_tokens)
         return self._counted[0] - before[0], self._counted[1] - before[1]
 
-    def knows(self, input_ids: Tensor) -> bool:
-        """Whether these rows are what the call has seen last, with some tokens taken back and one other written."""
-        length, latest = input_ids.shape[-1], self._points[max(self._points)].input_ids
+    def is_rolled_back(self, input_ids: Tensor) -> bool:
+        """Whether these rows are the call's latest rows with some tokens taken back and one other token written."""
+        length, latest = input_ids.shape[-1], self._states[max(self._states)].input_ids
         if not self._prompt_length < length <= latest.shape[-1] or len(input_ids) != len(latest):
             return False
         return torch.equal(input_ids[:, : length - 1], latest[:, : length - 1])
 
-    def reach(self, input_ids: Tensor) -> CallState | None:
-        """The point that these rows are at, the anchor told of their new tokens; None where they begin another call.
+    def advance_to(self, input_ids: Tensor) -> CallState | None:
+        """Move the call to these rows, and feed their new tokens to the anchor.
 
-        Rows are found by what they hold: beams swap, and assisted generation takes tokens back.
+        Rows are recognized by their ids, because beams swap rows and assisted generation takes tokens back.
+
+        Returns:
+            The state of these rows; None where they belong to another call.
         """
         n_written = input_ids.shape[-1] - self._prompt_length
-        before, asked_again = self._points.get(n_written - 1), self._points.get(n_written)
+        before, same_step = self._states.get(n_written - 1), self._states.get(n_written)
         parents = self._parents(input_ids[:, :-1], before.input_ids) if before is not None else None
-        if before is not None and parents is not None and self._stands_at(before, n_written - 1):
-            return self._write(self._swapped(before, parents, n_written - 1), input_ids, n_written)
-        if asked_again is None or not torch.equal(input_ids, asked_again.input_ids):
+        if before is not None and parents is not None and self._move_follower(before, n_written - 1):
+            return self._write(self._select_rows(before, parents, n_written - 1), input_ids, n_written)
+        if same_step is None or not torch.equal(input_ids, same_step.input_ids):
             return None
-        return asked_again if self._stands_at(asked_again, n_written) else None
+        return same_step if self._move_follower(same_step, n_written) else None
 
     def write(self, input_ids: Tensor) -> CallState:
-        """The point that these rows are at, one token after the last one, where each goes on from the row of its number."""
+        """Move the call one token ahead, to rows that each continue the row of the same number; return their state."""
         n_written = input_ids.shape[-1] - self._prompt_length
-        return self._write(self._points[n_written - 1], input_ids, n_written)
+        return self._write(self._states[n_written - 1], input_ids, n_written)
 
     def select_rows(self, parents: list[int]) -> CallState:
-        """Make row i go on from row `parents[i]`; rows may be dropped and doubled."""
-        n_written = max(self._points)
+        """Make row i a copy of row `parents[i]`; rows may be dropped and repeated."""
+        n_written = max(self._states)
         self._groups = self._groups[parents]
-        return self._swapped(self._points[n_written], parents, n_written)
+        return self._select_rows(self._states[n_written], parents, n_written)
 
-    def _stands_at(self, point: CallState, n_written: int) -> bool:
-        """Whether the anchor stands at a point, or needs not; it is taken back there where it can be."""
-        if point.over or self.follower is None:
-            return point.over
+    def _move_follower(self, state: CallState, n_written: int) -> bool:
+        """Take the anchor back to a state if necessary; False where it cannot go back so far."""
+        if state.is_over or self.follower is None:
+            return state.is_over
         if self.follower.n_written != n_written:
             if not self.follower.can_go_back(n_written):
                 return False
             self.follower.go_back(n_written)
         return True
 
-    def _swapped(self, point: CallState, parents: list[int], n_written: int) -> CallState:
-        if parents == list(range(len(point.active))):
-            return point
-        if self.follower is not None and not point.over:
+    def _select_rows(self, state: CallState, parents: list[int], n_written: int) -> CallState:
+        if parents == list(range(len(state.active))):
+            return state
+        if self.follower is not None and not state.is_over:
             self.follower.select_rows(parents)
-        point = point.select_rows(parents)
-        self._points = {n_written: point}
-        return point
+        state = state.select_rows(parents)
+        self._states = {n_written: state}
+        return state
 
     def _write(self, before: CallState, input_ids: Tensor, n_written: int) -> CallState:
-        """Tell the anchor of one new token a row; a row that is not steered any more is followed no more."""
+        """Feed one new token of each row to the anchor, which stops following rows that are no longer steered."""
         new = input_ids[:, -1].tolist()
-        overruled = [before.holds_overruled(row, i) for row, i in enumerate(new)]
+        overruled = [before.is_overruled_after(row, i) for row, i in enumerate(new)]
         active = [self._schedule.steers(before.active[row], overruled[row], i, n_written) for row, i in enumerate(new)]
-        point = CallState(input_ids.clone(), active, overruled, before.over or self._schedule.are_over(n_written, overruled))
-        if self.follower is not None and not point.over:
-            self.follower.write([i if goes_on else None for i, goes_on in zip(new, active, strict=True)])
+        state = CallState(input_ids.clone(), active, overruled, before.is_over or self._schedule.is_over(n_written, overruled))
+        if self.follower is not None and not state.is_over:
+            self.follower.write([i if steered else None for i, steered in zip(new, active, strict=True)])
         n_kept = N_BACK if len(new) == 1 else 1
-        self._points = {n: known for n, known in self._points.items() if abs(n - n_written) <= n_kept} | {n_written: point}
-        if all(known.over for known in self._points.values()):
+        self._states = {n: known for n, known in self._states.items() if abs(n - n_written) <= n_kept} | {n_written: state}
+        if all(known.is_over for known in self._states.values()):
             self.follower = None
-        return point
+        return state
 
     def _parents(self, before: Tensor, known: Tensor) -> list[int] | None:
-        """For each row (rows, length) the number of the known row of its prompt that is equal to it; None where one has none."""
+        """For each row of `before`, the number of an equal row of `known` with the same prompt; None where a row has none."""
         if torch.equal(before, known):
             return list(range(len(known)))
         if before.shape != known.shape:

@@ -1,7 +1,9 @@
-"""Which loop of `generate` is asking, and the call that each loop of a thread is in.
+"""Which loop of `generate` is calling a processor, and the call that belongs to each loop.
 
-Ids alone cannot tell a step of an answer from a new call whose prompt holds that answer: the list of processors can. Each
-`generate` makes a list of its own, and drops it when it ends (transformers 5.23).
+Token ids alone cannot distinguish the next step of an answer from a new call whose prompt contains that answer. The list of
+processors can: every `generate` builds a list of its own and drops it at the end (transformers 5.23).
+
+Knows stack frames, threads and lists of processors. Knows nothing of what a call contains.
 """
 
 import sys
@@ -15,12 +17,12 @@ from transformers import LogitsProcessorList
 
 from hf_alignbeam.steering.generate_call import GenerateCall
 
-#: How many callers up the list is looked for: a processor may be wrapped in others.
+#: How many callers are searched for the list, because other processors may wrap ours.
 N_CALLERS = 6
 
 
 def calling_processor_list() -> LogitsProcessorList | None:
-    """The list of processors whose turn it is; None where somebody calls a processor by hand."""
+    """The list that is calling the current processor; None where user code calls the processor directly."""
     frame = sys._getframe(2)
     for _ in range(N_CALLERS):
         owner = frame.f_locals.get("self")
@@ -33,7 +35,7 @@ def calling_processor_list() -> LogitsProcessorList | None:
 
 
 class CallRegistry(threading.local):
-    """Each thread's calls, by the loop that they belong to; what is called by hand is a loop of its own."""
+    """The current thread's calls, one for each loop; direct calls of a processor (`loop` is None) form a loop of their own."""
 
     def __init__(self) -> None:
         self._calls: dict[int, GenerateCall] = {}
@@ -41,23 +43,23 @@ class CallRegistry(threading.local):
 
     @property
     def last(self) -> GenerateCall | None:
-        """The call that was put here last, while it is under way."""
+        """The call that was put here last, as long as it exists."""
         return self._last() if self._last is not None else None
 
     def take(self, loop: LogitsProcessorList | None) -> GenerateCall | None:
-        """The call of a loop, which is gone from here until it is put back: an error must leave nothing to go on from."""
+        """Remove and return the call of a loop. It stays out until `put`, so that no step continues a call that failed."""
         return self._calls.pop(_key(loop), None)
 
     def put(self, loop: LogitsProcessorList | None, call: GenerateCall) -> None:
-        """Keep a loop's call."""
+        """Store the call of a loop."""
         self._calls[_key(loop)] = call
         self._last = weakref.ref(call)
 
-    def when_over(self, loop: LogitsProcessorList, *then: Callable[[], Any]) -> None:
-        """Forget a loop's call, and do something more, when the loop ends."""
-        forget: Callable[[], Any] = partial(self._calls.pop, _key(loop), None)
-        for what in (forget, *then):
-            weakref.finalize(loop, what).atexit = False
+    def on_loop_end(self, loop: LogitsProcessorList, *callbacks: Callable[[], Any]) -> None:
+        """When a loop ends, remove its call and run the callbacks."""
+        remove: Callable[[], Any] = partial(self._calls.pop, _key(loop), None)
+        for callback in (remove, *callbacks):
+            weakref.finalize(loop, callback).atexit = False
 
 
 def _key(loop: LogitsProcessorList | None) -> int:

@@ -1,7 +1,7 @@
-"""Rules that combine the target's next-token distribution with the anchor's translated one; pure tensor functions.
+"""Rules that mix the target's next-token distribution with the anchor's translated one, as pure tensor functions.
 
-Each returns log-probabilities. What the target forbids (a log-probability of minus infinity) stays forbidden, and a row in
-which nothing else is left keeps the target's own distribution.
+Each rule returns log-probabilities. Tokens that the target forbids (log-probability minus infinity) stay forbidden, and a row
+in which a rule leaves no token keeps the target's own distribution. Knows no model and no vocabulary.
 """
 
 import math
@@ -12,24 +12,24 @@ from torch import Tensor
 
 MixingRule = Literal["linear", "log_linear", "paper", "safe_decoding", "contrastive"]
 
-#: How many of the anchor's likeliest tokens the paper's rule looks at (arXiv 2606.12342, B).
+#: The number of the anchor's most likely tokens that the paper's rule uses (arXiv 2606.12342, B).
 PAPER_TOP_TOKENS = 50
-#: SafeDecoding's sample space: so many tokens at least that are among the likeliest of both (ACL 2024, c).
+#: The least size of SafeDecoding's sample space, the tokens among the most likely of both models (ACL 2024, c).
 N_COMMON = 5
-#: What SafeDecoding leaves a token whose probability would fall to nothing.
+#: The probability that SafeDecoding gives a token of its sample space whose mixed probability is not positive.
 LEAST_PROB = 1e-8
-#: Contrastive decoding leaves out what the anchor finds less likely than this share of its likeliest (arXiv 2210.15097, alpha).
+#: Contrastive decoding drops tokens below this share of the anchor's highest probability (arXiv 2210.15097, alpha).
 PLAUSIBLE = 0.1
 
 
 def check_mixing(mixing: str, alpha: float) -> None:
-    """Raise ValueError where there is no such rule, or `alpha` is outside its range."""
+    """Raise ValueError if there is no such rule, or if `alpha` is outside the rule's range."""
     if mixing not in get_args(MixingRule):
         raise ValueError(f"`mixing` must be one of {', '.join(get_args(MixingRule))}, got {mixing!r}.")
     if mixing == "safe_decoding":
-        low, high, hint = 0.0, math.inf, "0 is the target alone, 3 what was published."
+        low, high, hint = 0.0, math.inf, "0 is the target alone, 3 the published value."
     elif mixing == "contrastive":
-        low, high, hint = 1.0, math.inf, "1 is the anchor alone, 1.5 what was published."
+        low, high, hint = 1.0, math.inf, "1 is the anchor alone, 1.5 the published value."
     else:
         low, high, hint = 0.0, 1.0, "0 is the target alone, 1 the anchor alone."
     if not (low <= alpha <= high and math.isfinite(alpha)):
@@ -53,22 +53,22 @@ def linear(target_logp: Tensor, anchor_prob: Tensor, alpha: float) -> Tensor:
 
 
 def log_linear(target_logp: Tensor, anchor_prob: Tensor, alpha: float) -> Tensor:
-    """`P^(1 - alpha) Q^alpha`, normalised: what both find likely. Arguments and result as for `linear`."""
+    """`P^(1 - alpha) Q^alpha`, normalized: tokens that both find likely. Arguments and result as for `linear`."""
     if alpha == 0.0:
         return target_logp.log_softmax(-1)
-    own = (1.0 - alpha) * target_logp if alpha < 1.0 else torch.zeros_like(target_logp)
-    return _allowed(own + alpha * anchor_prob.log(), target_logp)
+    target_share = (1.0 - alpha) * target_logp if alpha < 1.0 else torch.zeros_like(target_logp)
+    return _allowed(target_share + alpha * anchor_prob.log(), target_logp)
 
 
 def paper(target_logp: Tensor, anchor_prob: Tensor, alpha: float, n_sources: Tensor) -> Tensor:
-    """AlignBeam's logit bridge as printed (arXiv 2606.12342): `n_sources * (1 - alpha) P + alpha Q` where Q reaches, 0 elsewhere.
+    """AlignBeam's logit bridge as published (arXiv 2606.12342): `n_sources * (1 - alpha) P + alpha Q`, 0 where `n_sources` is 0.
 
     Args:
         target_logp: (N, V) the target's log-probabilities.
-        anchor_prob: (N, V) the translated distribution of the anchor's `PAPER_TOP_TOKENS` likeliest tokens.
+        anchor_prob: (N, V) the translated distribution of the anchor's `PAPER_TOP_TOKENS` most likely tokens.
         alpha: The anchor's share, in [0, 1].
-        n_sources: (N, V) how many of those tokens led to each target token; the paper adds the target's own
-            probability once for each.
+        n_sources: (N, V) how many of those tokens translate to each target token; the paper adds the target's own
+            probability once for each of them.
 
     Returns:
         (N, V) log-probabilities.
@@ -78,13 +78,13 @@ def paper(target_logp: Tensor, anchor_prob: Tensor, alpha: float, n_sources: Ten
 
 
 def safe_decoding(target_logp: Tensor, anchor_prob: Tensor, alpha: float) -> Tensor:
-    """SafeDecoding (arXiv 2402.08983): `P + alpha (Q - P)` on the tokens that both find likely, nothing elsewhere.
+    """SafeDecoding (arXiv 2402.08983): `P + alpha (Q - P)` on the tokens that both find likely, 0 elsewhere.
 
-    These are the tokens among the k likeliest of both, for the least k that leaves `N_COMMON` of them.
+    These are the tokens among the k most likely of both models, for the smallest k that gives `N_COMMON` tokens.
 
     Args:
         target_logp, anchor_prob: As for `linear`.
-        alpha: How far the anchor's difference to the target is gone, at least 0; above 1, beyond the anchor.
+        alpha: The weight of the difference between anchor and target, at least 0; above 1 it extrapolates beyond the anchor.
 
     Returns:
         (N, V) log-probabilities.
@@ -99,30 +99,30 @@ def safe_decoding(target_logp: Tensor, anchor_prob: Tensor, alpha: float) -> Ten
 def contrastive(target_logp: Tensor, anchor_prob: Tensor, alpha: float) -> Tensor:
     """Contrastive decoding (arXiv 2210.15097, 2309.09117), the anchor as expert and the target as amateur.
 
-    `Q^alpha P^(1 - alpha)` on the tokens that the anchor finds plausible: the 1 + beta of the second paper is `alpha`.
+    `Q^alpha P^(1 - alpha)` on the tokens that the anchor finds plausible. The second paper's 1 + beta is `alpha`.
 
     Args:
         target_logp, anchor_prob: As for `linear`.
-        alpha: At least 1, which is the anchor alone; above, what the target finds likely is held against a token.
+        alpha: At least 1, which is the anchor alone; above 1, a token loses weight if the target finds it likely.
 
     Returns:
         (N, V) log-probabilities.
     """
-    own = (1.0 - alpha) * target_logp if alpha > 1.0 else torch.zeros_like(target_logp)
+    target_share = (1.0 - alpha) * target_logp if alpha > 1.0 else torch.zeros_like(target_logp)
     allowed_prob = anchor_prob.masked_fill(target_logp == -torch.inf, 0.0)
     implausible = allowed_prob < PLAUSIBLE * allowed_prob.amax(-1, keepdim=True)
-    return _allowed((own + alpha * anchor_prob.log()).masked_fill(implausible, -torch.inf), target_logp)
+    return _allowed((target_share + alpha * anchor_prob.log()).masked_fill(implausible, -torch.inf), target_logp)
 
 
 def _ranks(prob: Tensor) -> Tensor:
-    """The place of each token (N, V) among its row's, the likeliest first; equal ones in the order of their ids."""
+    """The rank of each token (N, V) in its row, the most likely first; equally likely tokens in the order of their ids."""
     order = prob.argsort(dim=-1, descending=True, stable=True)
-    places = torch.arange(prob.shape[-1], device=prob.device).expand_as(order)
-    return torch.empty_like(order).scatter_(-1, order, places)
+    ranks = torch.arange(prob.shape[-1], device=prob.device).expand_as(order)
+    return torch.empty_like(order).scatter_(-1, order, ranks)
 
 
 def _allowed(logp: Tensor, target_logp: Tensor) -> Tensor:
-    """Normalise over what the target allows; a row with nothing left stays as the target has it."""
+    """Normalize over the tokens that the target allows; a row with none of them left gets the target's distribution."""
     logp = logp.masked_fill(target_logp == -torch.inf, -torch.inf)
     empty = logp.amax(-1, keepdim=True) == -torch.inf  # (N, 1)
     return (torch.where(empty, target_logp, logp) if empty.any() else logp).log_softmax(-1)

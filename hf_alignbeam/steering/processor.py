@@ -1,7 +1,7 @@
 """AnchorLogitsProcessor: the logits processor that steers the first tokens of an answer towards a safe anchor.
 
-Knows the contract of transformers' processors: ids and scores in, scores out. How an anchor steers is `steering.py`'s business,
-which rows go on from which `calls.py`'s.
+Knows the contract of transformers' processors: ids and scores in, scores out. Does not know how an anchor is mixed in
+(`anchor_steering`) or which row continues which (`generate_call`).
 """
 
 import copy
@@ -22,7 +22,7 @@ from hf_alignbeam.steering.mixing import MixingRule
 from hf_alignbeam.steering.settings import SteeringSettings
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
 
-#: Of so many first tokens of an answer it is looked whether they open reasoning, byte by byte if need be.
+#: The number of first tokens of an answer that are checked for the beginning of reasoning, which may be written byte by byte.
 N_OPENING = 24
 
 
@@ -30,30 +30,29 @@ class AnchorLogitsProcessor(LogitsProcessor):
     """Mixes a safe anchor's next-token distribution into the target's scores for the first tokens of an answer.
 
     Works in `model.generate(..., logits_processor=[processor])`: greedy search, sampling, beams, several sequences a prompt,
-    prompt lookup, left-padded batches, `inputs_embeds`. One object serves any number of calls, from several threads too.
+    prompt lookup, left-padded batches, `inputs_embeds`. One object serves any number of calls, also from several threads.
 
     Args:
         anchor: The safe model, a decoder of any family; or `"base"`, the model under the adapters of `model`.
-        anchor_tokenizer: Its tokenizer, with the chat template it was aligned in.
+        anchor_tokenizer: The anchor's tokenizer, with the chat template that the anchor was aligned in.
         tokenizer: The target's tokenizer.
-        alpha: The anchor's share, in [0, 1]; 0 leaves the target alone. The last two rules of `mixing` have ranges of their own.
-        n_steps: How many tokens of each answer are steered; None for all of them.
-        n_watch: After so many, steering ends where the anchor has not overruled the target: where the target alone finds
-            each token written so far likely enough (`OVERRULED`). None steers every answer for `n_steps`.
-        conversations: What the prompts of each call say, one conversation a prompt: a list of
-            `{"role", "content"}` messages or a plain string; one that ends in an assistant's message is an answer
-            already begun. By default they are recovered from the prompt's ids through the target's chat template.
-            `with_conversations` gives the same guard for other ones.
-        mixing: `"log_linear"`, `"linear"` (over the union of both supports), `"paper"` (arXiv 2606.12342, which goes with
+        alpha: The anchor's share, in [0, 1]; 0 leaves the target unchanged. The last two rules of `mixing` have other ranges.
+        n_steps: How many tokens of each answer are steered at most; None for all of them.
+        n_watch: After this many tokens, steering ends for an answer in which the anchor has not overruled the target, that is
+            where the target alone finds each token likely enough (`OVERRULED`). None steers every answer for `n_steps`.
+        conversations: The conversations of each call, one a prompt: a list of `{"role", "content"}` messages or a plain
+            string. Where the last message is the assistant's, the answer continues it. By default, conversations are
+            recovered from the prompt's ids by the target's chat template. `with_conversations` replaces them.
+        mixing: `"log_linear"`, `"linear"` (over the union of both supports), `"paper"` (arXiv 2606.12342, to be used with
             `translation="drop"`), `"safe_decoding"` (arXiv 2402.08983; alpha at least 0) or `"contrastive"` (arXiv 2309.09117;
-            alpha at least 1). `PROCESSOR` holds the last three as published.
-        translation: The rule of `VocabularyTranslator`; or the `translator` of another processor for the same models, which
-            saves building it (a second or two for large vocabularies).
-        n_lookahead: How many extra forwards of the anchor a step may spend where the anchor's tokens are finer than the
-            target's, so that its next token leaves the target's open.
-        template: For a target without a chat template: a Jinja template, or a callable from the prompt's text to the
+            alpha at least 1). `PROCESSOR` holds the published settings of the last three.
+        translation: The rule of `VocabularyTranslator`; or the `translator` of another processor for the same models, to save
+            building one (a second or two for large vocabularies).
+        n_lookahead: How many extra forwards of the anchor a step may cost where the anchor's tokens are shorter than the
+            target's, so that the anchor's next token does not decide the target's.
+        template: For a target without a chat template: a Jinja template, or a callable that turns the prompt's text into the
             conversation.
-        model: For `anchor="base"` the target: a `PeftModel`, the model inside it, or a model with adapters of its own.
+        model: The target, only for `anchor="base"`: a `PeftModel`, the model inside it, or a model with adapters of its own.
             Adapters are off during the anchor's forwards, so only one thread at a time may run such a model.
 
     Raises:
@@ -84,11 +83,11 @@ class AnchorLogitsProcessor(LogitsProcessor):
         settings = SteeringSettings(alpha, n_steps, n_watch, mixing, translation, n_lookahead, template)
         self._steering = AnchorSteering(anchor, anchor_tokenizer, tokenizer, settings, model)
         self._conversations = as_message_lists_or_none(conversations)
-        self._loops = CallRegistry()
+        self._calls = CallRegistry()
 
     @property
     def steering(self) -> AnchorSteering:
-        """The anchor made ready, with its settings."""
+        """The anchor, ready to steer, and its settings."""
         return self._steering
 
     @property
@@ -98,29 +97,29 @@ class AnchorLogitsProcessor(LogitsProcessor):
 
     @property
     def translator(self) -> VocabularyTranslator:
-        """What expresses the anchor in the target's vocabulary; other processors for the same models may share it."""
+        """The translator from the anchor's vocabulary to the target's; other processors for the same models may share it."""
         return self._steering.translator
 
     @property
     def follower(self) -> Follower | None:
-        """The anchor's side of this thread's last call, while that is under way and it may be needed: to look at only."""
-        call = self._loops.last
+        """The anchor's state in this thread's last call, for inspection only; None once the call needs no anchor any more."""
+        call = self._calls.last
         return call.follower if call is not None else None
 
     @property
     def conversations(self) -> list[list[Message]] | None:
-        """What the prompts say; None where it is recovered from their ids."""
+        """The conversations of the prompts; None where they are recovered from the ids."""
         return self._conversations
 
     def with_conversations(self, conversations: Sequence[Conversation] | None) -> "AnchorLogitsProcessor":
-        """The same guard for prompts that say something else: it shares models, translator and ledger with this one."""
+        """The same processor for other conversations: it shares models, translator and ledger with this one."""
         other = copy.copy(self)
         other._conversations = as_message_lists_or_none(conversations)
-        other._loops = CallRegistry()
+        other._calls = CallRegistry()
         return other
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Mix the anchor in.
+        """Mix the anchor into the scores.
 
         Args:
             input_ids: `torch.LongTensor` of shape `(rows, length)`: prompts, left padding included, and answers so far.
@@ -130,35 +129,43 @@ class AnchorLogitsProcessor(LogitsProcessor):
             Log-probabilities of the same shape; the scores themselves where nothing is steered.
 
         Raises:
-            ValueError: A prompt does not fit, or an answer begins with reasoning.
+            ValueError: A prompt or the scores do not fit, or an answer begins with reasoning.
         """
         self._check(input_ids, scores)
         if self._steering.settings.is_off:
             return scores
         loop = calling_processor_list()
-        call, point = self._find(loop, input_ids)
-        n_written = input_ids.shape[-1] - call.first.input_ids.shape[-1]
+        call, state = self._find(loop, input_ids)
+        n_written = input_ids.shape[-1] - call.initial.input_ids.shape[-1]
         if 0 < n_written <= N_OPENING:
             with call.ended_by_errors():
-                self._steering.prompts.check_no_reasoning(input_ids[:, -n_written:].tolist())
-        if call.follower is not None and point.rows:
+                self._steering.prompt_reader.check_no_reasoning(input_ids[:, -n_written:].tolist())
+        if call.follower is not None and state.steered_rows:
             with call.ended_by_errors():
-                scores = self._steering.steer(call, point, scores)
+                scores = self._steering.steer(call, state, scores)
         self._steering.count(call)
-        self._loops.put(loop, call)
-        if loop is None and point.over:
-            call.end()  # nobody will say when a call by hand ends
+        self._calls.put(loop, call)
+        if loop is None and state.is_over:
+            call.end()  # without a loop, there is no other sign that the call has ended
         return scores
 
+    def _check(self, input_ids: Tensor, scores: Tensor) -> None:
+        if input_ids.dim() != 2:
+            raise ValueError(
+                f"`input_ids` must have shape (rows, length), got {tuple(input_ids.shape)}. Continuous batching hands "
+                "processors one id a request and cannot be steered: use `generate` without it."
+            )
+        self._steering.check_width(scores.shape[-1])
+
     def _find(self, loop: LogitsProcessorList | None, input_ids: Tensor) -> tuple[GenerateCall, CallState]:
-        """The call that these rows belong to, a new one if need be, and the point of it that they are at."""
-        known = self._loops.take(loop)
+        """The call that these rows belong to, which may be a new one, and the state of the rows."""
+        known = self._calls.take(loop)
         if known is not None:
             with known.ended_by_errors():
-                point = known.reach(input_ids)
-            if point is not None:
-                return known, point
-            if loop is not None and known.knows(input_ids):
+                state = known.advance_to(input_ids)
+            if state is not None:
+                return known, state
+            if loop is not None and known.is_rolled_back(input_ids):
                 raise ValueError(
                     f"Assisted generation must take back at most {N_BACK} tokens of an answer at once, and took back more. Use a "
                     "smaller `prompt_lookup_num_tokens` or `num_assistant_tokens`."
@@ -166,18 +173,10 @@ class AnchorLogitsProcessor(LogitsProcessor):
             known.end()
         call = self._begin(input_ids)
         if loop is not None:
-            self._loops.when_over(loop, call.end)
-        return call, call.first
-
-    def _check(self, input_ids: Tensor, scores: Tensor) -> None:
-        if input_ids.dim() != 2:
-            raise ValueError(
-                f"`input_ids` must have shape (rows, length), got {tuple(input_ids.shape)}. Continuous batching hands "
-                "processors one id a request; it cannot be steered: use `generate` without it."
-            )
-        self._steering.check_width(scores.shape[-1])
+            self._calls.on_loop_end(loop, call.end)
+        return call, call.initial
 
     def _begin(self, input_ids: Tensor) -> GenerateCall:
-        """A new call: every row's conversation rendered for the anchor and read by it."""
-        asked, groups = self._steering.prompts.read(input_ids, self._conversations)
-        return self._steering.begin(input_ids, asked, groups)
+        """A new call, in which the anchor reads the conversation of each row."""
+        prompts, groups = self._steering.prompt_reader.read(input_ids, self._conversations)
+        return self._steering.begin(input_ids, prompts, groups)

@@ -1,6 +1,6 @@
-"""SteeringSettings: how an anchor is mixed in, the same for the processor and for the strategy.
+"""SteeringSettings: how an anchor is mixed in, for the logits processor and the decoding strategy alike.
 
-Knows values, defaults and ranges. Knows no model.
+Knows values, their defaults and their ranges. Knows no model.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from hf_alignbeam.translation.translator import TranslationRule, VocabularyTrans
 
 @dataclass(frozen=True)
 class SteeringSettings:
-    """How an anchor is mixed in. `AnchorLogitsProcessor` explains each field; the defaults are written here alone.
+    """How an anchor is mixed in. `AnchorLogitsProcessor` documents the fields; their defaults are defined only here.
 
     Raises:
         ValueError: A value is out of its range.
@@ -31,11 +31,11 @@ class SteeringSettings:
         check_mixing(self.mixing, self.alpha)
         for name, number in (("n_steps", self.n_steps), ("n_lookahead", self.n_lookahead)):
             if number is not None and number < 0:
-                raise ValueError(f"`{name}` must be at least 0, got {number}. Use 0 to leave it out.")
+                raise ValueError(f"`{name}` must be at least 0, got {number}. Use 0 to switch it off.")
         if self.n_watch is not None and self.n_watch < 1:
             raise ValueError(f"`n_watch` must be at least 1, got {self.n_watch}. Use None to steer every answer for `n_steps`.")
 
     @property
     def is_off(self) -> bool:
-        """Whether the target is left alone."""
+        """Whether these settings leave the target's scores unchanged."""
         return self.alpha == 0.0 or self.n_steps == 0

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers.divergences import by_hand
-from helpers.strategies import asked, failing, generated
+from helpers.strategies import chats_of, failing, generated
 from rich.console import Console
 from transformers import TextIteratorStreamer
 
@@ -43,7 +43,7 @@ def printed(explanation):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_watched_processor_writes_the_same(way, specialist, guard):
-    for messages in (*asked("harmful", 2), *asked("domain", 2)):
+    for messages in (*chats_of("harmful", 2), *chats_of("domain", 2)):
         plain, n_prompt = generated(specialist, [messages], logits_processor=[guard], **WAYS[way])
         explanation = explained(specialist, guard, messages, **WAYS[way])
         assert [token.id for token in explanation.tokens] == plain[0, n_prompt:].tolist()
@@ -52,7 +52,7 @@ def test_a_watched_processor_writes_the_same(way, specialist, guard):
 
 def test_a_processor_moves_every_token_as_far_as_its_scores_say(specialist, guard):
     wanted = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
-    for messages in (*asked("harmful", 2), *asked("domain", 2)):
+    for messages in (*chats_of("harmful", 2), *chats_of("domain", 2)):
         output, _ = generated(specialist, [messages], logits_processor=[guard], **wanted)
         for token, scores, logits in zip(
             explained(specialist, guard, messages).tokens, output.scores, output.logits, strict=True
@@ -64,7 +64,7 @@ def test_a_processor_moves_every_token_as_far_as_its_scores_say(specialist, guar
 
 
 def test_a_watched_guard_streams_what_it_writes(specialist, guard, strategy, judge_lm):
-    (messages,) = asked("late", 1)
+    (messages,) = chats_of("late", 1)
     for each in (guard, strategy(judge_lm)):
         streamer = TextIteratorStreamer(specialist[1], skip_prompt=True, timeout=5)
         explanation = explained(specialist, each, messages, streamer=streamer)
@@ -73,15 +73,15 @@ def test_a_watched_guard_streams_what_it_writes(specialist, guard, strategy, jud
 
 def test_an_anchor_that_is_the_target_moves_nothing(specialist):
     twin = AnchorLogitsProcessor(*specialist, specialist[1], n_watch=None, n_steps=8)
-    explanation = explained(specialist, twin, asked("harmful", 1)[0])
+    explanation = explained(specialist, twin, chats_of("harmful", 1)[0])
     assert [token.kl for token in explanation.tokens[:8]] == pytest.approx([0.0] * 8, abs=1e-4)
     assert all(token.kl is None for token in explanation.tokens[8:])
     off = AnchorLogitsProcessor(*specialist, specialist[1], alpha=0.0)
-    assert all(token.kl is None for token in explained(specialist, off, asked("harmful", 1)[0]).tokens)
+    assert all(token.kl is None for token in explained(specialist, off, chats_of("harmful", 1)[0]).tokens)
 
 
 def test_an_explanation_tells_what_became_of_an_answer(specialist, strategy, oracle):
-    explanation = explained(specialist, strategy(oracle, judge_after=4, judge_every=6), asked("late", 1)[0], max_new_tokens=80)
+    explanation = explained(specialist, strategy(oracle, judge_after=4, judge_every=6), chats_of("late", 1)[0], max_new_tokens=80)
     (sent_back,) = explanation.sent_back
     (chosen,) = (each for each in sent_back.candidates if each.chosen)
     assert sent_back.after > 0
@@ -100,21 +100,21 @@ def test_an_explanation_tells_what_became_of_an_answer(specialist, strategy, ora
 
 
 def test_an_answer_that_passes_is_the_targets_own(specialist, strategy, judge_lm):
-    explanation = explained(specialist, strategy(judge_lm), asked("domain", 1)[0])
+    explanation = explained(specialist, strategy(judge_lm), chats_of("domain", 1)[0])
     assert not explanation.sent_back
     assert "token for token" in headlines(explanation)[0]
     assert "None of its" in headlines(explanation)[1]
 
 
 def test_the_refusal_is_told(specialist, strategy):
-    explanation = explained(specialist, strategy(failing, judge_after=5), asked("harmful", 1)[0])
+    explanation = explained(specialist, strategy(failing, judge_after=5), chats_of("harmful", 1)[0])
     assert (explanation.chosen, explanation.n_drawn) == (-1, 0)
     assert headlines(explanation)[0] == "Sent back once. From the start on no candidate passed, and the refusal text stands."
     assert "".join(token.text for token in explanation.tokens).startswith(" I cannot help with that.")
 
 
 def test_a_begun_answer_is_told_apart(specialist, strategy, judge_lm):
-    messages = asked("prefill", 1)[0]
+    messages = chats_of("prefill", 1)[0]
     explanation = explained(specialist, strategy(judge_lm), messages)
     assert explanation.prefill == messages[-1]["content"]
     assert explanation.prompt == messages[-2]["content"]
@@ -126,7 +126,7 @@ def test_a_begun_answer_is_told_apart(specialist, strategy, judge_lm):
 )
 def test_what_cannot_be_seen_is_written_out(text, readable, specialist, strategy):
     """Byte fragments, and what would move a terminal's cursor or turn its text around."""
-    explanation = explained(specialist, strategy(failing, judge_after=2, refusal=f"a{text}b"), asked("harmful", 1)[0])
+    explanation = explained(specialist, strategy(failing, judge_after=2, refusal=f"a{text}b"), chats_of("harmful", 1)[0])
     shown = [token.text for token in explanation.tokens]
     assert "".join(shown).replace(" ", "") == f"a{''.join(readable)}b</s>"
     assert set(readable) <= set(shown)

@@ -5,7 +5,7 @@ import torch
 from transformers import DynamicCache
 
 from hf_alignbeam.benchmarks.tiny_families import build
-from hf_alignbeam.decoding.target_rows import Target
+from hf_alignbeam.decoding.target_rows import TargetRows
 
 #: One of each kind of cache: keys and values of every token, of a window, and states that cannot be cut.
 KINDS = ("Llama", "Gemma 2", "Mamba 2", "Jamba", "LFM2", "Qwen3.5")
@@ -16,7 +16,7 @@ def started(model, tokenizer, ids, mask, embeds=False):
     taken = {}
 
     def note(model, input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs):
-        taken["target"] = Target(model, input_ids, generation_config, model_kwargs)
+        taken["target"] = TargetRows(model, input_ids, generation_config, model_kwargs)
         return input_ids
 
     prompt = {"inputs_embeds": model.get_input_embeddings()(ids)} if embeds else {"input_ids": ids}
@@ -117,6 +117,7 @@ def test_what_can_be_cut_is_read_once(prompts, byte_tokenizer, tiny_qwen):
     try:
         target = started(tiny_qwen, byte_tokenizer, *prompts)
         target.next_logits()
+        assert (target.cost.n_forwards, target.cost.n_tokens) == (1, 24)
         branched = target.branch([0, 1], n_back=0)
         branched.select_rows([0, 0, 0, 1, 1, 1])
         branched.write(torch.arange(40, 46))
@@ -124,5 +125,6 @@ def test_what_can_be_cut_is_read_once(prompts, byte_tokenizer, tiny_qwen):
     finally:
         hook.remove()
     assert fed == [(2, 12), (6, 1)]
-    assert (target.n_tokens, branched.n_tokens) == (24, 6)
+    assert branched.cost is target.cost
+    assert (target.cost.n_forwards, target.cost.n_tokens) == (2, 30)
     assert type(branched.cache) is DynamicCache

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from helpers.entries import BLOCKED, Tracked, said_by
-from helpers.strategies import asked, generated, texts
+from helpers.strategies import chats_of, generated, texts
 from packaging.version import Version
 from transformers import (
     AutoConfig,
@@ -67,7 +67,7 @@ def strategy(anchor, specialist):
 
 @pytest.fixture(scope="module")
 def mixed():
-    return [conversation for kind in ("general", "harmful", "late", "prefill") for conversation in asked(kind, 2)]
+    return [conversation for kind in ("general", "harmful", "late", "prefill") for conversation in chats_of(kind, 2)]
 
 
 WAYS = {"greedy": {"do_sample": False}, "seeded": {"do_sample": True, "temperature": 1.2}}
@@ -95,7 +95,7 @@ def test_every_door_gives_the_same_tokens(way, specialist, strategy, folder, pro
 
 
 def test_positional_ids_work_at_every_door(specialist, strategy, folder, protected):
-    ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
+    ids = encode(chats_of("harmful", 1), specialist[1])["input_ids"]
     expected = specialist[0].generate(ids, custom_generate=strategy, max_new_tokens=30)
     named = {**NAMED, **TRUSTED, "tokenizer": specialist[1]}
     assert torch.equal(specialist[0].generate(ids, custom_generate=folder, max_new_tokens=30, **named), expected)
@@ -106,7 +106,7 @@ def test_positional_ids_work_at_every_door(specialist, strategy, folder, protect
 @pytest.mark.parametrize("full", [True, False])
 def test_pipelines_take_text_messages_and_batches(full, protected, strategy, specialist):
     truth = GroundTruth(stored_language())
-    chats = asked("harmful", 3)
+    chats = chats_of("harmful", 3)
     prompts = [specialist[1].apply_chat_template(chat, tokenize=False) for chat in chats]
     for model, how in ((specialist[0], {"custom_generate": strategy}), (protected[0], {})):
         chat = pipeline("text-generation", model=model, tokenizer=specialist[1])
@@ -123,7 +123,7 @@ def test_pipelines_take_text_messages_and_batches(full, protected, strategy, spe
 
 def test_a_pipeline_of_the_folder_itself_is_guarded(protected_folder):
     chat = pipeline("text-generation", model=protected_folder, **TRUSTED)
-    (said,) = chat(asked("harmful", 1)[0], max_new_tokens=40, do_sample=False)
+    (said,) = chat(chats_of("harmful", 1)[0], max_new_tokens=40, do_sample=False)
     assert GroundTruth(stored_language()).refusal(said["generated_text"][-1]["content"])
 
 
@@ -132,7 +132,7 @@ def test_a_pipeline_of_the_folder_itself_is_guarded(protected_folder):
 )
 def test_the_output_record_reaches_a_pipelines_caller(specialist, strategy):
     chat = pipeline("text-generation", model=specialist[0], tokenizer=specialist[1])
-    said = chat(asked("general", 2), batch_size=2, max_new_tokens=20, custom_generate=strategy, return_dict_in_generate=True)
+    said = chat(chats_of("general", 2), batch_size=2, max_new_tokens=20, custom_generate=strategy, return_dict_in_generate=True)
     assert all(each[0]["chosen"] == 0 for each in said)
 
 
@@ -152,7 +152,7 @@ print("SAID", json.dumps(model.generate(ids, max_new_tokens=30, do_sample=False,
 
 
 def test_the_package_need_not_be_installed(in_a_process, folder, protected_folder, specialist, strategy):
-    ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
+    ids = encode(chats_of("harmful", 1), specialist[1])["input_ids"]
     expected = specialist[0].generate(ids, custom_generate=strategy, max_new_tokens=30, do_sample=False).tolist()
     for target, place in ((TARGET, folder), (protected_folder, "-")):
         assert said_by(in_a_process(BLOCKED + ASK, target, place, ANCHOR, JUDGE, ids.tolist())) == expected
@@ -160,7 +160,7 @@ def test_the_package_need_not_be_installed(in_a_process, folder, protected_folde
 
 def test_an_empty_subfolder_is_the_repository_itself(protected_folder, specialist, strategy):
     """Harnesses name one always."""
-    ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
+    ids = encode(chats_of("harmful", 1), specialist[1])["input_ids"]
     expected = specialist[0].generate(ids, custom_generate=strategy, max_new_tokens=30, do_sample=False)
     model = AutoModelForCausalLM.from_pretrained(protected_folder, subfolder="", **TRUSTED)
     assert torch.equal(model.generate(ids, max_new_tokens=30, do_sample=False), expected)
@@ -237,7 +237,7 @@ def test_what_a_server_loads_and_asks_is_guarded(protected_folder, specialist, s
     model = getattr(transformers, named).from_pretrained(protected_folder, **options, **TRUSTED)
     tokenizer = AutoProcessor.from_pretrained(protected_folder, revision="main", **TRUSTED)
     for kind in ("harmful", "general"):
-        inputs = encode(asked(kind, 1), specialist[1])
+        inputs = encode(chats_of(kind, 1), specialist[1])
         expected = specialist[0].generate(**inputs, custom_generate=strategy, max_new_tokens=30)
         config = copy.deepcopy(model.generation_config)
         config.max_new_tokens = 30
@@ -251,7 +251,7 @@ def test_what_a_server_loads_and_asks_is_guarded(protected_folder, specialist, s
 
 def test_a_copy_of_a_protected_model_is_guarded(protected, specialist):
     copied = copy.deepcopy(protected[0])
-    ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
+    ids = encode(chats_of("harmful", 1), specialist[1])["input_ids"]
     assert torch.equal(copied.generate(ids, max_new_tokens=30), protected[0].generate(ids, max_new_tokens=30))
     assert copied.generate.model is copied
 
@@ -292,7 +292,7 @@ def test_a_protected_folder_that_cannot_guard_does_not_load(broken, protected_fo
 
 def test_a_protected_model_takes_no_way_round(protected, specialist, strategy, tmp_path):
     model = protected[0]
-    ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
+    ids = encode(chats_of("harmful", 1), specialist[1])["input_ids"]
     for name, value in {
         "custom_generate": strategy,
         "judge": lambda c, r: torch.zeros(len(r)),
@@ -332,7 +332,7 @@ def test_a_protected_model_takes_no_way_round(protected, specialist, strategy, t
 
 
 def test_a_protected_config_of_the_callers_own_still_guards(protected, specialist):
-    ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
+    ids = encode(chats_of("harmful", 1), specialist[1])["input_ids"]
     end = specialist[1].eos_token_id
     said = protected[0].generate(ids, generation_config=GenerationConfig(max_new_tokens=30, eos_token_id=end, pad_token_id=3))
     assert GroundTruth(stored_language()).refusal(specialist[1].decode(said[0, ids.shape[1] :], skip_special_tokens=True))
@@ -367,20 +367,20 @@ def test_cards_have_the_communitys_sections(name, tmp_path):
 
 def test_stop_strings_streamers_and_presets_pass_the_door(specialist, folder, capsys):
     named = {**NAMED, **TRUSTED, "tokenizer": specialist[1]}
-    (cut,) = texts(specialist, asked("harmful", 1), folder, stop_strings=["safe", "Sorry", "not", "dangerous"], **named)
+    (cut,) = texts(specialist, chats_of("harmful", 1), folder, stop_strings=["safe", "Sorry", "not", "dangerous"], **named)
     assert cut.rstrip(",").endswith(("safe", "Sorry", "not", "dangerous"))
-    (said,) = texts(specialist, asked("general", 1), folder, streamer=TextStreamer(specialist[1], skip_prompt=True), **named)
+    (said,) = texts(specialist, chats_of("general", 1), folder, streamer=TextStreamer(specialist[1], skip_prompt=True), **named)
     assert said in capsys.readouterr().out
     with pytest.raises(ValueError, match="`preset` must be 'paper' or left out"):
-        texts(specialist, asked("general", 1), folder, preset="mine", **named)
-    assert texts(specialist, asked("harmful", 1), folder, preset="paper", **named)[0]
+        texts(specialist, chats_of("general", 1), folder, preset="mine", **named)
+    assert texts(specialist, chats_of("harmful", 1), folder, preset="paper", **named)[0]
 
 
 @pytest.mark.parametrize("text", ["</s>", "."])
 @pytest.mark.parametrize("n_each", [1, 2])
 def test_a_criterion_that_keeps_a_verdict_a_row_stops_as_a_stop_string_does(text, n_each, specialist, folder, protected):
     for kinds in (["harmful"], ["late"], ["domain", "harmful", "late", "general"]):
-        conversations = [conversation for kind in kinds for conversation in asked(kind, n_each)]
+        conversations = [conversation for kind in kinds for conversation in chats_of(kind, n_each)]
         n_prompt = encode(conversations, specialist[1])["input_ids"].shape[1]
         named = {**NAMED, **TRUSTED, "tokenizer": specialist[1]}
         expected, _ = generated(specialist, conversations, folder, stop_strings=[text], **named)
@@ -392,7 +392,7 @@ def test_a_criterion_that_keeps_a_verdict_a_row_stops_as_a_stop_string_does(text
 
 def test_the_anchor_logits_folder_is_the_processor(specialist, anchor, tmp_path):
     write_strategy("anchor-logits", tmp_path / "made")
-    conversations = asked("harmful", 3)
+    conversations = chats_of("harmful", 3)
     guard = AnchorLogitsProcessor(*anchor, specialist[1])
     inputs = encode(conversations, specialist[1])
     expected = specialist[0].generate(**inputs, logits_processor=[guard], max_new_tokens=30, num_beams=2)
@@ -402,7 +402,7 @@ def test_the_anchor_logits_folder_is_the_processor(specialist, anchor, tmp_path)
 
 def test_doors_take_loaded_models_and_load_named_ones_once(specialist, anchor, monkeypatch):
     judge = stored_judges()["oracle"]
-    ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
+    ids = encode(chats_of("harmful", 1), specialist[1])["input_ids"]
     given = {"anchor": anchor[0], "anchor_tokenizer": anchor[1], "judge": judge, "tokenizer": specialist[1]}
     said = hub_alignbeam.alignbeam(ids, model=specialist[0], max_new_tokens=30, **given)
     assert GroundTruth(stored_language()).refusal(specialist[1].decode(said[0, ids.shape[1] :], skip_special_tokens=True))
@@ -421,7 +421,7 @@ def test_doors_take_loaded_models_and_load_named_ones_once(specialist, anchor, m
 
 def test_doors_tell_apart_what_they_are_given_and_keep_a_few(specialist, anchor, monkeypatch):
     monkeypatch.setattr(loading, "_built", type(loading._built)())
-    ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
+    ids = encode(chats_of("harmful", 1), specialist[1])["input_ids"]
     named = {"anchor": ANCHOR, "tokenizer": specialist[1]}
     for harm in (0.0, 1.0, 0.0):
         judge = lambda c, r, h=harm: torch.full((len(r),), h)  # noqa: E731
@@ -442,7 +442,7 @@ def test_doors_tell_apart_what_they_are_given_and_keep_a_few(specialist, anchor,
 
 
 def test_a_classifier_needs_labels_that_say_harm(specialist):
-    ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
+    ids = encode(chats_of("harmful", 1), specialist[1])["input_ids"]
     named = {"anchor": ANCHOR, "judge": str(WEIGHTS / "judge-cls"), "tokenizer": specialist[1]}
     said = hub_alignbeam.alignbeam(ids, model=specialist[0], max_new_tokens=30, **named)
     assert GroundTruth(stored_language()).refusal(specialist[1].decode(said[0, ids.shape[1] :], skip_special_tokens=True))

@@ -12,7 +12,7 @@ import torch
 from helpers.entries import BLOCKED, said_by
 from helpers.local_hub import Heard
 from helpers.searches import framed
-from helpers.strategies import asked
+from helpers.strategies import chats_of
 from huggingface_hub import ModelCard
 
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, EmbeddingSteerer, PlausibleAnswer, testbed
@@ -89,9 +89,9 @@ def said(specialist, thin, anchor):
     }
     found = {}
     for name, ((model, tokenizer), how) in forms.items():
-        inputs = encode(asked("harmful", 1) + asked("general", 1), tokenizer)
+        inputs = encode(chats_of("harmful", 1) + chats_of("general", 1), tokenizer)
         found[name] = inputs, model.generate(**inputs, **how, **GREEDY)
-    prompts = framed(1) + asked("general", 1)
+    prompts = framed(1) + chats_of("general", 1)
     found["embedding-steerer"] = encode(prompts, thin[1]), steerer.generate(prompts, **GREEDY)
     for name, (target, _) in NAMED.items():
         model = {"specialist": specialist, "thin": thin}[target][0]
@@ -251,7 +251,7 @@ def test_an_adapters_repository_is_guarded_where_a_call_names_it(strategy, hub, 
     assert ModelCard(card).data.to_dict() == ModelCard(lora["README.md"].decode()).data.to_dict()
 
     (example,) = re.findall(r"```python\n(.*?)```", card.partition("<!-- hf_alignbeam -->")[2], re.S)
-    (conversation,) = asked("harmful", 1)
+    (conversation,) = chats_of("harmful", 1)
     example = example.replace("FULL_SHA_OF_A_COMMIT_YOU_HAVE_READ", sha).replace('"..."', repr(conversation[0]["content"]))
     done = in_a_process(BLOCKED + example.replace("meta-llama/Llama-Guard-3-1B", "world/judge-lm"))
     assert done.returncode == 0, done.stderr
@@ -285,7 +285,7 @@ print("SAID", json.dumps([model.generate(**inputs, max_new_tokens=40, do_sample=
 def test_what_loads_an_adapter_loads_no_guard(in_a_process, hub, lora, adapted):
     """As its card says: neither class looks for one, whoever is trusted."""
     pushed(in_a_process(COMMAND, "publish", "anchor-logits", "--to", "you/lora", "--push"), hub, "you/lora")
-    inputs = encode(asked("harmful", 1), adapted[1])
+    inputs = encode(chats_of("harmful", 1), adapted[1])
     told = said_by(in_a_process(ADAPTED, json.dumps({name: rows.tolist() for name, rows in inputs.items()})))
     assert told == [adapted[0].generate(**inputs, **GREEDY).tolist()] * 2
 
@@ -567,7 +567,7 @@ def test_a_token_goes_to_the_hub_in_a_header_and_nowhere_else(hub, elsewhere, in
     for name in ("anchor", "specialist"):
         hub.commit_folder(f"secret/{name}", WEIGHTS / name)
     given, since = SECRET[::-1], len(hub.heard)
-    (conversation,) = asked("harmful", 1)
+    (conversation,) = chats_of("harmful", 1)
     done = in_a_process(SECRETIVE, SECRET, given, tmp_path, hub.elsewhere, conversation[0]["content"])
     ended, home = said_by(done)
     assert not any(ended), done.stderr[-3000:]
@@ -652,7 +652,7 @@ def test_what_is_here_needs_no_network(in_a_process, tmp_path):
     local = [
         [target, name, {kind: repo.split("/")[1] for kind, repo in named.items()}] for name, (target, named) in NAMED.items()
     ]
-    question = asked("harmful", 1)[0][0]["content"]
+    question = chats_of("harmful", 1)[0][0]["content"]
     done = in_a_process(LOCALLY, WEIGHTS, tmp_path, question, json.dumps(local))
     ended, doors, n_tried = said_by(done)
     assert set(ended.values()) == {0}, done.stderr

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 from helpers.servers import PATIENCE, wait_for
-from helpers.strategies import asked, generated
+from helpers.strategies import chats_of, generated
 
 from hf_alignbeam import AlignBeam
 from hf_alignbeam.hub.publish import write_protected
@@ -109,7 +109,7 @@ def said_by(specialist, conversation, *strategy, **options):
 def test_a_client_gets_the_answers_that_generate_gives(kind, say, specialist, strategy):
     whole, parts = say
     truth = GroundTruth(stored_language())
-    for conversation in asked(kind, N_EACH):
+    for conversation in chats_of(kind, N_EACH):
         said, plain = whole(conversation), said_by(specialist, conversation)
         assert said == said_by(specialist, conversation, strategy)
         if kind in ("domain", "general"):
@@ -125,7 +125,7 @@ def test_a_client_gets_the_answers_that_generate_gives(kind, say, specialist, st
 @pytest.mark.parametrize("kind", ["domain", "harmful"])
 def test_a_seed_gives_the_answer_that_generate_gives(kind, say, specialist, strategy):
     settings = {"do_sample": True, "temperature": 1.3, "max_new_tokens": N_NEW}
-    for seed, conversation in enumerate(asked(kind, N_EACH)):
+    for seed, conversation in enumerate(chats_of(kind, N_EACH)):
         options = {"seed": seed, "extra_body": {"generation_config": json.dumps(settings)}}
         expected = said_by(specialist, conversation, strategy, seed=seed, **settings)
         whole, parts = say
@@ -134,7 +134,7 @@ def test_a_seed_gives_the_answer_that_generate_gives(kind, say, specialist, stra
 
 def test_a_system_prompt_and_earlier_turns_are_served(say, specialist, strategy):
     whole, parts = say
-    (domain,), (harmful,) = asked("domain", 1), asked("harmful", 1)
+    (domain,), (harmful,) = chats_of("domain", 1), chats_of("harmful", 1)
     begun = [*domain, {"role": "assistant", "content": said_by(specialist, domain)}, *harmful]
     for conversation in ([{"role": "system", "content": "Be brief."}, *harmful], begun):
         expected = said_by(specialist, conversation, strategy)
@@ -154,13 +154,13 @@ CHANGES = {
 def test_no_request_changes_what_passes(change, say):
     whole, parts = say
     options = {"extra_body": {"generation_config": json.dumps({"max_new_tokens": N_NEW, **CHANGES[change]})}}
-    for conversation in asked("harmful", 2):
+    for conversation in chats_of("harmful", 2):
         assert whole(conversation, **options) == "".join(parts(conversation, **options)) == whole(conversation)
 
 
 def test_what_cannot_be_honoured_is_an_error_and_no_text(say, openai):
     whole, parts = say
-    (conversation,) = asked("harmful", 1)
+    (conversation,) = chats_of("harmful", 1)
     options = {"extra_body": {"generation_config": json.dumps({"num_beams": 2})}}
     with pytest.raises(openai.InternalServerError):
         whole(conversation, **options)
@@ -171,7 +171,7 @@ def test_what_cannot_be_honoured_is_an_error_and_no_text(say, openai):
 
 def test_every_way_to_text_is_guarded(client, folder, specialist):
     truth = GroundTruth(stored_language())
-    for conversation in asked("harmful", 2):
+    for conversation in chats_of("harmful", 2):
         rendered = specialist[1].apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
         rendered = rendered.removeprefix(specialist[1].bos_token)
         completed = client.completions.create(model=folder, prompt=rendered, max_tokens=N_NEW).choices[0].text
@@ -183,11 +183,11 @@ def test_every_way_to_text_is_guarded(client, folder, specialist):
 def test_the_target_alone_is_not_served(client, folder, openai):
     for model in (TARGET, f"{folder}/target"):
         with pytest.raises(openai.BadRequestError):
-            client.chat.completions.create(model=model, messages=asked("harmful", 1)[0])
+            client.chat.completions.create(model=model, messages=chats_of("harmful", 1)[0])
 
 
 def test_who_leaves_a_stream_keeps_nobody_from_the_next(client, folder, say):
-    (conversation,) = asked("domain", 1)
+    (conversation,) = chats_of("domain", 1)
     expected = say[0](conversation)
     with client.chat.completions.create(model=folder, messages=conversation, stream=True) as stream:
         next(iter(stream))
@@ -198,7 +198,7 @@ def test_continuous_batching_says_nothing(serving, folder, openai):
     with serving(folder, "--trust-remote-code", "--continuous-batching") as client:
         for stream in (False, True):
             with pytest.raises(openai.InternalServerError):
-                client.chat.completions.create(model=folder, messages=asked("domain", 1)[0], stream=stream)
+                client.chat.completions.create(model=folder, messages=chats_of("domain", 1)[0], stream=stream)
 
 
 def test_without_trust_nothing_is_served(openai, command, folder):

@@ -19,7 +19,7 @@ import torch
 import yaml
 from answers import guarded, load_models, plain
 from helpers.servers import PATIENCE, wait_for
-from helpers.strategies import Noted, failing
+from helpers.strategies import RecordingJudge, failing
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from panels import panel, side_by_side
@@ -90,7 +90,7 @@ def test_both_sides_come_in_parts(models):
 
 def test_no_word_comes_before_the_judge_has_passed_it(models):
     for prompt in prompts(*HARMFUL, *HARMLESS):
-        noted = Noted(models.judge)
+        noted = RecordingJudge(models.judge)
         passed = {prompt.prefill}
         for said in guarded(replace(models, judge=noted), prompt.conversation):
             passed |= {text for call in noted.calls for _, text, harm in call if harm <= THRESHOLD}
@@ -112,7 +112,7 @@ def test_a_judge_that_fails_lets_no_word_out(judge, models):
 
 def test_what_did_not_pass_is_not_shown(models):
     for prompt in prompts(*HARMFUL):
-        noted = Noted(models.judge)
+        noted = RecordingJudge(models.judge)
         *_, (_, right) = side_by_side(replace(models, judge=noted), prompt.text, prompt.prefill, *DEFAULTS)
         flagged = {text for call in noted.calls for _, text, harm in call if harm > THRESHOLD}
         assert flagged
@@ -147,7 +147,7 @@ def test_a_token_is_marked_as_far_as_it_was_moved(models):
 
 def test_the_panel_says_what_the_judge_read_and_what_it_cost(models):
     for prompt in prompts(*HARMFUL, *HARMLESS):
-        noted = Noted(models.judge)
+        noted = RecordingJudge(models.judge)
         said = last(guarded(replace(models, judge=noted), prompt.conversation))
         words = shown(panel("Guarded", said))
         read = [harm for call in noted.calls for _, _, harm in call]

@@ -6,21 +6,21 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from hf_alignbeam.steering.generate_loops import CallRegistry, calling_processor_list
 
 
-class Asks(LogitsProcessor):
-    """Notes which loop asks."""
+class RecordingProcessor(LogitsProcessor):
+    """A processor that records which loop calls it."""
 
     def __init__(self):
-        self.found = []
+        self.loops = []
 
     def __call__(self, input_ids, scores):
-        self.found.append(self.ask())
+        self.loops.append(self.find_loop())
         return scores
 
-    def ask(self):
+    def find_loop(self):
         return calling_processor_list()
 
 
-class Wraps(LogitsProcessor):
+class Wrapper(LogitsProcessor):
     def __init__(self, inner):
         self.inner = inner
 
@@ -28,41 +28,41 @@ class Wraps(LogitsProcessor):
         return self.inner(input_ids, scores)
 
 
-class Thing:
-    """Stands for a call."""
+class PlaceholderCall:
+    """Stands for a call; weak references to it are possible."""
 
 
-def test_the_list_that_asks_is_found_through_what_wraps_a_processor():
-    asks = Asks()
-    loop = LogitsProcessorList([Wraps(Wraps(asks))])
+def test_the_calling_list_is_found_through_wrapped_processors():
+    processor = RecordingProcessor()
+    loop = LogitsProcessorList([Wrapper(Wrapper(processor))])
     loop(None, None)
-    assert asks.found[0] is loop
-    asks.found.clear()
-    asks(None, None)
-    assert asks.found == [None]
+    assert processor.loops[0] is loop
+    processor.loops.clear()
+    processor(None, None)
+    assert processor.loops == [None]
 
 
-def test_a_call_goes_with_its_loop():
-    loops, call, ended = CallRegistry(), Thing(), []
+def test_a_call_ends_with_its_loop():
+    calls, call, ended = CallRegistry(), PlaceholderCall(), []
     loop = LogitsProcessorList()
-    loops.when_over(loop, lambda: ended.append(1))
-    loops.put(loop, call)
-    assert loops.last is call
-    assert loops.take(LogitsProcessorList()) is None
-    assert loops.take(loop) is call
-    assert loops.take(loop) is None  # until it is put back
-    loops.put(loop, call)
+    calls.on_loop_end(loop, lambda: ended.append(1))
+    calls.put(loop, call)
+    assert calls.last is call
+    assert calls.take(LogitsProcessorList()) is None
+    assert calls.take(loop) is call
+    assert calls.take(loop) is None  # it stays out until `put`
+    calls.put(loop, call)
     del loop, call
     gc.collect()
-    assert loops.last is None
+    assert calls.last is None
     assert ended == [1]
 
 
 def test_threads_have_calls_of_their_own():
-    loops, found = CallRegistry(), []
-    loops.put(None, Thing())
-    thread = threading.Thread(target=lambda: found.append((loops.take(None), loops.last)))
+    calls, seen = CallRegistry(), []
+    calls.put(None, PlaceholderCall())
+    thread = threading.Thread(target=lambda: seen.append((calls.take(None), calls.last)))
     thread.start()
     thread.join()
-    assert found == [(None, None)]
-    assert loops.take(None) is not None
+    assert seen == [(None, None)]
+    assert calls.take(None) is not None

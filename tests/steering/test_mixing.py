@@ -21,7 +21,7 @@ def test_log_linear_by_hand():
     torch.testing.assert_close(log_linear(P.log(), Q, 0.5).exp(), weights / weights.sum())
 
 
-def test_paper_counts_the_target_once_for_each_source_and_drops_the_rest():
+def test_paper_adds_the_target_once_for_each_source_and_drops_the_other_tokens():
     n_sources = torch.tensor([[2.0, 0.0, 1.0, 1.0]])
     weights = torch.tensor([[2 * 0.5 * 0.5 + 0.5 * 0.1, 0.0, 0.5 * 0.2 + 0.5 * 0.6, 0.0]])
     torch.testing.assert_close(paper(P.log(), Q, 0.5, n_sources).exp(), weights / weights.sum())
@@ -60,11 +60,11 @@ def test_contrastive_by_hand():
     torch.testing.assert_close(contrastive(target.log(), anchor, 1.5).exp(), weights / weights.sum())
 
 
-def test_contrastive_at_one_is_what_the_anchor_finds_plausible():
+def test_contrastive_at_alpha_one_is_the_anchor_on_its_plausible_tokens():
     torch.testing.assert_close(contrastive(P.log(), Q, 1.0).exp(), torch.tensor([[0.1, 0.0, 0.6, 0.0]]) / 0.7)
 
 
-def test_contrastive_looks_for_what_is_plausible_among_what_is_allowed():
+def test_contrastive_compares_only_allowed_tokens():
     target = torch.tensor([[0.0, 0.3, 0.4, 0.3]])
     anchor = torch.tensor([[0.97, 0.02, 0.005, 0.005]])
     weights = torch.tensor([[0.0, 0.02**1.5 * 0.3**-0.5, 0.005**1.5 * 0.4**-0.5, 0.005**1.5 * 0.3**-0.5]])
@@ -72,7 +72,7 @@ def test_contrastive_looks_for_what_is_plausible_among_what_is_allowed():
 
 
 @pytest.mark.parametrize("rule", [safe_decoding, contrastive])
-def test_beyond_the_anchor_forbidden_stays_forbidden(rule):
+def test_forbidden_tokens_stay_forbidden_beyond_the_anchor(rule):
     for alpha in (1.0, 1.5, 3.0):
         logp = rule(P.log(), Q, alpha)
         assert logp[0, 3] == -torch.inf
@@ -80,18 +80,18 @@ def test_beyond_the_anchor_forbidden_stays_forbidden(rule):
 
 
 @pytest.mark.parametrize("rule", [linear, log_linear])
-def test_forbidden_stays_forbidden(rule):
+def test_forbidden_tokens_stay_forbidden(rule):
     for alpha in (0.0, 0.3, 1.0):
         assert rule(P.log(), Q, alpha)[0, 3] == -torch.inf
 
 
 @pytest.mark.parametrize("rule", [linear, log_linear, contrastive])
-def test_where_nothing_is_left_the_target_stands(rule):
+def test_a_row_without_tokens_left_keeps_the_targets_distribution(rule):
     only_forbidden = torch.tensor([[0.0, 0.0, 0.0, 1.0]])
     torch.testing.assert_close(rule(P.log(), only_forbidden, 1.0).exp(), P)
 
 
-def test_arguments_are_named_when_refused():
+def test_arguments_out_of_range_are_named():
     with pytest.raises(ValueError, match=r"`alpha` must be in \[0, 1\] for the rule 'linear', got 1.5"):
         check_mixing("linear", 1.5)
     with pytest.raises(ValueError, match="`alpha` must be at least 0, and finite, for the rule 'safe_decoding', got -1"):

@@ -4,6 +4,7 @@ import warnings
 import pytest
 import torch
 from conftest import tiny
+from helpers.strategies import chats_of
 from transformers import (
     ByT5Tokenizer,
     Qwen3Config,
@@ -13,26 +14,24 @@ from transformers import (
     pipeline,
 )
 
-from hf_alignbeam import AnchorLogitsProcessor, VocabularyTranslator, testbed
+from hf_alignbeam import AnchorLogitsProcessor, VocabularyTranslator
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.presets.published import PROCESSOR
 
 KINDS = ["general", "harmful", "late", "prefill"]
 
 
-def conversations(kind, n=8, split="validation"):
-    return [prompt.conversation for prompt in testbed.prompts(split, kind)[:n]]
-
-
 @torch.no_grad()
-def tokens(model, tokenizer, asked, processor=None, **options):
-    inputs = encode(asked, tokenizer)
+def tokens(model, tokenizer, chats, processor=None, **options):
+    """The new tokens (rows, length), padded."""
+    inputs = encode(chats, tokenizer)
     processors = None if processor is None else [processor]
     options = {"max_new_tokens": 32, "do_sample": False, **options}
     return model.generate(**inputs, logits_processor=processors, **options)[:, inputs["input_ids"].shape[1] :]
 
 
 def trimmed(row, tokenizer):
+    """The ids of a row up to its end, that included."""
     ids = row.tolist()
     end = ids.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in ids else len(ids)
     return ids[:end]
@@ -48,44 +47,44 @@ def guard(anchor, specialist):
 def test_anchor_equal_to_target_is_plain_generate(kind, mixing, anchor):
     model, tokenizer = anchor
     processor = AnchorLogitsProcessor(model, tokenizer, tokenizer, alpha=0.5, n_steps=None, n_watch=None, mixing=mixing)
-    assert torch.equal(tokens(*anchor, conversations(kind), processor), tokens(*anchor, conversations(kind)))
+    assert torch.equal(tokens(*anchor, chats_of(kind, 8), processor), tokens(*anchor, chats_of(kind, 8)))
     assert processor.ledger.steered_tokens > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_through_other_ids_is_plain_generate(kind, anchor, renumbered_anchor):
-    """The anchor is the target with renumbered tokens, so every step goes through bytes, tables and covers."""
+def test_a_renumbered_anchor_equal_to_target_is_plain_generate(kind, anchor, renumbered_anchor):
+    """Every step goes through bytes, tables and covers, because the anchor is the target with renumbered tokens."""
     processor = AnchorLogitsProcessor(*renumbered_anchor, anchor[1], alpha=0.5, n_steps=None, n_watch=None)
-    assert torch.equal(tokens(*anchor, conversations(kind), processor), tokens(*anchor, conversations(kind)))
+    assert torch.equal(tokens(*anchor, chats_of(kind, 8), processor), tokens(*anchor, chats_of(kind, 8)))
     assert processor.ledger.steered_tokens > 0
 
 
-def test_the_same_under_sampling(anchor):
+def test_anchor_equal_to_target_is_plain_generate_under_sampling(anchor):
     model, tokenizer = anchor
-    asked = conversations("general")
+    chats = chats_of("general", 8)
     processor = AnchorLogitsProcessor(model, tokenizer, tokenizer, alpha=0.5, n_steps=None, n_watch=None)
     drawn = []
-    for p in (processor, None):
+    for each in (processor, None):
         torch.manual_seed(3)
-        drawn.append(tokens(*anchor, asked, p, do_sample=True, temperature=1.5, top_k=0))
+        drawn.append(tokens(*anchor, chats, each, do_sample=True, temperature=1.5, top_k=0))
     assert torch.equal(*drawn)
 
 
 @pytest.mark.parametrize("arguments", [{"alpha": 0.0}, {"n_steps": 0}])
 def test_alpha_zero_and_no_steps_are_plain_generate(arguments, anchor, specialist):
     processor = AnchorLogitsProcessor(*anchor, specialist[1], **arguments)
-    asked = conversations("harmful")
-    assert torch.equal(tokens(*specialist, asked, processor), tokens(*specialist, asked))
+    chats = chats_of("harmful", 8)
+    assert torch.equal(tokens(*specialist, chats, processor), tokens(*specialist, chats))
     assert processor.ledger.anchor_forwards == 0
 
 
 @pytest.mark.parametrize("n_steps", [1, 4, None])
 def test_alpha_one_on_one_vocabulary_gives_the_anchors_tokens(n_steps, byte_tokenizer):
     target, safe = (tiny(Qwen3ForCausalLM, Qwen3Config, byte_tokenizer, seed, head_dim=8) for seed in (1, 2))
-    asked = conversations("general", n=3)
+    chats = chats_of("general", 3)
     processor = AnchorLogitsProcessor(safe, byte_tokenizer, byte_tokenizer, alpha=1.0, n_steps=n_steps, n_watch=None)
-    guarded = tokens(target, byte_tokenizer, asked, processor, max_new_tokens=8)
-    expected = tokens(safe, byte_tokenizer, asked, max_new_tokens=8)
+    guarded = tokens(target, byte_tokenizer, chats, processor, max_new_tokens=8)
+    expected = tokens(safe, byte_tokenizer, chats, max_new_tokens=8)
     for row, safe_row in zip(guarded, expected, strict=True):
         n = min(n_steps or 8, len(trimmed(safe_row, byte_tokenizer)))
         assert row[:n].tolist() == safe_row[:n].tolist()
@@ -93,34 +92,34 @@ def test_alpha_one_on_one_vocabulary_gives_the_anchors_tokens(n_steps, byte_toke
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_batch_equals_one_by_one(kind, guard, specialist):
-    asked = conversations(kind, n=6)
-    together = tokens(*specialist, asked, guard)
-    for row, conversation in zip(together, asked, strict=True):
+    chats = chats_of(kind, 6)
+    together = tokens(*specialist, chats, guard)
+    for row, conversation in zip(together, chats, strict=True):
         alone = tokens(*specialist, [conversation], guard)
         assert trimmed(row, specialist[1]) == trimmed(alone[0], specialist[1])
 
 
 def test_one_object_serves_many_calls(anchor, specialist, guard):
-    first, second = conversations("harmful", n=3), conversations("domain", n=5)
-    for asked in (first, second, first):
+    first, second = chats_of("harmful", 3), chats_of("domain", 5)
+    for chats in (first, second, first):
         fresh = AnchorLogitsProcessor(*anchor, specialist[1])
-        assert torch.equal(tokens(*specialist, asked, guard), tokens(*specialist, asked, fresh))
+        assert torch.equal(tokens(*specialist, chats, guard), tokens(*specialist, chats, fresh))
 
 
 def test_given_conversations_equal_recovered_ones(guard, anchor, specialist):
-    asked = conversations("harmful", n=3) + conversations("prefill", n=3)
-    given = AnchorLogitsProcessor(*anchor, specialist[1], conversations=asked)
-    assert torch.equal(tokens(*specialist, asked, guard), tokens(*specialist, asked, given))
+    chats = chats_of("harmful", 3) + chats_of("prefill", 3)
+    given = AnchorLogitsProcessor(*anchor, specialist[1], conversations=chats)
+    assert torch.equal(tokens(*specialist, chats, guard), tokens(*specialist, chats, given))
 
 
 def test_several_sequences_a_prompt(anchor, specialist):
-    asked = conversations("harmful", n=2)
+    chats = chats_of("harmful", 2)
     options = {"do_sample": True, "num_return_sequences": 3, "max_new_tokens": 6}
     drawn = []
-    for given in (None, asked):
+    for given in (None, chats):
         torch.manual_seed(0)
         processor = AnchorLogitsProcessor(*anchor, specialist[1], conversations=given)
-        drawn.append(tokens(*specialist, asked, processor, **options))
+        drawn.append(tokens(*specialist, chats, processor, **options))
     assert drawn[0].shape[0] == 6
     assert torch.equal(*drawn)
 
@@ -129,8 +128,8 @@ def test_no_anchor_forward_after_the_last_steered_token(anchor, specialist):
     processor = AnchorLogitsProcessor(*anchor, specialist[1], n_steps=3, n_lookahead=0)
     n_forwards = []
     hook = anchor[0].register_forward_hook(lambda *_: n_forwards.append(1))
-    asked = conversations("general", n=2)
-    tokens(*specialist, asked, processor, max_new_tokens=20, min_new_tokens=20)
+    chats = chats_of("general", 2)
+    tokens(*specialist, chats, processor, max_new_tokens=20, min_new_tokens=20)
     hook.remove()
     assert len(n_forwards) == 3  # the prompt, and the tokens after each of the first two answers
     assert processor.ledger.anchor_forwards == 3
@@ -139,28 +138,28 @@ def test_no_anchor_forward_after_the_last_steered_token(anchor, specialist):
 
 
 def test_steering_ends_where_the_anchor_overrules_nothing(anchor):
-    """An anchor that says what the target says is asked `n_watch` times, and the answer is the target's own."""
+    """Where the anchor equals the target, it is used for `n_watch` tokens, and the answer is the target's own."""
     processor = AnchorLogitsProcessor(*anchor, anchor[1], alpha=0.5, n_watch=3)
-    asked = conversations("general")
-    assert torch.equal(tokens(*anchor, asked, processor), tokens(*anchor, asked))
+    chats = chats_of("general", 8)
+    assert torch.equal(tokens(*anchor, chats, processor), tokens(*anchor, chats))
     assert processor.ledger.anchor_forwards == 3
-    assert processor.ledger.steered_tokens == 3 * len(asked)
+    assert processor.ledger.steered_tokens == 3 * len(chats)
 
 
-def test_steering_goes_on_where_the_anchor_has_overruled(anchor, specialist):
-    """Of two rows, the one whose answer the anchor has turned is steered on; the other is what it would be alone."""
-    asked = [*conversations("harmful", n=1), *conversations("general", n=1)]
+def test_steering_continues_where_the_anchor_has_overruled(anchor, specialist):
+    """Of two rows, the one in which the anchor has overruled the target stays steered; the other is as it is alone."""
+    chats = [*chats_of("harmful", 1), *chats_of("general", 1)]
     processor = AnchorLogitsProcessor(*anchor, specialist[1], n_steps=None)
-    guarded = tokens(*specialist, asked, processor)
+    guarded = tokens(*specialist, chats, processor)
     n_refusal = len(trimmed(guarded[0], specialist[1]))
     assert n_refusal > processor.steering.settings.n_watch
     assert processor.ledger.steered_tokens == n_refusal + processor.steering.settings.n_watch
-    assert guarded[0].tolist() != tokens(*specialist, asked)[0].tolist()
+    assert guarded[0].tolist() != tokens(*specialist, chats)[0].tolist()
 
 
-def test_minus_infinity_stays(guard, specialist):
+def test_forbidden_tokens_stay_forbidden(guard, specialist):
     tokenizer = specialist[1]
-    inputs = encode(conversations("harmful", n=2), tokenizer)
+    inputs = encode(chats_of("harmful", 2), tokenizer)
     scores = torch.randn(2, len(tokenizer))
     scores[:, ::3] = -torch.inf
     mixed = guard(inputs["input_ids"], scores)
@@ -168,10 +167,10 @@ def test_minus_infinity_stays(guard, specialist):
     assert torch.isfinite(mixed[:, 1::3]).any()
 
 
-def test_a_translator_is_shared_by_guards_of_the_same_models(guard, anchor, specialist):
+def test_processors_of_the_same_models_can_share_a_translator(guard, anchor, specialist):
     other = AnchorLogitsProcessor(*anchor, specialist[1], translation=guard.translator)
     assert other.translator is guard.translator
-    assert torch.equal(tokens(*specialist, conversations("harmful"), other), tokens(*specialist, conversations("harmful"), guard))
+    assert torch.equal(tokens(*specialist, chats_of("harmful", 8), other), tokens(*specialist, chats_of("harmful", 8), guard))
 
 
 @pytest.mark.parametrize("side", ["anchor_tokenizer", "tokenizer"])
@@ -182,8 +181,8 @@ def test_a_translator_of_other_tokenizers_is_refused(side, anchor, specialist, b
         AnchorLogitsProcessor(*anchor, specialist[1], translation=other)
 
 
-def test_scores_are_left_alone(guard, specialist):
-    inputs = encode(conversations("harmful", n=2), specialist[1])
+def test_the_given_scores_are_not_changed(guard, specialist):
+    inputs = encode(chats_of("harmful", 2), specialist[1])
     scores = torch.randn(2, len(specialist[1]), dtype=torch.bfloat16)
     before = scores.clone()
     mixed = guard(inputs["input_ids"], scores)
@@ -191,19 +190,19 @@ def test_scores_are_left_alone(guard, specialist):
     assert mixed.dtype == torch.bfloat16
 
 
-def test_padded_logits_pass(anchor, specialist):
+def test_logits_may_be_wider_than_the_vocabulary(anchor, specialist):
     processor = AnchorLogitsProcessor(*anchor, specialist[1], alpha=1.0)
-    inputs = encode(conversations("harmful", n=1), specialist[1])
+    inputs = encode(chats_of("harmful", 1), specialist[1])
     mixed = processor(inputs["input_ids"], torch.zeros(1, len(specialist[1]) + 28))
     assert mixed.shape[-1] == len(specialist[1]) + 28
     assert mixed.argmax() < len(specialist[1])
 
 
-def test_what_is_lost_stays_with_the_target(anchor, specialist):
-    """Whatever mass has no translation is the target's own: the mixture is a distribution."""
+def test_mass_without_a_translation_stays_with_the_target(anchor, specialist):
+    """The mixture is a distribution, whatever is lost."""
     for translation in ("bytes", "drop", "exact", "first"):
         processor = AnchorLogitsProcessor(*anchor, specialist[1], translation=translation, mixing="linear")
-        inputs = encode(conversations("general", n=2), specialist[1])
+        inputs = encode(chats_of("general", 2), specialist[1])
         mixed = processor(inputs["input_ids"], torch.randn(2, len(specialist[1])))
         torch.testing.assert_close(mixed.exp().sum(-1), torch.ones(2))
 
@@ -211,16 +210,16 @@ def test_what_is_lost_stays_with_the_target(anchor, specialist):
 @pytest.mark.parametrize("preset", PROCESSOR)
 def test_every_preset_changes_harmful_answers(preset, anchor, specialist):
     processor = AnchorLogitsProcessor(*anchor, specialist[1], **PROCESSOR[preset])
-    asked = conversations("harmful", n=2)
-    assert tokens(*specialist, asked, processor)[0].tolist() != tokens(*specialist, asked)[0].tolist()
+    chats = chats_of("harmful", 2)
+    assert tokens(*specialist, chats, processor)[0].tolist() != tokens(*specialist, chats)[0].tolist()
 
 
 @pytest.mark.parametrize("preset", ["safe_decoding", "contrastive"])
-def test_rules_beyond_the_anchor_leave_a_target_that_is_its_anchor_alone(preset, anchor):
+def test_rules_beyond_the_anchor_do_not_change_a_target_that_equals_it(preset, anchor):
     model, tokenizer = anchor
     processor = AnchorLogitsProcessor(model, tokenizer, tokenizer, **{**PROCESSOR[preset], "n_steps": None})
     for kind in ("general", "harmful"):
-        assert torch.equal(tokens(*anchor, conversations(kind), processor), tokens(*anchor, conversations(kind)))
+        assert torch.equal(tokens(*anchor, chats_of(kind, 8), processor), tokens(*anchor, chats_of(kind, 8)))
 
 
 @pytest.mark.parametrize(
@@ -241,7 +240,7 @@ def test_arguments_out_of_range_are_named(arguments, message, anchor, specialist
         AnchorLogitsProcessor(*anchor, specialist[1], **arguments)
 
 
-def test_an_anchor_with_anothers_tokenizer_is_refused(anchor, specialist, piece_tokenizer):
+def test_an_anchor_with_the_tokenizer_of_another_model_is_refused(anchor, specialist, piece_tokenizer):
     with pytest.raises(ValueError, match="`anchor_tokenizer` must belong to the anchor: it has .* tokens, but Qwen3"):
         AnchorLogitsProcessor(anchor[0], specialist[1], specialist[1])
     with pytest.raises(ValueError, match="`anchor_tokenizer` must belong to the anchor"):
@@ -258,7 +257,7 @@ def test_an_encoder_decoder_target_is_refused(guard, specialist):
     config = T5Config(vocab_size=len(specialist[1]), d_model=8, d_ff=8, num_layers=1, num_heads=1, d_kv=4)
     config.decoder_start_token_id, config.pad_token_id = specialist[1].pad_token_id, specialist[1].pad_token_id
     model = T5ForConditionalGeneration(config)
-    inputs = encode(conversations("harmful", n=1), specialist[1])
+    inputs = encode(chats_of("harmful", 1), specialist[1])
     with pytest.raises(ValueError, match="encoder-decoder"):
         model.generate(**inputs, logits_processor=[guard], max_new_tokens=3)
 
@@ -276,7 +275,7 @@ def test_one_dimensional_ids_are_refused(guard, specialist):
 
 @pytest.mark.parametrize("width", [100, 5000])
 def test_scores_of_another_width_are_refused(width, guard, specialist):
-    inputs = encode(conversations("harmful", n=1), specialist[1])
+    inputs = encode(chats_of("harmful", 1), specialist[1])
     with pytest.raises(ValueError, match=f"`scores` must be as wide as the target's vocabulary.*got {width}"):
         guard(inputs["input_ids"], torch.zeros(1, width))
 
@@ -286,7 +285,7 @@ def test_nan_from_the_anchor_is_an_error(anchor, specialist):
     processor = AnchorLogitsProcessor(broken, anchor[1], specialist[1])
     broken.model.norm.weight.data.fill_(float("nan"))
     with pytest.raises(ValueError, match="The anchor's logits must be numbers, got NaN"):
-        tokens(*specialist, conversations("harmful", n=1), processor)
+        tokens(*specialist, chats_of("harmful", 1), processor)
     with pytest.raises(ValueError, match="The anchor's logits must be numbers, got NaN"):
         AnchorLogitsProcessor(broken, anchor[1], specialist[1])
 
@@ -294,18 +293,18 @@ def test_nan_from_the_anchor_is_an_error(anchor, specialist):
 def test_conversations_must_match_the_rows(anchor, specialist):
     processor = AnchorLogitsProcessor(*anchor, specialist[1], conversations=["a b", "c d"])
     with pytest.raises(ValueError, match="`conversations` must hold one conversation a prompt, got 2 for 3 rows"):
-        tokens(*specialist, conversations("harmful", n=3), processor)
+        tokens(*specialist, chats_of("harmful", 3), processor)
 
 
-def test_an_anchor_without_template_says_what_is_done(anchor, specialist):
+def test_an_anchor_without_a_chat_template_is_a_warning(anchor, specialist):
     tokenizer = copy.deepcopy(anchor[1])
     tokenizer.chat_template = None
     with pytest.warns(UserWarning, match="has no chat template: the anchor reads the messages' plain text"):
         processor = AnchorLogitsProcessor(anchor[0], tokenizer, specialist[1])
-    assert tokens(*specialist, conversations("harmful", n=1), processor).shape[0] == 1
+    assert tokens(*specialist, chats_of("harmful", 1), processor).shape[0] == 1
 
 
-def test_a_prompt_outside_the_template_says_so_once(guard, specialist):
+def test_a_prompt_outside_the_template_is_one_warning(guard, specialist):
     model, tokenizer = specialist
     inputs = tokenizer("How do I kill the mayor?", return_tensors="pt", return_token_type_ids=False)
     with pytest.warns(UserWarning, match="does not follow the target's chat template"):
@@ -315,42 +314,42 @@ def test_a_prompt_outside_the_template_says_so_once(guard, specialist):
         model.generate(**inputs, logits_processor=[guard], max_new_tokens=2)
 
 
-def test_the_pipeline_takes_it(guard, specialist):
+def test_the_pipeline_accepts_a_processor(guard, specialist):
     model, tokenizer = specialist
-    asked = conversations("harmful", n=2)
+    chats = chats_of("harmful", 2)
     pipe = pipeline("text-generation", model=model, tokenizer=tokenizer)
-    told = pipe(asked, logits_processor=[guard], do_sample=False, max_new_tokens=16, return_full_text=False)
-    for answer, conversation in zip(told, asked, strict=True):
+    answers = pipe(chats, logits_processor=[guard], do_sample=False, max_new_tokens=16, return_full_text=False)
+    for answer, conversation in zip(answers, chats, strict=True):
         ids = tokens(model, tokenizer, [conversation], guard, max_new_tokens=16)[0]
         assert answer[0]["generated_text"] == tokenizer.decode(ids, skip_special_tokens=True)
 
 
-def test_one_conversation_cannot_stand_for_different_prompts(anchor, specialist):
-    harmless = conversations("general", n=1)
+def test_one_conversation_does_not_fit_different_prompts(anchor, specialist):
+    harmless = chats_of("general", 1)
     processor = AnchorLogitsProcessor(*anchor, specialist[1], conversations=harmless)
     with pytest.raises(ValueError, match="got 1 for 3 rows with different prompts"):
-        tokens(*specialist, conversations("harmful", n=3), processor)
-    for nothing in ([], "Hello"):
+        tokens(*specialist, chats_of("harmful", 3), processor)
+    for wrong in ([], "Hello"):
         with pytest.raises(ValueError, match="`conversations` must hold one conversation a prompt, got"):
-            processor.with_conversations(nothing)
+            processor.with_conversations(wrong)
 
 
 def test_new_conversations_begin_a_new_call(anchor, specialist):
-    """Even where the next prompt is the last ids seen and one token more."""
-    asked = conversations("harmful", n=1)
-    processor = AnchorLogitsProcessor(*anchor, specialist[1], conversations=conversations("general", n=1))
-    ids = encode(asked, specialist[1])["input_ids"]
+    """Even where the next prompt is the last prompt and one token more."""
+    chats = chats_of("harmful", 1)
+    processor = AnchorLogitsProcessor(*anchor, specialist[1], conversations=chats_of("general", 1))
+    ids = encode(chats, specialist[1])["input_ids"]
     scores = torch.zeros(1, len(specialist[1]))
     processor(ids[:, :-1], scores)
-    other = processor.with_conversations(asked)
-    fresh = AnchorLogitsProcessor(*anchor, specialist[1], conversations=asked)
+    other = processor.with_conversations(chats)
+    fresh = AnchorLogitsProcessor(*anchor, specialist[1], conversations=chats)
     torch.testing.assert_close(other(ids, scores), fresh(ids, scores))
     assert other.ledger is processor.ledger
 
 
-def test_a_special_token_does_not_end_the_guard(guard, specialist):
+def test_a_special_token_does_not_end_steering(guard, specialist):
     tokenizer = specialist[1]
-    ids = encode(conversations("harmful", n=1), tokenizer)["input_ids"]
+    ids = encode(chats_of("harmful", 1), tokenizer)["input_ids"]
     scores = torch.zeros(1, len(tokenizer))
     before = guard(ids, scores)
     for special in (tokenizer.convert_tokens_to_ids("[SYS]"), len(tokenizer) + 3):  # a padded logit's id, too
@@ -358,9 +357,9 @@ def test_a_special_token_does_not_end_the_guard(guard, specialist):
         torch.testing.assert_close(guard(ids, scores), before)
 
 
-def test_an_answer_that_goes_on_after_its_eos_stays_guarded(guard, specialist):
+def test_an_answer_that_continues_after_its_eos_stays_steered(guard, specialist):
     tokenizer = specialist[1]
-    ids = encode(conversations("harmful", n=1), tokenizer)["input_ids"]
+    ids = encode(chats_of("harmful", 1), tokenizer)["input_ids"]
     scores = torch.zeros(1, len(tokenizer))
     guard(ids, scores)
     ended = torch.cat([ids, torch.tensor([[tokenizer.eos_token_id]])], dim=-1)
@@ -375,13 +374,13 @@ def test_an_anchor_in_training_mode_is_refused(anchor, specialist):
         AnchorLogitsProcessor(model, anchor[1], specialist[1])
 
 
-def test_a_guard_does_not_depend_on_its_neighbours(anchor, specialist):
-    """A row that goes on after its EOS is watched alike, alone and next to a row that is steered."""
+def test_a_row_does_not_depend_on_its_neighbors(anchor, specialist):
+    """A row that continues after its EOS is steered in the same way alone and next to another row."""
     tokenizer = specialist[1]
-    ids = encode(conversations("harmful", n=1), tokenizer)["input_ids"]
+    ids = encode(chats_of("harmful", 1), tokenizer)["input_ids"]
     certain = torch.zeros(1, len(tokenizer))
     certain[0, 50] = 30.0
-    found = []
+    first_rows = []
     for n_rows in (1, 2):
         guard = AnchorLogitsProcessor(*anchor, tokenizer, n_watch=2)
         rows, scores = ids.expand(n_rows, -1), certain.expand(n_rows, -1).clone()
@@ -391,10 +390,10 @@ def test_a_guard_does_not_depend_on_its_neighbours(anchor, specialist):
             new[0] = written
             rows = torch.cat([rows, new], dim=-1)
             result = guard(rows, scores)
-        found.append(result[0])
-    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-3)
+        first_rows.append(result[0])
+    torch.testing.assert_close(*first_rows, atol=1e-4, rtol=1e-3)
 
 
-def test_a_back_end_without_a_template_to_follow_is_refused(anchor, specialist):
-    with pytest.raises(ValueError, match="`tokenizer` must have a `tokenizers` back end, .* got ByT5Tokenizer"):
+def test_a_tokenizer_without_a_tokenizers_backend_is_refused(anchor, specialist):
+    with pytest.raises(ValueError, match="`tokenizer` must have a `tokenizers` backend, .* got ByT5Tokenizer"):
         AnchorLogitsProcessor(*anchor, ByT5Tokenizer())

@@ -1,0 +1,151 @@
+"""JudgedAnswers: the answers of one call: how a text is judged, and how tokens are committed to an answer and emitted.
+
+Knows answers, verdicts and the history of scores. Does not know when an answer is judged, or what follows from a verdict.
+Committed tokens are never taken back, and only they are emitted.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from hf_alignbeam.chat.conversations import ParsedPrompt
+from hf_alignbeam.decoding.policy import Policy
+from hf_alignbeam.decoding.records import Answer, JudgedPrefix
+from hf_alignbeam.decoding.row_batch import RowBatch
+from hf_alignbeam.judges.base import Judge
+from hf_alignbeam.judges.failsafe import JudgeError, judge_each_or_none
+
+
+class ScoreHistory:
+    """By step, the scores or logits (B, V) from which the answers' tokens were drawn."""
+
+    def __init__(self, n_rows: int):
+        self._n_rows = n_rows
+        self.steps: list[Tensor] = []
+
+    def keep(self, step: int, rows: Sequence[int], values: Tensor) -> None:
+        """Keep the values of some answers at one step."""
+        while len(self.steps) <= step:
+            self.steps.append(values.new_full((self._n_rows, values.shape[-1]), -torch.inf))
+        self.steps[step][list(rows)] = values
+
+    def forget(self, row: int, step: int) -> None:
+        """Drop the values of an answer from one step on."""
+        for values in self.steps[step:]:
+            values[row] = -torch.inf
+
+
+class JudgedAnswers:
+    """The answers of one call of `generate`.
+
+    Args:
+        prompts: The prompt of each row.
+        judge: The judge.
+        policy: Which verdicts pass.
+        token_bytes: The bytes of the target's tokens.
+        emit: Is called with tokens as they are committed.
+        is_traced: Whether to record the texts that are judged, and the rollbacks.
+        keeps_scores, keeps_logits: Whether to keep these for `generate`'s output.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[ParsedPrompt],
+        judge: Judge,
+        policy: Policy,
+        token_bytes: Sequence[bytes | None],
+        emit: Callable[[list[int]], None],
+        is_traced: bool,
+        keeps_scores: bool,
+        keeps_logits: bool,
+    ):
+        self._judge = judge
+        self._policy = policy
+        self._token_bytes = token_bytes
+        self._emit = emit
+        self.is_traced = is_traced
+        unknown = [math.nan] * (policy.num_candidates + 1)
+        self.answers = [Answer(number, prompt, list(unknown)) for number, prompt in enumerate(prompts)]
+        self.scores = ScoreHistory(len(prompts)) if keeps_scores else None
+        self.logits = ScoreHistory(len(prompts)) if keeps_logits else None
+        self.n_judge_calls = 0
+
+    def bytes_of(self, ids: Sequence[int]) -> bytes:
+        """The bytes of some tokens."""
+        return b"".join((self._token_bytes[i] if i < len(self._token_bytes) else None) or b"" for i in ids)
+
+    def text_of(self, answer: Answer, ids: Sequence[int]) -> str:
+        """The text that the judge reads where an answer consists of these tokens: the prefill is part of it."""
+        return answer.prompt.continued(self.bytes_of(ids)).prefill.decode(errors="replace").strip()
+
+    def written(self, batch: RowBatch, row: int) -> tuple[list[int], str]:
+        """The tokens of a row's answer, and their text."""
+        ids = batch.ids(row)
+        return ids, self.text_of(batch.answers[row], ids)
+
+    def judge(self, answers: Sequence[Answer], texts: Sequence[tuple[list[int], str]]) -> list[float]:
+        """Judge one text of each answer; a text equal to the committed one keeps its verdict.
+
+        Args:
+            answers: The answers; one may occur several times.
+            texts: The tokens of each text, and the text itself.
+
+        Returns:
+            The harm of each text; NaN where the judge gave no verdict.
+
+        Raises:
+            JudgeError: There is no verdict, and the policy says to raise.
+        """
+        harm = [answer.harm for answer in answers]
+        new = [n for n, (answer, (_, text)) in enumerate(zip(answers, texts, strict=True)) if answer.text != text]
+        if not new:
+            return harm
+        verdicts = judge_each_or_none(self._judge, [answers[n].prompt.messages for n in new], [texts[n][1] for n in new])
+        self.n_judge_calls += verdicts.n_calls
+        if self._policy.on_judge_error == "raise" and None in verdicts.harm:
+            raise JudgeError(f"The judge gave no verdict: {verdicts.errors[-1]}") from verdicts.errors[-1]
+        for n, verdict in zip(new, verdicts.harm, strict=True):
+            harm[n] = math.nan if verdict is None else verdict
+            answers[n].n_judged += 1
+            if self.is_traced:
+                answers[n].judged_prefixes.append(JudgedPrefix(texts[n][0], harm[n], self._policy.passes(harm[n])))
+        return harm
+
+    def commit(self, batch: RowBatch, row: int, ids: list[int], text: str, harm: float, is_done: bool) -> None:
+        """Commit the first tokens `ids` of a row to its answer, and emit those that are new."""
+        answer = batch.answers[row]
+        self._emit(ids[len(answer.ids) :])
+        answer.divergences = batch.divergences[row][: len(ids)]
+        answer.ids, answer.text, answer.harm, answer.is_done = ids, text, harm, is_done
+
+    def end_with(self, answer: Answer, ids: list[int], harm: float, chosen: int) -> None:
+        """End an answer with tokens that were not drawn, such as the refusal's; they become certain in the scores."""
+        self._emit(ids)
+        for history in (self.scores, self.logits):
+            for step, i in enumerate(ids, start=len(answer.ids)):
+                if history is not None and history.steps:
+                    certain = torch.full_like(history.steps[0][:1], -torch.inf)
+                    certain[0, i] = 0.0
+                    history.keep(step, [answer.number], certain)
+        answer.ids = [*answer.ids, *ids]
+        answer.harm, answer.chosen, answer.is_done = harm, chosen, True
+
+    @property
+    def keeps_steps(self) -> bool:
+        """Whether scores or logits are kept."""
+        return self.scores is not None or self.logits is not None
+
+    def keep_step(self, batch: RowBatch, rows: Sequence[int], step: int, scores: Tensor, logits: Tensor) -> None:
+        """Keep the scores and logits (rows of the batch, V) from which some rows draw at one step."""
+        numbers = [batch.answers[row].number for row in rows]
+        for history, values in ((self.scores, scores), (self.logits, logits)):
+            if history is not None:
+                history.keep(step, numbers, values[list(rows)])
+
+    def forget_steps(self, answer: Answer, step: int) -> None:
+        """Drop what is kept of an answer from one step on, because its tokens are taken back."""
+        for history in (self.scores, self.logits):
+            if history is not None:
+                history.forget(answer.number, step)

@@ -1,0 +1,82 @@
+"""Arguments that the strategy, or `generate` with it, refuses."""
+
+import re
+
+import pytest
+import torch
+from helpers.strategies import chats_of, generated, passing
+from transformers import (
+    SynthIDTextWatermarkingConfig,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from hf_alignbeam import AnchorLogitsProcessor
+from hf_alignbeam.evaluation.generation import encode
+
+
+def test_arguments_of_generate_are_refused_by_name(specialist, strategy, anchor):
+    guard = AnchorLogitsProcessor(*anchor, specialist[1])
+    for options, name in (
+        ({"num_beams": 2}, "num_beams"),
+        ({"prompt_lookup_num_tokens": 2}, "prompt_lookup_num_tokens"),
+        ({"guidance_scale": 2.0}, "guidance_scale"),
+        ({"prefix_allowed_tokens_fn": lambda row, ids: [5]}, "prefix_allowed_tokens_fn"),
+        ({"return_dict_in_generate": True, "output_attentions": True}, "output_attentions"),
+        ({"return_dict_in_generate": True, "output_hidden_states": True}, "output_hidden_states"),
+        ({"logits_processor": [guard]}, "logits_processor"),
+    ):
+        with pytest.raises(ValueError, match=f"`{name}` must"):
+            generated(specialist, chats_of("general", 1), strategy(passing), **options)
+
+
+def test_a_synthid_watermark_is_refused(specialist, strategy):
+    config = SynthIDTextWatermarkingConfig(keys=[1, 2, 3], ngram_len=3)
+    with pytest.raises(ValueError, match="`watermarking_config` must be left out"):
+        generated(specialist, chats_of("general", 1), strategy(passing), watermarking_config=config, do_sample=True)
+
+
+def test_encoder_decoders_are_refused(strategy):
+    small = {"d_model": 16, "d_ff": 16, "num_layers": 1, "num_heads": 2, "d_kv": 8, "vocab_size": 60}
+    model = T5ForConditionalGeneration(T5Config(**small, decoder_start_token_id=0, pad_token_id=0)).eval()
+    with pytest.raises(ValueError, match="The target must be a decoder"):
+        model.generate(torch.tensor([[4, 5]]), custom_generate=strategy(passing), max_new_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_candidates": 0}, "`num_candidates` must be at least 1, got 0"),
+        ({"threshold": 1.5}, "`threshold` must be in [0, 1], got 1.5"),
+        ({"judge_after": 0}, "`judge_after` must be at least 1, got 0"),
+        ({"judge_every": 0}, "`judge_every` must be at least 1, got 0"),
+        ({"choice": "best"}, "`choice` must be one of likeliest, safest, got 'best'"),
+        ({"escalation": "never"}, "`escalation` must be one of flagged, always, got 'never'"),
+        ({"on_judge_error": "ignore"}, "`on_judge_error` must be one of refuse, raise, got 'ignore'"),
+        ({"refusal": " "}, "`refusal` must hold some text"),
+        ({"alpha": 0.0}, "`alpha` and `n_steps` must be above 0"),
+        ({"n_steps": 0}, "`alpha` and `n_steps` must be above 0"),
+        ({"conversations": []}, "`conversations` must hold one conversation a prompt"),
+    ],
+)
+def test_wrong_settings_are_named(settings, message, strategy):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        strategy(passing, **settings)
+
+
+def test_a_judge_must_be_callable(strategy):
+    with pytest.raises(ValueError, match="`judge` must be callable"):
+        strategy("judge-lm")
+
+
+def test_embeddings_need_conversations_and_are_judged_by_them(specialist, strategy, oracle):
+    model, tokenizer = specialist
+    conversations = [*chats_of("harmful", 2), *chats_of("general", 2)]
+    inputs = encode(conversations, tokenizer)
+    embeds = model.get_input_embeddings()(inputs["input_ids"])
+    options = {"inputs_embeds": embeds, "attention_mask": inputs["attention_mask"], "max_new_tokens": 30}
+    with pytest.raises(ValueError, match="`conversations` must be given"):
+        model.generate(**options, custom_generate=strategy(oracle))
+    answers = model.generate(**options, custom_generate=strategy(oracle, conversations=conversations))
+    expected, n_prompt = generated(specialist, conversations, strategy(oracle), max_new_tokens=30)
+    assert torch.equal(answers, expected[:, n_prompt:])
