@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.conversations import ParsedPrompt
+from hf_alignbeam.tokenization.vocabulary import decode
 
 #: What is said where nothing that was written passes.
 REFUSAL = "I cannot help with that."
@@ -60,7 +61,7 @@ class Refusal:
         """The ids of a text that goes on from where an answer stands, white space before it."""
         ways = [self._tokenizer(each, add_special_tokens=False).input_ids for each in (text, leading_whitespace.decode() + text)]
         wanted = leading_whitespace + text.encode()
-        return list(next((way for way in ways if b"".join(self._pieces[i] or b"" for i in way) == wanted), ways[-1]))
+        return list(next((way for way in ways if decode(self._pieces, way) == wanted), ways[-1]))
 
 
 def check_refusal(text: str) -> None:

@@ -23,7 +23,7 @@ from hf_alignbeam.chat.templates import (
     special_names,
     unended_reasoning,
 )
-from hf_alignbeam.tokenization.vocabulary import token_bytes
+from hf_alignbeam.tokenization.vocabulary import decode, token_bytes
 
 #: What a user can do about a target that reasons.
 _WAY_OUT = (
@@ -170,7 +170,7 @@ class ChatReader:
 
     def plain(self, ids: Sequence[int]) -> str:
         """The prompt's text without special tokens, for a prompt that follows no known template."""
-        return _readable(b"".join(self._tokens[i] or b"" for i in ids if i < len(self._tokens)))
+        return _readable(decode(self._tokens, ids))
 
 
 def learn_format(tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None], template: str) -> ChatFormat | None:

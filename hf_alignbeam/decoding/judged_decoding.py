@@ -19,6 +19,7 @@ from hf_alignbeam.decoding.row_batch import Answer, RowBatch, Writer, release, s
 from hf_alignbeam.decoding.target_rows import Target
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.failsafe import JudgeError, judge_each_or_none
+from hf_alignbeam.tokenization.vocabulary import decode
 
 
 class History:
@@ -200,7 +201,7 @@ class JudgedDecoding:
         return answer.asked.continued(self._bytes(ids)).prefill.decode(errors="replace").strip()
 
     def _bytes(self, ids: Sequence[int]) -> bytes:
-        return b"".join((self._pieces[i] if i < len(self._pieces) else None) or b"" for i in ids)
+        return decode(self._pieces, ids)
 
     def _commit(self, rows: RowBatch, row: int, ids: list[int], text: str, harm: float, is_done: bool) -> None:
         answer = rows.answers[row]

@@ -42,7 +42,7 @@ from hf_alignbeam.embedding_search.zeroth_order import Estimator, Kind, NewOptim
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.failsafe import JudgeError
-from hf_alignbeam.tokenization.vocabulary import token_bytes
+from hf_alignbeam.tokenization.vocabulary import decode, token_bytes
 from hf_alignbeam.utils.streaming import streaming
 
 #: Prompts that are searched at once: what is done is handed on before the next ones begin.
@@ -432,7 +432,7 @@ class EmbeddingSteerer:
 
     def _text(self, asked: ParsedPrompt, ids: Sequence[int]) -> str:
         """The whole answer, what the prompt begins of it included."""
-        written = b"".join((self._pieces[i] if i < len(self._pieces) else None) or b"" for i in ids)
+        written = decode(self._pieces, ids)
         return asked.continued(written).prefill.decode(errors="replace").strip()
 
     def _rounds(self, settled: ResolvedGeneration, journal: Journal, lengths: Sequence[int]) -> SearchLoop:

@@ -13,7 +13,7 @@ from hf_alignbeam.decoding import row_batch as writing
 from hf_alignbeam.decoding.records import divergence
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.presets.published import PAPER
-from hf_alignbeam.tokenization.vocabulary import token_bytes
+from hf_alignbeam.tokenization.vocabulary import decode, token_bytes
 
 SETTINGS = {"default": {}, "often": {"judge_after": 4, "judge_every": 6}, "paper": PAPER}
 
@@ -28,7 +28,7 @@ def noted(target, conversations, strategy, **options):
 
 def said(target, ids):
     pieces = token_bytes(target[1])
-    return b"".join(pieces[i] or b"" for i in ids).decode(errors="replace").strip()
+    return decode(pieces, ids).decode(errors="replace").strip()
 
 
 def test_divergence_of_distributions_of_four_numbers():

@@ -31,7 +31,7 @@ from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.presets.published import TSA
 from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import stored_judges, stored_language
-from hf_alignbeam.tokenization.vocabulary import token_bytes
+from hf_alignbeam.tokenization.vocabulary import decode, token_bytes
 
 #: peft 0.21 under transformers 5.23.
 OF_PEFT = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -607,7 +607,7 @@ def test_the_published_preset_is_the_algorithm_written_out(thin):
 
     def answered(embeds):
         ids = ended(model.generate(**left_padded([embeds]), **GREEDY)[0].tolist(), settled)
-        return b"".join(pieces[i] or b"" for i in ids).decode().strip()
+        return decode(pieces, ids).decode().strip()
 
     ours = EmbeddingSteerer(*thin, judge, **{**TSA, "probe_temperature": 0.0, "max_generations": 1 + 8 + 2 * 9})
     passed = 0

@@ -7,7 +7,7 @@ from transformers import (
 
 from hf_alignbeam import testbed
 from hf_alignbeam.evaluation.generation import encode
-from hf_alignbeam.tokenization.vocabulary import token_bytes
+from hf_alignbeam.tokenization.vocabulary import decode, token_bytes
 
 KINDS = ("general", "harmful", "domain", "late", "prefill", "borderline")
 
@@ -58,7 +58,7 @@ def new_tokens(target, conversations, strategy=None, **options):
 def texts(target, conversations, strategy=None, **options):
     rows = new_tokens(target, conversations, strategy, **options)
     pieces = token_bytes(target[1])
-    return [b"".join(pieces[i] or b"" for i in row).decode().strip() for row in rows]
+    return [decode(pieces, row).decode().strip() for row in rows]
 
 
 WAYS = {
@@ -76,4 +76,4 @@ WAYS = {
 
 def texts_of(tokenizer, ids):
     pieces = token_bytes(tokenizer)
-    return b"".join(pieces[i] or b"" for i in ids).decode().strip()
+    return decode(pieces, ids).decode().strip()
