@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from hf_alignbeam.anchor.follower import Follower, Start
+from hf_alignbeam.anchor.follower import Follower, RowStart
 from hf_alignbeam.chat.conversations import Message, ParsedPrompt
 from hf_alignbeam.chat.prompt_reader import Prompts
 from hf_alignbeam.chat.template_parser import learn_format
@@ -154,7 +154,7 @@ class AnchorSteering:
         if self.settings.mixing == "paper":
             anchor_prob, n_sources = follower.translate_top(target_prob, rows, PAPER_TOP_TOKENS)
             return paper(target_logp, anchor_prob, self.settings.alpha, n_sources), float((1.0 - anchor_prob.sum(-1)).sum())
-        translation = follower.translate(target_prob, rows)
+        translation = follower.predict(target_prob, rows)
         anchor_prob = torch.addcmul(translation.prob, translation.lost[:, None], target_prob)
         rules = {"linear": linear, "log_linear": log_linear, "safe_decoding": safe_decoding, "contrastive": contrastive}
         return rules[self.settings.mixing](target_logp, anchor_prob, self.settings.alpha), float(translation.lost.sum())
@@ -190,7 +190,7 @@ class AnchorSteering:
         target_prob = torch.stack([point.own_logp[row] for row in point.rows]).exp()
         if self.settings.mixing == "paper":
             return call.follower.translate_top(target_prob, point.rows, PAPER_TOP_TOKENS)[0].log()
-        return call.follower.translate(target_prob, point.rows).prob.log()
+        return call.follower.predict(target_prob, point.rows).prob.log()
 
     def count(self, call: GenerateCall, n_steered: int = 0, lost: float = 0.0) -> None:
         """Add to the ledger what a call has spent since it was last counted, and what was steered in it."""
@@ -235,10 +235,10 @@ def _eos_ids(anchor: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens
     return {i for i in ids if i is not None}
 
 
-def start(anchor_tokenizer: PreTrainedTokenizerBase, anchor_tokens: list[bytes | None], asked: ParsedPrompt) -> Start:
+def start(anchor_tokenizer: PreTrainedTokenizerBase, anchor_tokens: list[bytes | None], asked: ParsedPrompt) -> RowStart:
     """How the anchor's reading of one prompt begins."""
     ids, leading_whitespace = render_prompt(anchor_tokenizer, anchor_tokens, asked.messages)
-    return Start(ids, leading_whitespace, asked.leading_whitespace, asked.prefill)
+    return RowStart(ids, leading_whitespace, asked.leading_whitespace, asked.prefill)
 
 
 def check_anchor(anchor: PreTrainedModel, anchor_tokenizer: PreTrainedTokenizerBase, tokens: Sequence[bytes | None]) -> None:
