@@ -1,6 +1,7 @@
-"""The anchor following a target's text, and what it would write next.
+"""The anchor following the target's text, and its next-token distribution over the target's vocabulary.
 
-* `state`: What the anchor believes comes next, from every point of a text that it may be writing on from.
-* `covering`: What the anchors of many rows say next, summed over every point they may be writing on from, in the target's vo...
-* `follower`: The anchor following a target's text: which of its tokens are fed, what is pending, what it would say next.
+* `state`: One row: its text, the anchor's tokens for it, and the points that the anchor was fed to.
+* `cover`: One point of a row's text from which the anchor may continue, and its mass.
+* `covering`: The marginal over the anchor's tokenizations of a text, in the target's tokens.
+* `follower`: Feeds the anchor: retokenizes each row's text, looks ahead, commits old tokens, goes back.
 """

@@ -1,11 +1,13 @@
-"""What the anchors of many rows say next, summed over every point they may be writing on from, in the target's vocabulary.
+"""The anchor's next-token distribution in the target's vocabulary: a marginal over the anchor's tokenizations of the text.
 
-Knows readings and how they share out their mass. Knows no model and no text.
+Byte-exact prediction sums over every tokenization that covers the text (arXiv 2506.14123); here these are the tokens that
+were fed and the paths that were looked ahead to. Knows rows, both vocabularies and the target's own distribution. Feeds no
+model: where only another forward of the anchor can tell which target token comes next, it names the path (`open_paths`).
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
@@ -13,116 +15,38 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from hf_alignbeam.anchor.state import LEAST_STEP, Node, Path, RowState
-from hf_alignbeam.translation.translator import SETTLED_WEIGHT, Table, Translation, VocabularyTranslator
+from hf_alignbeam.anchor.cover import Cover, OpenPath, TrackedToken
+from hf_alignbeam.anchor.state import MIN_TOKEN_LOGP, Node, Path, RowState
+from hf_alignbeam.translation.translator import AS_IS_WEIGHT, Table, Translation, VocabularyTranslator
 
-#: Below this share of the anchor's belief, what is canonical for the target does not count any more.
-CANONICAL_SHARE = 0.05
-
-
-#: Anchor tokens that carry at least this much of its belief are followed one by one; a look-ahead is worth a forward
-#: where as much hangs on it.
-HEAVY_MASS = 0.01
-
-
-#: What carries less goes where the text before it goes.
-LIGHT_MASS = 0.001
-
-
-#: At most so many of the heavy ones at one point.
-N_HEAVY = 12
-
-
-#: Inside a token of the anchor's, so many of the likeliest that go on from there are looked at: the rest are noise.
-N_INSIDE = 256
-
-
-#: How many of the target's likeliest tokens are asked whether the anchor may be on its way to them.
-N_OWN_TOKENS = 8
-
+#: The target's tokens are taken as canonical while this keeps more than such a share of the anchor's mass.
+MIN_CANONICAL_SHARE = 0.05
+#: Anchor tokens of more mass than this are tracked one by one, and their paths are worth a look-ahead.
+MIN_TRACKED_MASS = 0.01
+#: At most this many tokens are tracked at one point.
+MAX_TRACKED = 12
+#: After a looked-ahead path, next tokens of more mass than this are tracked one by one; the others count as the path does.
+MIN_BRANCH_MASS = 0.001
+#: This many of the likeliest anchor tokens that complete pending bytes count; the others are noise.
+MAX_COMPLETIONS = 256
+#: This many of the target's likeliest tokens are tried as what an anchor path may become.
+N_TARGET_TOKENS = 8
+#: Keeps shares defined where the target gives all candidates a probability of zero.
+TINY = 1e-30
 
 _NONE = torch.empty(0, dtype=torch.long)
 
 
 @dataclass(frozen=True)
-class Cover:
-    """A point of the row's text from which the anchor may be writing on: everything before it is fed.
-
-    Attributes:
-        path: The anchor's tokens up to it.
-        pending: The bytes of the text after it.
-        node: The point.
-        weight: Its log-probability, relative to the likeliest point's.
-        table: What any token there is for the target; None where only tokens that begin with the pending bytes can come.
-        ids: (M,) those tokens; empty with a table.
-        goals: (M,) where each of them leads, -1 where the target has written the pending bytes otherwise.
-    """
-
-    path: Path
-    pending: bytes
-    node: Node
-    weight: float
-    table: Table | None
-    ids: Tensor
-    goals: Tensor
-
-    @cached_property
-    def prob(self) -> Tensor:
-        """(M,) the belief in each token that begins with the pending bytes."""
-        return (self.node.logp[self.ids] + self.weight).exp()
-
-    @property
-    def most(self) -> float:
-        """The log-probability of the likeliest token there, relative to the likeliest point's."""
-        return self.weight + (self.node.likeliest[0][1] if self.table is not None else float(self.node.logp[self.ids].max()))
-
-    @cached_property
-    def belief(self) -> float:
-        """How much belief goes on from here."""
-        if self.table is None:
-            return float(self.prob.sum())
-        if self.table.possible is None:
-            return math.exp(self.weight)
-        width = min(len(self.node.logp), len(self.table.possible))
-        prob = (self.node.logp[:width] + self.weight).exp()
-        return float((prob * self.table.possible[:width].to(prob.device)).sum())
-
-    @property
-    def ruled_out(self) -> float:
-        """How much of it would have been written otherwise."""
-        return float(self.prob[self.goals < 0].sum()) if self.table is None else 0.0
-
-
-@dataclass(frozen=True)
-class OpenPath:
-    """Anchor tokens after which the target's next token is still open.
-
-    Attributes:
-        mass: The belief in the path.
-        ids: The tokens, from the cover's point on.
-        cover: Where they begin.
-    """
-
-    mass: float
-    ids: Path
-    cover: Cover
-
-    @property
-    def path(self) -> Path:
-        """The tokens from the last settled one on."""
-        return self.cover.path + self.ids
-
-
-@dataclass(frozen=True)
 class CoverDistribution:
-    """One row's belief at one step, given which of the target's tokens its next one must go on from.
+    """One row's next-token distribution as covers, given the target's tokens so far.
 
     Attributes:
         row: The row.
         translator: Between the two vocabularies.
         target_prob: (V,) the target's own distribution.
-        word: The target's tokens since its last word began. Text that it would have written with other tokens is not
-            what comes next; empty where it wrote them in a way of its own, and every reading of their bytes counts.
+        word: The target's tokens since its last word began. Only text for which they are canonical counts; empty where
+            every tokenization of their bytes counts.
     """
 
     row: RowState
@@ -131,223 +55,240 @@ class CoverDistribution:
     word: Path
 
     @classmethod
-    def strict(cls, row: RowState, translator: VocabularyTranslator, target_prob: Tensor) -> "CoverDistribution":
-        """The reading that takes the target's tokens for what it would write, unless that rules out nearly everything."""
+    def canonical(cls, row: RowState, translator: VocabularyTranslator, target_prob: Tensor) -> "CoverDistribution":
+        """Take the target's tokens as canonical, unless that rules out nearly all of the anchor's mass."""
         if translator.rule != "bytes":
             return cls(row, translator, target_prob, ())
-        reading = cls(row, translator, target_prob, _word(row, translator))
-        if not reading.word:
-            return reading
+        distribution = cls(row, translator, target_prob, _current_word(row, translator))
+        if not distribution.word:
+            return distribution
         kept = 0.0
-        for cover in reading.covers:
-            kept += cover.belief - cover.ruled_out
-            for at, i, mass in reading.single(cover):
-                kept += mass * reading._fitting((i,), cover)
-                kept -= mass if cover.table is not None or int(cover.goals[at]) >= 0 else 0.0
-        return reading.or_free(kept)
+        for cover in distribution.covers:
+            kept += cover.mass - cover.noncanonical_mass
+            for token in distribution.tracked(cover):
+                kept += token.mass * distribution._canonical_share((token.id,), cover)
+                kept -= token.mass if cover.table is not None or int(cover.next_tokens[token.column]) >= 0 else 0.0
+        return distribution.or_unconditional(kept)
 
-    def or_free(self, kept: float) -> "CoverDistribution":
-        """This reading, or the free one where this one keeps next to nothing of the belief."""
-        return self if not self.word or kept > CANONICAL_SHARE * self._belief else replace(self, word=())
+    def or_unconditional(self, kept: float) -> "CoverDistribution":
+        """Return this distribution, or one of every tokenization where this one keeps next to nothing of the mass."""
+        return self if not self.word or kept > MIN_CANONICAL_SHARE * self._mass else replace(self, word=())
 
     @cached_property
-    def _belief(self) -> float:
-        return sum(cover.belief for cover in self.covers)
+    def _mass(self) -> float:
+        return sum(cover.mass for cover in self.covers)
 
     @cached_property
     def covers(self) -> list[Cover]:
-        """The points from which the anchor may be writing on: where it has read to, and where a longer token may span."""
+        """The points from which the anchor may continue: the end of its path, and where a longer token may begin."""
         row, anchor = self.row, self.translator.anchor
-        spelled = {path: anchor.decode(path) for path in row.nodes}
-        pending = {path: row.text[len(text) :] for path, text in spelled.items() if row.text.startswith(text)}
+        texts = {path: anchor.decode(path) for path in row.nodes}
+        pending = {path: row.text[len(text) :] for path, text in texts.items() if row.text.startswith(text)}
         if self.translator.rule != "bytes":
             pending = {row.path: pending[row.path]}
-        begun = {path: left for path, left in pending.items() if self._at_end(left) or anchor.begins_a_token(left)}
-        most = max((row.nodes[path].weight for path in begun), default=0.0)
-        found = [self._cover(path, left, row.nodes[path].weight - most) for path, left in begun.items()]
-        least = max((cover.most for cover in found), default=0.0) + LEAST_STEP
-        return [self._led(cover, least) for cover in found if cover.most > least]
+        pending = {path: left for path, left in pending.items() if self._is_at_end(left) or anchor.begins_a_token(left)}
+        best = max((row.nodes[path].path_logp for path in pending), default=0.0)
+        covers = [self._cover(path, left, row.nodes[path].path_logp - best) for path, left in pending.items()]
+        min_logp = max((cover.max_logp for cover in covers), default=0.0) + MIN_TOKEN_LOGP
+        return [self._with_next_tokens(cover, min_logp) for cover in covers if cover.max_logp > min_logp]
 
-    def _cover(self, path: Path, left: bytes, weight: float) -> Cover:
-        """A point with every token that may come there; where they lead is not known yet."""
-        node = self.row.nodes[path]
-        if self._at_end(left):
-            return Cover(path, left, node, weight, self.translator.table(left, self.row.target_only_prefix), _NONE, _NONE)
-        ids = self.translator.retokenizer.inside(left).to(node.logp.device)
-        return Cover(path, left, node, weight, None, ids, _NONE)
-
-    def _led(self, cover: Cover, least: float) -> Cover:
-        """The same with the tokens that carry anything at all, and where they lead."""
-        if cover.table is not None:
-            return cover
-        values, places = cover.node.logp[cover.ids].topk(min(N_INSIDE, len(cover.ids)))
-        ids = cover.ids[places[values + cover.weight > least]]
-        goals = self.translator.retokenizer.goals(ids.tolist(), cover.pending, self.row.target_only_prefix, self.word)
-        return replace(cover, ids=ids, goals=torch.tensor(goals, dtype=torch.long, device=ids.device))
-
-    def open_paths(self) -> list[OpenPath]:
-        """Paths of one anchor token on which more than `HEAVY_MASS` of the row's belief hangs."""
-        return [item for cover in self.covers for item in self._open(cover, (), [(i, mass) for _, i, mass in self.single(cover)])]
-
-    def open_after(self, item: OpenPath) -> list[OpenPath]:
-        """The paths one anchor token longer than a fed one that are still open."""
-        tokens = self.translator.anchor.tokens
-        nexts = [(i, item.mass * math.exp(logp)) for i, logp in self.row.nodes[item.path].likeliest[:N_HEAVY]]
-        return self._open(item.cover, item.ids, [(i, m) for i, m in nexts if m > HEAVY_MASS and i < len(tokens) and tokens[i]])
-
-    @cached_property
-    def _likely(self) -> list[int]:
-        return self.target_prob.topk(min(N_OWN_TOKENS, len(self.target_prob))).indices.tolist()
-
-    def _at_end(self, pending: bytes) -> bool:
+    def _is_at_end(self, pending: bytes) -> bool:
         return not pending or pending == self.row.leading_whitespace == self.row.text
 
-    def _open(self, cover: Cover, ids: Path, nexts: list[tuple[int, float]]) -> list[OpenPath]:
-        """Of the tokens that may come after `ids`, those that leave the target's open."""
-        paths = [OpenPath(mass, (*ids, i), cover) for i, mass in nexts]
-        return [item for item in paths if self._is_open(item)]
+    def _cover(self, path: Path, pending: bytes, path_logp: float) -> Cover:
+        """Build a cover with every token that may come next, and without the target tokens of completions."""
+        node = self.row.nodes[path]
+        if self._is_at_end(pending):
+            table = self.translator.table(pending, self.row.target_only_prefix)
+            return Cover(path, pending, node, path_logp, table, _NONE, _NONE)
+        ids = self.translator.retokenizer.completions(pending).to(node.logp.device)
+        return Cover(path, pending, node, path_logp, None, ids, _NONE)
 
-    def _is_open(self, item: OpenPath) -> bool:
-        return 0.0 < self._fitting(item.ids, item.cover) < 1.0 or len(self._ends(item.ids, item.cover, item.mass)) > 1
+    def _with_next_tokens(self, cover: Cover, min_logp: float) -> Cover:
+        """Keep the likeliest completions, none below `min_logp`, and add the target's next token for each."""
+        if cover.table is not None:
+            return cover
+        values, indices = cover.node.logp[cover.ids].topk(min(MAX_COMPLETIONS, len(cover.ids)))
+        ids = cover.ids[indices[values + cover.path_logp > min_logp]]
+        tokens = self.translator.retokenizer.next_tokens(ids.tolist(), cover.pending, self.row.target_only_prefix, self.word)
+        return replace(cover, ids=ids, next_tokens=torch.tensor(tokens, dtype=torch.long, device=ids.device))
 
-    def single(self, cover: Cover) -> list[tuple[int, int, float]]:
-        """The heavy tokens of a cover, followed one by one: place among its tokens, id and mass of each."""
+    def tracked(self, cover: Cover) -> list[TrackedToken]:
+        """Return the next tokens of a cover that are tracked one by one."""
         if self.translator.rule != "bytes":
             return []
         if cover.table is not None:
-            found = [(i, i, math.exp(logp + cover.weight)) for i, logp in cover.node.likeliest[:N_HEAVY]]
+            likeliest = [TrackedToken(i, i, math.exp(logp + cover.path_logp)) for i, logp in cover.node.likeliest[:MAX_TRACKED]]
         else:
-            values, places = cover.prob.topk(min(N_HEAVY, len(cover.prob)))
-            found = list(zip(places.tolist(), cover.ids[places].tolist(), values.tolist(), strict=True))
+            values, indices = cover.prob.topk(min(MAX_TRACKED, len(cover.prob)))
+            triples = zip(indices.tolist(), cover.ids[indices].tolist(), values.tolist(), strict=True)
+            likeliest = [TrackedToken(*triple) for triple in triples]
         tokens, pending = self.translator.anchor.tokens, cover.pending
+        heavy = [token for token in likeliest if token.mass > MIN_TRACKED_MASS and token.id < len(tokens)]
+        return [token for token in heavy if (data := tokens[token.id] or b"").startswith(pending) and data != pending]
+
+    def open_paths(self) -> list[OpenPath]:
+        """Return the open paths of one tracked token."""
         return [
-            (at, i, mass)
-            for at, i, mass in found
-            if mass > HEAVY_MASS and i < len(tokens) and (tokens[i] or b"").startswith(pending) and (tokens[i] or b"") != pending
+            path
+            for cover in self.covers
+            for path in self._open(cover, (), [(token.id, token.mass) for token in self.tracked(cover)])
         ]
 
-    def _ends(self, ids: Path, cover: Cover, mass: float) -> list[int]:
-        """The target tokens that a path of anchor tokens may lead to next, the one that its own text becomes first.
+    def open_after(self, path: OpenPath, node: Node) -> list[OpenPath]:
+        """Return the open paths that are one token longer than `path`, which was fed up to `node`."""
+        tokens = self.translator.anchor.tokens
+        likeliest = [(i, path.mass * math.exp(logp)) for i, logp in node.likeliest[:MAX_TRACKED]]
+        heavy = [(i, mass) for i, mass in likeliest if mass > MIN_TRACKED_MASS and i < len(tokens) and tokens[i]]
+        return self._open(path.cover, path.ids, heavy)
 
-        None at all where the target would have written the text so far with other tokens. What carries little mass is
-        taken as it stands.
+    def _open(self, cover: Cover, ids: Path, following: Sequence[tuple[int, float]]) -> list[OpenPath]:
+        """Return the open paths among `ids` with each of the following tokens, given with their mass."""
+        paths = [OpenPath(mass, (*ids, i), cover) for i, mass in following]
+        return [path for path in paths if self._is_open(path)]
+
+    def _is_open(self, path: OpenPath) -> bool:
+        share = self._canonical_share(path.ids, path.cover)
+        return 0.0 < share < 1.0 or len(self._candidates(path.ids, path.cover, path.mass)) > 1
+
+    @cached_property
+    def _likely_targets(self) -> list[int]:
+        return self.target_prob.topk(min(N_TARGET_TOKENS, len(self.target_prob))).indices.tolist()
+
+    def _candidates(self, ids: Path, cover: Cover, mass: float) -> list[int]:
+        """Return the target's possible next tokens for a path of anchor tokens, that of its text as it is first.
+
+        Empty where the target's tokens so far are not canonical. A path of little mass counts as its text is.
         """
-        pending, target_only_prefix = cover.pending, self.row.target_only_prefix
-        if mass <= HEAVY_MASS:
-            goal = self.translator.retokenizer.next_token(
-                target_only_prefix + self.translator.anchor.decode(ids)[len(pending) :], self.word
-            )
-            return [] if goal is None else [goal]
-        first_tokens = self.translator.retokenizer.first_tokens(ids, pending, target_only_prefix, self.word).tokens
-        longer = [t for t in self._likely if self.translator.retokenizer.may_grow(ids, t, pending, target_only_prefix)]
+        retokenizer, prefix = self.translator.retokenizer, self.row.target_only_prefix
+        if mass <= MIN_TRACKED_MASS:
+            text = prefix + self.translator.anchor.decode(ids)[len(cover.pending) :]
+            token = retokenizer.next_token(text, self.word)
+            return [] if token is None else [token]
+        within = retokenizer.first_tokens(ids, cover.pending, prefix, self.word).tokens
+        longer = [t for t in self._likely_targets if retokenizer.can_become(ids, t, cover.pending, prefix)]
         if cover.table is not None:
             longer += cover.table.extensions.get(ids, ())
-        return list(dict.fromkeys((*first_tokens, *self.translator.retokenizer.canonical(tuple(longer), self.word))))
+        return list(dict.fromkeys((*within, *retokenizer.canonical(tuple(longer), self.word))))
 
-    def _fitting(self, ids: Path, cover: Cover) -> float:
-        """Of what may come after a path, the share after which the target's tokens of the last word still stand."""
-        return (
-            self.translator.retokenizer.first_tokens(ids, cover.pending, self.row.target_only_prefix, self.word).share
-            if self.word
-            else 1.0
-        )
+    def _canonical_share(self, ids: Path, cover: Cover) -> float:
+        """Return the share of a path's continuations for which the target's tokens so far are canonical."""
+        if not self.word:
+            return 1.0
+        first_tokens = self.translator.retokenizer.first_tokens(ids, cover.pending, self.row.target_only_prefix, self.word)
+        return first_tokens.canonical_share
 
-    def spread(self, ids: Path, cover: Cover, mass: float) -> Iterator[tuple[Sequence[int], float]]:
-        """The target tokens that a path of anchor tokens leads to, with the mass that each group of them shares.
+    def shares(self, ids: Path, cover: Cover, mass: float, nodes: Mapping[Path, Node]) -> Iterator[tuple[Sequence[int], float]]:
+        """Divide the mass of a path of anchor tokens among groups of the target's next tokens.
 
-        Where the anchor was asked what comes after it, its next tokens decide; elsewhere the target's own distribution
-        over the tokens that the path can still become.
+        After a looked-ahead path, the anchor's next tokens decide; elsewhere the target's own distribution over the tokens
+        that the path may become.
+
+        Args:
+            ids: The path from the cover's point on.
+            cover: The cover that it continues.
+            mass: Its mass.
+            nodes: The row's points, with those that were looked ahead to.
         """
-        node = self.row.nodes.get(cover.path + ids)
+        node = nodes.get(cover.path + ids)
         if node is None:
-            fitting = self._fitting(ids, cover) if mass > HEAVY_MASS else 1.0
-            yield self._ends(ids, cover, mass), mass * fitting
+            share = self._canonical_share(ids, cover) if mass > MIN_TRACKED_MASS else 1.0
+            yield self._candidates(ids, cover, mass), mass * share
             return
         tokens = self.translator.anchor.tokens
         left = mass
         for i, logp in node.likeliest:
             value = mass * math.exp(logp)
-            if value > LIGHT_MASS and i < len(tokens) and tokens[i]:
-                yield from self.spread((*ids, i), cover, value)
+            if value > MIN_BRANCH_MASS and i < len(tokens) and tokens[i]:
+                yield from self.shares((*ids, i), cover, value, nodes)
                 left -= value
-        yield self._ends(ids, cover, 0.0), max(left, 0.0)
+        yield self._candidates(ids, cover, 0.0), max(left, 0.0)
 
 
-def _word(row: RowState, translator: VocabularyTranslator) -> Path:
-    """The target's tokens from the last one on that begins with white space; empty where that is not known."""
+def _current_word(row: RowState, translator: VocabularyTranslator) -> Path:
+    """Return the target's tokens from the last one on that begins with white space; empty where none is known."""
     tokens = translator.target.tokens
     starts = [n for n, i in enumerate(row.written) if (tokens[i] or b"")[:1].isspace()]
     return row.written[starts[-1] :] if starts else ()
 
 
-#: What keeps a share defined where the target finds all of its tokens impossible.
-TINY = 1e-30
-
-
-def translate(readings: Sequence[CoverDistribution], target_prob: Tensor) -> Translation:
-    """Every row's belief over the target's vocabulary: heavy tokens one by one, all others through the tables.
+def marginal(distributions: Sequence[CoverDistribution], rows: Sequence[RowState], target_prob: Tensor) -> Translation:
+    """Sum each row's covers into a distribution over the target's vocabulary.
 
     Args:
-        readings: One a row, all of one translator.
+        distributions: One per row, all of one translator.
+        rows: The same rows, with the points that were looked ahead to.
         target_prob: (N, V) the target's own distributions.
 
     Returns:
-        `prob` (N, V) and `lost` (N,), normalised; a row whose strict reading leaves next to nothing is read freely.
+        `prob` (N, V) and `lost` (N,), normalized. A row that keeps next to no mass counts every tokenization instead.
     """
-    found = _sum(readings, target_prob)
-    totals = (found.prob.sum(-1) + found.lost).tolist()
-    for n, (reading, total) in enumerate(zip(readings, totals, strict=True)):
-        free = reading.or_free(total)
-        if free is not reading:
-            again = _sum([free], target_prob[n : n + 1])
-            found.prob[n], found.lost[n] = again.prob[0], again.lost[0]
-    return found.normalised()
+    result = _unnormalized(distributions, rows, target_prob)
+    totals = (result.prob.sum(-1) + result.lost).tolist()
+    for n, (distribution, total) in enumerate(zip(distributions, totals, strict=True)):
+        chosen = distribution.or_unconditional(total)
+        if chosen is not distribution:
+            again = _unnormalized([chosen], [rows[n]], target_prob[n : n + 1])
+            result.prob[n], result.lost[n] = again.prob[0], again.lost[0]
+    return result.normalized()
 
 
-def _sum(readings: Sequence[CoverDistribution], target_prob: Tensor) -> Translation:
-    """Every cover's share of each row's belief, not normalised."""
+def _unnormalized(distributions: Sequence[CoverDistribution], rows: Sequence[RowState], target_prob: Tensor) -> Translation:
+    """Add up tracked tokens one by one, and all other tokens by completion or through the covers' tables."""
     prob, lost = torch.zeros_like(target_prob), target_prob.new_zeros(len(target_prob))
-    tables: dict[int, list[tuple[int, Cover, list[int]]]] = defaultdict(list)
+    by_table: dict[int, list[tuple[int, Cover, list[int]]]] = defaultdict(list)
     shares: list[tuple[int, Sequence[int], float]] = []
-    for n, reading in enumerate(readings):
-        for cover in reading.covers:
-            heavy = reading.single(cover)
-            shares += [(n, ends, mass) for _, i, share in heavy for ends, mass in reading.spread((i,), cover, share)]
-            places = [at for at, _, _ in heavy]
+    for n, (distribution, row) in enumerate(zip(distributions, rows, strict=True)):
+        for cover in distribution.covers:
+            tracked = distribution.tracked(cover)
+            for token in tracked:
+                shares += [(n, *share) for share in distribution.shares((token.id,), cover, token.mass, row.nodes)]
+            columns = [token.column for token in tracked]
             if cover.table is not None:
-                tables[id(cover.table)].append((n, cover, places))
+                by_table[id(cover.table)].append((n, cover, columns))
             else:
-                light = cover.prob.clone()
-                light[places] = 0.0
-                fits = cover.goals >= 0
-                prob[n].index_add_(0, cover.goals[fits].to(prob.device), light[fits].to(prob.device))
-    for group in tables.values():
-        rows = torch.tensor([n for n, _, _ in group], device=prob.device)
-        weights = torch.tensor([cover.weight for _, cover, _ in group], device=prob.device)
-        light = torch.stack([cover.node.logp for _, cover, _ in group]).to(prob.device).add_(weights[:, None]).exp_()  # (M, A)
-        for row, (_, _, places) in zip(light, group, strict=True):
-            row[places] = 0.0
-        table = cast(Table, group[0][1].table).to(prob.device)
-        part = table.apply(light, target_prob if len(group) == len(target_prob) else target_prob[rows])
-        prob.index_add_(0, rows, part.prob)
-        lost.index_add_(0, rows, part.lost)
-    _share(shares, target_prob, prob)
+                _add_completions(prob[n], cover, columns)
+    for group in by_table.values():
+        _add_through_table(prob, lost, group, target_prob)
+    _add_shares(prob, shares, target_prob)
     return Translation(prob, lost)
 
 
-def _share(shares: Sequence[tuple[int, Sequence[int], float]], target_prob: Tensor, prob: Tensor) -> None:
-    """Add each mass to its row's target tokens by the target's own distribution, a little more to the first of them."""
-    some = [(n, ends, mass) for n, ends, mass in shares if ends]
+def _add_completions(prob: Tensor, cover: Cover, tracked: list[int]) -> None:
+    """Add a cover's completions that are not tracked to its row's `prob` (V,)."""
+    rest = cover.prob.clone()
+    rest[tracked] = 0.0
+    is_canonical = cover.next_tokens >= 0
+    prob.index_add_(0, cover.next_tokens[is_canonical].to(prob.device), rest[is_canonical].to(prob.device))
+
+
+def _add_through_table(prob: Tensor, lost: Tensor, group: Sequence[tuple[int, Cover, list[int]]], target_prob: Tensor) -> None:
+    """Add the tokens that are not tracked of covers with one table: the row, the cover and the tracked tokens of each."""
+    rows = torch.tensor([n for n, _, _ in group], device=prob.device)
+    path_logp = torch.tensor([cover.path_logp for _, cover, _ in group], device=prob.device)
+    logp = torch.stack([cover.node.logp for _, cover, _ in group]).to(prob.device)
+    rest = logp.add_(path_logp[:, None]).exp_()  # (M, A)
+    for row, (_, _, tracked) in zip(rest, group, strict=True):
+        row[tracked] = 0.0
+    table = cast(Table, group[0][1].table).to(prob.device)
+    part = table.apply(rest, target_prob if len(group) == len(target_prob) else target_prob[rows])
+    prob.index_add_(0, rows, part.prob)
+    lost.index_add_(0, rows, part.lost)
+
+
+def _add_shares(prob: Tensor, shares: Sequence[tuple[int, Sequence[int], float]], target_prob: Tensor) -> None:
+    """Divide each mass among its row's target tokens by the target's own distribution, with a bonus for the first token."""
+    groups = [(n, tokens, mass) for n, tokens, mass in shares if tokens]
     width = prob.shape[-1]
-    ids = torch.tensor([n * width + t for n, ends, _ in some for t in ends], dtype=torch.long, device=prob.device)
-    group = torch.tensor([g for g, (_, ends, _) in enumerate(some) for _ in ends], dtype=torch.long, device=prob.device)
-    first = torch.tensor([at == 0 for _, ends, _ in some for at in range(len(ends))], dtype=prob.dtype, device=prob.device)
-    masses = torch.tensor([mass for _, _, mass in some], dtype=prob.dtype, device=prob.device)
+    ids = torch.tensor([n * width + t for n, tokens, _ in groups for t in tokens], dtype=torch.long, device=prob.device)
+    group = torch.tensor([g for g, (_, tokens, _) in enumerate(groups) for _ in tokens], dtype=torch.long, device=prob.device)
+    first = torch.tensor([k == 0 for _, tokens, _ in groups for k in range(len(tokens))], dtype=prob.dtype, device=prob.device)
+    masses = torch.tensor([mass for _, _, mass in groups], dtype=prob.dtype, device=prob.device)
     weights = target_prob.reshape(-1)[ids]
-    weights = weights + first * (SETTLED_WEIGHT * _sums(weights, group, len(some))[group] + TINY)
-    prob.view(-1).index_add_(0, ids, weights * (masses / _sums(weights, group, len(some)))[group])
+    weights = weights + first * (AS_IS_WEIGHT * _group_sums(weights, group, len(groups))[group] + TINY)
+    prob.view(-1).index_add_(0, ids, weights * (masses / _group_sums(weights, group, len(groups)))[group])
 
 
-def _sums(values: Tensor, group: Tensor, n_groups: int) -> Tensor:
+def _group_sums(values: Tensor, group: Tensor, n_groups: int) -> Tensor:
     """(G,) the sum of the values (M,) of each group."""
     return values.new_zeros(n_groups).index_add_(0, group, values)

@@ -1,7 +1,7 @@
-"""The anchor following a target's text: which of its tokens are fed, what is pending, what it would say next.
+"""The anchor following the target's text: it is fed each row's text in its own tokens, and predicts what comes next.
 
-Knows bytes and the anchor's cache. Knows no scores, no mixing rule and no template; what the anchor's log-probabilities
-mean for the target is `belief.py`'s business.
+Knows bytes and the anchor's cache. Knows no scores, no mixing rule and no template; `covering` turns the anchor's
+log-probabilities into a distribution over the target's vocabulary.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,29 +10,34 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from hf_alignbeam.anchor.covering import CoverDistribution, OpenPath, translate
-from hf_alignbeam.anchor.state import LEAST_BEGUN, LEAST_STEP, N_WORD_TOKENS, Node, Path, RowState
+from hf_alignbeam.anchor.cover import OpenPath
+from hf_alignbeam.anchor.covering import CoverDistribution, marginal
+from hf_alignbeam.anchor.state import MIN_PREFILL_LOGP, MIN_TOKEN_LOGP, N_WORD_TOKENS, Node, Path, RowState
 from hf_alignbeam.inference.branching_cache import Append, BranchingCache, Leaf
 from hf_alignbeam.inference.engines import Engine
 from hf_alignbeam.tokenization.vocabulary import complete_characters
 from hf_alignbeam.translation.translator import Translation, VocabularyTranslator
 
-#: Anchor tokens of an answer that stay open to be read anew when more text comes, before the oldest are settled.
-N_OPEN_TOKENS = 24
-#: Of a begun answer, at least so many tokens stay open.
-N_CUT = 12
-
-#: How many slots of the anchor's cache may lie unused before they are swept out.
-N_UNUSED = 64
-
-#: How many tokens of a single answer can be taken back: assisted generation proposes some and keeps the first few of them.
+#: A row with more anchor tokens than this commits the older half, which is then never retokenized.
+MAX_UNCOMMITTED = 24
+#: At least this many tokens of a prefill stay uncommitted.
+MIN_UNCOMMITTED_PREFILL = 12
+#: Unused slots of the anchor's cache are dropped once there are more than this.
+MAX_UNUSED_SLOTS = 64
+#: A single answer can go back by this many tokens: assisted generation proposes several and keeps the first few.
 N_BACK = 64
 
 
 @dataclass(frozen=True)
-class Start:
-    """How one row begins: the anchor's prompt ids, the white space its answers begin with, the same for the target, and
-    the bytes of the answer that the prompt already holds."""
+class RowStart:
+    """The beginning of one row.
+
+    Attributes:
+        prompt_ids: The anchor's prompt.
+        leading_whitespace: The white space with which the anchor's answer begins.
+        target_only_prefix: The white space with which the target's answer begins.
+        prefill: The bytes of the answer that the prompt already holds.
+    """
 
     prompt_ids: list[int]
     leading_whitespace: bytes
@@ -41,100 +46,85 @@ class Start:
 
 
 class Follower:
-    """The anchor's side of one call of `generate`, a row for each of the target's.
+    """The anchor's side of one call of `generate`, with one row for each row of the target.
 
-    Its last states are kept, so that a single answer can be taken back to an earlier token.
+    It keeps its last states, so that a single answer can go back to an earlier token.
 
     Args:
         engine: The anchor, ready to be fed.
         translator: Between the two vocabularies.
-        starts: How each row begins.
-        n_lookahead: How many extra forwards of the anchor a step may spend where its token leaves the target's open.
+        starts: The beginning of each row.
+        n_lookahead: How many extra forwards of the anchor a step may take where the target's next token is open.
     """
 
-    def __init__(self, engine: Engine, translator: VocabularyTranslator, starts: Sequence[Start], n_lookahead: int):
+    def __init__(self, engine: Engine, translator: VocabularyTranslator, starts: Sequence[RowStart], n_lookahead: int):
         self._translator = translator
         self._n_lookahead = n_lookahead
-        prefill = [_committed(start, translator) for start in starts]
+        #: With equal vocabularies the anchor is fed the target's ids, unless the two templates begin an answer differently.
+        self._identity = translator.identity and all(start.leading_whitespace == start.target_only_prefix for start in starts)
+        self._n_back = N_BACK if len(starts) == 1 else 1  # the rows of a batch never go back
+        self._has_gone_back = False
+        self.n_written = 0
+        committed = [_commit_prefill(start, translator) for start in starts]
         self.cache = BranchingCache(
-            engine, [[*start.prompt_ids, *head] for start, (head, _) in zip(starts, prefill, strict=True)]
+            engine, [[*start.prompt_ids, *ids] for start, (ids, _) in zip(starts, committed, strict=True)]
         )
-        rows = [
-            RowState(
+        rows, paths = [], []
+        for start, (ids, text), logp in zip(starts, committed, self.cache.prompt_logp, strict=True):
+            row = RowState(
                 text=text,
                 path=(),
                 nodes={(): Node(logp.clone())},
-                settled=(),
+                committed_slots=(),
                 target_only_prefix=b"" if start.prefill else start.target_only_prefix,
-                leading_whitespace=b"" if head else start.leading_whitespace,
+                leading_whitespace=b"" if ids else start.leading_whitespace,
             )
-            for start, (head, text), logp in zip(starts, prefill, self.cache.prompt_logp, strict=True)
-        ]
-        self._states = {0: rows}  # by the number of tokens written
-        self._ids: dict[int, list[int | None]] = {}  # what each state but the first was written with
-        self._n_back = N_BACK if len(rows) == 1 else 1  # nobody takes back tokens of a batch
-        self._goes_back = False
-        self.n_written = 0
-        #: Equal vocabularies are the identity, unless the two templates begin an answer differently.
-        self._identity = translator.identity and all(start.leading_whitespace == start.target_only_prefix for start in starts)
-        self._read(rows, [self._spelled(row, start.prefill) for row, start in zip(rows, starts, strict=True)], LEAST_BEGUN)
+            row, path = self._retokenize(row, start.prefill)
+            rows.append(row)
+            paths.append(path)
+        self._states = {0: self._feed(rows, paths, MIN_PREFILL_LOGP)}  # by number of tokens written
+        self._ids: dict[int, list[int | None]] = {}  # the tokens that led to each state but the first
 
     @property
     def rows(self) -> list[RowState]:
-        """What is known of each row at this point."""
+        """The rows at the current token."""
         return self._states[self.n_written]
 
     def can_go_back(self, n_written: int) -> bool:
-        """Whether the state after so many tokens is still known."""
+        """Whether the state after this many tokens is kept."""
         return n_written in self._states
 
     def go_back(self, n_written: int) -> None:
-        """Take back every token but the first so many."""
+        """Return to the state after this many tokens."""
         self.n_written = n_written
-        self._goes_back = True
+        self._has_gone_back = True
 
     def write(self, ids: Sequence[int | None]) -> None:
-        """Let each row's answer go on by one target token.
+        """Continue each row by one target token.
 
         Args:
-            ids: One id a row, None for a row that is not followed any more. An id that stands for no bytes leaves the
-                text as it is; with equal vocabularies the anchor reads it like any other.
+            ids: One id per row, None for a row that is not followed any more. An id without bytes leaves the text as it
+                is; with equal vocabularies the anchor is fed it like any other.
         """
         n_written = self.n_written + 1
         if self._ids.get(n_written) != list(ids):
-            rows = [_copy(row) for row in self.rows]
-            self._go_on(rows, ids)
-            if not self._goes_back:  # what was looked ahead on before this token is not kept for an answer that only grows
-                for row in self.rows:
-                    row.nodes = self._behind(row)
+            rows = self._advance(ids)
+            if not self._has_gone_back:  # an answer that only grows needs no look-ahead of an earlier token
+                self._states[self.n_written] = [self._prune(row) for row in self.rows]
             self._states = {n: state for n, state in self._states.items() if n_written - self._n_back <= n < n_written}
             self._states[n_written] = rows
             self._ids = {n: before for n, before in self._ids.items() if n in self._states} | {n_written: list(ids)}
-            self._sweep()
+            self._drop_unused_slots()
         self.n_written = n_written
 
-    def _go_on(self, rows: Sequence[RowState], ids: Sequence[int | None]) -> None:
-        paths = []
-        tokens = self._translator.target.tokens
-        for row, i in zip(rows, ids, strict=True):
-            if i is None or i >= len(tokens) or not (tokens[i] or self._identity):
-                paths.append(row.path)
-            elif self._identity:
-                paths.append((*row.path, i))
-            else:
-                self._add(row, i, tokens[i] or b"")
-                paths.append(self._spelled(row))
-        self._read(rows, paths)
-        for row in rows:
-            if len(row.path) > N_OPEN_TOKENS:
-                self._settle(row)
+    def predict(self, target_prob: Tensor, rows: Sequence[int]) -> Translation:
+        """Predict the next token in the target's vocabulary, after the look-ahead that the rows need.
 
-    def translate(self, target_prob: Tensor, rows: Sequence[int]) -> Translation:
-        """What the anchor would say next, over the target's vocabulary.
+        The look-ahead feeds the anchor, and stays in the rows until the next token is written.
 
         Args:
-            target_prob: (N, V) the target's own distribution, for the rows asked about.
-            rows: Their N numbers.
+            target_prob: (N, V) the target's own distribution in these rows.
+            rows: The numbers of the N rows.
 
         Returns:
             `prob` (N, V) and `lost` (N,); they sum to 1.
@@ -142,23 +132,24 @@ class Follower:
         if self._identity:
             anchor_prob = torch.stack([self.rows[i].nodes[self.rows[i].path].logp for i in rows]).exp()
             return self._translator(anchor_prob.to(target_prob.device), target_prob)
-        readings = {
-            i: CoverDistribution.strict(self.rows[i], self._translator, p) for i, p in zip(rows, target_prob, strict=True)
+        distributions = {
+            i: CoverDistribution.canonical(self.rows[i], self._translator, prob)
+            for i, prob in zip(rows, target_prob, strict=True)
         }
-        if self._translator.rule == "bytes":
-            self._look_ahead(readings)
-        return translate(list(readings.values()), target_prob)
+        looked_ahead = self._look_ahead(distributions)
+        self._states[self.n_written] = looked_ahead
+        return marginal(list(distributions.values()), [looked_ahead[i] for i in distributions], target_prob)
 
     def translate_top(self, target_prob: Tensor, rows: Sequence[int], n_tokens: int) -> tuple[Tensor, Tensor]:
-        """The paper's bridge: only the anchor's likeliest tokens, from where it has read to, by the translator's rule.
+        """Translate the anchor's likeliest tokens at the end of its path, as the paper does, by the translator's rule.
 
         Args:
-            target_prob: (N, V) the target's own distribution.
-            rows: The N rows asked about.
+            target_prob: (N, V) the target's own distribution in these rows.
+            rows: The numbers of the N rows.
             n_tokens: How many of the anchor's tokens count.
 
         Returns:
-            The mass (N, V) that reaches each target token, and from how many anchor tokens (N, V).
+            The mass (N, V) of each target token, and the number of anchor tokens (N, V) that it comes from.
         """
         prob, n_sources = torch.zeros_like(target_prob), torch.zeros_like(target_prob)
         for n, i in enumerate(rows):
@@ -166,177 +157,182 @@ class Follower:
             anchor_prob = row.nodes[row.path].logp.exp().to(prob.device)[None]  # (1, A)
             values, ids = anchor_prob.topk(min(n_tokens, anchor_prob.shape[-1]))
             top = torch.zeros_like(anchor_prob).scatter(-1, ids, values)
-            own = target_prob[n : n + 1]
+            own_prob = target_prob[n : n + 1]
             if self._identity:
-                prob[n], n_sources[n] = (self._translator(part, own).prob[0] for part in (top, (top > 0).float()))
+                prob[n], n_sources[n] = (self._translator(part, own_prob).prob[0] for part in (top, (top > 0).float()))
                 continue
             table = self._translator.table(b"" if row.path else row.leading_whitespace, row.target_only_prefix).to(prob.device)
-            prob[n], n_sources[n] = (table.apply(part, own).prob[0] for part in (top, (top > 0).float()))
+            prob[n], n_sources[n] = (table.apply(part, own_prob).prob[0] for part in (top, (top > 0).float()))
         return prob, n_sources
 
     def select_rows(self, parents: Sequence[int]) -> None:
-        """Make row i go on from row `parents[i]`."""
+        """Continue row i from row `parents[i]`."""
         self.cache.select_rows(parents)
-        self._states = {self.n_written: [_copy(self.rows[i]) for i in parents]}
+        self._states = {self.n_written: [self.rows[i] for i in parents]}
         self._ids = {}
 
-    def _add(self, row: RowState, i: int, data: bytes) -> None:
-        row.written = (*row.written, i)[-N_WORD_TOKENS:]
-        if row.target_only_prefix.startswith(data):
-            row.target_only_prefix = row.target_only_prefix[len(data) :]
+    def _advance(self, ids: Sequence[int | None]) -> list[RowState]:
+        """Append one target token to each row, feed the anchor its new tokens, and commit old ones."""
+        appended = [self._append(row, i) for row, i in zip(self.rows, ids, strict=True)]
+        rows = self._feed([row for row, _ in appended], [path for _, path in appended])
+        return [self._commit(row) if len(row.path) > MAX_UNCOMMITTED else row for row in rows]
+
+    def _append(self, row: RowState, i: int | None) -> tuple[RowState, Path]:
+        """Append one target token to a row's text, and return the anchor's path for it."""
+        tokens = self._translator.target.tokens
+        if i is None or i >= len(tokens) or not (tokens[i] or self._identity):
+            return row, row.path
+        if self._identity:
+            return row, (*row.path, i)
+        data, prefix = tokens[i] or b"", row.target_only_prefix
+        written = (*row.written, i)[-N_WORD_TOKENS:]
+        if prefix.startswith(data):
+            row = replace(row, written=written, target_only_prefix=prefix[len(data) :])
         else:
-            row.text += data.removeprefix(row.target_only_prefix)
-            row.target_only_prefix = b""
+            row = replace(row, written=written, target_only_prefix=b"", text=row.text + data.removeprefix(prefix))
+        return self._retokenize(row)
 
-    def _spelled(self, row: RowState, prefill: bytes = b"") -> Path:
-        """The anchor's tokens for the row's text; what it has no token for is struck from the text.
+    def _retokenize(self, row: RowState, prefill: bytes = b"") -> tuple[RowState, Path]:
+        """Return the anchor's path for a row's text, and the row without the text that the anchor has no tokens for.
 
-        The white space before an answer is no token of its own where tokens are taken as they are (equal vocabularies,
-        the paper's rules).
+        Where tokens are translated as they are (equal vocabularies, the paper's rules), the white space before an answer
+        is not fed on its own.
         """
         if (self._identity and not prefill) or (self._translator.rule != "bytes" and row.text == row.leading_whitespace):
-            return ()
-        path = self._translator.anchor.encode(row.text)
-        if self._translator.anchor.decode(path) != row.text:
+            return row, ()
+        anchor = self._translator.anchor
+        path = anchor.encode(row.text)
+        if anchor.decode(path) != row.text:
             n_whole = complete_characters(row.text)
-            whole = self._translator.anchor.decode(self._translator.anchor.encode(row.text[:n_whole]))
-            row.text = whole + row.text[n_whole:]
-        return self._broken_off(row) or path
+            row = replace(row, text=anchor.decode(anchor.encode(row.text[:n_whole])) + row.text[n_whole:])
+        return row, self._partial_character(row) or path
 
-    def _broken_off(self, row: RowState) -> Path | None:
-        """Where the text ends inside a character: the anchor's own token for what is pending, if it would write one."""
+    def _partial_character(self, row: RowState) -> Path | None:
+        """Where the text ends inside a character: the likeliest path whose last token holds all the pending bytes, if any."""
         if complete_characters(row.text) == len(row.text) or self._translator.rule != "bytes":
             return None
         anchor = self._translator.anchor
-        best: tuple[float, Path | None] = (LEAST_STEP, None)
+        best: tuple[float, Path | None] = (MIN_TOKEN_LOGP, None)
         for path, node in row.nodes.items():
-            spelled = anchor.decode(path)
-            i = anchor.by_bytes.get(row.text[len(spelled) :]) if row.text.startswith(spelled) else None
+            text = anchor.decode(path)
+            i = anchor.by_bytes.get(row.text[len(text) :]) if row.text.startswith(text) else None
             if i is not None:
-                best = max(best, (node.weight + float(node.logp[i]), (*path, i)), key=lambda found: found[0])
+                best = max(best, (node.path_logp + float(node.logp[i]), (*path, i)), key=lambda pair: pair[0])
         return best[1]
 
-    def _read(self, rows: Sequence[RowState], paths: Sequence[Path], least: float = LEAST_STEP) -> None:
-        """Feed each row the tokens of its path that are not in the cache, and forget the branches not taken."""
-        n_known = [max(n for n in range(len(path) + 1) if path[:n] in row.nodes) for row, path in zip(rows, paths, strict=True)]
-        self._feed(
-            rows,
-            [path[n:] for path, n in zip(paths, n_known, strict=True)],
-            [path[:n] for path, n in zip(paths, n_known, strict=True)],
-            least,
+    def _feed(self, rows: Sequence[RowState], paths: Sequence[Path], min_logp: float = MIN_TOKEN_LOGP) -> list[RowState]:
+        """Move each row to a path: feed the anchor its tokens that are not in the cache, and prune the other branches."""
+        n_fed = [max(n for n in range(len(path) + 1) if path[:n] in row.nodes) for row, path in zip(rows, paths, strict=True)]
+        if any(len(path) > n for path, n in zip(paths, n_fed, strict=True)):
+            slot = self.cache.n_slots
+            logp = self.cache.append(
+                [Append(path[n:], row.slots(path[:n])) for row, path, n in zip(rows, paths, n_fed, strict=True)]
+            )
+            rows = [
+                row.with_points([(path[: n + k + 1], logp[i, k], slot + k) for k in range(len(path) - n)], min_logp)
+                for i, (row, path, n) in enumerate(zip(rows, paths, n_fed, strict=True))
+            ]
+        return [self._prune(replace(row, path=path)) for row, path in zip(rows, paths, strict=True)]
+
+    def _prune(self, row: RowState) -> RowState:
+        """Keep the points within a row's text."""
+        on_path = {row.path[:n] for n in range(len(row.path) + 1)}
+        decode = self._translator.anchor.decode
+        nodes = {
+            path: node
+            for path, node in row.nodes.items()
+            if path in on_path or (not self._identity and row.text.startswith(decode(path)))
+        }
+        return replace(row, nodes=nodes)
+
+    def _commit(self, row: RowState) -> RowState:
+        """Commit the older half of a row's tokens."""
+        n_tokens = len(row.path) // 2 if self._identity else self._n_committable(row)
+        if not n_tokens:
+            return row
+        head = row.path[:n_tokens]
+        n_bytes = 0 if self._identity else len(self._translator.anchor.decode(head))
+        head_logp = row.nodes[head].path_logp
+        kept = {path[n_tokens:]: node for path, node in row.nodes.items() if path[:n_tokens] == head}
+        return replace(
+            row,
+            text=row.text[n_bytes:],
+            path=row.path[n_tokens:],
+            nodes={path: replace(node, path_logp=node.path_logp - head_logp) for path, node in kept.items()},
+            committed_slots=tuple(row.slots(head)),
+            leading_whitespace=b"",
         )
-        for row, path in zip(rows, paths, strict=True):
-            row.path = path
-            row.nodes = self._behind(row)
 
-    def _behind(self, row: RowState) -> dict[Path, Node]:
-        """The points that lie within the row's text."""
-        path, decode = row.path, self._translator.anchor.decode
-        read = {path[:n] for n in range(len(path) + 1)}
-        return {p: node for p, node in row.nodes.items() if p in read or (not self._identity and row.text.startswith(decode(p)))}
-
-    def _feed(self, rows: Sequence[RowState], ids: Sequence[Path], after: Sequence[Path], least: float) -> None:
-        if not any(ids):
-            return
-        start = self.cache.n_slots
-        logp = self.cache.append([Append(new, row.slots(path)) for row, new, path in zip(rows, ids, after, strict=True)])
-        for number, (row, new, path) in enumerate(zip(rows, ids, after, strict=True)):
-            for n in range(len(new)):
-                _add_node(row, path + new[: n + 1], logp[number, n], start + n, least)
-
-    def _settle(self, row: RowState) -> None:
-        """Give up reading the row's older half anew: cut before a word where the anchor's tokens do not straddle."""
-        tokens = self._translator.anchor.tokens
-        n_cut = len(row.path) // 2 if self._identity else self._cut(row, tokens)
-        if not n_cut:
-            return
-        head = row.path[:n_cut]
-        row.settled = tuple(row.slots(head))
-        boundary = row.nodes[head].weight
-        n_bytes = 0 if self._identity else sum(len(tokens[i] or b"") for i in head)
-        row.text, row.path, row.leading_whitespace = row.text[n_bytes:], row.path[n_cut:], b""
-        kept = {p[n_cut:]: node for p, node in row.nodes.items() if p[:n_cut] == head}
-        row.nodes = {p: replace(node, weight=node.weight - boundary) for p, node in kept.items()}
-
-    def _sweep(self) -> None:
-        """Drop what was looked ahead on and not taken, once it is much."""
-        rows = [row for state in self._states.values() for row in state]
-        used = {node.slot for row in rows for node in row.nodes.values() if node.slot is not None}.union(
-            *(row.settled for row in rows)
-        )
-        if self.cache.n_unused(used) <= N_UNUSED:
-            return
-        number = self.cache.drop_unused_slots(used)
-        for row in rows:
-            row.settled = tuple(number[slot] for slot in row.settled)
-            row.nodes = {p: n if n.slot is None else replace(n, slot=number[n.slot]) for p, n in row.nodes.items()}
-
-    def _cut(self, row: RowState, tokens: list[bytes | None]) -> int:
-        n_bytes = 0
-        cuts = []
-        for n, i in enumerate(row.path[: N_OPEN_TOKENS // 2]):
-            n_bytes += len(tokens[i] or b"")
+    def _n_committable(self, row: RowState) -> int:
+        """Return how many tokens come before the last word of the older half that is tokenized the same on its own."""
+        anchor, n_bytes, n_tokens = self._translator.anchor, 0, 0
+        for n, i in enumerate(row.path[: MAX_UNCOMMITTED // 2], start=1):
+            n_bytes += len(anchor.tokens[i] or b"")
             tail = row.text[n_bytes:]
-            if _begins_word(tail):
-                whole = self._translator.anchor.encode(tail)
-                if whole == row.path[n + 1 :]:
-                    cuts.append(n + 1)
-        return max(cuts, default=N_OPEN_TOKENS // 2 if len(row.path) > 4 * N_OPEN_TOKENS else 0)
+            if _begins_word(tail) and anchor.encode(tail) == row.path[n:]:
+                n_tokens = n
+        return n_tokens or (MAX_UNCOMMITTED // 2 if len(row.path) > 4 * MAX_UNCOMMITTED else 0)
 
-    def _look_ahead(self, readings: Mapping[int, CoverDistribution]) -> None:
-        """Feed the open paths that most belief hangs on, a few a row and forward, while the budget lasts.
+    def _drop_unused_slots(self) -> None:
+        """Drop the cache slots of pruned points, once there are many."""
+        used = {slot for state in self._states.values() for row in state for slot in row.used_slots()}
+        if self.cache.n_unused(used) > MAX_UNUSED_SLOTS:
+            new_slots = self.cache.drop_unused_slots(used)
+            self._states = {n: [row.with_slots(new_slots) for row in state] for n, state in self._states.items()}
 
-        Each of them is among its row's `nodes` from here on, until the target's next token is known.
+    def _look_ahead(self, distributions: Mapping[int, CoverDistribution]) -> list[RowState]:
+        """Feed the anchor the open paths of most mass, a few per row and forward, while the budget lasts.
+
+        Returns:
+            The rows, with the points fed.
         """
-        queues = {i: reading.open_paths() if self._n_lookahead else [] for i, reading in readings.items()}
-        width = self.cache.n_leaves
+        rows = self.rows
+        if not self._n_lookahead or self._translator.rule != "bytes":
+            return rows
+        queues = {i: distribution.open_paths() for i, distribution in distributions.items()}
+        n_leaves = self.cache.n_leaves
         for _ in range(self._n_lookahead):
             chosen: dict[int, list[OpenPath]] = {}
             for i, queue in queues.items():
-                queue.sort(key=lambda item: item.mass, reverse=True)
-                chosen[i], queue[:] = queue[:width], queue[width:]
+                queue.sort(key=lambda path: path.mass, reverse=True)
+                chosen[i], queue[:] = queue[:n_leaves], queue[n_leaves:]
             if not any(chosen.values()):
                 break
-            self._ask({i: [item.path for item in items] for i, items in chosen.items()})
-            for i, items in chosen.items():
-                for item in items:
-                    queues[i] += readings[i].open_after(item)
+            rows = self._feed_leaves(rows, {i: [path.path for path in paths] for i, paths in chosen.items()})
+            for i, paths in chosen.items():
+                for path in paths:
+                    queues[i] += distributions[i].open_after(path, rows[i].nodes[path.path])
+        return rows
 
-    def _ask(self, paths: Mapping[int, Sequence[Path]]) -> None:
-        """Feed, in one forward, the last token of each of several paths of some rows that are not fed yet."""
-        new = {i: [path for path in some if path not in self.rows[i].nodes] for i, some in paths.items()}
-        if not any(new.values()):
-            return
-        leaves = [[Leaf(path[-1], row.slots(path[:-1])) for path in new.get(i, ())] for i, row in enumerate(self.rows)]
-        start = self.cache.n_slots
-        logp = self.cache.branch(leaves)
-        for i, some in new.items():
-            for n, path in enumerate(some):
-                _add_node(self.rows[i], path, logp[i, n], start + n, LEAST_STEP)
-
-
-def _add_node(row: RowState, path: Path, logp: Tensor, slot: int, least: float) -> None:
-    before = row.nodes[path[:-1]]
-    row.nodes[path] = Node(logp.clone(), before.weight + max(float(before.logp[path[-1]]), least), slot)
+    def _feed_leaves(self, rows: list[RowState], paths: Mapping[int, Sequence[Path]]) -> list[RowState]:
+        """Feed, in one forward, the last token of each path of some rows that was not fed yet."""
+        new = [[path for path in paths.get(i, ()) if path not in row.nodes] for i, row in enumerate(rows)]
+        if not any(new):
+            return rows
+        slot = self.cache.n_slots
+        logp = self.cache.branch(
+            [[Leaf(path[-1], row.slots(path[:-1])) for path in leaves] for row, leaves in zip(rows, new, strict=True)]
+        )
+        return [
+            row.with_points((path, logp[i, k], slot + k) for k, path in enumerate(leaves))
+            for i, (row, leaves) in enumerate(zip(rows, new, strict=True))
+        ]
 
 
-def _committed(start: Start, translator: VocabularyTranslator) -> tuple[Path, bytes]:
-    """The anchor's tokens of what a begun answer says before its last words, and the text that stays open."""
+def _commit_prefill(start: RowStart, translator: VocabularyTranslator) -> tuple[Path, bytes]:
+    """Split a prefill before its last words: the anchor's tokens to commit, and the text that stays uncommitted."""
+    anchor = translator.anchor
     text = start.leading_whitespace + start.prefill
-    ids = translator.anchor.encode(text)
+    ids = anchor.encode(text)
     n_bytes = 0
     head: Path = ()
     tail = text
-    for n, i in enumerate(ids[:-N_CUT]):
-        n_bytes += len(translator.anchor.tokens[i] or b"")
+    for n, i in enumerate(ids[:-MIN_UNCOMMITTED_PREFILL], start=1):
+        n_bytes += len(anchor.tokens[i] or b"")
         if _begins_word(text[n_bytes : n_bytes + 2]):
-            head, tail = ids[: n + 1], text[n_bytes:]
-    return (head, tail) if translator.anchor.encode(tail) == ids[len(head) :] else ((), text)
+            head, tail = ids[:n], text[n_bytes:]
+    return (head, tail) if anchor.encode(tail) == ids[len(head) :] else ((), text)
 
 
 def _begins_word(tail: bytes) -> bool:
     return tail[:1] == b" " and bool(tail[1:2].strip())
-
-
-def _copy(row: RowState) -> RowState:
-    return replace(row, nodes=dict(row.nodes))

@@ -1,28 +1,28 @@
-"""What the anchor believes comes next, from every point of a text that it may be writing on from.
+"""One row of an answer: its text, the anchor's tokens for it, and the points that the anchor was fed to.
 
-Knows the anchor's log-probabilities at the points it was fed to, and how the target would write a text. Feeds nothing
-itself: where only another forward of the anchor would tell, it names the path (`open_paths`). Byte-exact prediction sums
-over all tokenisations that cover the text (arXiv 2506.14123); here they are the chain that was fed and what was looked
-ahead.
+Knows log-probabilities and cache slots. Knows no model and no second vocabulary. The records are frozen: every change gives
+a new one.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import Tensor
 
+#: Anchor tokens from the last committed token on.
 Path = tuple[int, ...]
 
-#: The least log-probability that a token of the text counts with. Where the anchor finds the text absurd, what it says
-#: inside a word is noise, and must not outweigh the reading of the text as it stands.
-LEAST_STEP = math.log(1e-6)
-#: The same for what the prompt already holds of the answer: nobody asked the anchor, so it is read much as it stands.
-LEAST_BEGUN = math.log(0.01)
+#: A token of the text counts with at least this log-probability. Where the anchor finds the text absurd, its predictions
+#: inside a word are noise, and must not outweigh those after the text as it is.
+MIN_TOKEN_LOGP = math.log(1e-6)
+#: The same for the tokens of a prefill: the anchor did not choose them, so their probability should count for little.
+MIN_PREFILL_LOGP = math.log(0.01)
 
-#: How many of the anchor's likeliest tokens are followed after a looked-ahead path.
-N_BRANCHES = 64
-#: How many of the target's last tokens are looked back on for the start of a word.
+#: How many of the anchor's likeliest next tokens are tracked after a looked-ahead path.
+N_LIKELIEST = 64
+#: How many of the target's last tokens are kept to find the start of the current word.
 N_WORD_TOKENS = 24
 
 
@@ -32,45 +32,72 @@ class Node:
 
     Attributes:
         logp: (A,) the anchor's next-token log-probabilities there.
-        weight: The log-probability of the tokens from the settled boundary to here, none less than `LEAST_STEP`
-            (`LEAST_BEGUN` for what the prompt held).
-        slot: The cache slot of the last of them; None at the boundary itself.
+        path_logp: The log-probability of the path to it, each token with at least `MIN_TOKEN_LOGP` (`MIN_PREFILL_LOGP` in a
+            prefill).
+        slot: The cache slot of the path's last token; None at the end of the prompt.
     """
 
     logp: Tensor
-    weight: float = 0.0
+    path_logp: float = 0.0
     slot: int | None = None
 
     @cached_property
     def likeliest(self) -> list[tuple[int, float]]:
-        """The `N_BRANCHES` likeliest next tokens and their log-probabilities, the likeliest first."""
-        values, ids = self.logp.topk(min(N_BRANCHES, len(self.logp)))
+        """The `N_LIKELIEST` likeliest next tokens with their log-probabilities, in descending order."""
+        values, ids = self.logp.topk(min(N_LIKELIEST, len(self.logp)))
         return list(zip(ids.tolist(), values.tolist(), strict=True))
 
 
-@dataclass
+@dataclass(frozen=True)
 class RowState:
-    """What is known of one row since its last settled token.
+    """One row of an answer since its last committed token. Committed tokens are not retokenized any more.
 
     Attributes:
-        text: The bytes of the answer there, as the anchor would write them.
-        path: The anchor's tokens for them.
-        nodes: By the tokens that lead there, every point fed; `()` is the settled boundary itself.
-        settled: The cache slots of the answer's tokens before them, which are read anew no more.
-        owed: Bytes that the target still has to write before the answer's first.
-        lead_in: The white space at the start of `text` that no target token wrote.
+        text: The bytes of the answer, as the anchor would write them.
+        path: The anchor's tokens for the text.
+        nodes: By path, every point fed; `()` is the last committed token.
+        committed_slots: The cache slots of the answer's committed tokens.
+        target_only_prefix: Bytes that the target still writes before the first byte of the answer.
+        leading_whitespace: The white space at the start of `text` that belongs to no target token.
         written: The target's last `N_WORD_TOKENS` tokens.
     """
 
     text: bytes
     path: Path
     nodes: dict[Path, Node]
-    settled: tuple[int, ...]
+    committed_slots: tuple[int, ...]
     target_only_prefix: bytes
     leading_whitespace: bytes
     written: Path = ()
 
     def slots(self, path: Path) -> list[int]:
-        """The cache slots of the answer's tokens up to the end of a path, in order."""
+        """Return the cache slots of the answer's tokens up to the end of a path, in order."""
         slots = [self.nodes[path[:n]].slot for n in range(1, len(path) + 1)]
-        return [*self.settled, *(slot for slot in slots if slot is not None)]
+        return [*self.committed_slots, *(slot for slot in slots if slot is not None)]
+
+    def used_slots(self) -> set[int]:
+        """Return every cache slot that the row may still read."""
+        return {*self.committed_slots, *(node.slot for node in self.nodes.values() if node.slot is not None)}
+
+    def with_points(self, points: Iterable[tuple[Path, Tensor, int]], min_logp: float = MIN_TOKEN_LOGP) -> "RowState":
+        """Add points that the anchor was fed to.
+
+        Args:
+            points: The path, the next-token log-probabilities (A,) and the cache slot of each; a path's parent comes first.
+            min_logp: The least log-probability with which a token counts.
+        """
+        nodes = dict(self.nodes)
+        for path, logp, slot in points:
+            parent = nodes[path[:-1]]
+            nodes[path] = Node(logp.clone(), parent.path_logp + max(float(parent.logp[path[-1]]), min_logp), slot)
+        return replace(self, nodes=nodes)
+
+    def with_slots(self, new_slots: Mapping[int, int]) -> "RowState":
+        """Renumber the cache slots."""
+        return replace(
+            self,
+            committed_slots=tuple(new_slots[slot] for slot in self.committed_slots),
+            nodes={
+                path: node if node.slot is None else replace(node, slot=new_slots[node.slot]) for path, node in self.nodes.items()
+            },
+        )

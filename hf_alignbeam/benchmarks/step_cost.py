@@ -198,7 +198,7 @@ def _translation_again(processor: LogitsProcessor, scores: Tensor) -> float:
     if follower is None:
         return 0.0
     before = _clock(scores.device)
-    follower.translate(scores.softmax(-1), list(range(len(scores))))
+    follower.predict(scores.softmax(-1), list(range(len(scores))))
     return _clock(scores.device) - before
 
 

@@ -12,7 +12,7 @@ from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.anchor.follower import Follower, Start
+from hf_alignbeam.anchor.follower import Follower, RowStart
 from hf_alignbeam.benchmarks.exact_translation import Exact, Point, exact_translation
 from hf_alignbeam.chat.template_parser import TemplateParser
 from hf_alignbeam.chat.templates import encode_prompt
@@ -150,12 +150,12 @@ def translated(anchor: Side, target: Side, translator: VocabularyTranslator, con
     follower = Follower(
         KeyValueEngine(anchor.model),
         translator,
-        [Start(list(point.prompt_ids), point.leading_whitespace, point.target_only_prefix)],
+        [RowStart(list(point.prompt_ids), point.leading_whitespace, point.target_only_prefix)],
         n_lookahead,
     )
     for i in point.written:
         follower.write([i])
-    return follower.translate(context.target_prob(target.model)[None], [0]).prob[0]
+    return follower.predict(context.target_prob(target.model)[None], [0]).prob[0]
 
 
 def total_variation(prob: Tensor, exact: Tensor, translator: VocabularyTranslator) -> float:

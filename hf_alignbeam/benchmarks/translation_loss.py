@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from hf_alignbeam.anchor.covering import CoverDistribution, translate
+from hf_alignbeam.anchor.covering import CoverDistribution, marginal
 from hf_alignbeam.anchor.state import Node, RowState
 from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
@@ -55,12 +55,12 @@ def _measured(anchor: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase) 
     target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target))
     peaked = torch.randn(N_TIMED, len(translator.anchor), generator=torch.Generator().manual_seed(0)) * SHARPNESS
     rows = [
-        RowState(b"", (), {(): Node(logp)}, settled=(), target_only_prefix=b"", leading_whitespace=b"")
+        RowState(b"", (), {(): Node(logp)}, committed_slots=(), target_only_prefix=b"", leading_whitespace=b"")
         for logp in peaked.log_softmax(-1)
     ]
     start = time.perf_counter()
     for row in rows:
-        translate([CoverDistribution.strict(row, translator, target_prob[0])], target_prob)
+        marginal([CoverDistribution.canonical(row, translator, target_prob[0])], [row], target_prob)
     step = 1000 * (time.perf_counter() - start) / N_TIMED
     shares = [f"{100 * (1 - lost['exact']):.1f} %", *(f"{100 * lost[rule]:.3f} %" for rule in RULES)]
     return [*shares, f"{build:.2f}", f"{step:.2f}", "; ".join(translator.target.losses) or "none"]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.conversations import ParsedPrompt
+from hf_alignbeam.tokenization.vocabulary import decode
 
 #: The default refusal text.
 REFUSAL = "I cannot help with that."
@@ -61,7 +62,7 @@ class Refusal:
         variants = (text, whitespace.decode() + text)
         encodings = [self._tokenizer(variant, add_special_tokens=False).input_ids for variant in variants]
         expected = whitespace + text.encode()
-        exact = (ids for ids in encodings if b"".join(self._pieces[i] or b"" for i in ids) == expected)
+        exact = (ids for ids in encodings if decode(self._pieces, ids) == expected)
         return list(next(exact, encodings[-1]))
 
 

@@ -23,7 +23,7 @@ from hf_alignbeam.chat.templates import (
     render_or_none,
     special_token_names,
 )
-from hf_alignbeam.tokenization.vocabulary import token_bytes
+from hf_alignbeam.tokenization.vocabulary import decode, token_bytes
 
 #: The advice in every error about a target that reasons.
 _REASONING_ADVICE = (
@@ -177,7 +177,7 @@ class TemplateParser:
 
     def plain_text(self, ids: Sequence[int]) -> str:
         """The prompt's text without special tokens, for a prompt that does not follow the template."""
-        return _decode_stripped(b"".join(self._tokens[i] or b"" for i in ids if i < len(self._tokens)))
+        return _decode_stripped(decode(self._tokens, ids))
 
     def _parse_bytes(self, text: bytes) -> tuple[list[Message], bytes, AnswerOpening] | None:
         """Parse by the template; a BOS in front may be padding of the same id that the template never wrote."""

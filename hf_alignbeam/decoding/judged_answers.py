@@ -16,6 +16,7 @@ from hf_alignbeam.decoding.records import Answer, JudgedPrefix
 from hf_alignbeam.decoding.row_batch import RowBatch
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.failsafe import JudgeError, judge_each_or_none
+from hf_alignbeam.tokenization.vocabulary import decode
 
 
 class ScoreHistory:
@@ -74,7 +75,7 @@ class JudgedAnswers:
 
     def bytes_of(self, ids: Sequence[int]) -> bytes:
         """The bytes of some tokens."""
-        return b"".join((self._token_bytes[i] if i < len(self._token_bytes) else None) or b"" for i in ids)
+        return decode(self._token_bytes, ids)
 
     def text_of(self, answer: Answer, ids: Sequence[int]) -> str:
         """The text that the judge reads where an answer consists of these tokens: the prefill is part of it."""

@@ -22,7 +22,7 @@ from hf_alignbeam.embedding_search.search_state import AcceptanceTest, PromptSea
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompt
 from hf_alignbeam.embedding_search.zeroth_order import ProbeSampler, SearchConfig
 from hf_alignbeam.judges.base import Judge
-from hf_alignbeam.tokenization.vocabulary import token_bytes
+from hf_alignbeam.tokenization.vocabulary import decode, token_bytes
 
 #: Prompts that are searched together. Their results are reported before the next ones start.
 N_TOGETHER = 64
@@ -184,5 +184,5 @@ class PromptSearcher:
 
     def _response_text(self, parsed: ParsedPrompt, ids: Sequence[int]) -> str:
         """The whole response, prefill included."""
-        text = b"".join((self.pieces[i] if i < len(self.pieces) else None) or b"" for i in ids)
+        text = decode(self.pieces, ids)
         return parsed.continued(text).prefill.decode(errors="replace").strip()

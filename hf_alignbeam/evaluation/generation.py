@@ -17,7 +17,7 @@ from hf_alignbeam.chat.conversations import Message
 from hf_alignbeam.chat.templates import encode_with_one_bos, render_target_prompt
 from hf_alignbeam.embedding_search.embeddings import padded_ids
 from hf_alignbeam.inference.engines import input_device
-from hf_alignbeam.tokenization.vocabulary import token_bytes
+from hf_alignbeam.tokenization.vocabulary import decode, token_bytes
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Responder:
         for row, (conversation, ids) in enumerate(zip(conversations, output.sequences[:, n_prompt:].tolist(), strict=True)):
             end = next((n for n, i in enumerate(ids) if i in self._ends), len(ids))
             begun = conversation[-1]["content"] if conversation[-1]["role"] == "assistant" else ""
-            written = b"".join((self._pieces[i] if i < len(self._pieces) else None) or b"" for i in ids[:end])
+            written = decode(self._pieces, ids[:end])
             found.append(
                 Response(
                     (begun + written.decode(errors="replace")).strip(),

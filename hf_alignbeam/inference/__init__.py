@@ -1,7 +1,7 @@
-"""Running an anchor or a judge: caches with branches, texts read on, the base under an adapter.
+"""Running an anchor or a judge: caches with branches, texts that grow, the base model under an adapter.
 
-* `adapters`: The model under a target's adapters: the same weights, with the adapters off for the length of a block.
-* `engines`: How an anchor is run: from a key-value cache wherever its layers keep one that can be masked, else over the whol...
-* `branching_cache`: One batch of anchor contexts in which rows can grow, branch and abandon tokens, each fed only what it ha...
-* `incremental`: Texts that a model reads again and again as they grow, each from where it last differed.
+* `adapters`: The base model under a target's adapters: the same weights with the adapters turned off.
+* `engines`: The forwards of a batch of texts: from a key-value cache, or recomputed each time.
+* `branching_cache`: A batch of contexts whose rows grow, branch and abandon tokens, each token fed once.
+* `incremental`: Next-token log-probabilities of texts that grow, without feeding their beginnings again.
 """

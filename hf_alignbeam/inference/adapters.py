@@ -1,6 +1,6 @@
-"""The model under a target's adapters: the same weights, with the adapters off for the length of a block.
+"""The base model under a target's adapters: the same weights with the adapters turned off.
 
-Knows peft's adapter layers by what they can do, whether peft or transformers put them there; imports no peft.
+Knows peft's adapter layers by their properties, whether peft or transformers added them. Imports no peft.
 """
 
 import threading
@@ -12,20 +12,20 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers import PreTrainedModel
 
-#: Ways to start a LoRA that take their share out of the weights under it.
+#: LoRA initializations that change the weights under the adapter.
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def base_of(model: torch.nn.Module) -> PreTrainedModel:
-    """The decoder inside a `PeftModel`; a model that carries its adapters itself is its own.
+    """Return the decoder inside a `PeftModel`; a model that carries its adapters itself is returned as it is.
 
     Raises:
-        ValueError: The model has no adapters, they are merged into its weights, or taking them off does not give the base.
+        ValueError: The model has no adapters, they are merged into its weights, or turning them off does not give the base.
     """
     wrapped = hasattr(model, "get_base_model")
     layers = adapter_layers(model)
-    settings = list((getattr(model, "peft_config", None) or {}).values())
-    if not layers and not (wrapped and any(some.is_prompt_learning for some in settings)):
+    configs = list((getattr(model, "peft_config", None) or {}).values())
+    if not layers and not (wrapped and any(config.is_prompt_learning for config in configs)):
         raise ValueError(
             f'`model` must carry an adapter for `anchor="base"`, got {type(model).__name__} without one that can be turned '
             "off (or merged into its weights). Load it with peft, or give the safe model itself as `anchor`."
@@ -35,33 +35,33 @@ def base_of(model: torch.nn.Module) -> PreTrainedModel:
             '`model` must keep its adapters apart for `anchor="base"`, but they are merged into its weights. Call '
             "`unmerge_adapter()`, or give the safe model itself as `anchor`."
         )
-    for some in settings:
-        start, bias = getattr(some, "init_lora_weights", True), getattr(some, "bias", "none")
-        if bias != "none" or str(start).startswith(CHANGES_BASE):
+    for config in configs:
+        init, bias = getattr(config, "init_lora_weights", True), getattr(config, "bias", "none")
+        if bias != "none" or str(init).startswith(CHANGES_BASE):
             raise ValueError(
                 f'`model` must leave the weights under its adapter as they were for `anchor="base"`, but with bias={bias!r} and '
-                f"init_lora_weights={start!r} they were changed. Give the safe model itself as `anchor`."
+                f"init_lora_weights={init!r} they were changed. Give the safe model itself as `anchor`."
             )
     return cast(PreTrainedModel, model.get_base_model() if wrapped else model)  # type: ignore[operator]
 
 
 def adapter_layers(model: torch.nn.Module) -> list[Any]:
-    """Every layer in a model that an adapter can be turned off in."""
+    """Return every layer of a model that has adapters to turn off."""
     return [module for module in model.modules() if isinstance(getattr(type(module), "disable_adapters", None), property)]
 
 
 @contextmanager
 def adapters_off(layers: Sequence[Any]) -> Iterator[None]:
-    """Turn off the adapters in some layers; blocks may be nested, and leave everything as they found it.
+    """Turn off the adapters of some layers inside a `with` block; blocks may be nested, and restore the state on leaving.
 
-    The flag is set as it is: peft's `enable_adapters` also marks every active adapter as trainable, and its
-    `disable_adapter` walks the whole model each time (peft 0.21).
+    This sets peft's own flag: `enable_adapters` would also mark every active adapter as trainable, and `disable_adapter`
+    visits every module of the model each time (peft 0.21).
 
     Args:
         layers: The `adapter_layers` of a model.
 
     Raises:
-        RuntimeError: A layer does not take the flag.
+        RuntimeError: A layer ignores the flag.
     """
     on = [layer for layer in layers if not layer.disable_adapters]
     try:
@@ -76,40 +76,40 @@ def adapters_off(layers: Sequence[Any]) -> Iterator[None]:
 
 
 class OneThread:
-    """Refuses a second thread while one is in a call: adapters are off for every thread alike, so both would be wrong.
+    """Refuses a call while another thread is in one: adapters are turned off for all threads, so both would be wrong.
 
     Args:
-        model: Whose adapters are turned off, whatever guards it has.
+        model: The model whose adapters are turned off; all objects of one model share its calls.
     """
 
-    #: By model, the calls that are under way and the thread of each.
+    #: By model, the calls in progress and the thread of each.
     _calls: ClassVar[WeakKeyDictionary[torch.nn.Module, dict[object, threading.Thread]]] = WeakKeyDictionary()
-    #: Reentrant, for a call may be found to have ended while another one begins.
+    #: Reentrant, because garbage collection may end a call while another one begins.
     _lock: ClassVar[threading.RLock] = threading.RLock()
 
     def __init__(self, model: torch.nn.Module):
         self._model = model
 
     def claim(self) -> Callable[[], None]:
-        """Say that the current thread has begun a call.
+        """Begin a call in the current thread.
 
         Returns:
-            What says that it has ended.
+            A function that ends the call.
 
         Raises:
-            RuntimeError: Another thread is in one.
+            RuntimeError: Another thread is in a call.
         """
-        me, call = threading.current_thread(), object()
+        current, call = threading.current_thread(), object()
         with self._lock:
             calls = self._calls.setdefault(self._model, {})
             for owner in list(calls.values()):
-                if owner is not me and owner.is_alive():
+                if owner is not current and owner.is_alive():
                     raise RuntimeError(
-                        f"A model whose base is its anchor must be used by one thread at a time, got {me.name} while "
+                        f"A model whose base is its anchor must be used by one thread at a time, got {current.name} while "
                         f"{owner.name} is in a call: adapters are turned off for all of them. Load the base as a model of its "
                         "own and give it as `anchor`."
                     )
-            calls[call] = me
+            calls[call] = current
 
         def release() -> None:
             calls.pop(call, None)

@@ -1,7 +1,7 @@
-"""How an anchor is run: from a key-value cache wherever its layers keep one that can be masked, else over the whole text.
+"""The forwards of a batch of texts: from a key-value cache where every layer's cache can be masked, else recomputed.
 
-Knows the kinds of layers that decoders have, and what each of them needs to be exact. Knows ids, masks and positions; no
-text and no rows that branch (`anchor.py` decides who sees what).
+Knows the kinds of layers that decoders have and what each needs to be exact. Knows ids, masks and positions. Knows no text
+and no branches; `branching_cache` decides what each token sees.
 """
 
 import inspect
@@ -15,103 +15,103 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-#: A context in which an anchor's forwards run: where it shares its weights with the target, adapters are off in it.
+#: Makes the context in which a model's forwards run: it turns adapters off where the anchor shares the target's weights.
 Scope = Callable[[], AbstractContextManager[Any]]
 
-#: The kinds of layers whose tokens can be masked one by one, and the setting that says how far each of them sees.
+#: The kinds of layers whose cached tokens can be masked one by one, and the setting that holds the window of each.
 WINDOW_SETTINGS = {"full_attention": None, "sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
 
-#: How many continuations of a row one forward is worth asking for: masked, they cost one token each; read anew, a text each.
-N_MASKED, N_READ_ANEW = 24, 4
+#: How many leaves of a row one forward should take: each costs one token in a cache, and a whole text recomputed.
+N_LEAVES_CACHED, N_LEAVES_RECOMPUTED = 24, 4
 
 
 class KeyValueEngine:
-    """One batch of texts in a key-value cache. Every token fed takes one slot for all rows; masks and positions are explicit.
+    """One batch of texts in a key-value cache. Every token fed takes one slot in all rows; masks and positions are explicit.
 
     Args:
-        anchor: A decoder for which `can_cache` holds.
-        scope: A context for its forwards.
+        model: A decoder for which `can_cache` holds.
+        scope: Makes the context for its forwards.
     """
 
-    def __init__(self, anchor: PreTrainedModel, scope: Scope = nullcontext):
-        self._anchor = anchor
+    def __init__(self, model: PreTrainedModel, scope: Scope = nullcontext):
+        self._model = model
         self._scope = scope
         self._cache = DynamicCache()
-        self._windows = windows(anchor)
-        self._masked = _takes_masks(anchor)
-        self._crops = _takes("logits_to_keep", anchor)
-        self.n_leaves = N_MASKED if self._masked else 1
-        self.n_positions = max_positions(anchor)
+        self._windows = windows(model)
+        self._takes_masks = _takes_masks(model)
+        self._crops = _takes("logits_to_keep", model)
+        self.n_leaves = N_LEAVES_CACHED if self._takes_masks else 1
+        self.n_positions = max_positions(model)
         self.n_forwards = self.n_tokens = 0
 
-    def prefill(self, ids: Tensor, seen: Tensor) -> Tensor:
+    def prefill(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Feed the prompts.
 
         Args:
             ids: (B, T) ids, padded on the left.
-            seen: (B, T) False where there is padding.
+            mask: (B, T) False at padding.
 
         Returns:
-            The logits (B, A) after each of them.
+            The logits (B, A) after each prompt.
         """
-        positions = (seen.long().cumsum(-1) - 1).clamp_min(0)
-        return self._run(ids, seen.long(), positions, 1)[:, -1]
+        positions = (mask.long().cumsum(-1) - 1).clamp_min(0)
+        return self._run(ids, mask.long(), positions, 1)[:, -1]
 
-    def read(self, ids: Tensor, positions: Tensor, seen: Tensor, n_real: Sequence[int], chained: bool) -> Tensor:
+    def read(self, ids: Tensor, positions: Tensor, visible: Tensor, n_real: Sequence[int], chained: bool) -> Tensor:
         """Feed the last n tokens of every row.
 
         Args:
-            ids: (B, T) the ids in all slots, those of the n new ones last.
+            ids: (B, T) the ids in all slots, the n new ones last.
             positions: (B, T) their positions in the row's text.
-            seen: (B, n, T) what each new token sees, itself included.
-            n_real: (B,) how many of each row's new tokens count; the others fill up.
-            chained: Whether each new token sees the new ones before it, so that they are one text.
+            visible: (B, n, T) the slots that each new token sees, its own included.
+            n_real: (B,) how many of each row's new tokens count; the others are padding.
+            chained: Whether each new token sees the new ones before it, as in one text.
 
         Returns:
-            The logits (B, n, A) after each of them.
+            The logits (B, n, A) after each new token.
         """
-        return self._feed(ids, positions, seen, seen.shape[1])
+        return self._feed(ids, positions, visible, visible.shape[1])
 
-    def feed(self, ids: Tensor, positions: Tensor, seen: Tensor) -> None:
-        """The same where nobody asks what follows."""
-        self._feed(ids, positions, seen, 1)
+    def feed(self, ids: Tensor, positions: Tensor, visible: Tensor) -> None:
+        """Feed the last n tokens of every row as `read` does, without their logits."""
+        self._feed(ids, positions, visible, 1)
 
-    def _feed(self, ids: Tensor, positions: Tensor, seen: Tensor, n_kept: int) -> Tensor:
-        n_new = seen.shape[1]
+    def _feed(self, ids: Tensor, positions: Tensor, visible: Tensor, n_kept: int) -> Tensor:
+        n_new = visible.shape[1]
         new = positions[:, -n_new:]
-        mask = self._masks(seen, positions, new) if self._masked else seen[:, -1].long()
+        mask = self._masks(visible, positions, new) if self._takes_masks else visible[:, -1].long()
         return self._run(ids[:, -n_new:], mask, new, n_kept)
 
     def select_rows(self, index: Tensor) -> None:
-        """Make row i go on from row `index[i]`; rows may be dropped and doubled."""
-        self._cache.reorder_cache(index.to(input_device(self._anchor)))  # type: ignore[arg-type]
+        """Continue row i from row `index[i]`; rows may be dropped or repeated."""
+        self._cache.reorder_cache(index.to(input_device(self._model)))  # type: ignore[arg-type]
 
     def keep(self, slots: Tensor) -> None:
-        """Drop every slot but these."""
+        """Drop all other slots."""
         for layer in cast(list[DynamicLayer], self._cache.layers):
             keys, values = cast(tuple[Tensor, Tensor], (layer.keys, layer.values))
             index = slots.to(keys.device)
             layer.keys, layer.values = keys[:, :, index], values[:, :, index]
 
-    def _masks(self, seen: Tensor, positions: Tensor, new: Tensor) -> Tensor | dict[str, Tensor]:
-        """What is added to the attention scores, (B, 1, n, T), for each kind of layer."""
+    def _masks(self, visible: Tensor, positions: Tensor, new: Tensor) -> Tensor | dict[str, Tensor]:
+        """Return the masks to add to the attention scores, (B, 1, n, T), one for each kind of layer."""
         distance = new[:, :, None] - positions[:, None]  # (B, n, T)
         masks = {}
         for kind, width in self._windows.items():
             if width is None:
-                near = seen
+                near = visible
             elif kind == "chunked_attention":
-                near = seen & (new[:, :, None] // width == positions[:, None] // width)
+                near = visible & (new[:, :, None] // width == positions[:, None] // width)
             else:
-                near = seen & (distance < width)
-            dtype = self._anchor.dtype
-            masks[kind] = ((~near[:, None]) * torch.finfo(dtype).min).to(dtype).to(input_device(self._anchor))
-        return masks if _layer_types(self._anchor) - {"full_attention"} else next(iter(masks.values()))
+                near = visible & (distance < width)
+            dtype = self._model.dtype
+            masks[kind] = ((~near[:, None]) * torch.finfo(dtype).min).to(dtype).to(input_device(self._model))
+        return masks if _layer_types(self._model) - {"full_attention"} else next(iter(masks.values()))
 
     def _run(self, ids: Tensor, mask: Tensor | dict[str, Tensor], positions: Tensor, n_kept: int) -> Tensor:
-        device = input_device(self._anchor)
+        device = input_device(self._model)
         with torch.no_grad(), self._scope():
-            output = self._anchor(
+            output = self._model(
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device) if isinstance(mask, Tensor) else mask,
                 position_ids=positions.to(device),
@@ -125,59 +125,59 @@ class KeyValueEngine:
 
 
 class RecomputeEngine:
-    """One batch of texts read from their beginning at every step: exact for every causal model, whatever its layers keep.
+    """One batch of texts, recomputed from the beginning at every step: exact for every causal model.
 
-    Texts of one length share a forward, so nothing is padded, and neither masks nor positions are needed.
+    Texts of one length share a forward, so there is no padding, and neither masks nor positions are needed.
     """
 
-    n_leaves = N_READ_ANEW
+    n_leaves = N_LEAVES_RECOMPUTED
 
-    def __init__(self, anchor: PreTrainedModel, scope: Scope = nullcontext):
-        self._anchor = anchor
+    def __init__(self, model: PreTrainedModel, scope: Scope = nullcontext):
+        self._model = model
         self._scope = scope
-        self._crops = _takes("logits_to_keep", anchor)
-        self.n_positions = max_positions(anchor)
+        self._crops = _takes("logits_to_keep", model)
+        self.n_positions = max_positions(model)
         self.n_forwards = self.n_tokens = 0
 
-    def prefill(self, ids: Tensor, seen: Tensor) -> Tensor:
+    def prefill(self, ids: Tensor, mask: Tensor) -> Tensor:
         """As `KeyValueEngine.prefill`."""
-        return torch.stack(self._run([row[mask] for row, mask in zip(ids, seen, strict=True)], [1] * len(ids)))[:, 0]
+        return torch.stack(self._run([row[real] for row, real in zip(ids, mask, strict=True)], [1] * len(ids)))[:, 0]
 
-    def read(self, ids: Tensor, positions: Tensor, seen: Tensor, n_real: Sequence[int], chained: bool) -> Tensor:
+    def read(self, ids: Tensor, positions: Tensor, visible: Tensor, n_real: Sequence[int], chained: bool) -> Tensor:
         """As `KeyValueEngine.read`."""
-        places = [(row, n) for row, n_here in enumerate(n_real) for n in ([n_here - 1] if chained and n_here else range(n_here))]
-        kept = [n + 1 if chained else 1 for _, n in places]
-        found = self._run([ids[row][seen[row, n]] for row, n in places], kept)
-        logits = found[0].new_zeros(*seen.shape[:2], found[0].shape[-1])  # (B, n, A)
-        for (row, n), n_kept, part in zip(places, kept, found, strict=True):
-            logits[row, n + 1 - n_kept : n + 1] = part
+        ends = [(row, n) for row, n_here in enumerate(n_real) for n in ([n_here - 1] if chained and n_here else range(n_here))]
+        n_kept = [n + 1 if chained else 1 for _, n in ends]
+        parts = self._run([ids[row][visible[row, n]] for row, n in ends], n_kept)
+        logits = parts[0].new_zeros(*visible.shape[:2], parts[0].shape[-1])  # (B, n, A)
+        for (row, n), n_logits, part in zip(ends, n_kept, parts, strict=True):
+            logits[row, n + 1 - n_logits : n + 1] = part
         return logits
 
-    def feed(self, ids: Tensor, positions: Tensor, seen: Tensor) -> None:
-        """Nothing is kept."""
+    def feed(self, ids: Tensor, positions: Tensor, visible: Tensor) -> None:
+        """Do nothing: there is no cache."""
 
     def select_rows(self, index: Tensor) -> None:
-        """Nothing is kept."""
+        """Do nothing: there is no cache."""
 
     def keep(self, slots: Tensor) -> None:
-        """Nothing is kept."""
+        """Do nothing: there is no cache."""
 
     def _run(self, texts: Sequence[Tensor], n_kept: Sequence[int]) -> list[Tensor]:
-        """For each text the logits (n, A) after the last of its tokens."""
-        alike: dict[int, list[int]] = defaultdict(list)
-        for number, text in enumerate(texts):
-            alike[len(text)].append(number)
-        found: dict[int, Tensor] = {}
-        for numbers in alike.values():
-            most = max(n_kept[number] for number in numbers)
-            logits = self._together(torch.stack([texts[number] for number in numbers]), most)
-            found |= {number: part[most - n_kept[number] :] for number, part in zip(numbers, logits, strict=True)}
-        return [found[number] for number in range(len(texts))]
+        """Return for each text the logits (n, A) after its last n tokens."""
+        by_length: dict[int, list[int]] = defaultdict(list)
+        for k, text in enumerate(texts):
+            by_length[len(text)].append(k)
+        result: dict[int, Tensor] = {}
+        for group in by_length.values():
+            most = max(n_kept[k] for k in group)
+            logits = self._forward(torch.stack([texts[k] for k in group]), most)
+            result |= {k: part[most - n_kept[k] :] for k, part in zip(group, logits, strict=True)}
+        return [result[k] for k in range(len(texts))]
 
-    def _together(self, ids: Tensor, n_kept: int) -> Tensor:
+    def _forward(self, ids: Tensor, n_kept: int) -> Tensor:
         with torch.no_grad(), self._scope():
             kept = {"logits_to_keep": n_kept} if self._crops else {}
-            logits = self._anchor(input_ids=ids.to(input_device(self._anchor)), use_cache=False, **kept).logits
+            logits = self._model(input_ids=ids.to(input_device(self._model)), use_cache=False, **kept).logits
         self.n_forwards += 1
         self.n_tokens += ids.numel()
         return logits[:, -n_kept:]  # (texts, n, A)
@@ -186,21 +186,22 @@ class RecomputeEngine:
 Engine = KeyValueEngine | RecomputeEngine
 
 
-def can_cache(anchor: PreTrainedModel) -> bool:
-    """Whether every layer of a decoder keeps keys and values whose use can be masked, as far as its settings tell."""
-    config = anchor.config.get_text_config()
-    settled = not getattr(anchor, "_is_stateful", False) and _takes("position_ids", anchor)
-    if not settled or getattr(config, "alibi", False) or not _layer_types(anchor) <= set(WINDOW_SETTINGS):
+def can_cache(model: PreTrainedModel) -> bool:
+    """Whether every layer of a decoder has a key-value cache that can be masked, as far as its config says."""
+    config = model.config.get_text_config()
+    if getattr(model, "_is_stateful", False) or getattr(config, "alibi", False) or not _takes("position_ids", model):
+        return False
+    if not _layer_types(model) <= set(WINDOW_SETTINGS):
         return False
     if any("local" in str(kind) for kind in getattr(config, "attention_types", None) or []):
         return False  # GPT-Neo's windows count slots
-    return _takes_masks(anchor) or set(windows(anchor).values()) == {None}
+    return _takes_masks(model) or set(windows(model).values()) == {None}
 
 
-def windows(anchor: PreTrainedModel) -> dict[str, int | None]:
-    """How many tokens back each kind of layer sees; None for all of them."""
-    config = anchor.config.get_text_config()
-    kinds = _layer_types(anchor)
+def windows(model: PreTrainedModel) -> dict[str, int | None]:
+    """Return the attention window of each kind of layer in tokens; None for full attention."""
+    config = model.config.get_text_config()
+    kinds = _layer_types(model)
     if kinds - {"full_attention"}:
         return {kind: getattr(config, setting) if setting else None for kind, setting in WINDOW_SETTINGS.items() if kind in kinds}
     width = getattr(config, "sliding_window", None)
@@ -208,29 +209,29 @@ def windows(anchor: PreTrainedModel) -> dict[str, int | None]:
     return {"sliding_attention": width} if width and used else {"full_attention": None}
 
 
-def max_positions(anchor: PreTrainedModel) -> int | None:
-    """How many positions the anchor has; None where there is no bound."""
-    return getattr(anchor.config.get_text_config(), "max_position_embeddings", None)
+def max_positions(model: PreTrainedModel) -> int | None:
+    """Return the number of positions of a model; None where it is unlimited."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
-def input_device(anchor: PreTrainedModel) -> torch.device:
-    """Where an anchor takes its ids: offloaded embeddings lie on no device of their own."""
-    embeddings = anchor.get_input_embeddings()
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Return the device that takes a model's input ids: with offloading, that of its hook instead of its weights."""
+    embeddings = model.get_input_embeddings()
     device = getattr(getattr(embeddings, "_hf_hook", None), "execution_device", None)
     return torch.device(device) if device is not None else next(embeddings.parameters()).device
 
 
-def _layer_types(anchor: PreTrainedModel) -> set[str]:
-    return set(getattr(anchor.config.get_text_config(), "layer_types", None) or ())
+def _layer_types(model: PreTrainedModel) -> set[str]:
+    return set(getattr(model.config.get_text_config(), "layer_types", None) or ())
 
 
-def _takes_masks(anchor: PreTrainedModel) -> bool:
-    """Whether each token of a forward may have a mask of its own."""
-    return getattr(anchor.config, "_attn_implementation", None) in ("eager", "sdpa")
+def _takes_masks(model: PreTrainedModel) -> bool:
+    """Whether each token of a forward may have its own mask."""
+    return getattr(model.config, "_attn_implementation", None) in ("eager", "sdpa")
 
 
-def _takes(argument: str, anchor: PreTrainedModel) -> bool:
-    """Whether a model's forward has an argument (adapters and compilation are looked through)."""
-    inner = getattr(anchor, "_orig_mod", anchor)
+def _takes(argument: str, model: PreTrainedModel) -> bool:
+    """Whether a model's forward has an argument, under adapters and compilation too."""
+    inner = getattr(model, "_orig_mod", model)
     inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # type: ignore[operator]
     return argument in inspect.signature(inner.forward).parameters

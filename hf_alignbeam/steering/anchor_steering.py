@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from hf_alignbeam.anchor.follower import Follower, Start
+from hf_alignbeam.anchor.follower import Follower, RowStart
 from hf_alignbeam.chat.conversations import Message, ParsedPrompt
 from hf_alignbeam.chat.prompt_reader import PromptReader
 from hf_alignbeam.chat.template_parser import learn_format
@@ -117,10 +117,10 @@ class AnchorSteering:
                 release()
             raise
 
-    def _start(self, prompt: ParsedPrompt) -> Start:
+    def _start(self, prompt: ParsedPrompt) -> RowStart:
         """One prompt in the anchor's template, with the beginning of its answer."""
         ids, leading_whitespace = encode_prompt(self._anchor_tokenizer, self._anchor_tokens, prompt.messages)
-        return Start(ids, leading_whitespace, prompt.leading_whitespace, prompt.prefill)
+        return RowStart(ids, leading_whitespace, prompt.leading_whitespace, prompt.prefill)
 
     def _check_no_reasoning(self, follower: Follower) -> None:
         """Raise ValueError if the anchor would reason before its answer: its reasoning must not be mixed into the target's."""
@@ -172,7 +172,7 @@ class AnchorSteering:
         if self.settings.mixing == "paper":
             anchor_prob, n_sources = follower.translate_top(target_prob, rows, PAPER_TOP_TOKENS)
             return paper(target_logp, anchor_prob, self.settings.alpha, n_sources), float((1.0 - anchor_prob.sum(-1)).sum())
-        translation = follower.translate(target_prob, rows)
+        translation = follower.predict(target_prob, rows)
         anchor_prob = torch.addcmul(translation.prob, translation.lost[:, None], target_prob)
         rules = {"linear": linear, "log_linear": log_linear, "safe_decoding": safe_decoding, "contrastive": contrastive}
         return rules[self.settings.mixing](target_logp, anchor_prob, self.settings.alpha), float(translation.lost.sum())
@@ -184,7 +184,7 @@ class AnchorSteering:
         target_prob = torch.stack([state.target_logp[row] for row in rows]).exp()
         if self.settings.mixing == "paper":
             return call.follower.translate_top(target_prob, rows, PAPER_TOP_TOKENS)[0].log()
-        return call.follower.translate(target_prob, rows).prob.log()
+        return call.follower.predict(target_prob, rows).prob.log()
 
     def count(self, call: GenerateCall, n_steered: int = 0, lost_mass: float = 0.0) -> None:
         """Add a call's uncounted cost to the ledger, and how many tokens were steered."""

@@ -1,5 +1,5 @@
 """Token ids as byte strings.
 
-* `backends`: How each kind of tokenizer is read: the bytes behind its ids, its pieces' names, and text encoded as it goes on.
-* `vocabulary`: The bytes behind every token id, and the ids a tokenizer gives to bytes.
+* `backends`: Reads each kind of tokenizer: the bytes of its tokens, its pieces' names, its encoder.
+* `vocabulary`: A tokenizer as byte strings with ids: ids to bytes, and bytes to ids.
 """

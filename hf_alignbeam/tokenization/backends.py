@@ -1,6 +1,7 @@
-"""How each kind of tokenizer is read: the bytes behind its ids, its pieces' names, and text encoded as it goes on.
+"""Reads each kind of tokenizer: the bytes of its tokens, the names of its pieces, and its encoder for the middle of a text.
 
-Knows the quirks of every back end, and nothing of what a vocabulary is used for. Reads the live tokenizer, never its files.
+Knows the quirks of every back end. Knows nothing of what a vocabulary is used for. Reads the loaded tokenizer, never its
+files.
 """
 
 import json
@@ -15,30 +16,30 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 #: The word-start mark of SentencePiece vocabularies; it stands for a space.
 WORD_START = "\u2581"
 
-#: Fewer short texts are encoded faster one after the other than by handing them to threads.
-N_IN_PARALLEL = 512
+#: Below this number of texts, encoding them one by one is faster than a threaded batch.
+MIN_THREADED_BATCH = 512
 
 
 class Backend(Protocol):
     """A tokenizer as a set of pieces.
 
     Attributes:
-        tokens: One entry for each id: its bytes, or None for a special token, an unknown token or an id without a token.
-        pieces: The name of every piece with its id, added tokens included; equal for tokenizers with the same ids.
+        tokens: One entry per id: its bytes, or None for a special token, the unknown token or an id without a token.
+        pieces: The id of every piece by name, added tokens included; equal for tokenizers with the same ids.
     """
 
     tokens: list[bytes | None]
     pieces: dict[Any, int]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text as the middle of a longer one: no dummy space in front, special tokens' names as plain text."""
+        """Encode each text as the middle of a longer one: no dummy space in front, names of special tokens as plain text."""
 
 
 def read_backend(tokenizer: PreTrainedTokenizerBase) -> Backend:
-    """The back end of a tokenizer: `tokenizers` or mistral-common.
+    """Find the back end of a tokenizer: `tokenizers` or mistral-common.
 
     Raises:
-        ValueError: It is another one.
+        ValueError: The tokenizer has another back end.
     """
     if isinstance(tokenizer, PreTrainedTokenizerFast):
         return FastBackend(tokenizer)
@@ -59,7 +60,7 @@ class FastBackend:
         added = backend.get_added_tokens_decoder()
         self.pieces = backend.get_vocab(with_added_tokens=True)
         self.tokens: list[bytes | None] = [None] * max(len(tokenizer), 1 + max(self.pieces.values(), default=-1))
-        decoder = Decoder.of(_state(backend.decoder))
+        decoder = Decoder.from_state(_state(backend.decoder))
         unknown = {tokenizer.unk_token_id, backend.token_to_id(getattr(backend.model, "unk_token", None) or "")}
         for token, i in self.pieces.items():
             if i in added:
@@ -73,7 +74,7 @@ class FastBackend:
         return _continuation_encoder(self._backend)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        if len(texts) < N_IN_PARALLEL:
+        if len(texts) < MIN_THREADED_BATCH:
             return [self._encoder.encode(text, add_special_tokens=False).ids for text in texts]
         return [encoding.ids for encoding in self._encoder.encode_batch_fast(texts, add_special_tokens=False)]
 
@@ -94,7 +95,7 @@ class TekkenBackend:
 class SentencePieceBackend:
     """mistral-common's older tokenizers: SentencePiece BPE with word-start marks and byte fallback."""
 
-    #: Stands in front of every text, takes the dummy space and merges with nothing.
+    #: Put in front of every text: it takes the dummy space and merges with no other character.
     _BREAK = "\n"
 
     def __init__(self, sentencepiece: Any):
@@ -114,12 +115,12 @@ class SentencePieceBackend:
 
 @dataclass(frozen=True)
 class Decoder:
-    """How a tokenizer joins its pieces into a text.
+    """The rules by which a tokenizer turns its pieces into text.
 
     Attributes:
         byte_level: Whether each character of a piece stands for one byte, by GPT-2's table.
-        byte_fallback: Whether pieces like `<0xE9>` stand for one byte.
-        replaced: Strings in the pieces, and what stands for each in the text.
+        byte_fallback: Whether pieces such as `<0xE9>` stand for one byte.
+        replaced: Pairs of a string in the pieces and its replacement in the text.
     """
 
     byte_level: bool
@@ -127,7 +128,8 @@ class Decoder:
     replaced: tuple[tuple[str, str], ...]
 
     @classmethod
-    def of(cls, state: dict[str, Any]) -> "Decoder":
+    def from_state(cls, state: dict[str, Any]) -> "Decoder":
+        """Take the rules from the JSON of a `tokenizers` decoder."""
         steps = _steps(state, "decoders")
         kinds = {step["type"] for step in steps}
         replaced = [(step["pattern"]["String"], step["content"]) for step in steps if "String" in step.get("pattern", ())]
@@ -135,7 +137,7 @@ class Decoder:
         return cls("ByteLevel" in kinds, "ByteFallback" in kinds, tuple(replaced))
 
     def piece_bytes(self, piece: str) -> bytes:
-        """The bytes of one ordinary piece."""
+        """Return the bytes of one ordinary piece."""
         if self.byte_level:
             return piece.translate(_LATIN_OF_BYTE).encode("latin-1") if _BYTE_LEVEL.issuperset(piece) else piece.encode()
         if self.byte_fallback and len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
@@ -145,29 +147,29 @@ class Decoder:
         return piece.encode()
 
     def added_bytes(self, token: str) -> bytes:
-        """The bytes of an added token: plain text to a byte-level decoder, a piece like any other to the rest."""
+        """Return the bytes of an added token: a byte-level decoder keeps it as text, the others treat it as a piece."""
         return token.encode() if self.byte_level else self.piece_bytes(token)
 
 
-#: The characters that stand for one byte each in byte-level pieces, and for each the character of that number.
+#: The characters that stand for one byte each in byte-level pieces, and the Latin-1 character of each such byte.
 _BYTE_LEVEL = frozenset(bytes_to_unicode().values())
 _LATIN_OF_BYTE = {ord(character): chr(byte) for byte, character in bytes_to_unicode().items()}
 
 
 def _state(component: Any) -> dict[str, Any]:
-    """The JSON of one part of a tokenizer's pipeline; empty where the part is not there."""
+    """Return the JSON of one component of a tokenizer's pipeline; empty where the tokenizer lacks it."""
     return json.loads(component.__getstate__()) if component is not None else {}
 
 
 def _steps(state: dict[str, Any], children: str) -> list[dict[str, Any]]:
-    """A pipeline part as a flat list of its steps."""
+    """Flatten a pipeline component into the list of its steps."""
     if state.get("type") == "Sequence":
         return [step for child in state[children] for step in _steps(child, children)]
     return [state] if state else []
 
 
 def _continuation_encoder(backend: Any) -> Any:
-    """A tokenizer around the same model that puts no dummy space in front and reads special names as plain text."""
+    """Build a tokenizer with the same model that adds no dummy space and reads the names of special tokens as plain text."""
     tokenizer_class = type(backend)
     normalizer, pre_tokenizer = _state(backend.normalizer), _state(backend.pre_tokenizer)
     steps = [step for step in _steps(normalizer, "normalizers") if step["type"] != "Prepend"]

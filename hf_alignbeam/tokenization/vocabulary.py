@@ -1,7 +1,7 @@
-"""The bytes behind every token id, and the ids a tokenizer gives to bytes.
+"""A tokenizer as byte strings with ids: ids to bytes, and bytes to ids.
 
-Knows a tokenizer as byte strings with ids. Knows nothing of models, templates or a second vocabulary; the quirks of each
-kind of tokenizer are `backend.py`'s business.
+Knows one tokenizer. Knows nothing of models, templates or a second vocabulary; `backends` handles the quirks of each kind
+of tokenizer.
 """
 
 from bisect import bisect_left, bisect_right
@@ -14,10 +14,10 @@ from hf_alignbeam.tokenization.backends import WORD_START, read_backend
 from hf_alignbeam.utils.method_cache import cached_method
 
 #: The bytes that occur in UTF-8 text.
-WRITABLE = [byte for byte in range(256) if byte not in (0xC0, 0xC1) and byte < 0xF5]
+UTF8_BYTES = [byte for byte in range(256) if byte not in (0xC0, 0xC1) and byte < 0xF5]
 
-#: Texts that a tokenizer may change before it reads them, by what is then lost.
-PROBED_LOSSES = {
+#: Texts that show whether a tokenizer normalizes its input, by the name of the loss.
+LOSS_PROBES = {
     "white space is not kept": " a  b\n\n\tc \n",
     "composed characters are rewritten (NFC)": "e\u0301",
     "compatible characters are rewritten (NFKC)": "\ufb01 \u00bd \uff21",
@@ -27,14 +27,14 @@ PROBED_LOSSES = {
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
-    """The bytes each token id stands for inside a text.
+    """Return the bytes that each token id stands for inside a text.
 
     Args:
         tokenizer: A tokenizer with a `tokenizers` or a mistral-common back end.
 
     Returns:
         One entry for each id below `len(tokenizer)` (or up to the highest id, where ids have gaps): its bytes, or None for
-        a special token, an unknown token or an id without a token. A word-start mark counts as the space it stands for,
+        a special token, the unknown token or an id without a token. A word-start mark counts as the space it stands for,
         also at the start of a text.
 
     Raises:
@@ -47,8 +47,18 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
     return read_backend(tokenizer).tokens
 
 
+def decode(tokens: Sequence[bytes | None], ids: Iterable[int]) -> bytes:
+    """Return the bytes of several tokens in a row.
+
+    Args:
+        tokens: The bytes of each token by id, as `token_bytes` returns them.
+        ids: The tokens; ids past the end of `tokens` and ids without bytes add nothing.
+    """
+    return b"".join((tokens[i] if i < len(tokens) else None) or b"" for i in ids)
+
+
 class Vocabulary:
-    """A tokenizer seen as a set of byte strings, with an encoder for text that goes on (no dummy space in front).
+    """A tokenizer as a set of byte strings, with an encoder for the middle of a text (no dummy space in front).
 
     Args:
         tokenizer: As for `token_bytes`.
@@ -57,8 +67,8 @@ class Vocabulary:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: Iterable[int] | None = None):
         self._backend = read_backend(tokenizer)
-        own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        self.eos_ids = tuple(sorted(set(own if eos_ids is None else eos_ids)))
+        default = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        self.eos_ids = tuple(sorted(set(default if eos_ids is None else eos_ids)))
         self.tokens = [None if i in self.eos_ids else token for i, token in enumerate(self._backend.tokens)]
 
     def __len__(self) -> int:
@@ -66,39 +76,39 @@ class Vocabulary:
 
     @cached_property
     def widths(self) -> range:
-        """How wide logits can be that belong to the tokenizer."""
+        """The numbers of logits that a model of this tokenizer may have."""
         return logits_widths(self.tokens)
 
     def same_ids(self, other: "Vocabulary") -> bool:
-        """Whether every token of the other vocabulary stands here under the same id."""
+        """Whether both vocabularies hold the same tokens under the same ids."""
         return self._backend.pieces == other._backend.pieces
 
     @cached_property
     def losses(self) -> tuple[str, ...]:
-        """What this tokenizer cannot write or does not keep, by name; empty for one that keeps every text."""
-        missing = [byte for byte in WRITABLE if bytes([byte]) not in self.by_bytes]
-        found = []
-        if len(missing) > len(WRITABLE) // 2:
-            found.append("no byte fallback: characters without a piece are lost")
+        """The texts that this tokenizer cannot write or does not keep, by name; empty for one that keeps every text."""
+        missing = [byte for byte in UTF8_BYTES if bytes([byte]) not in self.by_bytes]
+        losses = []
+        if len(missing) > len(UTF8_BYTES) // 2:
+            losses.append("no byte fallback: characters without a piece are lost")
         elif missing:
-            found.append(f"no token for {len(missing)} bytes: {', '.join(f'0x{byte:02X}' for byte in missing)}")
-        kept = {kind: self.decode(self._written(text.encode())) == text.encode() for kind, text in PROBED_LOSSES.items()}
-        return (*found, *(kind for kind, whole in kept.items() if not whole))
+            losses.append(f"no token for {len(missing)} bytes: {', '.join(f'0x{byte:02X}' for byte in missing)}")
+        kept = {kind: self.decode(self._encode_text(text.encode())) == text.encode() for kind, text in LOSS_PROBES.items()}
+        return (*losses, *(kind for kind, is_kept in kept.items() if not is_kept))
 
     @cached_property
     def by_bytes(self) -> dict[bytes, int]:
-        """The canonical id of each byte string: of several, the one the tokenizer itself would write."""
+        """The id of each byte string; where several tokens have the same bytes, the one that the tokenizer itself writes."""
         ids: dict[bytes, int] = {}
-        doubles: set[bytes] = set()
+        duplicates: set[bytes] = set()
         for i, token in enumerate(self.tokens):
             if token:
                 if token in ids:
-                    doubles.add(token)
+                    duplicates.add(token)
                 ids.setdefault(token, i)
-        for token in doubles:
-            written = self._written(token)
-            if len(written) == 1:
-                ids[token] = written[0]
+        for token in duplicates:
+            encoded = self._encode_text(token)
+            if len(encoded) == 1:
+                ids[token] = encoded[0]
         return ids
 
     @cached_property
@@ -112,18 +122,18 @@ class Vocabulary:
         return max(map(len, self.by_bytes))
 
     def decode(self, ids: Iterable[int]) -> bytes:
-        """The bytes of several tokens in a row."""
-        return b"".join(self.tokens[i] or b"" for i in ids)
+        """Return the bytes of several tokens in a row."""
+        return decode(self.tokens, ids)
 
     def starting_with(self, prefix: bytes) -> list[int]:
-        """The ids of every token that is longer than `prefix` and starts with it: one range of the sorted vocabulary."""
+        """Return the ids of the tokens of which `prefix` is a proper prefix: one range of the sorted vocabulary."""
         if len(prefix) >= self.longest:
             return []
         tokens, ids = self._sorted
         return ids[bisect_right(tokens, prefix) : bisect_left(tokens, prefix + b"\xff" * (self.longest + 1))]
 
     def begins_a_token(self, prefix: bytes) -> bool:
-        """Whether any token is longer than `prefix` and starts with it."""
+        """Whether `prefix` is a proper prefix of any token."""
         if len(prefix) >= self.longest:
             return False
         tokens, _ = self._sorted
@@ -131,53 +141,54 @@ class Vocabulary:
         return place < len(tokens) and tokens[place].startswith(prefix)
 
     def encode(self, data: bytes) -> tuple[int, ...]:
-        """The ids of `data` as the middle of a text: the tokenizer's own where it gives the bytes back, else a cover.
+        """Encode `data` as the middle of a text: the tokenizer's own ids where they give the bytes back, else longest matches.
 
-        Bytes that no token covers are left out, so the ids can stand for less than `data`.
+        Bytes without a token are left out, so the ids can stand for less than `data`.
         """
         return self._encoded(data)
 
     def encode_batch(self, pieces: Sequence[bytes]) -> list[tuple[int, ...]]:
-        """`encode` over many byte strings at once."""
+        """Encode many byte strings at once."""
         texts = [_text(data) for data in pieces]
-        known = self._backend.encode_batch([text or "" for text in texts])
-        return [self._checked(data, tuple(ids) if text else ()) for data, text, ids in zip(pieces, texts, known, strict=True)]
+        encoded = self._backend.encode_batch([text or "" for text in texts])
+        return [self._repaired(data, tuple(ids) if text else ()) for data, text, ids in zip(pieces, texts, encoded, strict=True)]
 
     @cached_method(maxsize=65_536)
     def _encoded(self, data: bytes) -> tuple[int, ...]:
-        return self._checked(data, self._written(data))
+        return self._repaired(data, self._encode_text(data))
 
-    def _written(self, data: bytes) -> tuple[int, ...]:
+    def _encode_text(self, data: bytes) -> tuple[int, ...]:
         text = _text(data)
         return tuple(self._backend.encode_batch([text])[0]) if text else ()
 
-    def _checked(self, data: bytes, ids: tuple[int, ...]) -> tuple[int, ...]:
+    def _repaired(self, data: bytes, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """The tokenizer's own ids where they stand for `data`; else longest matches, for a broken-off character or for all."""
         if self.decode(ids) == data:
             return ids
         n_whole = complete_characters(data)
         if 0 < n_whole < len(data):
-            return self._encoded(data[:n_whole]) + self._cover(data[n_whole:])
-        return self._cover(data)
+            return self._encoded(data[:n_whole]) + self.longest_matches(data[n_whole:])
+        return self.longest_matches(data)
 
-    def _cover(self, data: bytes) -> tuple[int, ...]:
-        """The longest token first, from the left: for bytes the tokenizer cannot write (half a character, say)."""
+    def longest_matches(self, data: bytes) -> tuple[int, ...]:
+        """Encode from the left by the longest token that fits: for bytes that the tokenizer cannot write (half a character)."""
         ids = []
         while data:
-            found = next((n for n in range(min(self.longest, len(data)), 0, -1) if data[:n] in self.by_bytes), 0)
-            if found:
-                ids.append(self.by_bytes[data[:found]])
-            data = data[found or 1 :]
+            n_matched = next((n for n in range(min(self.longest, len(data)), 0, -1) if data[:n] in self.by_bytes), 0)
+            if n_matched:
+                ids.append(self.by_bytes[data[:n_matched]])
+            data = data[n_matched or 1 :]
         return tuple(ids)
 
 
 def logits_widths(tokens: Sequence[bytes | None]) -> range:
-    """How wide logits over these tokens can be: models pad their vocabularies, and some lack rows for special tokens."""
+    """The numbers of logits that a model with these tokens may have: models pad their vocabularies or lack special tokens."""
     n_ordinary = 1 + max(i for i, token in enumerate(tokens) if token)
     return range(n_ordinary, 1 + len(tokens) + max(64, len(tokens) // 20))
 
 
 def complete_characters(data: bytes) -> int:
-    """How many of the bytes come before a UTF-8 character that `data` breaks off."""
+    """Return the length in bytes of `data` without a UTF-8 character that is broken off at its end."""
     for n_back in range(1, min(4, len(data)) + 1):
         byte = data[-n_back]
         if byte & 0xC0 != 0x80:

@@ -1,5 +1,5 @@
 """A distribution over one vocabulary expressed over another.
 
-* `retokenization`: How a target's tokenizer would write what an anchor says: which of its tokens come next, and which texts ...
-* `translator`: A distribution over the anchor's vocabulary expressed over the target's, and the mass that is lost on the way.
+* `retokenization`: The target's next tokens for a text of the anchor, and whether its tokens so far agree with it.
+* `translator`: The anchor's next-token distribution over the target's vocabulary, and the mass lost.
 """

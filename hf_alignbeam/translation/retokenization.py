@@ -1,6 +1,6 @@
-"""How a target's tokenizer would write what an anchor says: which of its tokens come next, and which texts are ruled out.
+"""How the target tokenizes text of the anchor: which token comes next, and whether the tokens written so far agree with it.
 
-Knows two vocabularies, byte strings and the tokens of the word that is being written. Knows no probabilities.
+Knows two vocabularies, byte strings and the target's tokens of the current word. Knows no probabilities.
 """
 
 from collections.abc import Sequence
@@ -12,32 +12,36 @@ from torch import Tensor
 from hf_alignbeam.tokenization.vocabulary import Vocabulary
 from hf_alignbeam.utils.method_cache import cached_method
 
-#: How many of the tokens that could come next `may_grow` tries, spread evenly over all of them.
+#: How many of the anchor tokens that start with the rest of a text `can_become` tries, spread evenly over all of them.
 N_TRIED = 512
 
-#: Characters that are tried after a text to see how its tokens may change when it goes on; one digit stands for all.
+#: Characters appended to a text to see how its first token depends on the next character; one digit stands for all.
 PROBES = [bytes([byte]) for byte in b" .,'-0abcdefghijklmnopqrstuvwxyz"]
 
 
 @dataclass(frozen=True)
 class FirstTokens:
-    """How a text that may go on in any way begins in the target's tokens.
+    """The target tokens with which an unfinished text may begin.
 
     Attributes:
-        tokens: The tokens it may begin with, that of the text as it stands first.
-        share: Of the ways to go on that were tried, the share after which the tokens written before still stand.
+        tokens: The tokens; the first one is that of the text as it is.
+        canonical_share: The share of the continuations tried for which the target's tokens so far stay canonical.
     """
 
     tokens: tuple[int, ...]
-    share: float
+    canonical_share: float
 
 
 class Retokenizer:
-    """Tells, for texts of the anchor's, the target's next token.
+    """Finds the target's next token for text that the anchor writes.
+
+    Throughout, `pending` is the text that the target has written and the anchor has not been fed, `target_only_prefix` the
+    bytes that only the target still writes before the answer, and `word` the target's tokens since its last word began. A
+    tokenization is canonical where it is the one that the target's tokenizer gives to its text.
 
     Args:
         anchor: The anchor's vocabulary.
-        target: The target's.
+        target: The target's vocabulary.
     """
 
     def __init__(self, anchor: Vocabulary, target: Vocabulary):
@@ -45,65 +49,65 @@ class Retokenizer:
         self._target = target
 
     @cached_method(maxsize=256)
-    def inside(self, pending: bytes) -> Tensor:
-        """The ids (M,) of the anchor's tokens that are longer than `pending` and begin with it."""
+    def completions(self, pending: bytes) -> Tensor:
+        """Return the ids (M,) of the anchor's tokens that are longer than `pending` and begin with it."""
         return torch.tensor(self._anchor.starting_with(pending), dtype=torch.long)
 
-    def goals(self, ids: Sequence[int], pending: bytes, target_only_prefix: bytes = b"", word: tuple[int, ...] = ()) -> list[int]:
-        """Where tokens of the anchor's lead that begin with what the target has written.
+    def next_tokens(
+        self, ids: Sequence[int], pending: bytes, target_only_prefix: bytes = b"", word: tuple[int, ...] = ()
+    ) -> list[int]:
+        """Return the target's next token for each of several anchor tokens that complete the pending bytes.
 
         Args:
-            ids: Some of `inside(pending)`.
-            pending: Their first bytes, which the target has written.
-            owed: Bytes that the target still has to write before them.
-            word: The target's tokens since its last word began.
+            ids: Some of `completions(pending)`.
+            pending: The bytes with which they begin.
+            target_only_prefix: As for the class.
+            word: As for the class.
 
         Returns:
-            The target's next token for each: -1 where it would have written the text with other tokens than those of
-            `word`.
+            One target id for each; -1 where the tokens of `word` are not canonical for the completed text.
         """
-        known = self._goals(pending, target_only_prefix, word)
+        known = self._known_next_tokens(pending, target_only_prefix, word)
         new = [i for i in ids if i not in known]
         if new:
             before = self._target.decode(word) + target_only_prefix
-            written = self._target.encode_batch([before + (self._anchor.tokens[i] or b"")[len(pending) :] for i in new])
-            goals = (self._after(word, tokens) for tokens in written)
-            known.update(zip(new, (-1 if goal is None else goal for goal in goals), strict=True))
+            encoded = self._target.encode_batch([before + (self._anchor.tokens[i] or b"")[len(pending) :] for i in new])
+            next_tokens = (self._after(word, tokens) for tokens in encoded)
+            known.update(zip(new, (-1 if t is None else t for t in next_tokens), strict=True))
         return [known[i] for i in ids]
 
     @cached_method(maxsize=1024)
-    def _goals(self, pending: bytes, target_only_prefix: bytes, word: tuple[int, ...]) -> dict[int, int]:
-        """What `goals` has found, by the anchor's id."""
+    def _known_next_tokens(self, pending: bytes, target_only_prefix: bytes, word: tuple[int, ...]) -> dict[int, int]:
+        """The results of `next_tokens` so far, by anchor id."""
         return {}
 
     @cached_method(maxsize=65_536)
-    def may_grow(self, path: tuple[int, ...], t: int, pending: bytes = b"", target_only_prefix: bytes = b"") -> bool:
-        """Whether the anchor, having written `path`, can still be on its way to the longer target token `t`.
+    def can_become(self, path: tuple[int, ...], t: int, pending: bytes = b"", target_only_prefix: bytes = b"") -> bool:
+        """Whether the text of an anchor path can grow into the longer target token `t`.
 
-        It can where it would itself write the text of `t`, or of `t` and some more, with these tokens first: "d" cannot
-        become " do" for an anchor that has a token "do", but it can become "de" on the way to "d|es|ert".
+        It can where the anchor's tokenizer splits some prefix or extension of that token's text into the path and one token
+        more: "d" cannot become "do" for an anchor that has a token "do", but it can become "de" as the start of "d|es|ert".
         """
-        spelled = self._anchor.decode(path)
-        rest = (pending + (self._target.tokens[t] or b"")[len(target_only_prefix) :]).removeprefix(spelled)
-        grown = target_only_prefix + spelled[len(pending) :]
-        token = self._target.tokens[t] or b""
-        if len(token) <= len(grown) or not token.startswith(grown):
+        text, token = self._anchor.decode(path), self._target.tokens[t] or b""
+        written = target_only_prefix + text[len(pending) :]
+        if len(token) <= len(written) or not token.startswith(written):
             return False
+        rest = (pending + token[len(target_only_prefix) :]).removeprefix(text)
         within = [self._anchor.by_bytes[rest[:n]] for n in range(1, len(rest) + 1) if rest[:n] in self._anchor.by_bytes]
         beyond = self._anchor.starting_with(rest)
-        nexts = within + beyond[:: 1 + len(beyond) // N_TRIED]
-        return any(self._anchor.encode_batch([spelled + (self._anchor.tokens[i] or b"")]) == [(*path, i)] for i in nexts)
+        following = within + beyond[:: 1 + len(beyond) // N_TRIED]
+        return any(self._anchor.encode_batch([text + (self._anchor.tokens[i] or b"")]) == [(*path, i)] for i in following)
 
     @cached_method(maxsize=65_536)
     def next_token(self, rest: bytes, word: tuple[int, ...] = ()) -> int | None:
-        """The target's next token where its text goes on with `rest` and ends there.
+        """Return the target's next token where its text continues with `rest` and ends there.
 
         Args:
             rest: The bytes that come next, at least one.
-            word: The target's tokens since its last word began.
+            word: As for the class.
 
         Returns:
-            The token; None where the target would have written the longer text with other tokens than those of `word`.
+            The token; None where the tokens of `word` are not canonical for the longer text.
         """
         return self._after(word, self._target.encode(self._target.decode(word) + rest))
 
@@ -111,32 +115,32 @@ class Retokenizer:
     def first_tokens(
         self, path: tuple[int, ...], pending: bytes = b"", target_only_prefix: bytes = b"", word: tuple[int, ...] = ()
     ) -> FirstTokens:
-        """The target's next tokens that hold no more than the text of a path, by what may come after it.
+        """Return the target's possible next tokens within the text of an anchor path.
 
-        A tokenizer may begin "des" with "d" and "desert" with "de": what comes later decides, so every character of
-        `PROBES` that the anchor may write after these tokens is tried.
+        A tokenizer may begin "des" with "d" and "desert" with "de": the continuation decides. So every character of
+        `PROBES` that can follow the path in the anchor's own tokenization is tried.
 
         Args:
-            path: The anchor's tokens, from `pending` on.
-            pending: The first bytes of theirs, which the target has written.
-            owed: Bytes that the target still has to write before them.
-            word: The target's tokens since its last word began.
+            path: The anchor's tokens, whose text begins with `pending`.
+            pending: As for the class.
+            target_only_prefix: As for the class.
+            word: As for the class.
         """
-        said = self._anchor.decode(path)
-        rest = target_only_prefix + said[len(pending) :]
-        if word and self._begins_anew(word, rest):
+        anchor_text = self._anchor.decode(path)
+        rest = target_only_prefix + anchor_text[len(pending) :]
+        if word and self._starts_new_word(word, rest):
             return self.first_tokens(path, pending, target_only_prefix)
-        own = self._anchor.encode_batch([said + probe for probe in PROBES])
-        probes = [probe for probe, ids in zip(PROBES, own, strict=True) if ids[: len(path)] == path]
+        encoded = self._anchor.encode_batch([anchor_text + probe for probe in PROBES])
+        probes = [probe for probe, ids in zip(PROBES, encoded, strict=True) if ids[: len(path)] == path]
         text = self._target.decode(word) + rest
         tried = [self._after(word, ids) for ids in self._target.encode_batch([text, *(text + probe for probe in probes)])]
-        found = [t for t in tried if t is not None]
-        short = (t for t in found if len(self._target.tokens[t] or b"") <= len(rest))
-        return FirstTokens(tuple(dict.fromkeys(short)), len(found) / len(tried))
+        canonical = [t for t in tried if t is not None]
+        within = (t for t in canonical if len(self._target.tokens[t] or b"") <= len(rest))
+        return FirstTokens(tuple(dict.fromkeys(within)), len(canonical) / len(tried))
 
     @cached_method(maxsize=65_536)
-    def _begins_anew(self, word: tuple[int, ...], rest: bytes) -> bool:
-        """Whether `rest` begins another word, so that what comes after it leaves the tokens of `word` alone."""
+    def _starts_new_word(self, word: tuple[int, ...], rest: bytes) -> bool:
+        """Whether `rest` starts another word, so that no continuation changes the tokens of `word`."""
         if not rest[:1].isspace():
             return False
         text = self._target.decode(word)
@@ -144,13 +148,14 @@ class Retokenizer:
 
     @staticmethod
     def _after(word: tuple[int, ...], ids: tuple[int, ...]) -> int | None:
+        """The token after `word` in a tokenization; None where it begins otherwise or ends there."""
         return ids[len(word)] if len(ids) > len(word) and ids[: len(word)] == word else None
 
     @cached_method(maxsize=65_536)
-    def canonical(self, ends: tuple[int, ...], word: tuple[int, ...]) -> tuple[int, ...]:
-        """Of some target tokens those that it would write after the tokens of `word`, whatever comes then."""
-        if not word or not ends:
-            return ends
+    def canonical(self, tokens: tuple[int, ...], word: tuple[int, ...]) -> tuple[int, ...]:
+        """Keep the target tokens that are canonical after the tokens of `word`."""
+        if not word or not tokens:
+            return tokens
         text = self._target.decode(word)
-        written = self._target.encode_batch([text + (self._target.tokens[t] or b"") for t in ends])
-        return tuple(t for t, ids in zip(ends, written, strict=True) if ids == (*word, t))
+        encoded = self._target.encode_batch([text + (self._target.tokens[t] or b"") for t in tokens])
+        return tuple(t for t, ids in zip(tokens, encoded, strict=True) if ids == (*word, t))

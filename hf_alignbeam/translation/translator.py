@@ -1,8 +1,7 @@
-"""A distribution over the anchor's vocabulary expressed over the target's, and the mass that is lost on the way.
+"""A distribution over the anchor's vocabulary expressed over the target's vocabulary, and the mass that is lost.
 
-Knows two vocabularies and the byte strings behind them. Knows no model: where an answer could go on in several ways that
-only another forward of the anchor would tell apart, it names the paths (`Table.extensions`) and leaves the choice of
-looking ahead to its caller.
+Knows two vocabularies and the byte strings behind them. Knows no model: where only another forward of the anchor can tell
+which target token comes next, `Table.extensions` names the candidates, and the caller decides whether to look ahead.
 """
 
 from collections import defaultdict
@@ -19,25 +18,25 @@ from hf_alignbeam.tokenization.vocabulary import Vocabulary
 from hf_alignbeam.translation.retokenization import Retokenizer
 from hf_alignbeam.utils.method_cache import cached_method, clear_method_caches
 
-#: A row with less mass than this says nothing.
+#: A row with less mass than this counts as empty.
 NEGLIGIBLE = 1e-30
 
-#: Where the target's own distribution has to say which token a text becomes, the token that is that text and no more gets
-#: so much on top: what the target finds all but impossible must not decide.
-SETTLED_WEIGHT = 0.001
+#: Where the target's distribution decides between the tokens that a text may become, the token for the text as it is gets
+#: this weight on top, so that probabilities near zero do not decide.
+AS_IS_WEIGHT = 0.001
 
 TranslationRule = Literal["bytes", "drop", "first", "exact"]
 
 
 @dataclass(frozen=True)
 class Translation:
-    """A translated distribution: `prob` (N, V) over the target's ids, and the mass `lost` (N,) that it has no place for."""
+    """A translated distribution: `prob` (N, V) over the target's ids, and the mass `lost` (N,) that none of them takes."""
 
     prob: Tensor
     lost: Tensor
 
-    def normalised(self) -> "Translation":
-        """The same, scaled so that the mass kept and lost is 1 in each row; all is lost where there was none."""
+    def normalized(self) -> "Translation":
+        """Scale each row so that the mass kept and lost adds up to 1; an empty row counts as lost."""
         total = self.prob.sum(-1) + self.lost  # (N,)
         scale = torch.where(total > NEGLIGIBLE, 1.0 / total.clamp_min(NEGLIGIBLE), 0.0)
         return Translation(self.prob * scale[:, None], torch.where(scale > 0, self.lost * scale, 1.0))
@@ -47,29 +46,30 @@ class Translation:
 class Table:
     """The map between two vocabularies at one point of an answer.
 
-    An anchor token stands for its bytes, less the `pending` bytes already written, after the `target_only_prefix` that only the
-    target writes (the space its template puts in front of an answer).
+    The text of an anchor token is its bytes without the `pending` bytes, which are written already, behind the
+    `target_only_prefix` that only the target writes (the space that its template puts in front of an answer). An anchor id
+    is unambiguous where its mass goes to one target id whatever follows.
 
     Attributes:
-        first: (V,) for each target id an anchor id whose mass goes to it whatever comes after.
-        reached: (V,) 1 where there is one, 0 elsewhere.
-        source: (M,) the other anchor ids whose mass goes to one target id whatever comes after.
-        target: (M,) where it goes.
-        groups: (G,) anchor ids that are also the start of longer target tokens.
-        branch_group: (E,) index into `groups`.
-        branch_target: (E,) the target ids a group's mass may go to.
-        branch_weight: (E,) what it gets on top of the target's own share: `SETTLED_WEIGHT` where it holds the group's own
-            bytes and no more.
-        extensions: for a path of anchor ids, the target ids whose bytes it is a proper start of.
-        anchor_eos, target_eos: the ids that end an answer.
-        possible: (A,) 1 for the anchor ids that go on from the pending bytes; None where nothing is pending.
+        main_source: (V,) for each target id one unambiguous anchor id; 0 where there is none.
+        has_source: (V,) 1 where there is one, 0 elsewhere.
+        other_source: (M,) the other unambiguous anchor ids.
+        other_target: (M,) the target id of each.
+        ambiguous: (G,) the anchor ids that are also a proper prefix of longer target tokens.
+        branch_group: (E,) index into `ambiguous`.
+        branch_target: (E,) the target ids that may take the mass of that anchor id.
+        branch_weight: (E,) their weight on top of the target's own probability: `AS_IS_WEIGHT` for the token of the text
+            as it is, 0 for the longer ones.
+        extensions: By path of anchor ids, the target ids whose text the path is a proper prefix of.
+        anchor_eos, target_eos: The ids that end an answer.
+        possible: (A,) 1 for the anchor ids that continue the pending bytes; None where no bytes are pending.
     """
 
-    first: Tensor
-    reached: Tensor
-    source: Tensor
-    target: Tensor
-    groups: Tensor
+    main_source: Tensor
+    has_source: Tensor
+    other_source: Tensor
+    other_target: Tensor
+    ambiguous: Tensor
     branch_group: Tensor
     branch_target: Tensor
     branch_weight: Tensor
@@ -79,8 +79,8 @@ class Table:
     possible: Tensor | None
 
     def to(self, device: torch.device) -> "Table":
-        """The same table with its tensors on `device`; moved there once."""
-        return self if self.source.device == device else self._moved(device)
+        """Return the table with its tensors on `device`; each device gets one copy."""
+        return self if self.main_source.device == device else self._moved(device)
 
     @cached_method(maxsize=4)
     def _moved(self, device: torch.device) -> "Table":
@@ -92,30 +92,30 @@ class Table:
 
         Args:
             anchor_prob: (N, A) the anchor's next-token distribution.
-            target_prob: (N, V) the target's own, by which the mass of a group is shared out.
+            target_prob: (N, V) the target's own, which divides the mass of an ambiguous token.
 
         Returns:
-            The translation of each row. With pending bytes only the anchor tokens that begin with them and go on
-            count: what is kept and lost adds up to their mass.
+            The translation of each row, not normalized. Where bytes are pending, only the anchor tokens that continue them
+            count: the mass kept and lost adds up to theirs.
         """
         if self.possible is not None:
             width = min(anchor_prob.shape[-1], len(self.possible))
             anchor_prob = anchor_prob[:, :width] * self.possible[:width]
         width = target_prob.shape[-1]
-        prob = anchor_prob.index_select(1, self.first[:width]) * self.reached[:width]
+        prob = anchor_prob.index_select(1, self.main_source[:width]) * self.has_source[:width]
         if prob.shape[-1] < width:
             prob = torch.nn.functional.pad(prob, (0, width - prob.shape[-1]))  # (N, V)
-        prob.index_add_(1, self.target, anchor_prob.index_select(1, self.source))
-        if len(self.groups):
+        prob.index_add_(1, self.other_target, anchor_prob.index_select(1, self.other_source))
+        if len(self.ambiguous):
             weights = target_prob.index_select(1, self.branch_target) + self.branch_weight  # (N, E)
-            totals = weights.new_zeros(len(weights), len(self.groups)).index_add_(1, self.branch_group, weights)
-            scale = anchor_prob.index_select(1, self.groups) / totals  # (N, G)
+            totals = weights.new_zeros(len(weights), len(self.ambiguous)).index_add_(1, self.branch_group, weights)
+            scale = anchor_prob.index_select(1, self.ambiguous) / totals  # (N, G)
             prob.index_add_(1, self.branch_target, weights * scale.index_select(1, self.branch_group))
         anchor_eos = self.anchor_eos[self.anchor_eos < anchor_prob.shape[-1]]
         target_eos = self.target_eos[self.target_eos < target_prob.shape[-1]]
         if len(anchor_eos) and len(target_eos):
             eos_prob = anchor_prob[:, anchor_eos].sum(-1, keepdim=True)  # (N, 1)
-            prob[:, target_eos] += eos_prob * _normalised(target_prob[:, target_eos])
+            prob[:, target_eos] += eos_prob * _normalized(target_prob[:, target_eos])
         return Translation(prob, (anchor_prob.sum(-1) - prob.sum(-1)).clamp_min(0.0))
 
 
@@ -125,14 +125,14 @@ class VocabularyTranslator:
     Args:
         anchor_tokenizer: The anchor's tokenizer.
         tokenizer: The target's tokenizer.
-        rule: `"bytes"` (ours), or one of the paper's context-free rules: `"exact"` keeps tokens of equal bytes,
-            `"drop"` those that re-encode to a single target token, `"first"` sends each token to the first token of
-            its re-encoding (arXiv 2606.12342).
+        rule: `"bytes"` (ours), or one of the paper's context-free rules: `"exact"` keeps tokens of equal bytes, `"drop"`
+            keeps tokens that re-encode to a single target token, `"first"` sends each token to the first token of its
+            re-encoding (arXiv 2606.12342).
         anchor_eos_ids: The ids that end the anchor's answers; its tokenizer's `eos_token_id` by default.
         eos_ids: The same for the target.
 
     Raises:
-        ValueError: Unknown rule, or a tokenizer that cannot be read byte by byte.
+        ValueError: The rule is unknown, or a tokenizer cannot be read byte by byte.
 
     Example:
         >>> translator = VocabularyTranslator(anchor_tokenizer, tokenizer)
@@ -151,11 +151,10 @@ class VocabularyTranslator:
     ):
         self.rule: TranslationRule = _checked_rule(rule)
         self.anchor = Vocabulary(anchor_tokenizer, anchor_eos_ids)
-        one = anchor_tokenizer is tokenizer and anchor_eos_ids == eos_ids
-        self.target = self.anchor if one else Vocabulary(tokenizer, eos_ids)
-        #: How the target would write what the anchor says.
+        is_shared = anchor_tokenizer is tokenizer and anchor_eos_ids == eos_ids
+        self.target = self.anchor if is_shared else Vocabulary(tokenizer, eos_ids)
         self.retokenizer = Retokenizer(self.anchor, self.target)
-        #: Equal vocabularies need no translation: the anchor reads the target's ids as they are.
+        #: Whether the vocabularies are equal: then the anchor reads the target's ids as they are.
         self.identity = self.anchor.same_ids(self.target)
 
     def check(
@@ -165,22 +164,22 @@ class VocabularyTranslator:
         anchor_eos_ids: Iterable[int],
         eos_ids: Iterable[int],
     ) -> None:
-        """Raise ValueError unless this translator was built for these two tokenizers and ends of an answer."""
+        """Raise ValueError unless this translator was built for these tokenizers and EOS ids."""
         sides = (
             ("anchor_tokenizer", self.anchor, anchor_tokenizer, anchor_eos_ids),
             ("tokenizer", self.target, tokenizer, eos_ids),
         )
-        for name, built, live, ends in sides:
-            vocabulary = Vocabulary(live, ends)
-            if not built.same_ids(vocabulary) or built.eos_ids != vocabulary.eos_ids:
+        for name, own, other_tokenizer, other_eos_ids in sides:
+            vocabulary = Vocabulary(other_tokenizer, other_eos_ids)
+            if not own.same_ids(vocabulary) or own.eos_ids != vocabulary.eos_ids:
                 raise ValueError(
                     f"`translation` must be a translator built for this `{name}`: its tokens or the ids that end an answer "
-                    f"differ from those of {type(live).__name__} with {len(live)} tokens. Take the `translator` of another "
-                    "AnchorLogitsProcessor for the same models, or leave it out."
+                    f"differ from those of {type(other_tokenizer).__name__} with {len(other_tokenizer)} tokens. Take the "
+                    "`translator` of another AnchorLogitsProcessor for the same models, or leave it out."
                 )
 
     def with_rule(self, rule: TranslationRule) -> "VocabularyTranslator":
-        """The same two vocabularies, not read again, under another rule."""
+        """Return a translator with the same vocabularies, which are not read again, and another rule."""
         other = copy(self)
         clear_method_caches(other)
         other.rule = _checked_rule(rule)
@@ -195,16 +194,19 @@ class VocabularyTranslator:
             anchor_prob: (N, A) the anchor's distribution after the text it has been fed; A may exceed its vocabulary.
             target_prob: (N, V) the target's own distribution.
             pending: Bytes of the answer after that text, which the anchor has not been fed.
-            owed: Bytes that the target still has to write before the answer's first.
+            target_only_prefix: Bytes that the target still writes before the first byte of the answer.
 
         Returns:
             `prob` (N, V) and `lost` (N,).
+
+        Raises:
+            ValueError: A distribution is not of the vocabulary's width.
         """
         for name, prob, vocabulary in (("anchor_prob", anchor_prob, self.anchor), ("target_prob", target_prob, self.target)):
             if prob.dim() != 2 or prob.shape[-1] not in vocabulary.widths:
                 raise ValueError(
                     f"`{name}` must have shape (rows, {len(vocabulary)}), padding of the vocabulary aside, got "
-                    f"{tuple(prob.shape)}. This translator was built for other tokenizers, or the two are swapped."
+                    f"{tuple(prob.shape)}. This translator was built for other tokenizers, or its arguments are swapped."
                 )
         if self.identity:
             width = min(anchor_prob.shape[-1], target_prob.shape[-1])
@@ -212,14 +214,14 @@ class VocabularyTranslator:
             prob[:, :width] = anchor_prob[:, :width]
             return Translation(prob, (anchor_prob.sum(-1) - prob.sum(-1)).clamp_min(0.0))
         table = self.table(pending, target_only_prefix).to(target_prob.device)
-        return table.apply(anchor_prob.to(target_prob.device), target_prob).normalised()
+        return table.apply(anchor_prob.to(target_prob.device), target_prob).normalized()
 
     def warm_up(self, leading_whitespace: bytes = b"", target_only_prefix: bytes = b"") -> None:
-        """Build the maps for inside an answer and for its beginning.
+        """Build the tables for the beginning and for the middle of an answer.
 
         Args:
-            lead_in: White space with which the anchor's answers begin.
-            owed: The same for the target.
+            leading_whitespace: White space with which the anchor's answers begin.
+            target_only_prefix: White space with which the target's answers begin.
         """
         if not self.identity:
             self.table()
@@ -227,7 +229,7 @@ class VocabularyTranslator:
             self.anchor.begins_a_token(b" ")
 
     def table(self, pending: bytes = b"", target_only_prefix: bytes = b"") -> Table:
-        """The map at one point of an answer; built once a point."""
+        """Return the table for one point of an answer; each is built once."""
         return self._table(pending, target_only_prefix)
 
     @cached_method(maxsize=32)
@@ -237,39 +239,36 @@ class VocabularyTranslator:
             for i, token in enumerate(self.anchor.tokens)
             if token and token.startswith(pending) and len(token) > len(pending) and i not in self.anchor.eos_ids
         }
-        goals = self._goals(strings)
+        as_is = self._next_tokens(strings)
         extensions = self._extensions(pending, target_only_prefix) if self.rule == "bytes" else {}
-        branches = {
-            i: [(t, False) for t in extensions[(i,)] if t != goals[i]] + [(goals[i], True)] for i in goals if (i,) in extensions
-        }
-        groups = {i: n for n, i in enumerate(branches)}
-        flat = [(groups[i], t, settled) for i, ends in branches.items() for t, settled in ends]
-        settled_ids = [i for i in goals if i not in groups]
-        first = {goals[i]: i for i in reversed(settled_ids)}
-        reached = torch.zeros(len(self.target))
-        reached[list(first)] = 1.0
-        others = [i for i in settled_ids if first[goals[i]] != i]
+        branches = {i: [*(t for t in extensions[(i,)] if t != as_is[i]), as_is[i]] for i in as_is if (i,) in extensions}
+        edges = [(group, t, t == as_is[i]) for group, (i, tokens) in enumerate(branches.items()) for t in tokens]
+        unambiguous = [i for i in as_is if i not in branches]
+        main_source = {as_is[i]: i for i in reversed(unambiguous)}
+        has_source = torch.zeros(len(self.target))
+        has_source[list(main_source)] = 1.0
+        others = [i for i in unambiguous if main_source[as_is[i]] != i]
         possible = None
         if pending:
             possible = torch.zeros(len(self.anchor))
             possible[list(strings)] = 1.0
         return Table(
-            first=_ids(first.get(t, 0) for t in range(len(self.target))),
-            reached=reached,
-            source=_ids(others),
-            target=_ids(goals[i] for i in others),
-            groups=_ids(groups),
-            branch_group=_ids(group for group, _, _ in flat),
-            branch_target=_ids(t for _, t, _ in flat),
-            branch_weight=torch.tensor([SETTLED_WEIGHT * settled for _, _, settled in flat]),
+            main_source=_ids(main_source.get(t, 0) for t in range(len(self.target))),
+            has_source=has_source,
+            other_source=_ids(others),
+            other_target=_ids(as_is[i] for i in others),
+            ambiguous=_ids(branches),
+            branch_group=_ids(group for group, _, _ in edges),
+            branch_target=_ids(t for _, t, _ in edges),
+            branch_weight=torch.tensor([AS_IS_WEIGHT * is_as_is for _, _, is_as_is in edges]),
             extensions=extensions,
             anchor_eos=_ids(() if pending else self.anchor.eos_ids),
             target_eos=_ids(self.target.eos_ids),
             possible=possible,
         )
 
-    def _goals(self, strings: dict[int, bytes]) -> dict[int, int]:
-        """The target id that each anchor token's bytes lead to, under this translator's rule."""
+    def _next_tokens(self, strings: dict[int, bytes]) -> dict[int, int]:
+        """Return the target's next token for the text of each anchor token as it is, under this translator's rule."""
         equal = {i: self.target.by_bytes[s] for i, s in strings.items() if s in self.target.by_bytes}
         if self.rule == "exact":
             return equal
@@ -280,7 +279,7 @@ class VocabularyTranslator:
         return equal | {i: ids[0] for i, ids in encoded.items() if ids}
 
     def _extensions(self, pending: bytes, target_only_prefix: bytes) -> dict[tuple[int, ...], list[int]]:
-        """For each path of anchor tokens that is a proper start of target tokens: those tokens."""
+        """Return, by path of anchor tokens, the target tokens whose text the path is a proper prefix of."""
         strings = {
             t: pending + token[len(target_only_prefix) :]
             for t, token in enumerate(self.target.tokens)
@@ -289,9 +288,9 @@ class VocabularyTranslator:
             and len(token) > len(target_only_prefix)
             and t not in self.target.eos_ids
         }
-        finer = [t for t, s in strings.items() if s not in self.anchor.by_bytes]
+        several = [t for t, s in strings.items() if s not in self.anchor.by_bytes]  # of several anchor tokens each
         extensions = defaultdict(list)
-        for t, path in zip(finer, self.anchor.encode_batch([strings[t] for t in finer]), strict=True):
+        for t, path in zip(several, self.anchor.encode_batch([strings[t] for t in several]), strict=True):
             for n in range(1, len(path)):
                 extensions[path[:n]].append(t)
         return dict(extensions)
@@ -307,7 +306,7 @@ def _ids(ids: Iterable[int]) -> Tensor:
     return torch.tensor(list(ids), dtype=torch.long)
 
 
-def _normalised(weights: Tensor) -> Tensor:
-    """Rows that sum to 1; equal shares where a row is all zero."""
+def _normalized(weights: Tensor) -> Tensor:
+    """Scale rows to sum to 1; a row of zeros becomes uniform."""
     totals = weights.sum(-1, keepdim=True)
     return torch.where(totals > 0, weights / totals.clamp_min(torch.finfo().tiny), 1.0 / weights.shape[-1])

@@ -4,7 +4,7 @@ import pytest
 
 from hf_alignbeam.chat.conversations import ParsedPrompt
 from hf_alignbeam.chat.refusal import Refusal
-from hf_alignbeam.tokenization.vocabulary import token_bytes
+from hf_alignbeam.tokenization.vocabulary import decode, token_bytes
 
 PROMPT = ParsedPrompt([{"role": "user", "content": "How?"}], b"", b" ")
 
@@ -20,7 +20,7 @@ def refusal(tokenizer):
 
 
 def text_of(tokenizer, ids):
-    return b"".join(token_bytes(tokenizer)[i] or b"" for i in ids)
+    return decode(token_bytes(tokenizer), ids)
 
 
 def test_the_refusal_begins_an_answer_or_a_new_paragraph_after_it(tokenizer, refusal):

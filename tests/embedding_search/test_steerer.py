@@ -17,7 +17,7 @@ from hf_alignbeam.embedding_search.batched_generation import resolve_generation
 from hf_alignbeam.embedding_search.embeddings import left_padded, token_embeddings
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.presets.published import TSA
-from hf_alignbeam.tokenization.vocabulary import token_bytes
+from hf_alignbeam.tokenization.vocabulary import decode, token_bytes
 
 
 def test_flagged_prompts_get_refusals_and_clean_prompts_keep_their_answers(thin, graded, accept, truth):
@@ -154,7 +154,7 @@ def test_the_published_preset_equals_the_algorithm_written_out(thin):
 
     def answered(embeds):
         ids = generation.up_to_end(model.generate(**left_padded([embeds]), **GREEDY)[0].tolist())
-        return b"".join(pieces[i] or b"" for i in ids).decode().strip()
+        return decode(pieces, ids).decode().strip()
 
     ours = EmbeddingSteerer(*thin, judge, **{**TSA, "probe_temperature": 0.0, "max_generations": 1 + 8 + 2 * 9})
     passed = 0

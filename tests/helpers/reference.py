@@ -1,4 +1,4 @@
-"""Slow, obvious twins of the fast code: dictionaries over strings, and models run from scratch."""
+"""Slow, obvious twins of the fast code: dictionaries of strings, and models run from scratch."""
 
 from collections import defaultdict
 
@@ -6,18 +6,19 @@ import torch
 from transformers import DynamicCache, PretrainedConfig
 from transformers.modeling_outputs import CausalLMOutput
 
-from hf_alignbeam.translation.translator import SETTLED_WEIGHT
+from hf_alignbeam.translation.translator import AS_IS_WEIGHT
 
 
 def translate(anchor, target, anchor_prob, target_prob, rule="bytes"):
-    """`VocabularyTranslator` at the end of a text, token by token: a dictionary of target ids, and the mass lost."""
+    """`VocabularyTranslator` without pending bytes, token by token: a dictionary by target id, and the mass lost."""
     result, lost = defaultdict(float), 0.0
     for i, p in enumerate(anchor_prob.tolist()):
         data = anchor.tokens[i] if i < len(anchor.tokens) else None
         if i in anchor.eos_ids:
-            own = {t: float(target_prob[t]) for t in target.eos_ids}
-            for t, weight in own.items():
-                result[t] += p * (weight / sum(own.values()) if sum(own.values()) else 1 / len(own))
+            weights = {t: float(target_prob[t]) for t in target.eos_ids}
+            total = sum(weights.values())
+            for t, weight in weights.items():
+                result[t] += p * (weight / total if total else 1 / len(weights))
             continue
         ids = target.encode(data) if data else ()
         if data in target.by_bytes:
@@ -26,14 +27,14 @@ def translate(anchor, target, anchor_prob, target_prob, rule="bytes"):
         if not data or not keeps[rule]:
             lost += p
             continue
-        ends = {ids[0]}
+        candidates = {ids[0]}
         if rule == "bytes":
             for t, longer in enumerate(target.tokens):
                 if longer and longer not in anchor.by_bytes and t not in target.eos_ids:
                     path = anchor.encode(longer)
                     if len(path) > 1 and path[0] == i:
-                        ends.add(t)
-        weights = {t: float(target_prob[t]) + (SETTLED_WEIGHT if t == ids[0] else 0.0) for t in ends}
+                        candidates.add(t)
+        weights = {t: float(target_prob[t]) + (AS_IS_WEIGHT if t == ids[0] else 0.0) for t in candidates}
         for t, weight in weights.items():
             result[t] += p * weight / sum(weights.values())
     return dict(result), lost
@@ -41,15 +42,15 @@ def translate(anchor, target, anchor_prob, target_prob, rule="bytes"):
 
 @torch.no_grad()
 def next_logp(model, ids):
-    """What a model says after `ids`, without a cache: (vocabulary,) log-probabilities."""
+    """A model's next-token log-probabilities (V,) after `ids`, without a cache."""
     return model(torch.tensor([list(ids)])).logits[0, -1].float().log_softmax(-1)
 
 
 class TextAnchor(torch.nn.Module):
-    """A model that writes one of a few texts, each with its own weight, in its tokenizer's own tokens.
+    """A model that writes one of a few texts, each with its own weight, in the canonical tokens of its vocabulary.
 
-    Whatever its tokens are, it says the same texts equally often: what a translation makes of it must not depend on them.
-    It keeps what it was fed in the cache it is given, and reads by mask and positions alone.
+    The distribution over texts does not depend on the vocabulary, so neither may a translation of it. The model keeps the
+    ids it is fed in the cache it is given, and reads them by mask and positions alone.
     """
 
     dtype, device = torch.float32, torch.device("cpu")
@@ -70,8 +71,8 @@ class TextAnchor(torch.nn.Module):
         if position_ids is None:
             position_ids = past_key_values.get_seq_length() + torch.arange(n_new).expand(n_rows, -1)
         ids, positions = (
-            found[:, 0, :, 0].long()
-            for found in past_key_values.update(input_ids[:, None, :, None].float(), position_ids[:, None, :, None].float(), 0)
+            cached[:, 0, :, 0].long()
+            for cached in past_key_values.update(input_ids[:, None, :, None].float(), position_ids[:, None, :, None].float(), 0)
         )
         n_slots = ids.shape[-1]
         seen = torch.ones(n_rows, n_new, n_slots, dtype=torch.bool).tril(n_slots - n_new)
@@ -92,7 +93,7 @@ class TextAnchor(torch.nn.Module):
 
 
 def exact_over_texts(target, weights, written, target_only_prefix=b""):
-    """(V,) the exact translation where all that the anchor can say is a few texts: their own tokenisations, counted."""
+    """(V,) the exact translation of an anchor that writes one of a few texts: the weights of their canonical tokens."""
     prob = torch.zeros(len(target))
     for text, weight in weights.items():
         ids = (*target.encode(target_only_prefix + text), target.eos_ids[0])
@@ -103,7 +104,7 @@ def exact_over_texts(target, weights, written, target_only_prefix=b""):
 
 @torch.no_grad()
 def sampled_translations(model, prompt_ids, anchor, target, written, target_only_prefix, n_kept, seed=0, n_tokens=12):
-    """(V,) exact translations by sampling, one for each of `written`: of answers drawn from the anchor, those that begin so."""
+    """Exact translations (n, V) by sampling: for each of `written`, the next tokens of the answers that begin with it."""
     generator = torch.Generator().manual_seed(seed)
     prob, n_rows = torch.zeros(len(written), len(target)), 500
     while prob.sum(-1).min() < n_kept:
@@ -114,22 +115,22 @@ def sampled_translations(model, prompt_ids, anchor, target, written, target_only
             drawn.append(torch.multinomial(logits[:, -1].softmax(-1), 1, generator=generator))
             logits = model(drawn[-1], past_key_values=cache).logits
         for row in torch.cat(drawn, dim=-1).tolist():
-            ended = [at for at, i in enumerate(row) if i in anchor.eos_ids]
-            said = target.encode(target_only_prefix + anchor.decode(row[: ended[0]] if ended else row))
-            said = (*said, target.eos_ids[0]) if ended else said
-            for counts, begun in zip(prob, written, strict=True):
-                if said[: len(begun)] == tuple(begun) and len(said) > len(begun):
-                    counts[said[len(begun)]] += 1
+            ends = [n for n, i in enumerate(row) if i in anchor.eos_ids]
+            answer = target.encode(target_only_prefix + anchor.decode(row[: ends[0]] if ends else row))
+            answer = (*answer, target.eos_ids[0]) if ends else answer
+            for counts, prefix in zip(prob, written, strict=True):
+                if answer[: len(prefix)] == tuple(prefix) and len(answer) > len(prefix):
+                    counts[answer[len(prefix)]] += 1
     return prob / prob.sum(-1, keepdim=True)
 
 
 def tsa(model, embeds, answered, judged, seed, mu=0.1, eta=1.3, n_probes=8, cone=0.2, threshold=0.1, n_rounds=10):
     """Test-Time Safety Alignment (arXiv 2604.26167, algorithm 1) on one prompt, one probe after the other.
 
-    Where no probe differs from the prompt there is no direction to go: it stays, and is not asked about again.
+    Where no probe differs from the prompt, there is no gradient: the prompt stays, and its answer is not judged again.
 
     Returns:
-        The answer that passes (None where none does), the harm of each call, and how many answers were generated.
+        The answer that passes (None where none does), the harm of each judged answer, and the number of answers generated.
     """
     generator = torch.Generator().manual_seed(seed)
     centre, calls, n_generated = embeds.clone(), [judged(answered(embeds))], 1

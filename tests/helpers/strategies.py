@@ -7,7 +7,7 @@ from transformers import set_seed
 
 from hf_alignbeam import testbed
 from hf_alignbeam.evaluation.generation import encode
-from hf_alignbeam.tokenization.vocabulary import token_bytes
+from hf_alignbeam.tokenization.vocabulary import decode, token_bytes
 
 KINDS = ("general", "harmful", "domain", "late", "prefill", "borderline")
 
@@ -133,4 +133,4 @@ def texts(target, conversations, strategy=None, **options):
 def text_of(tokenizer, ids, errors="strict"):
     """The text of some tokens, special ones left out."""
     pieces = token_bytes(tokenizer)
-    return b"".join(pieces[i] or b"" for i in ids).decode(errors=errors).strip()
+    return decode(pieces, ids).decode(errors=errors).strip()

@@ -29,12 +29,12 @@ def base():
 
 
 @pytest.fixture(scope="module")
-def asked():
+def chats():
     return [testbed.prompts("validation", kind)[0].conversation for kind in ("harmful", "general", "domain")]
 
 
 def random_adapter(model, **settings):
-    """A model under an adapter that does something."""
+    """A model under an adapter with random weights."""
     model = get_peft_model(copy.deepcopy(model), LoraConfig(r=2, target_modules=["q_proj", "up_proj"], **settings)).eval()
     for name, parameter in model.named_parameters():
         if "lora_" in name:
@@ -51,7 +51,7 @@ def state(model):
 
 
 @torch.no_grad()
-def test_without_adapters_the_base_speaks_and_everything_stays_as_it_was(adapted, base):
+def test_adapters_off_gives_the_base_and_restores_the_state(adapted, base):
     model = adapted[0]
     before, layers = state(model), adapter_layers(model)
     alone, expected = model(input_ids=IDS).logits, base(input_ids=IDS).logits
@@ -69,7 +69,7 @@ def test_without_adapters_the_base_speaks_and_everything_stays_as_it_was(adapted
 
 
 @torch.no_grad()
-def test_layers_that_an_adapter_replaced_are_off_too(tiny_llama):
+def test_layers_that_an_adapter_replaces_are_turned_off_too(tiny_llama):
     model = random_adapter(tiny_llama, modules_to_save=["lm_head"], trainable_token_indices=[5, 6])
     for name, parameter in model.named_parameters():
         if "modules_to_save" in name:
@@ -80,7 +80,7 @@ def test_layers_that_an_adapter_replaced_are_off_too(tiny_llama):
 
 
 @torch.no_grad()
-def test_of_several_adapters_the_chosen_one_comes_back(tiny_llama):
+def test_the_active_adapter_of_several_comes_back(tiny_llama):
     model = random_adapter(tiny_llama)
     model.add_adapter("second", LoraConfig(r=2, target_modules=["v_proj"]))
     model.set_adapter("second")
@@ -91,7 +91,7 @@ def test_of_several_adapters_the_chosen_one_comes_back(tiny_llama):
     assert model.active_adapter == "second"
 
 
-def test_a_flag_that_does_not_take_is_an_error(tiny_llama, monkeypatch):
+def test_a_flag_without_effect_is_an_error(tiny_llama, monkeypatch):
     model = random_adapter(tiny_llama)
     layers = adapter_layers(model)
     monkeypatch.setattr(type(layers[0]), "disable_adapters", property(lambda self: False))
@@ -100,42 +100,44 @@ def test_a_flag_that_does_not_take_is_an_error(tiny_llama, monkeypatch):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_base_as_anchor_is_the_base_loaded_beside_it(mode, adapted, base, asked):
+def test_the_base_as_anchor_equals_the_base_loaded_separately(mode, adapted, base, chats):
     model, tokenizer = adapted
     shared = AnchorLogitsProcessor("base", tokenizer, tokenizer, model=model)
-    apart = AnchorLogitsProcessor(base, tokenizer, tokenizer)
+    separate = AnchorLogitsProcessor(base, tokenizer, tokenizer)
     for one, other in zip(
-        outputs(model, tokenizer, asked, mode, shared), outputs(model, tokenizer, asked, mode, apart), strict=True
+        outputs(model, tokenizer, chats, mode, shared),
+        outputs(model, tokenizer, chats, mode, separate),
+        strict=True,
     ):
         assert torch.equal(one, other)
-    assert shared.ledger == apart.ledger
+    assert shared.ledger == separate.ledger
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("mode", ["greedy", "4 beams"])
-def test_alpha_one_gives_the_bases_tokens(mode, adapted, base, asked):
+def test_alpha_one_gives_the_bases_tokens(mode, adapted, base, chats):
     model, tokenizer = adapted
     guard = AnchorLogitsProcessor("base", tokenizer, tokenizer, model=model, alpha=1.0, n_steps=None, n_watch=None)
-    assert torch.equal(outputs(model, tokenizer, asked, mode, guard)[0], outputs(base, tokenizer, asked, mode)[0])
+    assert torch.equal(outputs(model, tokenizer, chats, mode, guard)[0], outputs(base, tokenizer, chats, mode)[0])
 
 
 @torch.no_grad()
-def test_every_door_gives_the_same_tokens(adapted, asked):
+def test_every_entry_point_gives_the_same_tokens(adapted, chats):
     """Through `PeftModel.generate`, the model inside it, a pipeline, and a model that carries the adapter itself."""
     model, tokenizer = adapted
     native = testbed.load("base")[0]
     native.load_adapter(str(testbed.WEIGHTS / "specialist-lora"))
     inner = model.get_base_model()
-    expected = outputs(model, tokenizer, asked, "greedy", AnchorLogitsProcessor("base", tokenizer, tokenizer, model=model))[0]
-    for door, owner in ((inner, model), (inner, inner), (native, native)):
+    expected = outputs(model, tokenizer, chats, "greedy", AnchorLogitsProcessor("base", tokenizer, tokenizer, model=model))[0]
+    for entry, owner in ((inner, model), (inner, inner), (native, native)):
         guard = AnchorLogitsProcessor("base", tokenizer, tokenizer, model=owner)
-        assert torch.equal(outputs(door, tokenizer, asked, "greedy", guard)[0], expected)
+        assert torch.equal(outputs(entry, tokenizer, chats, "greedy", guard)[0], expected)
     guard = AnchorLogitsProcessor("base", tokenizer, tokenizer, model=model)
     pipe = pipeline("text-generation", model=model, tokenizer=tokenizer)
-    told = pipe(asked[:1], logits_processor=[guard], do_sample=False, max_new_tokens=8, return_full_text=False)
-    n_asked = tokenizer.apply_chat_template(asked[:1], add_generation_prompt=True, return_tensors="pt")["input_ids"].shape[1]
-    alone = outputs(model, tokenizer, asked[:1], "greedy", guard)[0]
-    assert told[0][0]["generated_text"] == tokenizer.decode(alone[0, n_asked:], skip_special_tokens=True)
+    result = pipe(chats[:1], logits_processor=[guard], do_sample=False, max_new_tokens=8, return_full_text=False)
+    n_prompt = tokenizer.apply_chat_template(chats[:1], add_generation_prompt=True, return_tensors="pt")["input_ids"].shape[1]
+    alone = outputs(model, tokenizer, chats[:1], "greedy", guard)[0]
+    assert result[0][0]["generated_text"] == tokenizer.decode(alone[0, n_prompt:], skip_special_tokens=True)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +150,7 @@ def test_every_door_gives_the_same_tokens(adapted, asked):
         ("base", "merged", "but they are merged into its weights"),
     ],
 )
-def test_what_has_no_base_is_refused(anchor, model, message, tiny_llama, piece_tokenizer):
+def test_a_model_without_a_base_is_refused(anchor, model, message, tiny_llama, piece_tokenizer):
     adapter = random_adapter(tiny_llama)
     if model == "merged":
         adapter.merge_adapter()
@@ -160,36 +162,36 @@ def test_what_has_no_base_is_refused(anchor, model, message, tiny_llama, piece_t
 
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore:Position ids are not supported:UserWarning")  # peft 0.21, in the target's own forwards
-def test_a_prompt_tuned_target_has_its_base(tiny_llama, piece_tokenizer, asked):
-    """Prompt tuning puts no layers in: the decoder inside is the base."""
+def test_a_prompt_tuned_target_has_its_base(tiny_llama, piece_tokenizer, chats):
+    """Prompt tuning adds no layers: the decoder inside is the base."""
     settings = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
     model = get_peft_model(copy.deepcopy(tiny_llama), settings).eval()
     assert type(base_of(model)) is LlamaForCausalLM
     guard = AnchorLogitsProcessor("base", piece_tokenizer, piece_tokenizer, model=model, alpha=1.0, n_steps=None, n_watch=None)
-    plain = outputs(model, piece_tokenizer, asked, "greedy")[0]
-    guarded = outputs(model, piece_tokenizer, asked, "greedy", guard)[0]
-    assert torch.equal(guarded, outputs(tiny_llama, piece_tokenizer, asked, "greedy")[0])
+    plain = outputs(model, piece_tokenizer, chats, "greedy")[0]
+    guarded = outputs(model, piece_tokenizer, chats, "greedy", guard)[0]
+    assert torch.equal(guarded, outputs(tiny_llama, piece_tokenizer, chats, "greedy")[0])
     assert not torch.equal(guarded, plain)
 
 
-def test_a_base_that_is_gone_is_refused(tiny_llama, piece_tokenizer, asked):
-    """Merged after the guard was built, the model under the adapter is the unsafe one."""
+def test_an_adapter_merged_after_the_guard_was_built_is_refused(tiny_llama, piece_tokenizer, chats):
+    """The model under a merged adapter is the unsafe one."""
     model = random_adapter(tiny_llama)
     guard = AnchorLogitsProcessor("base", piece_tokenizer, piece_tokenizer, model=model)
-    outputs(model, piece_tokenizer, asked, "greedy", guard)
+    outputs(model, piece_tokenizer, chats, "greedy", guard)
     model.merge_adapter()
     with pytest.raises(ValueError, match="merged into its weights"):
-        outputs(model, piece_tokenizer, asked, "greedy", guard)
+        outputs(model, piece_tokenizer, chats, "greedy", guard)
     model.unmerge_adapter()
-    outputs(model, piece_tokenizer, asked, "greedy", guard)
+    outputs(model, piece_tokenizer, chats, "greedy", guard)
     merged = model.merge_and_unload()
     with pytest.raises(ValueError, match="without one that can be turned off"):
-        outputs(merged, piece_tokenizer, asked, "greedy", guard)
+        outputs(merged, piece_tokenizer, chats, "greedy", guard)
 
 
 @pytest.mark.parametrize("settings", [{"bias": "all"}, {"init_lora_weights": "pissa"}, {"init_lora_weights": "olora"}])
 @pytest.mark.parametrize("owner", ["wrapped", "inner"])
-def test_an_adapter_that_changed_what_is_under_it_is_refused(settings, owner, tiny_llama, piece_tokenizer):
+def test_an_adapter_that_changes_its_base_is_refused(settings, owner, tiny_llama, piece_tokenizer):
     model = get_peft_model(copy.deepcopy(tiny_llama), LoraConfig(r=2, target_modules=["q_proj"], **settings)).eval()
     given = model if owner == "wrapped" else model.get_base_model()
     with pytest.raises(ValueError, match="`model` must leave the weights under its adapter as they were"):
@@ -203,39 +205,41 @@ def test_an_adapter_without_layers_is_refused(tiny_llama, piece_tokenizer):
         AnchorLogitsProcessor("base", piece_tokenizer, piece_tokenizer, model=model)
 
 
-def test_a_second_thread_is_refused_while_one_is_in_a_call(adapted, asked):
-    """Whatever guard it has; the first one's answer is not disturbed, and the next thread is served."""
+def test_a_second_thread_is_refused_while_one_is_in_a_call(adapted, chats):
+    """Even with a guard of its own; the first thread's answer is not disturbed, and a later call succeeds."""
     model, tokenizer = adapted
     guards = [AnchorLogitsProcessor("base", tokenizer, tokenizer, model=model) for _ in range(2)]
-    expected = outputs(model, tokenizer, asked, "greedy", guards[0])[0]
-    begun, refused = threading.Event(), threading.Event()
-    found = []
+    expected = outputs(model, tokenizer, chats, "greedy", guards[0])[0]
+    started, refused = threading.Event(), threading.Event()
+    results = []
 
-    class Waits(LogitsProcessor):
+    class WaitingProcessor(LogitsProcessor):
         def __call__(self, input_ids, scores):
             scores = guards[0](input_ids, scores)
-            begun.set()
+            started.set()
             refused.wait(30)
             return scores
 
-    thread = threading.Thread(target=lambda: found.append(outputs(model, tokenizer, asked, "greedy", Waits())[0]), name="first")
+    thread = threading.Thread(
+        target=lambda: results.append(outputs(model, tokenizer, chats, "greedy", WaitingProcessor())[0]), name="first"
+    )
     thread.start()
-    begun.wait(30)
+    started.wait(30)
     try:
         with pytest.raises(RuntimeError, match="used by one thread at a time, got MainThread while first is in a call"):
-            guards[1](encode(asked, tokenizer)["input_ids"], torch.zeros(len(asked), len(tokenizer)))
+            guards[1](encode(chats, tokenizer)["input_ids"], torch.zeros(len(chats), len(tokenizer)))
     finally:
         refused.set()
         thread.join()
-    assert torch.equal(found[0], expected)
-    assert torch.equal(outputs(model, tokenizer, asked, "greedy", guards[1])[0], expected)
+    assert torch.equal(results[0], expected)
+    assert torch.equal(outputs(model, tokenizer, chats, "greedy", guards[1])[0], expected)
 
 
-def test_threads_of_a_pool_take_turns(adapted, asked):
-    """A thread that lives on after its answer does not keep the others out."""
+def test_threads_of_a_pool_take_turns(adapted, chats):
+    """A thread that stays alive after its answer does not block the others."""
     model, tokenizer = adapted
     guard = AnchorLogitsProcessor("base", tokenizer, tokenizer, model=model)
-    expected = outputs(model, tokenizer, asked, "greedy", guard)[0]
+    expected = outputs(model, tokenizer, chats, "greedy", guard)[0]
     with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
         for pool in (one, other, one):
-            assert torch.equal(pool.submit(outputs, model, tokenizer, asked, "greedy", guard).result()[0], expected)
+            assert torch.equal(pool.submit(outputs, model, tokenizer, chats, "greedy", guard).result()[0], expected)

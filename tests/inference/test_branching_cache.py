@@ -23,17 +23,17 @@ from hf_alignbeam.tokenization.vocabulary import token_bytes
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12]]
 
 
-def test_prompts_of_different_lengths_read_as_alone(tiny_qwen):
+def test_prompts_of_different_lengths_equal_each_alone(tiny_qwen):
     cache = BranchingCache(engine(tiny_qwen), PROMPTS)
     for row, prompt in enumerate(PROMPTS):
         torch.testing.assert_close(cache.prompt_logp[row], reference.next_logp(tiny_qwen, prompt), atol=1e-4, rtol=0)
 
 
-def test_ragged_branches_read_as_from_scratch(tiny_qwen):
+def test_ragged_branches_equal_from_scratch(tiny_qwen):
     cache = BranchingCache(engine(tiny_qwen), PROMPTS)
     start = cache.n_slots
     first = cache.append([Append([20, 21], []), Append([30], [])])
-    # row 0 takes another branch after its first token; row 1 abandons its token altogether
+    # row 0 branches after its first token; row 1 abandons its token
     second = cache.append([Append([22], [start]), Append([31, 32], [])])
     expected = [(first[0, 1], [*PROMPTS[0], 20, 21]), (first[1, 0], [*PROMPTS[1], 30])]
     expected += [(second[0, 0], [*PROMPTS[0], 20, 22]), (second[1, 1], [*PROMPTS[1], 31, 32])]
@@ -52,13 +52,13 @@ def test_leaves_of_one_forward_do_not_see_each_other(attention, tiny_qwen):
     logp = cache.branch([[Leaf(22, [start]), Leaf(23, [start, start + 1]), Leaf(24, [])], [Leaf(31, [start])]])
     expected = [(logp[0, 0], [*PROMPTS[0], 20, 22]), (logp[0, 1], [*PROMPTS[0], 20, 21, 23])]
     expected += [(logp[0, 2], [*PROMPTS[0], 24]), (logp[1, 0], [*PROMPTS[1], 30, 31])]
-    for found, ids in expected:
-        torch.testing.assert_close(found, reference.next_logp(tiny_qwen, ids), atol=1e-4, rtol=0)
-    later = cache.append([Append([25], [start, start + 2]), Append([], [])])  # goes on from the first leaf
+    for logp, ids in expected:
+        torch.testing.assert_close(logp, reference.next_logp(tiny_qwen, ids), atol=1e-4, rtol=0)
+    later = cache.append([Append([25], [start, start + 2]), Append([], [])])  # continues the first leaf
     torch.testing.assert_close(later[0, 0], reference.next_logp(tiny_qwen, [*PROMPTS[0], 20, 22, 25]), atol=1e-4, rtol=0)
 
 
-def test_reordered_rows_keep_their_context(tiny_qwen):
+def test_selected_rows_keep_their_context(tiny_qwen):
     cache = BranchingCache(engine(tiny_qwen), PROMPTS)
     start = cache.n_slots
     cache.append([Append([20, 21], []), Append([30], [])])
@@ -85,7 +85,7 @@ def test_infinite_logits_are_an_error(tiny_qwen):
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21 under transformers 5.23
-def test_adapters_are_looked_through(tiny_qwen):
+def test_a_model_with_adapters_is_cached(tiny_qwen):
     adapted = get_peft_model(copy.deepcopy(tiny_qwen), LoraConfig(r=2, target_modules=["q_proj"])).eval()
     assert can_cache(adapted)
     cache = BranchingCache(engine(adapted), PROMPTS)
@@ -100,27 +100,27 @@ def test_a_context_that_is_too_short_is_an_error(byte_tokenizer):
         cache.append([Append([20, 21], []), Append([30, 31], [])])
 
 
-def test_swept_slots_are_gone_and_the_rest_reads_on(tiny_qwen):
+def test_unused_slots_are_dropped_and_the_others_still_count(tiny_qwen):
     cache = BranchingCache(engine(tiny_qwen), PROMPTS)
     start = cache.n_slots
     cache.branch([[Leaf(20, []), Leaf(21, []), Leaf(22, [])], [Leaf(30, [])]])
     assert cache.n_unused([start + 2, start]) == 1
-    number = cache.drop_unused_slots([start + 2, start])
+    new_slots = cache.drop_unused_slots([start + 2, start])
     assert cache.n_slots == start + 2
-    logp = cache.append([Append([23], [number[start + 2]]), Append([31], [number[start]])])
+    logp = cache.append([Append([23], [new_slots[start + 2]]), Append([31], [new_slots[start]])])
     for row, ids in enumerate(([*PROMPTS[0], 22, 23], [*PROMPTS[1], 30, 31])):
         torch.testing.assert_close(logp[row, 0], reference.next_logp(tiny_qwen, ids), atol=1e-4, rtol=0)
 
 
-def test_a_row_with_nothing_new_needs_no_positions(byte_tokenizer):
-    """The context limit counts what a row is fed, not what its neighbours are."""
+def test_a_row_without_new_tokens_needs_no_positions(byte_tokenizer):
+    """The context limit counts the tokens of each row, not the slots."""
     model = tiny(Qwen3ForCausalLM, Qwen3Config, byte_tokenizer, seed=1, head_dim=8, max_position_embeddings=12)
     cache = BranchingCache(engine(model), [[5] * 11, [6, 7]])
     cache.append([Append([], []), Append([20] * 8, [])])
     assert cache.n_slots == 11 + 8
 
 
-def test_equal_prompts_are_read_once(tiny_qwen):
+def test_equal_prompts_are_fed_once(tiny_qwen):
     cache = BranchingCache(engine(tiny_qwen), [PROMPTS[0], PROMPTS[1], PROMPTS[0]])
     assert cache.n_tokens == 2 * len(PROMPTS[1])
     logp = cache.append([Append([20], []), Append([21], []), Append([22], [])])
@@ -135,7 +135,7 @@ def test_equal_prompts_are_read_once(tiny_qwen):
         (Gemma2ForCausalLM, Gemma2Config, {"sliding_window": 4, "head_dim": 8}),
     ],
 )
-def test_windows_count_positions_and_not_slots(model_class, config_class, settings, byte_tokenizer):
+def test_attention_windows_count_positions_and_not_slots(model_class, config_class, settings, byte_tokenizer):
     model = tiny(model_class, config_class, byte_tokenizer, seed=0, **settings)
     assert windows(model)["sliding_attention"] == 4
     cache = BranchingCache(engine(model), PROMPTS)
@@ -143,11 +143,11 @@ def test_windows_count_positions_and_not_slots(model_class, config_class, settin
     cache.branch([[Leaf(20 + n, []) for n in range(6)], [Leaf(30, [])]])
     logp = cache.append([Append([31, 32], [start + 5]), Append([33], [start])])
     expected = [(logp[0, 1], [*PROMPTS[0], 25, 31, 32]), (logp[1, 0], [*PROMPTS[1], 30, 33])]
-    for found, ids in expected:
-        torch.testing.assert_close(found, reference.next_logp(model, ids), atol=1e-4, rtol=0)
+    for logp, ids in expected:
+        torch.testing.assert_close(logp, reference.next_logp(model, ids), atol=1e-4, rtol=0)
 
 
-def test_a_text_read_anew_reads_as_from_scratch(tiny_qwen):
+def test_recomputed_texts_equal_from_scratch(tiny_qwen):
     cache = BranchingCache(RecomputeEngine(tiny_qwen), PROMPTS)
     start = cache.n_slots
     first = cache.append([Append([20, 21], []), Append([30], [])])
@@ -155,12 +155,12 @@ def test_a_text_read_anew_reads_as_from_scratch(tiny_qwen):
     expected = [(first[0, 0], [*PROMPTS[0], 20]), (first[0, 1], [*PROMPTS[0], 20, 21]), (first[1, 0], [*PROMPTS[1], 30])]
     expected += [(second[0, 0], [*PROMPTS[0], 20, 22]), (second[0, 1], [*PROMPTS[0], 20, 21, 23])]
     expected += [(second[1, 0], [*PROMPTS[1], 30, 31])]
-    for found, ids in expected:
-        torch.testing.assert_close(found, reference.next_logp(tiny_qwen, ids), atol=1e-4, rtol=0)
+    for logp, ids in expected:
+        torch.testing.assert_close(logp, reference.next_logp(tiny_qwen, ids), atol=1e-4, rtol=0)
 
 
-def test_an_anchor_that_a_cache_misreads_is_read_anew(tiny_qwen, byte_tokenizer):
-    """Whatever its settings say: what is seen decides."""
+def test_a_model_whose_cached_distributions_differ_is_recomputed(tiny_qwen, byte_tokenizer):
+    """A trial decides, not the config."""
 
     class Forgetful(Qwen3ForCausalLM):
         def forward(self, past_key_values=None, **inputs):
@@ -173,6 +173,6 @@ def test_an_anchor_that_a_cache_misreads_is_read_anew(tiny_qwen, byte_tokenizer)
     assert choose_engine(forgetful, tokens) is RecomputeEngine
 
 
-def test_an_anchor_with_biases_instead_of_positions_is_read_anew(byte_tokenizer):
+def test_a_model_with_biases_instead_of_positions_is_recomputed(byte_tokenizer):
     config = BloomConfig(vocab_size=len(byte_tokenizer), hidden_size=8, n_layer=1, n_head=1)
     assert choose_engine(BloomForCausalLM(config).eval(), token_bytes(byte_tokenizer)) is RecomputeEngine

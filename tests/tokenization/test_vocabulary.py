@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from hf_alignbeam.tokenization.vocabulary import WORD_START, Vocabulary, complete_characters, token_bytes
+from hf_alignbeam.tokenization.vocabulary import WORD_START, Vocabulary, complete_characters, decode, token_bytes
 
 HARD = [
     "Hello world",
@@ -56,7 +56,7 @@ def real(real_tokenizer):
 
 
 def kept(text, name, vocabulary):
-    """The text as a tokenizer with these named losses must keep it."""
+    """The text as a tokenizer with these losses must keep it."""
     if NFC in LOSSES[name]:
         text = unicodedata.normalize("NFC", text)
     if LITERAL_MARK in LOSSES[name]:
@@ -83,15 +83,15 @@ def test_token_bytes_concatenate_to_the_text_real(name, real, text):
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_what_a_real_tokenizer_loses_is_named(name, real):
+def test_losses_of_real_tokenizers_are_named(name, real):
     _, vocabulary = real(name)
     assert len(vocabulary.losses) == len(LOSSES[name])
-    assert all(found.startswith(named) for found, named in zip(vocabulary.losses, LOSSES[name], strict=True))
+    assert all(loss.startswith(expected) for loss, expected in zip(vocabulary.losses, LOSSES[name], strict=True))
 
 
-#: Larger tables of schemes that others have.
+#: Larger tables of schemes that other tokenizers have too.
 LARGER = ("qwen3", "gemma2", "deepseek_v3")
-#: xgrammar leaves T5's word-start marks.
+#: Without T5: xgrammar keeps its word-start marks.
 CHECKED = [pytest.param(name, marks=pytest.mark.slow) if name in LARGER else name for name in TOKENIZERS if name != "t5"]
 
 
@@ -100,19 +100,24 @@ def test_an_independent_table_agrees(name, real):
     xgrammar = pytest.importorskip("xgrammar", reason='xgrammar is not installed: pip install -e ".[crosscheck]"')
     tokenizer, vocabulary = real(name)
     table = xgrammar.TokenizerInfo.from_huggingface(tokenizer).decoded_vocab
-    assert [theirs for ours, theirs in zip(vocabulary.tokens, table, strict=True) if ours is not None] == [
+    assert [other for ours, other in zip(vocabulary.tokens, table, strict=True) if ours is not None] == [
         ours for ours in vocabulary.tokens if ours is not None
     ]
 
 
-def test_one_entry_an_id_and_none_for_specials(byte_tokenizer):
+def test_decode_skips_ids_without_bytes_and_ids_past_the_end():
+    assert decode([b"a", None, b"bc"], [2, 1, 0, 7]) == b"bca"
+    assert decode([], [0]) == b""
+
+
+def test_token_bytes_has_one_entry_per_id_and_none_for_special_tokens(byte_tokenizer):
     tokens = token_bytes(byte_tokenizer)
     assert len(tokens) == len(byte_tokenizer)
     assert tokens[byte_tokenizer.eos_token_id] is None
     assert sum(token is None for token in tokens) == 4
 
 
-def test_word_start_marks_are_spaces_and_fallback_tokens_single_bytes(piece_tokenizer):
+def test_word_start_marks_are_spaces_and_fallback_tokens_are_single_bytes(piece_tokenizer):
     tokens = token_bytes(piece_tokenizer)
     assert tokens[piece_tokenizer.convert_tokens_to_ids("▁the")] == b" the"
     assert tokens[piece_tokenizer.convert_tokens_to_ids("<0xE9>")] == b"\xe9"
@@ -133,31 +138,31 @@ def test_encoding_puts_no_space_in_front(piece_tokenizer):
     assert vocabulary.encode(b" the") == (piece_tokenizer.convert_tokens_to_ids("▁the"),)
 
 
-def test_special_tokens_names_are_plain_text(byte_tokenizer):
+def test_names_of_special_tokens_are_encoded_as_plain_text(byte_tokenizer):
     vocabulary = Vocabulary(byte_tokenizer)
     assert byte_tokenizer.eos_token_id not in vocabulary.encode(b"<|im_end|>")
 
 
-def test_broken_characters_are_covered_byte_by_byte(byte_tokenizer):
+def test_broken_characters_are_encoded_byte_by_byte(byte_tokenizer):
     vocabulary = Vocabulary(byte_tokenizer)
     assert [vocabulary.tokens[i] for i in vocabulary.encode("é".encode()[:1])] == ["é".encode()[:1]]
 
 
-def test_batch_equals_one_by_one(piece_tokenizer):
+def test_encode_batch_equals_encode_one_by_one(piece_tokenizer):
     vocabulary = Vocabulary(piece_tokenizer)
     pieces = [b" kill", b"", b"\xff", "é".encode(), b"the poison"]
     assert vocabulary.encode_batch(pieces) == [vocabulary.encode(piece) for piece in pieces]
 
 
-def test_prefix_range_equals_a_scan(byte_tokenizer):
+def test_starting_with_equals_a_scan_of_all_tokens(byte_tokenizer):
     vocabulary = Vocabulary(byte_tokenizer)
-    for prefix in (b" ", b"t", b" th", b"\xff", b"nothing starts so"):
+    for prefix in (b" ", b"t", b" th", b"\xff", b"no token starts so"):
         scanned = {i for i, token in enumerate(vocabulary.tokens) if token and token.startswith(prefix) and token != prefix}
         assert set(vocabulary.starting_with(prefix)) == scanned
 
 
 @given(st.text(max_size=8), st.integers(0, 3))
-def test_complete_characters(text, n_cut):
+def test_complete_characters_cuts_off_a_broken_character_and_no_more(text, n_cut):
     data = text.encode("utf-8", errors="ignore")
     cut = data[: len(data) - n_cut] if n_cut <= len(data) else b""
     whole = cut[: complete_characters(cut)]
@@ -166,7 +171,7 @@ def test_complete_characters(text, n_cut):
 
 
 def scheme(name, texts):
-    """Small tokenizers of schemes that none of the real ones has."""
+    """A small tokenizer of a scheme that no real one here has."""
     if name == "byte-level with a prefix space":
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -187,12 +192,12 @@ def scheme(name, texts):
 
 
 @pytest.mark.parametrize("name", ["byte-level with a prefix space", "unigram with byte fallback"])
-def test_other_schemes_keep_the_text(name, texts):
+def test_other_tokenization_schemes_keep_the_text(name, texts):
     tokenizer = scheme(name, texts)
     vocabulary = Vocabulary(tokenizer)
     for text in [*HARD, *texts[:20]]:
-        said = vocabulary.decode(tokenizer(text, add_special_tokens=False).input_ids)
-        assert said in (text.encode(), b" " + text.encode())
+        decoded = vocabulary.decode(tokenizer(text, add_special_tokens=False).input_ids)
+        assert decoded in (text.encode(), b" " + text.encode())
         assert vocabulary.decode(vocabulary.encode(text.encode())) == text.encode()
     assert vocabulary.encode(b"mayor")[0] != vocabulary.encode(b" mayor")[0]
 
@@ -209,7 +214,7 @@ def mistral(name):
 @pytest.mark.parametrize("name", MISTRAL)
 @settings(max_examples=60)
 @given(text=st.text(min_size=1, max_size=60) | st.sampled_from(HARD))
-def test_mistral_commons_tokens_concatenate_to_the_text(name, text):
+def test_mistral_common_tokens_concatenate_to_the_text(name, text):
     tokenizer, vocabulary = mistral(name)
     ids = tokenizer(text, add_special_tokens=False).input_ids
     assert vocabulary.losses == MISTRAL[name]
@@ -220,7 +225,7 @@ def test_mistral_commons_tokens_concatenate_to_the_text(name, text):
 
 
 @pytest.mark.parametrize("name", MISTRAL)
-def test_mistral_commons_special_tokens_stand_for_nothing(name):
+def test_mistral_common_special_tokens_have_no_bytes(name):
     tokenizer, vocabulary = mistral(name)
     assert len(vocabulary.tokens) == len(tokenizer)
     assert all(vocabulary.tokens[i] is None for i in tokenizer.all_special_ids)
@@ -228,6 +233,6 @@ def test_mistral_commons_special_tokens_stand_for_nothing(name):
     assert vocabulary.encode(b"the")[0] == vocabulary.by_bytes[b"the"]
 
 
-def test_another_back_end_is_refused():
+def test_a_tokenizer_with_another_back_end_is_refused():
     with pytest.raises(ValueError, match=r"`tokenizer` must have a `tokenizers` or a mistral-common back end.*ByT5Tokenizer"):
         token_bytes(ByT5Tokenizer())

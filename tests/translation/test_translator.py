@@ -15,7 +15,7 @@ RULES = ["bytes", "drop", "first", "exact"]
 
 @pytest.fixture(scope="module", params=["finer anchor", "finer target", "pieces to bytes"])
 def pair(request, texts, byte_tokenizer, piece_tokenizer):
-    """Tokenizers of anchor and target, unlike in grain or in kind."""
+    """Tokenizers of anchor and target that differ in token length or in kind."""
     letters = toy.byte_level(texts, n_merges=4)
     return {
         "finer anchor": (letters, piece_tokenizer),
@@ -31,7 +31,7 @@ def distributions(translator, seed, n=2, sharpness=4.0):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_equals_the_dictionary_version(pair, rule):
+def test_translation_equals_its_dictionary_twin(pair, rule):
     translator = VocabularyTranslator(*pair, rule=rule)
     anchor_prob, target_prob = distributions(translator, seed=3)
     translation = translator(anchor_prob, target_prob)
@@ -56,7 +56,7 @@ def test_mass_kept_and_lost_is_one(pair, rule, pending, seed, sharpness):
     assert (translation.prob >= 0).all()
 
 
-def test_bytes_loses_no_ordinary_token(pair):
+def test_rule_bytes_loses_no_ordinary_token(pair):
     translator = VocabularyTranslator(*pair)
     _, target_prob = distributions(translator, seed=1)
     uniform = torch.tensor([[float(bool(token)) for token in translator.anchor.tokens]])
@@ -64,7 +64,7 @@ def test_bytes_loses_no_ordinary_token(pair):
     assert translation.lost.item() == pytest.approx(0.0, abs=1e-6)
 
 
-def test_equal_vocabularies_are_the_identity(byte_tokenizer):
+def test_equal_vocabularies_translate_by_the_identity(byte_tokenizer):
     translator = VocabularyTranslator(byte_tokenizer, byte_tokenizer)
     anchor_prob, target_prob = distributions(translator, seed=0)
     assert translator.identity
@@ -82,17 +82,17 @@ def test_renumbering_the_anchor_changes_nothing(anchor, renumbered_anchor, speci
     torch.testing.assert_close(before(anchor_prob, target_prob).prob, after(permuted, target_prob).prob)
 
 
-def test_pending_bytes_leave_only_tokens_that_go_on_from_them(byte_tokenizer, piece_tokenizer):
+def test_pending_bytes_leave_only_tokens_that_continue_them(byte_tokenizer, piece_tokenizer):
     translator = VocabularyTranslator(piece_tokenizer, byte_tokenizer)
     anchor_prob, target_prob = torch.zeros(1, len(translator.anchor)), distributions(translator, 1)[1][:1]
-    kill, bread = translator.anchor.by_bytes[b" kill"], translator.anchor.by_bytes[b" the"]
-    anchor_prob[0, kill], anchor_prob[0, bread] = 0.3, 0.7
+    kill, the = translator.anchor.by_bytes[b" kill"], translator.anchor.by_bytes[b" the"]
+    anchor_prob[0, kill], anchor_prob[0, the] = 0.3, 0.7
     translation = translator(anchor_prob, target_prob, pending=b" ki")
     assert translation.prob[0].argmax() == translator.target.encode(b"ll")[0]
     assert translation.prob.sum().item() == pytest.approx(1.0)
 
 
-def test_owed_bytes_stand_in_front(byte_tokenizer, piece_tokenizer):
+def test_a_target_only_prefix_comes_before_the_text(byte_tokenizer, piece_tokenizer):
     translator = VocabularyTranslator(byte_tokenizer, piece_tokenizer)
     anchor_prob, target_prob = torch.zeros(1, len(translator.anchor)), torch.full((1, len(translator.target)), 1e-3)
     anchor_prob[0, translator.anchor.encode(b"I")[0]] = 1.0
@@ -109,7 +109,7 @@ def test_eos_mass_is_shared_by_the_targets_own_ratio(byte_tokenizer, piece_token
     torch.testing.assert_close(translator(anchor_prob, target_prob).prob[0, list(ends)], torch.tensor([0.75, 0.25]))
 
 
-def test_padded_logits_are_lost_not_misread(byte_tokenizer, piece_tokenizer):
+def test_mass_on_padded_logits_is_lost(byte_tokenizer, piece_tokenizer):
     translator = VocabularyTranslator(byte_tokenizer, piece_tokenizer)
     anchor_prob = torch.zeros(1, len(translator.anchor) + 8)
     anchor_prob[0, -1] = 1.0
@@ -122,7 +122,7 @@ def test_unknown_rule_is_refused(byte_tokenizer, piece_tokenizer):
         VocabularyTranslator(byte_tokenizer, piece_tokenizer, rule="nearest")
 
 
-def test_text_that_would_be_written_with_other_tokens_is_ruled_out(byte_tokenizer, piece_tokenizer):
+def test_text_whose_tokens_are_not_canonical_is_ruled_out(byte_tokenizer, piece_tokenizer):
     translator = VocabularyTranslator(byte_tokenizer, piece_tokenizer)
     whole = translator.target.encode(b" kill")
     assert len(whole) == 1
@@ -131,11 +131,11 @@ def test_text_that_would_be_written_with_other_tokens_is_ruled_out(byte_tokenize
     assert translator.retokenizer.next_token(b"ill", ()) == translator.target.encode(b"ill")[0]
     assert translator.retokenizer.canonical(translator.target.encode(b"ill")[:1], (start,)) == ()
     path = translator.anchor.encode(b"ill")
-    assert translator.retokenizer.first_tokens(path, word=(start,)).share < 1.0
-    assert translator.retokenizer.first_tokens(path).share == 1.0
+    assert translator.retokenizer.first_tokens(path, word=(start,)).canonical_share < 1.0
+    assert translator.retokenizer.first_tokens(path).canonical_share == 1.0
 
 
-def test_a_rest_goes_on_from_the_tokens_written(byte_tokenizer, piece_tokenizer):
+def test_next_token_continues_the_tokens_written(byte_tokenizer, piece_tokenizer):
     translator = VocabularyTranslator(byte_tokenizer, piece_tokenizer)
     word = translator.target.encode(b" mayorqq")
     assert translator.retokenizer.next_token(word and translator.target.tokens[word[-1]], word[:-1]) == word[-1]
@@ -151,18 +151,18 @@ def test_distributions_of_other_tokenizers_are_refused(name, widths, byte_tokeni
         translator(torch.zeros(1, sizes[0]), torch.zeros(1, sizes[1]))
 
 
-def test_an_end_of_answer_that_has_bytes_is_not_read_as_text(byte_tokenizer, piece_tokenizer):
-    end = byte_tokenizer.convert_tokens_to_ids("q")
-    translator = VocabularyTranslator(byte_tokenizer, piece_tokenizer, anchor_eos_ids=[end])
+def test_an_eos_id_with_bytes_is_not_read_as_text(byte_tokenizer, piece_tokenizer):
+    eos = byte_tokenizer.convert_tokens_to_ids("q")
+    translator = VocabularyTranslator(byte_tokenizer, piece_tokenizer, anchor_eos_ids=[eos])
     anchor_prob, target_prob = torch.zeros(1, len(translator.anchor)), torch.full((1, len(translator.target)), 1e-3)
-    anchor_prob[0, end] = 1.0
-    assert translator.anchor.tokens[end] is None
+    anchor_prob[0, eos] = 1.0
+    assert translator.anchor.tokens[eos] is None
     prob = translator(anchor_prob, target_prob).prob[0]
     assert prob[piece_tokenizer.eos_token_id] == pytest.approx(1.0)
 
 
-def test_a_vocabulary_wider_than_the_models_logits(byte_tokenizer, piece_tokenizer):
-    """Special tokens past the embeddings: there is nothing in them to translate."""
+def test_a_vocabulary_may_be_wider_than_the_models_logits(byte_tokenizer, piece_tokenizer):
+    """Where the model has no rows for its tokenizer's special tokens."""
     translator = VocabularyTranslator(byte_tokenizer, piece_tokenizer, anchor_eos_ids=[byte_tokenizer.eos_token_id])
     width = translator.anchor.widths.start
     anchor_prob = torch.full((1, width), 1.0 / width)
@@ -172,7 +172,7 @@ def test_a_vocabulary_wider_than_the_models_logits(byte_tokenizer, piece_tokeniz
         assert (translation.prob.sum() + translation.lost).item() == pytest.approx(1.0, abs=1e-5)
 
 
-def test_a_translator_is_gone_with_its_last_user(byte_tokenizer, piece_tokenizer):
+def test_caches_do_not_keep_a_translator_alive(byte_tokenizer, piece_tokenizer):
     translator = VocabularyTranslator(byte_tokenizer, piece_tokenizer)
     translator.retokenizer.first_tokens(translator.anchor.encode(b"the"))
     translator.table()
