@@ -420,16 +420,16 @@ def test_doors_take_loaded_models_and_load_named_ones_once(specialist, anchor, m
 
 
 def test_doors_tell_apart_what_they_are_given_and_keep_a_few(specialist, anchor, monkeypatch):
-    monkeypatch.setattr(loading, "_built", type(loading._built)())
+    monkeypatch.setattr(loading, "_built", type(loading._objects)())
     ids = encode(asked("harmful", 1), specialist[1])["input_ids"]
     named = {"anchor": ANCHOR, "tokenizer": specialist[1]}
     for harm in (0.0, 1.0, 0.0):
         judge = lambda c, r, h=harm: torch.full((len(r),), h)  # noqa: E731
         said = hub_alignbeam.alignbeam(ids, model=specialist[0], judge=judge, max_new_tokens=20, **named)
         assert ("cannot help" in specialist[1].decode(said[0, ids.shape[1] :])) == (harm == 1.0)
-    for _ in range(loading.N_KEPT + 3):
+    for _ in range(loading.MAX_OBJECTS + 3):
         hub_alignbeam.alignbeam(ids, model=specialist[0], judge=lambda c, r: torch.zeros(len(r)), max_new_tokens=1, **named)
-    assert len(loading._built) == loading.N_KEPT
+    assert len(loading._objects) == loading.MAX_OBJECTS
     judge = stored_judges()["oracle"]
     kept = []
     monkeypatch.setattr(
