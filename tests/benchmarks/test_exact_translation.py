@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_alignbeam.anchor.follower import Follower, Start
-from hf_alignbeam.benchmarks.exact_translation import MAX_WALKED, Point, exact_translation
+from hf_alignbeam.benchmarks.exact_translation import MAX_WALKED, AnswerPoint, exact_translation
 from hf_alignbeam.benchmarks.translation_fidelity import total_variation
 from hf_alignbeam.chat.template_parser import ChatReader
 from hf_alignbeam.chat.templates import render_prompt
@@ -72,7 +72,7 @@ def test_the_walk_agrees_with_the_texts(translator):
     model = reference.TextAnchor(translator.anchor, SAID)
     for written in contexts(translator):
         exact = reference.exact_over_texts(translator.target, SAID, written, b" ")
-        walked = exact_translation(model, translator.anchor, translator.target, Point(PROMPT, b"", b" ", tuple(written)))
+        walked = exact_translation(model, translator.anchor, translator.target, AnswerPoint(PROMPT, b"", b" ", tuple(written)))
         assert total_variation(walked.prob, exact, translator) <= 0.003
         assert walked.unresolved <= 0.003
 
@@ -86,7 +86,7 @@ def test_the_walk_agrees_with_sampling(n_kept, anchor, specialist):
     asked = reader.read(tuple(encode([prompt.conversation], specialist[1])["input_ids"][0].tolist()))
     ids, leading_whitespace = render_prompt(anchor[1], translator.anchor.tokens, asked.messages)
     first = exact_translation(
-        anchor[0], translator.anchor, translator.target, Point(ids, leading_whitespace, asked.leading_whitespace, ())
+        anchor[0], translator.anchor, translator.target, AnswerPoint(ids, leading_whitespace, asked.leading_whitespace, ())
     )
     written = (), (int(first.prob.argmax()),)
     halves = [
@@ -97,7 +97,7 @@ def test_the_walk_agrees_with_sampling(n_kept, anchor, specialist):
     ]
     for begun, *sampled in zip(written, *halves, strict=True):
         walked = exact_translation(
-            anchor[0], translator.anchor, translator.target, Point(ids, leading_whitespace, asked.leading_whitespace, begun)
+            anchor[0], translator.anchor, translator.target, AnswerPoint(ids, leading_whitespace, asked.leading_whitespace, begun)
         )
         floor = 0.5 * float((sampled[0] - sampled[1]).abs().sum())
         assert total_variation((sampled[0] + sampled[1]) / 2, walked.prob, translator) <= floor + 0.01
@@ -108,7 +108,7 @@ def test_tokens_the_target_would_not_write_have_no_exact_answer(n_walked, transl
     monkeypatch.setattr("hf_alignbeam.benchmarks.exact_translation.MAX_WALKED", n_walked)
     model = reference.TextAnchor(translator.anchor, SAID)
     written = tuple(translator.target.by_bytes[bytes([byte])] for byte in b" Sorry")
-    assert exact_translation(model, translator.anchor, translator.target, Point(PROMPT, b"", b" ", written)) is None
+    assert exact_translation(model, translator.anchor, translator.target, AnswerPoint(PROMPT, b"", b" ", written)) is None
 
 
 @settings(max_examples=20)

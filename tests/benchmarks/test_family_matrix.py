@@ -1,6 +1,6 @@
 import pytest
 
-from hf_alignbeam.benchmarks.family_matrix import Bench
+from hf_alignbeam.benchmarks.family_matrix import FamilyBench
 from hf_alignbeam.benchmarks.invariants import MODES
 from hf_alignbeam.benchmarks.tiny_families import FAMILIES
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # families warn about kernels
 
 @pytest.fixture(scope="module")
 def bench():
-    return Bench()
+    return FamilyBench()
 
 
 def few_by_default(families):

@@ -97,7 +97,7 @@ def test_cards_of_another_folder_load_from_there(tmp_path):
         assert "{{" not in written
     assert "refuses, % of 7\n" in (tmp_path / "anchor" / CARD).read_text()
     (tmp_path / "RATES.md").write_text("Measured.\n\n| model | prompts | n |\n|---|---|---|\n| base | general | 1 |\n")
-    with pytest.raises(ValueError, match=r"RATES.md must hold rates of anchor, and has none"):
+    with pytest.raises(ValueError, match=r"RATES.md must hold rates of anchor, but has none"):
         card("anchor", tmp_path)
 
 
