@@ -30,6 +30,8 @@ from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 
+#: The sizes of target and anchor.
+SHAPES = (TARGET_SHAPE, ANCHOR_SHAPE)
 BATCH_SIZES = (1, 4)
 CONTEXTS = (128, 1024)
 N_STEPS = 24
@@ -106,12 +108,7 @@ class ForwardTimes:
 
 
 def run(
-    tokenizer: str,
-    anchor_tokenizer: str,
-    text: Path | None,
-    device: str,
-    dtype: str,
-    shapes: tuple[Shape, Shape] = (TARGET_SHAPE, ANCHOR_SHAPE),
+    tokenizer: str, anchor_tokenizer: str, text: Path | None, device: str, dtype: str, shapes: tuple[Shape, Shape] = SHAPES
 ) -> None:
     """Print a line for each system, batch and context."""
     console = Console(width=200)

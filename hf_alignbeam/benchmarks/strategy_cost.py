@@ -38,6 +38,8 @@ from hf_alignbeam.presets.published import PAPER
 JUDGE_SHAPE = Shape(
     hidden_size=320, intermediate_size=960, num_hidden_layers=12, num_attention_heads=5, num_key_value_heads=5, head_dim=64
 )
+#: The sizes of target, anchor and judge.
+SHAPES = (TARGET_SHAPE, ANCHOR_SHAPE, JUDGE_SHAPE)
 BATCH_SIZES = (1, 4)
 N_CONTEXT = 128
 N_NEW_TOKENS = 128
@@ -105,12 +107,7 @@ class Measurement:
 
 
 def run(
-    tokenizer: str,
-    anchor_tokenizer: str,
-    text: Path | None,
-    device: str,
-    dtype: str,
-    shapes: tuple[Shape, Shape, Shape] = (TARGET_SHAPE, ANCHOR_SHAPE, JUDGE_SHAPE),
+    tokenizer: str, anchor_tokenizer: str, text: Path | None, device: str, dtype: str, shapes: tuple[Shape, ...] = SHAPES
 ) -> None:
     """Print a line for each system, batch and kind of prompt."""
     console = Console(width=220)
