@@ -1,4 +1,4 @@
-"""A LoRA that broke its base's refusals, guarded by that base: nothing else is loaded.
+"""A LoRA that lost its base's refusals, guarded by that base: no second model is loaded.
 
 Run it with `python examples/guard_a_lora.py`. For your own adapter: `PeftModel.from_pretrained(base, "you/unsafe-lora")`.
 """
