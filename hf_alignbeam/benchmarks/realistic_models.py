@@ -40,7 +40,7 @@ BACKOFF = 0.1
 
 @dataclass(frozen=True)
 class Shape:
-    """A model's size; the defaults are those of Qwen3-0.6B."""
+    """A model's size, under the names of transformers' configurations; the defaults are those of Qwen3-0.6B."""
 
     hidden_size: int = 1024
     intermediate_size: int = 3072
