@@ -18,6 +18,7 @@ from transformers import (
 
 from hf_alignbeam.anchor.follower import Follower
 from hf_alignbeam.evaluation.generation import encode
+from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 
 Conversation = list[dict[str, str]]
@@ -64,7 +65,7 @@ def _generate(
 ) -> Tensor:
     torch.manual_seed(0)
     return model.generate(  # type: ignore[operator]
-        **encode(batch, tokenizer).to(model.device),
+        **encode(batch, tokenizer).to(input_device(model)),
         logits_processor=[processor] if processor is not None else [],
         max_new_tokens=N_NEW_TOKENS,
         **{"do_sample": False, **MODES[mode]},
@@ -106,7 +107,7 @@ class RecordingProcessor(LogitsProcessor):
         scratch: dict[tuple[int, ...], Tensor] = {}
         for ids, logp in self.records:
             if tuple(ids) not in scratch:
-                logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
+                logits = model(input_ids=torch.tensor([ids], device=input_device(model)), use_cache=False).logits[0, -1]
                 scratch[tuple(ids)] = logits.float().log_softmax(-1)
             yield logp, scratch[tuple(ids)]
 

@@ -150,7 +150,7 @@ def protected_arguments(folders, *trust):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-@pytest.mark.parametrize("door", [strategy_arguments, protected_arguments])
+@pytest.mark.parametrize("arguments_of", [strategy_arguments, protected_arguments])
 def test_the_harness_gets_the_answers_that_generate_gives(arguments_of, batch_size, evaluate, folders, plain, expected):
     guarded = evaluate(*arguments_of(folders, "trust_remote_code=True"), "--batch_size", batch_size)
     assert guarded.answers == expected
@@ -164,7 +164,7 @@ def test_the_harness_gets_the_answers_that_generate_gives(arguments_of, batch_si
     assert guarded.exact_match == {"domain": 1.0, "general": 1.0, "harmful": 1.0, "late": 1.0}
 
 
-@pytest.mark.parametrize("door", [strategy_arguments, protected_arguments])
+@pytest.mark.parametrize("arguments_of", [strategy_arguments, protected_arguments])
 def test_without_trust_the_harness_reports_nothing(arguments_of, harness, folders):
     done, to = harness(*arguments_of(folders))
     assert done.returncode != 0
