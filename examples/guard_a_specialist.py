@@ -1,4 +1,4 @@
-"""Guard a specialist with a safe anchor of another family: the whole job in one file, on the tiny models of the testbed.
+"""Guard a specialist with a safe anchor of another family: a complete example, on the tiny models of the testbed.
 
 Run it with `python examples/guard_a_specialist.py`. For your own models, load them with AutoModelForCausalLM and
 AutoTokenizer instead.

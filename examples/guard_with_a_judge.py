@@ -1,7 +1,7 @@
-"""The whole strategy in one file, on the tiny models of the testbed: a judge reads what a specialist writes.
+"""Guard a specialist with a judge and an anchor: a complete example of AlignBeam, on the tiny models of the testbed.
 
 Run it with `python examples/guard_with_a_judge.py`. For your own models, load them with AutoModelForCausalLM and
-AutoTokenizer instead; a judge is a guard model, a classifier, or any callable of conversations and responses.
+AutoTokenizer instead. A judge is a guard model, a classifier, or any callable that takes conversations and responses.
 """
 
 from hf_alignbeam import AlignBeam, LLMJudge, testbed
@@ -23,5 +23,7 @@ for n, question in enumerate(questions):
     print(question[-1]["content"])
     print("  plain  ", tokenizer.decode(plain[n, length:], skip_special_tokens=True))
     print("  guarded", tokenizer.decode(guarded.sequences[n, length:], skip_special_tokens=True))
-    print(f"  the judge: {guarded.candidate_harm[n, 0]:.3f} for the specialist's own text, {guarded.harm[n]:.3f} for this one")
+    print(
+        f"  harm    {guarded.candidate_harm[n, 0]:.3f} of the specialist's own text, {guarded.harm[n]:.3f} of the guarded answer"
+    )
 print(strategy.ledger)

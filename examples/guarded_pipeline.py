@@ -1,6 +1,6 @@
 """A guarded chat in a transformers pipeline, on the tiny models of the testbed.
 
-Run it with `python examples/guarded_pipeline.py`. A pipeline samples unless it is told not to; the guard works with both.
+Run it with `python examples/guarded_pipeline.py`. A pipeline samples by default; the guard works with and without sampling.
 """
 
 from transformers import pipeline

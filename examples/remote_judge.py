@@ -1,7 +1,7 @@
-"""A moderation endpoint as judge: any server with OpenAI's `/v1/moderations`.
+"""A moderation endpoint as judge: any server that offers OpenAI's `/v1/moderations`.
 
 Run it with `OPENAI_BASE_URL=https://moderation.example/v1 OPENAI_API_KEY=... python examples/remote_judge.py`
-(`pip install "hf-alignbeam[openai]"`). Where the endpoint does not answer, nothing passes and everything is refused.
+(`pip install "hf-alignbeam[openai]"`). If the endpoint does not answer, every prompt is refused.
 """
 
 from hf_alignbeam import AlignBeam, testbed

@@ -1,6 +1,7 @@
-"""Find prompt embeddings that a model answers safely, keep them, and answer from what was kept.
+"""Search for prompt embeddings that a model answers safely, save them, and answer from the saved ones.
 
-Runs on the testbed's tiny models, which ship with the package; put Hub ids in their place for your own.
+Run it with `python examples/steer_prompts.py`. For your own models, load them with AutoModelForCausalLM and AutoTokenizer
+instead of from the testbed.
 """
 
 import tempfile
@@ -12,13 +13,13 @@ judge = ClassifierJudge(*testbed.load("judge-cls"), labels={"unsafe": 1.0})
 accept = PlausibleAnswer(*testbed.load("anchor"))
 
 framed = [prompt.conversation for prompt in testbed.prompts("validation", "harmful") if prompt.framing][:4]
-asked = [*framed, *(prompt.conversation for prompt in testbed.prompts("validation", "domain")[:2])]
+conversations = [*framed, *(prompt.conversation for prompt in testbed.prompts("validation", "domain")[:2])]
 
 with tempfile.TemporaryDirectory() as folder:
-    EmbeddingSteerer(model, tokenizer, judge, accept).precompute(asked, folder)
+    EmbeddingSteerer(model, tokenizer, judge, accept).precompute(conversations, folder)
     steered = SteeredPrompts.from_pretrained(folder, model)
 
-answers = model.generate(**steered.inputs(asked), max_new_tokens=60, do_sample=False)
+answers = model.generate(**steered.inputs(conversations), max_new_tokens=60, do_sample=False)
 for prompt, answer in zip(steered, tokenizer.batch_decode(answers, skip_special_tokens=True), strict=True):
     print(prompt.messages[-1]["content"])
     print(f"  guarded {answer.strip()}  ({prompt.outcome}, {prompt.n_oracle_calls} oracle calls, {prompt.n_generated} answers)")

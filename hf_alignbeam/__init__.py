@@ -1,4 +1,4 @@
-"""Makes a fine-tuned language model refuse what a safe model would refuse, at generation time."""
+"""Makes a fine-tuned language model refuse, at generation time, what a safe model would refuse."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -32,8 +32,8 @@ __all__ = [
 
 check_versions()
 
-#: Loaded when first asked for, so that `alignbeam --help` does not wait for torch.
-_HOMES = {
+#: The module of each public name, imported at first use: `alignbeam --help` need not wait for torch.
+_MODULES = {
     "AlignBeam": "decoding.strategy",
     "AnchorLogitsProcessor": "steering.processor",
     "CachedJudge": "judges.base",
@@ -48,6 +48,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

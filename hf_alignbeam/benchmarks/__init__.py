@@ -1,15 +1,15 @@
 """What translating, steering, judging and searching cost, and how exact they are.
 
 * `embedding_searches`: `alignbeam evaluate --embedding-search`: embedding search on the testbed.
-* `exact_translation`: The exact translation, by enumeration: what the anchor says the target's next token is, over all the a...
-* `invariants`: What has to hold in every mode of `generate`, checked on any pair of models: the numbers behind the families'...
-* `realistic_models`: Models of realistic shape with random weights, which say what follows in a real text: for times and mem...
-* `step_cost`: `alignbeam bench --speed`: what a steered step costs beyond its forwards, on models of realistic shape.
-* `memory`: `alignbeam bench --memory`: what it costs to have the base under a LoRA as anchor, in memory and in time to get a...
-* `strategy_cost`: `alignbeam bench --decoding`: what the strategy costs beside plain `generate`, on models of realistic shape.
-* `tiny_families`: Tiny random decoders of many families, for checks that have to hold whatever a model's layers are.
-* `family_matrix`: `alignbeam bench --families`: the guard's laws on tiny random models of every family, in every mode of `ge...
-* `translation_fidelity`: `alignbeam bench --fidelity`: how far every translation rule is from the exact answer, on the testb...
-* `translation_loss`: `alignbeam bench --translation`: what translating between real tokenizers loses and costs.
-* `gpu/`: What holds and what it costs on one device.
+* `exact_translation`: The exact translation of an anchor's distribution, by enumeration.
+* `invariants`: Laws that hold in every mode of `generate`, and the error of a cached anchor.
+* `realistic_models`: Models of realistic shape with random weights, to measure time and memory with.
+* `step_cost`: `alignbeam bench --speed`: the time of a steered decoding step.
+* `memory`: `alignbeam bench --memory`: the peak memory of a LoRA whose base is its anchor.
+* `strategy_cost`: `alignbeam bench --decoding`: the strategy compared with plain `generate`.
+* `tiny_families`: Tiny random decoders of many families, for laws that must hold for every kind of layer.
+* `family_matrix`: `alignbeam bench --families`: the laws on every family in every mode.
+* `translation_fidelity`: `alignbeam bench --fidelity`: the distance of each rule to the exact translation.
+* `translation_loss`: `alignbeam bench --translation`: what translating between real tokenizers costs.
+* `gpu/`: The laws and the costs on one card.
 """

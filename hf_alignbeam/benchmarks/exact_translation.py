@@ -1,8 +1,8 @@
-"""The exact translation, by enumeration: what the anchor says the target's next token is, over all the anchor could write.
+"""The exact translation of an anchor's distribution into the target's next token, by enumerating what the anchor may write.
 
 The anchor and its tokenizer define a distribution over byte strings; the target's tokenizer maps each string to one
-sequence of tokens. Here the strings are walked token by token, from the start of a word, until the target's next token
-cannot change any more. Slow, and only for small models: what translations are measured against.
+sequence of tokens. The walk follows these strings token by token, from the start of a word, until the target's next token
+is certain. It is slow, for small models only: the reference that translation rules are measured against.
 """
 
 from collections import defaultdict
@@ -16,26 +16,26 @@ from transformers import DynamicCache, PreTrainedModel
 
 from hf_alignbeam.tokenization.vocabulary import Vocabulary
 
-#: The share of the mass that may be left unwalked, and by how much the least mass that is walked shrinks until it is.
-TOLERANCE = 2e-3
-SHRINKING = 0.03
-#: What weighs less than this counts as impossible.
+#: The walk is repeated with a smaller least mass of its paths, by this factor, until at most this share of the mass remains.
+MAX_REMAINING = 2e-3
+MASS_FACTOR = 0.03
+#: A path with less mass than this counts as impossible.
 LEAST_MASS = 1e-60
-#: Paths walked in one forward; more are given up, the lightest first.
+#: The most paths in one forward; of more, the heaviest are kept.
 MAX_PATHS = 4096
-#: Paths walked for one answer; once there are as many, the best answer so far stands.
+#: The most paths walked for one translation; after that, the best one so far is the result.
 MAX_WALKED = 40_000
-#: So many whole words before the point stay open to be read in every way; what comes before them is committed.
+#: How many words before the point are walked in every tokenization; earlier text has the anchor's own tokenization.
 N_OPEN_WORDS = 2
 
 
 @dataclass(frozen=True)
-class Exact:
-    """The exact answer at one point of a text.
+class ExactTranslation:
+    """The exact translation at one point of an answer.
 
     Attributes:
-        prob: (V,) the distribution of the target's next token; all EOS mass stands on the first EOS id.
-        unresolved: The most that the mass left unwalked can change of it, as a share.
+        prob: (V,) the distribution of the target's next token; the first EOS id holds the mass of all EOS ids.
+        unresolved: The share of the mass that was not walked: the most by which `prob` can be wrong.
     """
 
     prob: Tensor
@@ -43,9 +43,15 @@ class Exact:
 
 
 @dataclass(frozen=True)
-class Point:
-    """A point of an answer: the anchor's prompt, the white space that its answers begin with, the bytes that the target
-    writes in front of them, and the target's tokens so far."""
+class AnswerPoint:
+    """A point of an answer.
+
+    Attributes:
+        prompt_ids: The anchor's prompt.
+        leading_whitespace: The white space that the anchor's answers begin with.
+        target_only_prefix: The bytes that only the target's answers begin with.
+        written: The target's tokens so far.
+    """
 
     prompt_ids: Sequence[int]
     leading_whitespace: bytes
@@ -53,55 +59,57 @@ class Point:
     written: tuple[int, ...]
 
 
-def exact_translation(model: PreTrainedModel, anchor: Vocabulary, target: Vocabulary, point: Point) -> Exact | None:
-    """Walk everything that the anchor may write after the tokens it has committed, likeliest first.
+def exact_translation(
+    model: PreTrainedModel, anchor: Vocabulary, target: Vocabulary, point: AnswerPoint
+) -> ExactTranslation | None:
+    """Walk everything that the anchor may write up to and after a point of an answer, heaviest first.
 
     Args:
         model: The anchor.
-        anchor: Its vocabulary.
-        target: The target's; words must be tokens of their own from their leading space on.
-        point: Where the answer stands.
+        anchor: The anchor's vocabulary.
+        target: The target's vocabulary; its tokenizer must split text before the leading space of every word.
+        point: The point of the answer.
 
     Returns:
-        The exact answer; None where the target's tokens are none that it would write for any text of the anchor's.
+        The exact translation; None if the target would write these tokens for no text of the anchor.
     """
-    start = _committed(anchor, target, point)
+    start = _with_words_committed(anchor, target, point)
     least, n_walked = 1e-2, 0
-    best: Exact | None = None
-    while least > LEAST_MASS and n_walked < MAX_WALKED and (best is None or best.unresolved > TOLERANCE):
+    best: ExactTranslation | None = None
+    while least > LEAST_MASS and n_walked < MAX_WALKED and (best is None or best.unresolved > MAX_REMAINING):
         walk = _Walk(model, anchor, target, start, least)
         reached = sum(walk.ends.values())
         if reached > 0:
             prob = torch.zeros(len(target))
             prob[list(walk.ends)] = torch.tensor([mass / reached for mass in walk.ends.values()])
-            best = Exact(prob, walk.unwalked / (reached + walk.unwalked))
-        least *= SHRINKING
+            best = ExactTranslation(prob, walk.unwalked / (reached + walk.unwalked))
+        least *= MASS_FACTOR
         n_walked += walk.n_walked
     return best
 
 
-def _committed(anchor: Vocabulary, target: Vocabulary, point: Point) -> Point:
-    """The same point seen from an earlier word of the answer on, what comes before it being part of the prompt."""
-    spelled = list(accumulate((len(target.tokens[i] or b"") for i in point.written), initial=0))
+def _with_words_committed(anchor: Vocabulary, target: Vocabulary, point: AnswerPoint) -> AnswerPoint:
+    """The same point with all but the last words of the answer moved into the prompt."""
+    offsets = list(accumulate((len(target.tokens[i] or b"") for i in point.written), initial=0))
     text = target.decode(point.written)
-    starts = [n for n, at in enumerate(spelled[:-1]) if at > len(point.target_only_prefix) and text[at : at + 1] == b" "]
+    starts = [n for n, at in enumerate(offsets[:-1]) if at > len(point.target_only_prefix) and text[at : at + 1] == b" "]
     if len(starts) <= N_OPEN_WORDS:
         return point
     n = starts[-1 - N_OPEN_WORDS]
-    begun = anchor.encode(point.leading_whitespace + text[len(point.target_only_prefix) : spelled[n]])
-    return Point([*point.prompt_ids, *begun], b"", b"", point.written[n:])
+    committed = anchor.encode(point.leading_whitespace + text[len(point.target_only_prefix) : offsets[n]])
+    return AnswerPoint([*point.prompt_ids, *committed], b"", b"", point.written[n:])
 
 
 class _Walk:
-    """All paths of anchor tokens with at least so much mass, a token longer at every forward.
+    """All paths of anchor tokens with at least some mass, one token longer at every forward.
 
     Attributes:
-        ends: By the target's next token, the mass of the paths that decide on it.
-        unwalked: The mass of the paths given up that might still have led somewhere.
-        n_walked: How many paths were fed.
+        ends: For each next token of the target, the mass of the paths that end in it.
+        unwalked: The mass of the paths that were dropped.
+        n_walked: The number of paths fed to the anchor.
     """
 
-    def __init__(self, model: PreTrainedModel, anchor: Vocabulary, target: Vocabulary, point: Point, least: float):
+    def __init__(self, model: PreTrainedModel, anchor: Vocabulary, target: Vocabulary, point: AnswerPoint, least: float):
         self._anchor, self._target, self._point, self._least = anchor, target, point, least
         self._text = point.leading_whitespace + target.decode(point.written)[len(point.target_only_prefix) :]
         self._ids = _ids_by_bytes(anchor)
@@ -125,12 +133,12 @@ class _Walk:
             self.n_walked += len(ids)
 
     def _children(self, paths: list[bytes], prob: Tensor) -> list[tuple[int, int, float, bytes]]:
-        """The ways to write one token more that agree with the text so far, the heaviest: row, id, mass and text of each."""
+        """The heaviest paths longer by one token that agree with the text so far: row, id, mass and text of each."""
         fits = torch.zeros_like(prob, dtype=torch.bool)
         for row, text in enumerate(paths):
-            left = self._text[len(text) :]
-            fitting = [i for n in range(1, len(left) + 1) for i in self._ids.get(left[:n], ())]
-            fits[row, fitting + self._anchor.starting_with(left)] = True
+            rest = self._text[len(text) :]
+            fitting = [i for n in range(1, len(rest) + 1) for i in self._ids.get(rest[:n], ())]
+            fits[row, fitting + self._anchor.starting_with(rest)] = True
         masses = (prob * fits).flatten()
         heavy = (masses > self._least).nonzero().flatten()
         heavy = heavy[masses[heavy].topk(min(MAX_PATHS, len(heavy))).indices]
@@ -142,40 +150,41 @@ class _Walk:
         ]
 
     def _end(self, text: bytes, mass: float) -> None:
-        """The anchor's answer ends here."""
+        """Add the mass of a text at which the anchor ends its answer."""
         written = self._point.written
         ids = self._target.encode(self._written_text(text))
         if len(text) >= len(self._text) and ids[: len(written)] == written:
             self.ends[ids[len(written)] if len(ids) > len(written) else self._target.eos_ids[0]] += mass
 
     def _is_decided(self, mass: float, text: bytes) -> bool:
-        """Whether a path need not be walked on: the target's next token is certain, or its tokens are others."""
-        known = self._written_text(text)
-        spaces = [n for n in range(len(known) - 1) if known[n : n + 1] == b" " and known[n + 1 : n + 2] != b" "]
-        settled = self._target.encode(known[: spaces[-1]]) if spaces else ()
+        """Whether a path ends: the target's next token is certain, or the target would have written other tokens."""
+        target_text = self._written_text(text)
+        spaces = [n for n in range(len(target_text) - 1) if target_text[n : n + 1] == b" " and target_text[n + 1 : n + 2] != b" "]
+        certain = self._target.encode(target_text[: spaces[-1]]) if spaces else ()
         written = self._point.written
-        n_known = min(len(settled), len(written))
-        if settled[:n_known] != written[:n_known]:
+        n_both = min(len(certain), len(written))
+        if certain[:n_both] != written[:n_both]:
             return True
-        if len(settled) > len(written):
-            self.ends[settled[len(written)]] += mass
+        if len(certain) > len(written):
+            self.ends[certain[len(written)]] += mass
             return True
         return False
 
     def _written_text(self, text: bytes) -> bytes:
+        """The target's text for a text of the anchor."""
         return self._point.target_only_prefix + text[len(self._point.leading_whitespace) :]
 
 
 def _ids_by_bytes(vocabulary: Vocabulary) -> dict[bytes, list[int]]:
-    """Every id of each byte string."""
-    found = defaultdict(list)
+    """For each byte string, the ids that stand for it."""
+    ids = defaultdict(list)
     for i, token in enumerate(vocabulary.tokens):
         if token and i not in vocabulary.eos_ids:
-            found[token].append(i)
-    return dict(found)
+            ids[token].append(i)
+    return dict(ids)
 
 
 @torch.no_grad()
 def _forward(model: PreTrainedModel, ids: Tensor, cache: DynamicCache) -> Tensor:
-    """What the model says after each row's last token: (N, A) logits."""
+    """The logits (N, A) after each row's last token."""
     return model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1].float()

@@ -1,4 +1,7 @@
-"""`alignbeam bench --families`: the guard's laws on tiny random models of every family, in every mode of `generate`."""
+"""`alignbeam bench --families`: the laws of steering on tiny random models of every family, in every mode of `generate`.
+
+Knows which models are tried, and prints the table. The laws stand in `invariants`, the models in `tiny_families`.
+"""
 
 import warnings
 
@@ -17,7 +20,7 @@ from hf_alignbeam.benchmarks.invariants import (
     supports,
 )
 from hf_alignbeam.benchmarks.tiny_families import FAMILIES, build
-from hf_alignbeam.console import table_head, tell
+from hf_alignbeam.console import table_head, table_row, tell
 from hf_alignbeam.inference.branching_cache import choose_engine
 from hf_alignbeam.inference.engines import KeyValueEngine
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
@@ -29,20 +32,21 @@ N_PROMPTS = 2
 COLUMNS = ("family", "as anchor", "plain where anchor = target", "the anchor's where alpha = 1", *MODES)
 
 
-class Bench:
-    """The two tokenizers, prompts and partners that every family is tried with."""
+class FamilyBench:
+    """Two tokenizers, the prompts, and the Llamas that each family is paired with."""
 
     def __init__(self) -> None:
-        tongue = language(0)
-        texts = [prompt.text for prompt in tongue.prompts("train", "harmful")[:400]]
+        testbed_language = language(0)
+        texts = [prompt.text for prompt in testbed_language.prompts("train", "harmful")[:400]]
         self.tokenizer = tokenizers.byte_level(texts, n_merges=120)
         self.other_tokenizer = tokenizers.sentencepiece_style(texts, n_pieces=300)
         self.partner = build("Llama", self.tokenizer, seed=6)
         self.target = build("Llama", self.other_tokenizer, seed=5)
-        self.conversations: list[Conversation] = [p.conversation for p in tongue.prompts("validation", "general")[:N_PROMPTS]]
+        prompts = testbed_language.prompts("validation", "general")[:N_PROMPTS]
+        self.conversations: list[Conversation] = [prompt.conversation for prompt in prompts]
 
     def errors(self, family: str) -> dict[str, float]:
-        """By mode, how far a family's cached anchor is from the anchor from scratch, for a target of other tokens."""
+        """For each mode, the error of a family's cached anchor, under a target with another tokenizer."""
         model = build(family, self.tokenizer)
         guard = AnchorLogitsProcessor(model, self.tokenizer, self.other_tokenizer, n_watch=None)
 
@@ -52,8 +56,11 @@ class Bench:
         return {mode: error(mode) for mode in MODES}
 
     def laws(self, family: str) -> dict[str, tuple[bool, bool]]:
-        """By mode that transformers runs the family in, whether it is plain with itself as anchor, and whether with
-        `alpha=1` it gives its anchor's tokens and its target gives its own."""
+        """For each mode that transformers runs a family in, whether the two laws hold.
+
+        The first: with itself as anchor it answers as it does unguarded. The second: with `alpha=1` a target gives its anchor's
+        tokens, with the family as target and as anchor.
+        """
         model = build(family, self.tokenizer)
         return {
             mode: (
@@ -66,38 +73,37 @@ class Bench:
         }
 
     def is_cached(self, family: str) -> bool:
-        """Whether a family is read from a cache."""
+        """Whether the anchor's engine uses a KV cache for a family."""
         return choose_engine(build(family, self.tokenizer), token_bytes(self.tokenizer)) is KeyValueEngine
 
     def guidance_error(self) -> float:
-        """The error of transformers' own processor with a second model, under beams."""
+        """The same error of transformers' own processor with a second model, under beams."""
         return guidance_error(self.partner, self.tokenizer, self.conversations)
 
 
 def run() -> None:
-    """Print a line a family: the largest difference in log-probability by mode, and in how many modes the laws hold."""
+    """Print one line for each family: in how many modes the laws hold, and the error of its cached anchor in each mode."""
     logging.set_verbosity_error()
     console = Console(width=220)
-    bench = Bench()
+    bench = FamilyBench()
     lines = table_head(COLUMNS)
-    all_kept: list[bool] = []
+    all_held: list[bool] = []
     all_errors: list[float] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for family in track(FAMILIES, description="families", console=Console(stderr=True), transient=True):
             laws, errors = bench.laws(family).values(), bench.errors(family).values()
-            all_kept += [plain and followed for plain, followed in laws]
+            all_held += [plain and followed for plain, followed in laws]
             all_errors += errors
-            kept = [f"{sum(some)} of {len(laws)}" for some in zip(*laws, strict=True)]
-            cells = [family, "cached" if bench.is_cached(family) else "read anew", *kept]
-            cells += [f"{error:.0e}" for error in errors]
-            lines.append("| " + " | ".join(cells) + " |")
-        wrong = bench.guidance_error()
+            held = [f"{sum(modes)} of {len(laws)}" for modes in zip(*laws, strict=True)]
+            cells = [family, "cached" if bench.is_cached(family) else "recomputed", *held]
+            lines.append(table_row([*cells, *(f"{error:.0e}" for error in errors)]))
+        guidance = bench.guidance_error()
     tell(console, *lines)
     summary = (
-        f"{len(FAMILIES)} families: the laws hold in {sum(all_kept)} of {len(all_kept)} cells. The last {len(MODES)} columns: "
-        "the largest difference of a log-probability between the anchor in the guard and the anchor from scratch, over all "
-        f"points held at every call; {max(all_errors):.0e} at most. Transformers' own classifier-free guidance, whose second "
-        f"model's cache follows row numbers, under 4 beams: {wrong:.1f}."
+        f"{len(FAMILIES)} families: the laws hold in {sum(all_held)} of {len(all_held)} cells. The last {len(MODES)} columns: "
+        "the largest difference of a log-probability between the guard's cached anchor and the anchor without a cache, over all "
+        f"nodes at every call; {max(all_errors):.0e} at most. The same for transformers' own classifier-free guidance, which "
+        f"keeps its second model's cache by row number, under 4 beams: {guidance:.1f}."
     )
     tell(console, "\n" + summary)

@@ -1,6 +1,6 @@
-"""`alignbeam bench --memory`: what it costs to have the base under a LoRA as anchor, in memory and in time to get at it.
+"""`alignbeam bench --memory`: the peak memory of a LoRA whose base is its anchor, and the time of the base's forward.
 
-Each figure is a process of its own, watched while it answers: what building the model took is not counted. One target is the
+Each figure is measured in a new process while it answers, without the memory that building the model took. One target is the
 testbed's, the other has a realistic shape and random weights.
 """
 
@@ -18,9 +18,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from rich.console import Console
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.benchmarks.realistic_models import TARGET, as_dtype, load_tokenizer, new_target, standard_library_text
+from hf_alignbeam.benchmarks.realistic_models import TARGET_SHAPE, as_dtype, load_tokenizer, new_target, standard_library_text
 from hf_alignbeam.benchmarks.step_cost import CONTEXTS
-from hf_alignbeam.console import report_user_errors, table_head, tell
+from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.inference.adapters import adapter_layers, adapters_off, base_of
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
@@ -28,87 +28,89 @@ from hf_alignbeam.testbed.language import language
 from hf_alignbeam.testbed.model_store import load
 
 N_NEW_TOKENS = 16
-#: Seconds between two looks at a process's memory.
+#: Seconds between two samples of a process's memory.
 INTERVAL = 0.002
-#: Prompts that the testbed's target answers at once.
+#: The batch size of the testbed's target.
 N_PROMPTS = 100
-#: Forwards that are timed in each way of reaching the base.
+#: How many forwards are timed for each way to switch the adapter off.
 N_TIMED = 5
 COLUMNS = ("target", "prompts", "target alone, MiB", "with its base as anchor, MiB", "ratio")
 
 
 def run(tokenizer: str, device: str, dtype: str) -> None:
-    """Print a line for the testbed's target, and one for each context of the realistic one."""
+    """Print one line for the testbed's target and one for each context of the realistic one."""
     with report_user_errors():
         as_dtype(dtype)
         AutoTokenizer.from_pretrained(tokenizer)
     console = Console(width=200)
     tell(console, *table_head(COLUMNS))
     for name, n_context in (("specialist-lora", 0), *(("realistic", n_context) for n_context in CONTEXTS)):
-        alone, guarded = (_peak_of_a_process(system, n_context, tokenizer, device, dtype) for system in ("alone", "guarded"))
+        alone, guarded = (_peak_in_new_process(system, n_context, tokenizer, device, dtype) for system in ("alone", "guarded"))
         prompts = f"1 of {n_context} tokens" if n_context else str(N_PROMPTS)
-        line = f"| {name} | {prompts} | {alone:.0f} | {guarded:.0f} | {guarded / alone:.3f} |"
-        tell(console, line)
-    tell(console, *ways(tokenizer, device, dtype))
+        tell(console, table_row([name, prompts, f"{alone:.0f}", f"{guarded:.0f}", f"{guarded / alone:.3f}"]))
+    tell(console, *base_forward_times(tokenizer, device, dtype))
     console.print(
-        f"\n{device}, {dtype}; {N_NEW_TOKENS} new tokens, all of them steered. On a CPU: of the whole process, while it answers."
+        f"\n{device}, {dtype}; {N_NEW_TOKENS} new tokens, all of them steered. On a CPU: memory of the whole process while it "
+        "answers."
     )
 
 
-def _peak_of_a_process(*arguments: object) -> float:
+def _peak_in_new_process(*arguments: object) -> float:
     command = [sys.executable, "-m", "hf_alignbeam.benchmarks.memory", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     if done.returncode:
-        raise RuntimeError(f"Memory must be measured in a process of its own, which failed: {done.stderr[-2000:]}")
+        raise RuntimeError(f"Memory is measured in a new process, which failed: {done.stderr[-2000:]}")
     return float(done.stdout.split()[-1])
 
 
 @torch.no_grad()
-def peak(system: str, n_context: int, tokenizer: str, device: str, dtype: str) -> float:
+def measured_peak(system: str, n_context: int, tokenizer: str, device: str, dtype: str) -> float:
     """The peak memory in MiB of this process (on a GPU: of its tensors) while it answers.
 
     Args:
         system: `"alone"` or `"guarded"`.
         n_context: The prompt's length in tokens; 0 for the testbed's target and prompts.
-        tokenizer: The realistic target's.
-        device: Where the target goes.
-        dtype: Of its weights.
+        tokenizer: The realistic target's tokenizer.
+        device: Where the target goes, as torch names it.
+        dtype: The dtype of its weights, as torch names it.
     """
     if n_context:
-        model, own, inputs = _realistic(n_context, tokenizer, device, dtype)
+        model, own_tokenizer, inputs = _realistic_adapter(n_context, tokenizer, device, dtype)
     else:
-        model, own = load("specialist-lora")
-        asked = language(0).prompts("test", "harmful")[:N_PROMPTS]
-        inputs = encode([prompt.conversation for prompt in asked], own).to(device)
+        model, own_tokenizer = load("specialist-lora")
+        prompts = language(0).prompts("test", "harmful")[:N_PROMPTS]
+        inputs = encode([prompt.conversation for prompt in prompts], own_tokenizer).to(device)
         model.to(device)  # type: ignore[arg-type]
     processors = []
     if system == "guarded":
-        processors.append(AnchorLogitsProcessor("base", own, own, model=model, n_steps=None, n_watch=None))
+        guard = AnchorLogitsProcessor("base", own_tokenizer, own_tokenizer, model=model, n_steps=None, n_watch=None)
+        processors.append(guard)
     options = {"max_new_tokens": N_NEW_TOKENS, "min_new_tokens": N_NEW_TOKENS, "do_sample": False}
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         model.generate(**inputs, logits_processor=processors, **options)  # type: ignore[operator]
         return torch.cuda.max_memory_allocated() / 2**20
-    return _watched(lambda: model.generate(**inputs, logits_processor=processors, **options))  # type: ignore[operator]
+    return peak_memory(lambda: model.generate(**inputs, logits_processor=processors, **options))  # type: ignore[operator]
 
 
-def _realistic(
+def _realistic_adapter(
     n_context: int, tokenizer: str, device: str, dtype: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, BatchEncoding]:
-    own = load_tokenizer(tokenizer)
+    """A LoRA on a realistic base, its tokenizer, and an encoded prompt of `n_context` tokens of text."""
+    own_tokenizer = load_tokenizer(tokenizer)
     with torch.device(device):
-        base = new_target(own, TARGET)
+        base = new_target(own_tokenizer, TARGET_SHAPE)
         base.to(dtype=as_dtype(dtype))  # type: ignore[call-arg]
         model = get_peft_model(base, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")).eval()
-    written = own(standard_library_text()[: 8 * n_context], add_special_tokens=False).input_ids
-    question = str(own.decode(written[:n_context]))
-    return cast(PreTrainedModel, model), own, encode([[{"role": "user", "content": question}]], own).to(device)
+    ids = own_tokenizer(standard_library_text()[: 8 * n_context], add_special_tokens=False).input_ids
+    conversation = [{"role": "user", "content": str(own_tokenizer.decode(ids[:n_context]))}]
+    return cast(PreTrainedModel, model), own_tokenizer, encode([conversation], own_tokenizer).to(device)
 
 
 @torch.no_grad()
-def ways(tokenizer: str, device: str, dtype: str) -> list[str]:
-    """A table of the ways to reach the base under an adapter, by the time that a forward of one token takes."""
-    adapted, _, inputs = _realistic(1, tokenizer, device, dtype)
+def base_forward_times(tokenizer: str, device: str, dtype: str) -> list[str]:
+    """A table of the time of a one-token forward of the base under an adapter, for each way to switch the adapter off."""
+    adapted, _, inputs = _realistic_adapter(1, tokenizer, device, dtype)
     model, base, layers = cast(PeftModel, adapted), base_of(adapted), adapter_layers(adapted)
     ids = inputs["input_ids"][:, :1]
 
@@ -129,22 +131,22 @@ def ways(tokenizer: str, device: str, dtype: str) -> list[str]:
     lines = ["", "| a forward of one token | ms |", "|---|---|"]
     for name, forward in timed.items():
         forward()
-        began = time.perf_counter()
+        start = time.perf_counter()
         for _ in range(N_TIMED):
             forward()
-        lines.append(f"| {name} | {1000 * (time.perf_counter() - began) / N_TIMED:.0f} |")
+        lines.append(f"| {name} | {1000 * (time.perf_counter() - start) / N_TIMED:.0f} |")
     return lines
 
 
-def _watched(work: Callable[[], object]) -> float:
+def peak_memory(work: Callable[[], object]) -> float:
     """The most memory in MiB that this process holds while it does some work."""
     done = threading.Event()
     process = psutil.Process()
-    most = [0]
+    peak = [0]
 
     def watch() -> None:
         while not done.wait(INTERVAL):
-            most[0] = max(most[0], process.memory_info().rss)
+            peak[0] = max(peak[0], process.memory_info().rss)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -153,9 +155,9 @@ def _watched(work: Callable[[], object]) -> float:
     finally:
         done.set()
         watcher.join()
-    return most[0] / 2**20
+    return peak[0] / 2**20
 
 
 if __name__ == "__main__":
-    _, chosen, length, name, where, kind = sys.argv
-    print(peak(chosen, int(length), name, where, kind))
+    _, chosen_system, prompt_length, tokenizer_name, device_type, dtype_name = sys.argv
+    print(measured_peak(chosen_system, int(prompt_length), tokenizer_name, device_type, dtype_name))

@@ -1,7 +1,7 @@
-"""`alignbeam bench --decoding`: what the strategy costs beside plain `generate`, on models of realistic shape.
+"""`alignbeam bench --decoding`: the cost of the strategy compared with plain `generate`, on models of realistic shape.
 
-The target says what follows in a real text, sampled, so that candidates differ. What a judge with random weights says decides
-nothing: its forward is run, and then the script says what it said.
+The target samples from the bigrams of a real text, so that candidates differ. The judge has random weights: its forward runs,
+and a script gives the verdict. Knows nothing of how a single step is made up (`step_cost`).
 """
 
 import statistics
@@ -18,7 +18,16 @@ from rich.progress import Progress
 from torch import Tensor
 from transformers import BatchEncoding, LlamaConfig, LlamaForCausalLM, LogitsProcessor, PreTrainedModel, set_seed
 
-from hf_alignbeam.benchmarks.realistic_models import ANCHOR, TARGET, ModelPair, Shape, as_dtype, build_sides, padded_size
+from hf_alignbeam.benchmarks.realistic_models import (
+    ANCHOR_SHAPE,
+    TARGET_SHAPE,
+    ModelPair,
+    Shape,
+    build_pair,
+    device_name,
+    made_on,
+    padded_size,
+)
 from hf_alignbeam.chat.conversations import Message
 from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
 from hf_alignbeam.decoding.strategy import AlignBeam
@@ -26,14 +35,16 @@ from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.judges.llm_judge import LLMJudge
 from hf_alignbeam.presets.published import PAPER
 
-#: A tenth of the target's weights.
-JUDGE = Shape(
+#: The judge's size: a tenth of the target's weights.
+JUDGE_SHAPE = Shape(
     hidden_size=320, intermediate_size=960, num_hidden_layers=12, num_attention_heads=5, num_key_value_heads=5, head_dim=64
 )
+#: The sizes of target, anchor and judge.
+SHAPES = (TARGET_SHAPE, ANCHOR_SHAPE, JUDGE_SHAPE)
 BATCH_SIZES = (1, 4)
 N_CONTEXT = 128
 N_NEW_TOKENS = 128
-#: Every system is run so often, in turn; the mean counts.
+#: How often each system runs, in turn; the table shows means.
 N_RUNS = 2
 COLUMNS = (
     "batch",
@@ -53,18 +64,18 @@ COLUMNS = (
 
 
 class ForcedText(LogitsProcessor):
-    """The target's scores replaced by what follows its last token in a text."""
+    """Replaces the target's scores by the bigram logits of a text."""
 
-    def __init__(self, sides: ModelPair):
-        self._follows = sides.follows
+    def __init__(self, pair: ModelPair):
+        self._bigrams = pair.bigrams
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """As `generate` calls it."""
-        return cast(Tensor, self._follows(input_ids[:, -1], scores))
+        return cast(Tensor, self._bigrams(input_ids[:, -1], scores))
 
 
-class Scripted:
-    """A judge that is really asked, and then says what a script has for its call; the last entry goes for all later ones."""
+class ScriptedJudge:
+    """Runs a judge, then returns the harm that a script has for this call; the last entry holds for all later calls."""
 
     def __init__(self, judge: LLMJudge, script: Sequence[float]):
         self._judge = judge
@@ -81,85 +92,81 @@ class Scripted:
 
 @dataclass
 class ForwardCount:
-    """What a model was fed."""
+    """The number of a model's forwards, and of the tokens fed to them."""
 
     n_forwards: int = 0
     n_tokens: int = 0
 
 
 @dataclass
-class Measured:
-    """One system on one batch."""
+class Measurement:
+    """One system on one batch: the time of each run; by model, the forwards of the last run; its calls of the judge."""
 
     seconds: list[float] = field(default_factory=list)
-    fed: dict[str, ForwardCount] = field(default_factory=dict)
-    n_calls: int = 0
+    forwards: dict[str, ForwardCount] = field(default_factory=dict)
+    n_judge_calls: int = 0
 
 
 def run(
-    tokenizer: str,
-    anchor_tokenizer: str,
-    text: Path | None,
-    device: str,
-    dtype: str,
-    shapes: tuple[Shape, Shape, Shape] = (TARGET, ANCHOR, JUDGE),
+    tokenizer: str, anchor_tokenizer: str, text: Path | None, device: str, dtype: str, shapes: tuple[Shape, ...] = SHAPES
 ) -> None:
     """Print a line for each system, batch and kind of prompt."""
     console = Console(width=220)
     with report_user_errors():
-        sides = build_sides(tokenizer, anchor_tokenizer, text, torch.device(device), as_dtype(dtype), *shapes[:2])
-    judge = _judge(sides, torch.device(device), as_dtype(dtype), shapes[2])
-    ours = AlignBeam(sides.anchor, sides.anchor_tokenizer, sides.tokenizer, lambda c, r: torch.zeros(len(r)))
-    models = {"target": sides.target, "anchor": sides.anchor, "judge": judge}
+        pair = build_pair(tokenizer, anchor_tokenizer, text, device, dtype, *shapes[:2])
+    judge = random_judge(pair, shapes[2])
+    ours = AlignBeam(pair.anchor, pair.anchor_tokenizer, pair.tokenizer, lambda c, r: torch.zeros(len(r)))
+    models = {"target": pair.target, "anchor": pair.anchor, "judge": judge}
     tell(console, *table_head(COLUMNS))
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("answers", total=len(BATCH_SIZES) * N_RUNS * 5)
         for n_rows in BATCH_SIZES:
-            conversations = _conversations(sides, n_rows)
-            inputs = encode(conversations, sides.tokenizer).to(sides.target.device)
-            systems = _systems(sides, judge, conversations, ours)
-            measured = {name: Measured() for name in systems}
+            conversations = conversations_of(pair, n_rows)
+            inputs = encode(conversations, pair.tokenizer).to(pair.target.device)
+            systems = system_builders(pair, judge, conversations, ours)
+            measurements = {name: Measurement() for name in systems}
             for n_run in range(N_RUNS):
-                for name, made in systems.items():
-                    _measure(measured[name], sides, inputs, made(), models, n_run)
+                for name, build in systems.items():
+                    measure_answers(measurements[name], pair, inputs, build(), models, n_run)
                     progress.advance(task)
-            for line in _lines(n_rows, measured):
+            for line in _lines(n_rows, measurements):
                 tell(console, line)
     n_weights = [f"{name} {sum(p.numel() for p in model.parameters()) / 1e6:.0f} M" for name, model in models.items()]
-    where = torch.cuda.get_device_name(sides.target.device) if sides.target.device.type == "cuda" else "CPU"
     tell(
         console,
         "",
-        f"{where}, {dtype}, {torch.get_num_threads()} threads; weights, all random: {', '.join(n_weights)}. Prompts of about "
-        f"{N_CONTEXT} tokens, {N_NEW_TOKENS} tokens written, means over {N_RUNS} runs in turn. Tokens count with padding.",
+        f"{device_name(pair.target.device)}, {dtype}, {torch.get_num_threads()} threads; weights, all random: "
+        f"{', '.join(n_weights)}. Prompts of about {N_CONTEXT} tokens, {N_NEW_TOKENS} tokens written, means over {N_RUNS} runs "
+        "in turn. Token counts include padding.",
     )
 
 
-def _judge(sides: ModelPair, device: torch.device, dtype: torch.dtype, shape: Shape) -> PreTrainedModel:
-    with torch.device(device):
-        config = LlamaConfig(vocab_size=padded_size(sides.anchor_tokenizer), tie_word_embeddings=True, **vars(shape))
-        network: Any = LlamaForCausalLM(config)
-    return cast(PreTrainedModel, network.to(dtype=dtype).eval())
+def random_judge(pair: ModelPair, shape: Shape) -> PreTrainedModel:
+    """A judge with random weights and the anchor's tokenizer, in the target's dtype and on its device."""
+    config = LlamaConfig(vocab_size=padded_size(pair.anchor_tokenizer), tie_word_embeddings=True, **vars(shape))
+    with made_on(pair.target.device, pair.target.dtype):
+        return LlamaForCausalLM(config).eval()
 
 
-def _conversations(sides: ModelPair, n_rows: int) -> list[list[Message]]:
-    ids = sides.tokenizer(sides.text, add_special_tokens=False).input_ids
+def conversations_of(pair: ModelPair, n_rows: int) -> list[list[Message]]:
+    """One conversation for each row, whose question is a stretch of the text."""
+    ids = pair.tokenizer(pair.text, add_special_tokens=False).input_ids
     starts = [n * max(1, (len(ids) - N_CONTEXT) // n_rows) for n in range(n_rows)]
-    return [[{"role": "user", "content": str(sides.tokenizer.decode(ids[start : start + N_CONTEXT]))}] for start in starts]
+    return [[{"role": "user", "content": str(pair.tokenizer.decode(ids[start : start + N_CONTEXT]))}] for start in starts]
 
 
-def _systems(
-    sides: ModelPair, judge: PreTrainedModel, conversations: list[list[Message]], ours: AlignBeam
+def system_builders(
+    pair: ModelPair, judge: PreTrainedModel, conversations: list[list[Message]], ours: AlignBeam
 ) -> dict[tuple[str, str], Callable[[], AlignBeam | None]]:
-    """By kind of prompt and name, what makes a fresh system: the first call flags, or none does."""
+    """For each kind of prompt and each system, a function that builds the system anew."""
 
     def strategy(script: list[float], **settings: Any) -> Callable[[], AlignBeam]:
         settings = {"translation": ours.translator, **settings}
         return lambda: AlignBeam(
-            sides.anchor,
-            sides.anchor_tokenizer,
-            sides.tokenizer,
-            Scripted(LLMJudge(judge, sides.anchor_tokenizer), script),  # a new one, which remembers no earlier run
+            pair.anchor,
+            pair.anchor_tokenizer,
+            pair.tokenizer,
+            ScriptedJudge(LLMJudge(judge, pair.anchor_tokenizer), script),  # new: its cache holds nothing of earlier runs
             conversations=conversations,
             **settings,
         )
@@ -174,74 +181,77 @@ def _systems(
 
 
 @torch.no_grad()
-def _measure(
-    measured: Measured,
-    sides: ModelPair,
+def measure_answers(
+    measurement: Measurement,
+    pair: ModelPair,
     inputs: BatchEncoding,
     strategy: AlignBeam | None,
     models: dict[str, PreTrainedModel],
     seed: int,
 ) -> None:
-    how: dict[str, Any] = {} if strategy is None else {"custom_generate": strategy}
-    target: Any = sides.target
+    """Add one run of a system to its measurement."""
+    options: dict[str, Any] = {} if strategy is None else {"custom_generate": strategy}
+    target: Any = pair.target
     set_seed(seed)
-    with _counted(models) as fed:
-        began = time.perf_counter()
+    with _count_forwards(models) as counts:
+        start = time.perf_counter()
         target.generate(
             **inputs,
-            logits_processor=[ForcedText(sides)],
+            logits_processor=[ForcedText(pair)],
             do_sample=True,
             top_k=0,
             max_new_tokens=N_NEW_TOKENS,
             min_new_tokens=N_NEW_TOKENS,
-            **how,
+            **options,
         )
-        if sides.target.device.type == "cuda":
-            torch.cuda.synchronize(sides.target.device)
-        measured.seconds.append(time.perf_counter() - began)
-    measured.fed = fed
-    measured.n_calls = 0 if strategy is None else strategy.ledger.judge_calls
+        if pair.target.device.type == "cuda":
+            torch.cuda.synchronize(pair.target.device)
+        measurement.seconds.append(time.perf_counter() - start)
+    measurement.forwards = counts
+    measurement.n_judge_calls = 0 if strategy is None else strategy.ledger.judge_calls
 
 
 @contextmanager
-def _counted(models: dict[str, PreTrainedModel]) -> Any:
-    """Count what models are fed for the length of a block."""
-    fed = {name: ForwardCount() for name in models}
+def _count_forwards(models: dict[str, PreTrainedModel]) -> Any:
+    """Count the forwards of models inside a block."""
+    counts = {name: ForwardCount() for name in models}
 
     def count(name: str) -> Callable[..., None]:
         def hook(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-            fed[name].n_forwards += 1
-            fed[name].n_tokens += kwargs["input_ids"].numel()
+            counts[name].n_forwards += 1
+            counts[name].n_tokens += kwargs["input_ids"].numel()
 
         return hook
 
     hooks = [model.register_forward_pre_hook(count(name), with_kwargs=True) for name, model in models.items()]
     try:
-        yield fed
+        yield counts
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _lines(n_rows: int, measured: dict[tuple[str, str], Measured]) -> list[str]:
-    plain = measured["-", "plain generate"]
+def _lines(n_rows: int, measurements: dict[tuple[str, str], Measurement]) -> list[str]:
+    """The lines of one batch size."""
+    plain = measurements["-", "plain generate"]
     lines = []
-    for (prompts, system), each in measured.items():
-        seconds, tokens = statistics.mean(each.seconds), each.fed["target"].n_tokens
+    for (prompts, system), measurement in measurements.items():
+        seconds, target = statistics.mean(measurement.seconds), measurement.forwards["target"]
+        anchor, judge = measurement.forwards["anchor"], measurement.forwards["judge"]
         cells = [
             str(n_rows),
             prompts,
             system,
             f"{seconds:.1f}",
             f"{seconds / statistics.mean(plain.seconds):.2f}",
-            str(tokens),
-            f"{tokens / plain.fed['target'].n_tokens:.2f}",
-            str(each.fed["target"].n_forwards),
-            str(each.fed["anchor"].n_forwards),
-            str(each.fed["anchor"].n_tokens),
-            str(each.n_calls),
-            str(each.fed["judge"].n_forwards),
-            str(each.fed["judge"].n_tokens),
+            str(target.n_tokens),
+            f"{target.n_tokens / plain.forwards['target'].n_tokens:.2f}",
+            str(target.n_forwards),
+            str(anchor.n_forwards),
+            str(anchor.n_tokens),
+            str(measurement.n_judge_calls),
+            str(judge.n_forwards),
+            str(judge.n_tokens),
         ]
         lines.append(table_row(cells))
     return lines

@@ -1,6 +1,6 @@
-"""Tiny random decoders of many families, for checks that have to hold whatever a model's layers are.
+"""Tiny random decoders of many families, for laws that must hold for every kind of layer.
 
-Knows the smallest settings that still have each family's kinds of layers (windows, chunks, recurrent states, experts).
+Knows the smallest configurations that still have each family's kinds of layers: windows, chunks, recurrent states, experts.
 """
 
 from typing import Any
@@ -9,10 +9,10 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-#: How far sliding and chunked layers see: less than a prompt, so that it matters.
+#: The reach of sliding and chunked layers in tokens: shorter than a prompt, so that it has an effect.
 WINDOW = 16
-#: The spread of the random weights: large enough that no two tokens are nearly equally likely.
-SPREAD = 0.25
+#: The standard deviation of the random weights: large enough that no two tokens are nearly equally likely.
+WEIGHT_STD = 0.25
 
 _HEADS: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2}
 _DENSE: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, **_HEADS}
@@ -29,7 +29,7 @@ _LINEAR_HEADS: dict[str, Any] = {
 _EXPERTS: dict[str, Any] = {"num_local_experts": 4, "num_experts_per_tok": 2}
 _MAMBA: dict[str, Any] = {"mamba_d_state": 8, "mamba_d_conv": 4, "mamba_expand": 2, "mamba_d_head": 16, "mamba_n_heads": 4}
 
-#: By family, its configuration's class and settings.
+#: For each family, the class and the settings of its configuration.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama": ("LlamaConfig", _DENSE),
     "Qwen3": ("Qwen3Config", {**_DENSE, "head_dim": 8}),
@@ -162,12 +162,12 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def build(family: str, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> PreTrainedModel:
-    """A random decoder of one family, in evaluation mode and 32 bits, with the vocabulary of a tokenizer.
+    """A random decoder of one family, in evaluation mode and float32, with the vocabulary of a tokenizer.
 
     Args:
-        family: A name in `FAMILIES`.
-        tokenizer: Whose ids it reads and writes.
-        seed: Of its weights.
+        family: A key of `FAMILIES`.
+        tokenizer: The tokenizer.
+        seed: The seed of the weights.
     """
     name, settings = FAMILIES[family]
     config = getattr(transformers, name)(
@@ -181,5 +181,5 @@ def build(family: str, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> Pre
     model = AutoModelForCausalLM.from_config(config).float().eval()
     for parameter in model.parameters():
         if parameter.dim() >= 2:
-            parameter.data.normal_(0.0, SPREAD, generator=generator)
+            parameter.data.normal_(0.0, WEIGHT_STD, generator=generator)
     return model

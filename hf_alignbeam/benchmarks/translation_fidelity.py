@@ -1,4 +1,7 @@
-"""`alignbeam bench --fidelity`: how far every translation rule is from the exact answer, on the testbed's models."""
+"""`alignbeam bench --fidelity`: the distance of every translation rule to the exact translation, on the testbed's models.
+
+Knows the pairs of models and the points of answers. How the exact translation is found stands in `exact_translation`.
+"""
 
 import random
 from collections.abc import Iterator
@@ -13,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.anchor.follower import Follower, RowStart
-from hf_alignbeam.benchmarks.exact_translation import Exact, Point, exact_translation
+from hf_alignbeam.benchmarks.exact_translation import AnswerPoint, ExactTranslation, exact_translation
 from hf_alignbeam.chat.template_parser import TemplateParser
 from hf_alignbeam.chat.templates import encode_prompt
 from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
@@ -24,15 +27,15 @@ from hf_alignbeam.testbed.language import SPEAKERS, Language
 from hf_alignbeam.testbed.model_store import WEIGHTS, load, stored_language, stored_models
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
 
-#: Anchor and target; the letters' models are the two made pairs.
+#: Anchor and target; the tokens of models whose name ends in "-letters" are little more than single letters.
 PAIRS = (
     ("anchor", "specialist"),
     ("specialist", "anchor"),
     ("anchor-letters", "specialist"),
     ("anchor", "specialist-letters"),
 )
-#: The columns: a rule, and the look-ahead it is given.
-SYSTEMS: tuple[tuple[TranslationRule, int], ...] = (
+#: The columns: a rule and its look-ahead, in anchor forwards.
+RULES: tuple[tuple[TranslationRule, int], ...] = (
     ("exact", 0),
     ("drop", 0),
     ("first", 0),
@@ -41,70 +44,76 @@ SYSTEMS: tuple[tuple[TranslationRule, int], ...] = (
     ("bytes", SteeringSettings.n_lookahead),
     ("bytes", 8),
 )
-#: A context whose exact answer is less certain than this is left out.
+#: Contexts whose exact translation is less certain than this are left out.
 MAX_UNRESOLVED = 0.01
 KINDS = ("general", "domain", "borderline", "harmful")
 MAX_TOKENS = 12
 
 
 @dataclass(frozen=True)
-class Side:
-    """One model of a pair."""
+class TranslationPair:
+    """An anchor and a target with their names and tokenizers, and the translator between them."""
 
-    name: str
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    names: tuple[str, str]
+    anchor: PreTrainedModel
+    target: PreTrainedModel
+    anchor_tokenizer: PreTrainedTokenizerBase
+    target_tokenizer: PreTrainedTokenizerBase
+    translator: VocabularyTranslator
 
 
 @dataclass(frozen=True)
 class Context:
-    """A point of an answer: the target's prompt, its tokens so far, and whether they end inside a token of the anchor's."""
+    """A point of an answer, with the target's prompt, and whether the text so far ends inside a token of the anchor."""
 
     target_ids: list[int]
-    point: Point
+    point: AnswerPoint
     pending: bool
 
     def target_prob(self, model: PreTrainedModel) -> Tensor:
-        """(V,) what the target itself would say next."""
+        """(V,) the target's own distribution of the next token."""
         with torch.no_grad():
             return model(torch.tensor([[*self.target_ids, *self.point.written]])).logits[0, -1].float().softmax(-1)
 
 
 def run(folder: Path | None, split: str, n_contexts: int) -> None:
-    """Print total variation to the exact answer, a line a pair and group of contexts."""
+    """Print the total variation to the exact translation, one line for each pair and group of contexts."""
     console = Console(width=220)
     folder = folder or WEIGHTS
     with report_user_errors():
         language = stored_language(folder)
-        pairs = [pair for pair in PAIRS if set(pair) <= set(stored_models(folder))]
-        sides = {name: Side(name, *load(name, folder)) for pair in pairs for name in pair}
+        pairs = [names for names in PAIRS if set(names) <= set(stored_models(folder))]
+        loaded = {name: load(name, folder) for names in pairs for name in names}
         language.prompts(split, KINDS[0])
     console.print(
         f"Language {language.seed}, {split} split. Mean total variation to the exact translation, by enumeration, and in "
-        "brackets where the largest tenth begins; `bytes` by its forwards of look-ahead.\n"
+        "brackets its 90th percentile; `bytes` with its forwards of look-ahead.\n"
     )
-    names = [f"bytes, {n}" if rule == "bytes" else rule for rule, n in SYSTEMS]
-    columns = ["anchor", "target", "contexts", "n", "left out", *names, "most unresolved"]
+    rules = [f"bytes, {n}" if rule == "bytes" else rule for rule, n in RULES]
+    columns = ["anchor", "target", "contexts", "n", "left out", *rules, "most unresolved"]
     lines = table_head(columns)
-    for anchor, target in pairs:
-        lines += _lines(sides[anchor], sides[target], language, split, n_contexts)
+    for names in pairs:
+        (anchor, anchor_tokenizer), (target, target_tokenizer) = (loaded[name] for name in names)
+        translator = VocabularyTranslator(anchor_tokenizer, target_tokenizer)
+        pair = TranslationPair(names, anchor, target, anchor_tokenizer, target_tokenizer, translator)
+        lines += _lines(pair, language, split, n_contexts)
     tell(console, *lines)
 
 
-def _lines(anchor: Side, target: Side, language: Language, split: str, n_contexts: int) -> list[str]:
-    translator = VocabularyTranslator(anchor.tokenizer, target.tokenizer)
-    groups: dict[str, list[tuple[Exact, list[float]]]] = {"all": [], "pending bytes": []}
+def _lines(pair: TranslationPair, language: Language, split: str, n_contexts: int) -> list[str]:
+    """The lines of one pair."""
+    translator = pair.translator
+    groups: dict[str, list[tuple[ExactTranslation, list[float]]]] = {"all": [], "pending bytes": []}
     n_left_out = 0
-    title = f"{anchor.name} to {target.name}"
-    found = contexts(anchor, target, translator, language, split, n_contexts)
-    for context in track(found, title, n_contexts, console=Console(stderr=True), transient=True):
-        exact = exact_translation(anchor.model, translator.anchor, translator.target, context.point)
+    title = " to ".join(pair.names)
+    drawn = contexts(pair, language, split, n_contexts)
+    for context in track(drawn, title, n_contexts, console=Console(stderr=True), transient=True):
+        exact = exact_translation(pair.anchor, translator.anchor, translator.target, context.point)
         if exact is None or exact.unresolved > MAX_UNRESOLVED:
             n_left_out += 1
             continue
         distances = [
-            total_variation(translated(anchor, target, translator.with_rule(rule), context, n), exact.prob, translator)
-            for rule, n in SYSTEMS
+            total_variation(translated(pair, translator.with_rule(rule), context, n), exact.prob, translator) for rule, n in RULES
         ]
         groups["all"].append((exact, distances))
         if context.pending:
@@ -113,53 +122,54 @@ def _lines(anchor: Side, target: Side, language: Language, split: str, n_context
     for group, measured in groups.items():
         if measured:
             table = torch.tensor([distances for _, distances in measured])  # (n, systems)
-            cells = [f"{mean:.4f} ({tenth:.3f})" for mean, tenth in zip(table.mean(0), table.quantile(0.9, 0), strict=True)]
+            cells = [f"{mean:.4f} ({high:.3f})" for mean, high in zip(table.mean(0), table.quantile(0.9, 0), strict=True)]
             counts = [str(len(measured)), str(n_left_out) if group == "all" else "-"]
             unresolved = f"{max(exact.unresolved for exact, _ in measured):.4f}"
-            lines.append(table_row([anchor.name, target.name, group, *counts, *cells, unresolved]))
+            lines.append(table_row([*pair.names, group, *counts, *cells, unresolved]))
     return lines
 
 
-def contexts(
-    anchor: Side, target: Side, translator: VocabularyTranslator, language: Language, split: str, n_contexts: int
-) -> Iterator[Context]:
-    """Answers to prompts of every kind, in the anchor's words and in the target's by turns, cut after a few tokens."""
+def contexts(pair: TranslationPair, language: Language, split: str, n_contexts: int) -> Iterator[Context]:
+    """Points in answers to prompts of every kind, worded as the anchor and as the target would by turns."""
     rng = random.Random(f"contexts {language.seed} {split}")
-    parser = TemplateParser(target.tokenizer)
+    translator, parser = pair.translator, TemplateParser(pair.target_tokenizer)
     for number in range(n_contexts):
         prompt = rng.choice(language.prompts(split, KINDS[number % len(KINDS)]))
         speaker = SPEAKERS[("anchor", "specialist")[number // len(KINDS) % 2]]
         answer = language.answer(prompt, speaker, rng)
-        target_ids = encode([prompt.conversation], target.tokenizer)["input_ids"][0].tolist()
-        asked = parser.parse(tuple(target_ids))
-        if asked is None:
-            raise ValueError(f"The prompts of {target.name} must follow its chat template. Train it anew.")
-        ids, leading_whitespace = encode_prompt(anchor.tokenizer, translator.anchor.tokens, asked.messages)
-        written = translator.target.encode(asked.leading_whitespace + answer.encode())
+        target_ids = encode([prompt.conversation], pair.target_tokenizer)["input_ids"][0].tolist()
+        parsed = parser.parse(tuple(target_ids))
+        if parsed is None:
+            raise ValueError(f"The prompts of {pair.names[1]} must follow its chat template, got another layout. Train it anew.")
+        ids, leading_whitespace = encode_prompt(pair.anchor_tokenizer, translator.anchor.tokens, parsed.messages)
+        written = translator.target.encode(parsed.leading_whitespace + answer.encode())
         written = written[: rng.randrange(min(MAX_TOKENS, len(written)))]
-        n_bytes = len(translator.target.decode(written)) - len(asked.leading_whitespace)
-        pending = bool(written) and _is_inside(
+        n_bytes = len(translator.target.decode(written)) - len(parsed.leading_whitespace)
+        pending = bool(written) and _is_inside_a_token(
             translator, leading_whitespace + answer.encode(), len(leading_whitespace) + n_bytes
         )
-        yield Context(target_ids, Point(ids, leading_whitespace, asked.leading_whitespace, written), pending)
+        yield Context(target_ids, AnswerPoint(ids, leading_whitespace, parsed.leading_whitespace, written), pending)
 
 
-def translated(anchor: Side, target: Side, translator: VocabularyTranslator, context: Context, n_lookahead: int) -> Tensor:
-    """(V,) what a rule makes of the anchor at a point of an answer; what it loses is left out."""
+def translated(pair: TranslationPair, translator: VocabularyTranslator, context: Context, n_lookahead: int) -> Tensor:
+    """(V,) a rule's translation of the anchor's distribution at a point of an answer, without the mass that it loses."""
     point = context.point
     follower = Follower(
-        KeyValueEngine(anchor.model),
+        KeyValueEngine(pair.anchor),
         translator,
         [RowStart(list(point.prompt_ids), point.leading_whitespace, point.target_only_prefix)],
         n_lookahead,
     )
     for i in point.written:
         follower.write([i])
-    return follower.predict(context.target_prob(target.model)[None], [0]).prob[0]
+    return follower.predict(context.target_prob(pair.target)[None], [0]).prob[0]
 
 
 def total_variation(prob: Tensor, exact: Tensor, translator: VocabularyTranslator) -> float:
-    """Half the distance between two distributions (V,), the first scaled to 1, all EOS ids taken as one; 1 for no mass."""
+    """The total variation between two distributions (V,): the first is scaled to mass 1, all EOS ids count as one.
+
+    It is 1 if the first has no mass.
+    """
     ends = list(translator.target.eos_ids)
     prob = prob.clone()
     prob[ends[0]], prob[ends[1:]] = prob[ends].sum(), 0.0
@@ -167,7 +177,7 @@ def total_variation(prob: Tensor, exact: Tensor, translator: VocabularyTranslato
     return 0.5 * float((prob / total - exact).abs().sum()) if total > 0 else 1.0
 
 
-def _is_inside(translator: VocabularyTranslator, text: bytes, n_bytes: int) -> bool:
-    """Whether the anchor, writing a text, has no boundary of its tokens after so many bytes."""
+def _is_inside_a_token(translator: VocabularyTranslator, text: bytes, n_bytes: int) -> bool:
+    """Whether the anchor's tokenization of a text has no boundary after `n_bytes`."""
     lengths = [len(translator.anchor.tokens[i] or b"") for i in translator.anchor.encode(text)]
     return n_bytes not in accumulate(lengths, initial=0)

@@ -1,4 +1,7 @@
-"""`alignbeam bench --translation`: what translating between real tokenizers loses and costs."""
+"""`alignbeam bench --translation`: the mass and the time that translating between real tokenizers costs.
+
+Knows tokenizers and translation rules. Knows no model: the distributions are made up.
+"""
 
 import resource
 import time
@@ -18,8 +21,8 @@ from hf_alignbeam.translation.translator import TranslationRule, VocabularyTrans
 
 RULES: tuple[TranslationRule, ...] = get_args(TranslationRule)
 N_TIMED = 20
-#: The spread of the logits whose translation is timed: the likeliest token has a few per cent, and a dozen are heavy.
-SHARPNESS = 4.0
+#: The standard deviation of the logits whose translation is timed: a dozen tokens are likely, the likeliest has a few percent.
+LOGIT_STD = 4.0
 COLUMNS = (
     "anchor",
     "target",
@@ -32,28 +35,27 @@ COLUMNS = (
 
 
 def run(tokenizers: list[str]) -> None:
-    """Print one line an ordered pair: shares of the anchor's ordinary tokens, uniformly weighted, and times."""
+    """Print one line for each ordered pair: the shares of the anchor's ordinary tokens that are lost, and times."""
     console = Console(width=220)
     with report_user_errors():
         loaded = {Path(name).name: AutoTokenizer.from_pretrained(name) for name in tokenizers}
     lines = table_head(COLUMNS)
     pairs = list(permutations(loaded, 2))
     for anchor, target in track(pairs, description="pairs", console=Console(stderr=True), transient=True):
-        cells = [anchor, target, *_measured(loaded[anchor], loaded[target])]
-        lines.append(table_row(cells))
+        lines.append(table_row([anchor, target, *_pair_cells(loaded[anchor], loaded[target])]))
     tell(console, *lines)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     console.print(f"\n{torch.get_num_threads()} threads; peak memory of the whole run {peak:.1f} GiB.")
 
 
-def _measured(anchor: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase) -> list[str]:
+def _pair_cells(anchor: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase) -> list[str]:
     start = time.perf_counter()
     translator = VocabularyTranslator(anchor, target)
     translator.table()
     build = time.perf_counter() - start
     lost = lost_shares(translator)
     target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target))
-    peaked = torch.randn(N_TIMED, len(translator.anchor), generator=torch.Generator().manual_seed(0)) * SHARPNESS
+    peaked = torch.randn(N_TIMED, len(translator.anchor), generator=torch.Generator().manual_seed(0)) * LOGIT_STD
     rows = [
         RowState(b"", (), {(): Node(logp)}, committed_slots=(), target_only_prefix=b"", leading_whitespace=b"")
         for logp in peaked.log_softmax(-1)
@@ -67,9 +69,9 @@ def _measured(anchor: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase) 
 
 
 def lost_shares(translator: VocabularyTranslator) -> dict[str, float]:
-    """By rule, the share of the anchor's ordinary tokens that it loses, uniformly weighted."""
+    """For each rule, the share of the anchor's ordinary tokens that it loses, each weighted equally."""
     ordinary = torch.tensor([[float(bool(token)) for token in translator.anchor.tokens]])
-    anchor_prob = ordinary.double() / ordinary.sum()  # in single precision, adding up 100,000 shares loses 1e-5 of them
+    anchor_prob = ordinary.double() / ordinary.sum()  # in float32 the sum of 100,000 shares is off by 1e-5
     target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target), dtype=torch.double)
     lost = {"bytes": float(translator.table().apply(anchor_prob, target_prob).lost[0])}
     for rule in RULES[1:]:

@@ -1,13 +1,13 @@
-"""What a Hub folder holds, and what `generate` does once it is loaded.
+"""Hub folders: the entry that each one runs as its `generate`, and how such a folder is written and published.
 
-* `arguments`: What a Hub folder's `generate` is given: which arguments are whose.
-* `flatten`: One Hub entry and the modules behind it, as the flat folder that transformers' loader reads.
-* `model_loading`: Models by their ids, and what is built of them: loaded once, kept for the life of the process.
-* `anchor_logits`: The `generate` of a Hub folder that holds an `AnchorLogitsProcessor`.
-* `judge_loading`: Judges, and what accepts answers, by their names.
-* `alignbeam`: What a Hub folder's `generate` does: plain arguments in, a guard or a strategy out, one function a strategy.
-* `embedding_steerer`: The `generate` of a Hub folder that holds an `EmbeddingSteerer`.
-* `protected_generate`: The `generate` of a model that brings its own protection: settled when it is loaded, and by no call.
-* `protected_model`: A protected model repository: loading it gives the target with its guard in place, or raises.
-* `publish`: Hub folders: a strategy that any model can load, or a model that brings its own protection.
+* `arguments`: The arguments that several entries share, and the call of the model's own `generate`.
+* `flatten`: Writes an entry and the modules it needs as a flat folder, as transformers' loader wants it.
+* `model_loading`: Models by Hub id or folder, and what is built from them, cached for the process.
+* `anchor_logits`: The entry of the strategy anchor-logits: `generate` with an `AnchorLogitsProcessor`.
+* `judge_loading`: Judges and acceptance checks, by Hub id, by folder or from loaded models.
+* `alignbeam`: The entry of the strategy alignbeam: `generate` with `AlignBeam`.
+* `embedding_steerer`: The entry of the strategy embedding-steerer: `generate` with an `EmbeddingSteerer`.
+* `protected_generate`: The entry of a protected model: `generate` with a fixed anchor, judge and settings.
+* `protected_model`: The class that loads a protected model, or raises where its guard cannot be built.
+* `publish`: Writes the folders of strategies and protected models, and pushes them to the Hub.
 """

@@ -1,27 +1,24 @@
-"""What a Hub folder's `generate` does: plain arguments in, a guard or a strategy out, one function a strategy.
+"""The entry of a Hub folder with the strategy alignbeam: its `generate`, decoded by `AlignBeam`.
 
-Knows `generate`'s arguments, and which of them are whose. How models are loaded and kept is `loading.py`'s business.
+Knows every argument that this `generate` accepts beside the usual ones.
 """
 
 from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from transformers import (
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
 from hf_alignbeam.decoding.strategy import AlignBeam
-from hf_alignbeam.hub.arguments import (
-    NAMING,
-    OPEN_SETTINGS,
-    generate_with_class,
-    preset_settings,
-    split_settings,
-)
-from hf_alignbeam.hub.judge_loading import load_named_judge
-from hf_alignbeam.hub.model_loading import build_once, load_anchor, settings_key, tokenizer_of
+from hf_alignbeam.hub.arguments import JUDGE_ARGUMENTS, call_class_generate, preset_settings, split_settings
+from hf_alignbeam.hub.judge_loading import judge_from_arguments
+from hf_alignbeam.hub.model_loading import cache_key, get_or_build, load_anchor, tokenizer_for
 from hf_alignbeam.presets.published import PAPER
+
+#: Arguments, beside `anchor` and `judge`, that say which models are loaded and how the judge's output is read.
+MODEL_ARGUMENTS = ("anchor_revision", "anchor_tokenizer", *JUDGE_ARGUMENTS)
+#: Settings of `AlignBeam` that belong to one call: the strategy is built without them.
+PER_CALL_SETTINGS = ("conversations", "streamer")
 
 
 @torch.no_grad()
@@ -31,30 +28,39 @@ def alignbeam(*args: Any, model: PreTrainedModel, anchor: Any, judge: Any, token
     Args:
         model: The target.
         anchor: The safe model: a Hub id, a folder, a loaded model (with `anchor_tokenizer`), or `"base"`.
-        judge: A Hub id or a folder of a causal model or a sequence classifier, a loaded one (with `judge_tokenizer`), or any
+        judge: A causal model or a sequence classifier, by Hub id, by folder or loaded (with `judge_tokenizer`); or any
             callable judge.
-        tokenizer: The target's; by default the one that lies beside it.
-        args, kwargs: What `generate` takes, its streamer too; what `AlignBeam` takes, by name; `preset="paper"`;
+        tokenizer: The target's tokenizer; by default the one in the model's own repository or folder.
+        args, kwargs: The arguments of `generate`, `streamer` included; the settings of `AlignBeam`; `preset="paper"`;
             `anchor_revision`, `judge_revision`, `judge_labels`, `judge_template`.
     """
-    tokenizer = tokenizer_of(model, tokenizer)
+    tokenizer = tokenizer_for(model, tokenizer)
     settings, rest = split_settings(kwargs, AlignBeam)
     settings = {**preset_settings(rest.pop("preset", None), {"paper": PAPER}), **settings}
-    settings |= {name: rest.pop(name) for name in NAMING if name in rest}
-    open_settings = {name: settings.pop(name, None) for name in OPEN_SETTINGS}
-    strategy = build_strategy(model, anchor, judge, tokenizer, settings).for_call(**open_settings)
-    return generate_with_class(model, args, {**rest, "custom_generate": strategy}, tokenizer)
+    settings |= {name: rest.pop(name) for name in MODEL_ARGUMENTS if name in rest}
+    per_call = {name: settings.pop(name, None) for name in PER_CALL_SETTINGS}
+    strategy = build_strategy(model, anchor, judge, tokenizer, settings).for_call(**per_call)
+    return call_class_generate(model, args, {**rest, "custom_generate": strategy}, tokenizer)
 
 
 def build_strategy(model: PreTrainedModel, anchor: Any, judge: Any, tokenizer: Any, settings: Mapping[str, Any]) -> AlignBeam:
-    """A strategy of plain arguments, built once."""
-    named = {name: settings.get(name) for name in NAMING}
-    settings = {name: value for name, value in settings.items() if name not in NAMING}
-    loaded = load_anchor(anchor, named["anchor_revision"], model, tokenizer, named["anchor_tokenizer"])
-    judging = load_named_judge(judge, named, model)
+    """The strategy for these models and settings: built once, then cached.
+
+    Args:
+        model: The target.
+        anchor: As in `alignbeam`.
+        judge: As in `alignbeam`.
+        tokenizer: The target's tokenizer.
+        settings: The settings of `AlignBeam`, and any of `MODEL_ARGUMENTS`.
+    """
+    model_arguments = {name: settings.get(name) for name in MODEL_ARGUMENTS}
+    settings = {name: value for name, value in settings.items() if name not in MODEL_ARGUMENTS}
+    revision, anchor_tokenizer = model_arguments["anchor_revision"], model_arguments["anchor_tokenizer"]
+    loaded_anchor = load_anchor(anchor, revision, model, tokenizer, anchor_tokenizer)
+    loaded_judge = judge_from_arguments(judge, model_arguments, model)
 
     def build() -> AlignBeam:
-        return AlignBeam(*loaded, tokenizer, judging, model=model if anchor == "base" else None, **settings)
+        return AlignBeam(*loaded_anchor, tokenizer, loaded_judge, model=model if anchor == "base" else None, **settings)
 
-    key = ("alignbeam", *map(id, loaded), id(judging), id(tokenizer), *settings_key(settings))
-    return cast(AlignBeam, build_once(model, key, build))
+    key = ("alignbeam", *map(id, loaded_anchor), id(loaded_judge), id(tokenizer), *cache_key(settings))
+    return cast(AlignBeam, get_or_build(model, key, build))

@@ -1,18 +1,15 @@
-"""The `generate` of a Hub folder that holds an `AnchorLogitsProcessor`."""
+"""The entry of a Hub folder with the strategy anchor-logits: its `generate`, steered by an `AnchorLogitsProcessor`.
+
+Knows every argument that this `generate` accepts beside the usual ones.
+"""
 
 from typing import Any
 
 import torch
-from transformers import (
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
-from hf_alignbeam.hub.arguments import (
-    generate_with_class,
-    preset_settings,
-    split_settings,
-)
-from hf_alignbeam.hub.model_loading import build_once, load_anchor, settings_key, tokenizer_of
+from hf_alignbeam.hub.arguments import call_class_generate, preset_settings, split_settings
+from hf_alignbeam.hub.model_loading import cache_key, get_or_build, load_anchor, tokenizer_for
 from hf_alignbeam.presets.published import PROCESSOR
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 
@@ -24,22 +21,22 @@ def anchor_logits(*args: Any, model: PreTrainedModel, anchor: Any, tokenizer: An
     Args:
         model: The target.
         anchor: The safe model: a Hub id, a folder, a loaded model (with `anchor_tokenizer`), or `"base"`.
-        tokenizer: The target's; by default the one that lies beside it.
-        args, kwargs: What `generate` takes; what `AnchorLogitsProcessor` takes, by name; `preset`, one of `PROCESSOR`;
+        tokenizer: The target's tokenizer; by default the one in the model's own repository or folder.
+        args, kwargs: The arguments of `generate`; the settings of `AnchorLogitsProcessor`; `preset`, a key of `PROCESSOR`;
             `anchor_revision`.
     """
-    tokenizer = tokenizer_of(model, tokenizer)
+    tokenizer = tokenizer_for(model, tokenizer)
     settings, rest = split_settings(kwargs, AnchorLogitsProcessor)
     settings = {**preset_settings(rest.pop("preset", None), PROCESSOR), **settings}
     anchor_revision, anchor_tokenizer = rest.pop("anchor_revision", None), rest.pop("anchor_tokenizer", None)
     conversations = settings.pop("conversations", None)
-    loaded = load_anchor(anchor, anchor_revision, model, tokenizer, anchor_tokenizer)
+    loaded_anchor = load_anchor(anchor, anchor_revision, model, tokenizer, anchor_tokenizer)
 
     def build() -> AnchorLogitsProcessor:
-        return AnchorLogitsProcessor(*loaded, tokenizer, model=model if anchor == "base" else None, **settings)
+        return AnchorLogitsProcessor(*loaded_anchor, tokenizer, model=model if anchor == "base" else None, **settings)
 
-    guard = build_once(model, ("anchor_logits", *map(id, loaded), id(tokenizer), *settings_key(settings)), build)
+    guard = get_or_build(model, ("anchor_logits", *map(id, loaded_anchor), id(tokenizer), *cache_key(settings)), build)
     if conversations is not None:
         guard = guard.with_conversations(conversations)
     rest["logits_processor"] = [*(rest.get("logits_processor") or []), guard]
-    return generate_with_class(model, args, rest, tokenizer)
+    return call_class_generate(model, args, rest, tokenizer)

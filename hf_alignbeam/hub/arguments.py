@@ -1,6 +1,7 @@
-"""What a Hub folder's `generate` is given: which arguments are whose.
+"""The arguments that several Hub entries share: which are settings, which go on to `generate`, and the call of it.
 
-Knows `generate`'s arguments. Knows no strategy by name."""
+Knows the arguments of `generate` and of the code that loads a Hub folder. Knows no strategy.
+"""
 
 import copy
 import inspect
@@ -8,57 +9,52 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import (
-    PreTrainedModel,
-    StoppingCriteria,
-    StoppingCriteriaList,
-    StopStringCriteria,
+from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList, StopStringCriteria
+
+#: Arguments that `generate` needs to load a Hub folder and passes on to the folder's own function.
+LOADER_ARGUMENTS = (
+    "revision",
+    "code_revision",
+    "token",
+    "cache_dir",
+    "local_files_only",
+    "force_download",
+    "proxies",
+    "trust_remote_code",
 )
-
-#: The loader's own arguments, which `generate` hands on to whatever it loads.
-LOADER = ("revision", "code_revision", "token", "cache_dir", "local_files_only", "force_download", "proxies", "trust_remote_code")
-
-
-#: The tokenizers of models that are given loaded.
-LOADED = ("anchor_tokenizer", "judge_tokenizer")
+#: Arguments, beside `judge`, that say which judge is loaded and how its output is read.
+JUDGE_ARGUMENTS = ("judge_revision", "judge_labels", "judge_template", "judge_tokenizer")
 
 
-#: Arguments that say how a judge is read.
-JUDGING = ("judge_revision", "judge_labels", "judge_template", "judge_tokenizer")
+def setting_names(cls: type) -> set[str]:
+    """The parameters of a guard's or a strategy's class that are settings, not models or tokenizers."""
+    return set(inspect.signature(cls).parameters) - {"anchor", "anchor_tokenizer", "tokenizer", "judge", "accept", "model"}
 
 
-#: The same, and which anchor is meant.
-NAMING = ("anchor_revision", "anchor_tokenizer", *JUDGING)
-
-
-#: What a call of a protected model may still say: nothing that changes what passes.
-OPEN_SETTINGS = ("conversations", "streamer")
-
-
-def setting_names(made: type) -> set[str]:
-    """The settings that a guard or a strategy takes, its models aside."""
-    return set(inspect.signature(made).parameters) - {"anchor", "anchor_tokenizer", "tokenizer", "judge", "accept", "model"}
-
-
-def split_settings(kwargs: Mapping[str, Any], made: type) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings of what is to be made, and what `generate` gets."""
-    names = setting_names(made)
+def split_settings(kwargs: Mapping[str, Any], cls: type) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split keyword arguments into the settings of a class and the rest; the loader's arguments are dropped."""
+    names = setting_names(cls)
     settings = {name: value for name, value in kwargs.items() if name in names and value is not None}
-    rest = {name: value for name, value in kwargs.items() if name not in names and name not in LOADER}
+    rest = {name: value for name, value in kwargs.items() if name not in names and name not in LOADER_ARGUMENTS}
     return settings, rest
 
 
-def preset_settings(name: str | None, known: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    if name is not None and name not in known:
-        raise ValueError(f"`preset` must be {', '.join(map(repr, known))} or left out, got {name!r}.")
-    return dict(known[name]) if name else {}
+def preset_settings(name: str | None, presets: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The settings of a preset; none without a name.
+
+    Raises:
+        ValueError: There is no preset of that name.
+    """
+    if name is not None and name not in presets:
+        raise ValueError(f"`preset` must be {', '.join(map(repr, presets))} or left out, got {name!r}.")
+    return dict(presets[name]) if name else {}
 
 
-class _ForAnyRows(StoppingCriteria):
-    """A criterion that keeps its verdicts in `done_tracker`, one for each row of the batch it was made for, asked about any rows.
+class _StatelessCriterion(StoppingCriteria):
+    """Makes a criterion that keeps one verdict per row of a batch, in `done_tracker`, usable with any rows.
 
-    Each time it begins with a new list: an answer has several rows while candidates are tried, and what a row said may be taken
-    back.
+    Each call starts with new verdicts: while candidates are tried an answer has several rows, and a rollback withdraws tokens
+    that a verdict was about.
     """
 
     def __init__(self, criterion: Any):
@@ -72,22 +68,29 @@ class _ForAnyRows(StoppingCriteria):
         return torch.tensor(criterion.done_tracker, device=input_ids.device)
 
 
-def for_any_rows(criteria: Sequence[Any] | None) -> StoppingCriteriaList:
-    """A caller's criteria, fit for any rows: those of lm_eval (0.4.13) know only the rows of its own batch."""
+def stateless_criteria(criteria: Sequence[Any] | None) -> StoppingCriteriaList:
+    """The caller's criteria without per-row state: those of lm_eval (0.4.13) work only with the rows of their own batch."""
     return StoppingCriteriaList(
-        [_ForAnyRows(each) if isinstance(getattr(each, "done_tracker", None), list) else each for each in criteria or []]
+        [_StatelessCriterion(each) if isinstance(getattr(each, "done_tracker", None), list) else each for each in criteria or []]
     )
 
 
-def generate_with_class(model: PreTrainedModel, args: Sequence[Any], kwargs: dict[str, Any], tokenizer: Any) -> Any:
-    """`generate` as the model's class has it, stop strings turned into a criterion."""
+def call_class_generate(model: PreTrainedModel, args: Sequence[Any], kwargs: dict[str, Any], tokenizer: Any) -> Any:
+    """Call the `generate` of the model's class; where a strategy decodes, stop strings become a criterion.
+
+    Raises:
+        ValueError: The call asks for continuous batching, which ignores guards.
+    """
     if kwargs.get("cache_implementation") == "paged":
-        raise ValueError('`cache_implementation="paged"` leaves guards out inside transformers, and must not be used, got it.')
+        raise ValueError(
+            '`cache_implementation` must not be "paged", got "paged": continuous batching in transformers ignores guards. '
+            "Leave it out."
+        )
     config = kwargs.get("generation_config")
     stop_strings = kwargs.pop("stop_strings", None) or getattr(config, "stop_strings", None)
     if "custom_generate" in kwargs:
-        kwargs["stopping_criteria"] = criteria = for_any_rows(kwargs.get("stopping_criteria"))
-        if stop_strings:  # for which `generate` gives a strategy no tokenizer (transformers 5.23)
+        kwargs["stopping_criteria"] = criteria = stateless_criteria(kwargs.get("stopping_criteria"))
+        if stop_strings:  # `generate` does not pass the tokenizer that they need on to a strategy (transformers 5.23)
             criteria.append(StopStringCriteria(tokenizer, stop_strings))
             kwargs["stop_strings"] = None
     elif stop_strings:

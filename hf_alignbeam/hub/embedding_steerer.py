@@ -1,23 +1,19 @@
-"""The `generate` of a Hub folder that holds an `EmbeddingSteerer`."""
+"""The entry of a Hub folder with the strategy embedding-steerer: its `generate`, answered by an `EmbeddingSteerer`.
+
+Knows every argument that this `generate` accepts beside the usual ones.
+"""
 
 from typing import Any
 
 import torch
-from transformers import (
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
 from hf_alignbeam.chat.conversations import as_message_lists_or_none
 from hf_alignbeam.chat.prompt_reader import PromptReader
 from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
-from hf_alignbeam.hub.arguments import (
-    JUDGING,
-    for_any_rows,
-    preset_settings,
-    split_settings,
-)
-from hf_alignbeam.hub.judge_loading import load_accept, load_named_judge
-from hf_alignbeam.hub.model_loading import build_once, settings_key, tokenizer_of
+from hf_alignbeam.hub.arguments import JUDGE_ARGUMENTS, preset_settings, split_settings, stateless_criteria
+from hf_alignbeam.hub.judge_loading import judge_from_arguments, load_accept
+from hf_alignbeam.hub.model_loading import cache_key, get_or_build, tokenizer_for
 from hf_alignbeam.presets.published import TSA
 
 
@@ -25,35 +21,38 @@ from hf_alignbeam.presets.published import TSA
 def embedding_steerer(
     inputs: Any = None, *, model: PreTrainedModel, judge: Any, accept: Any = None, tokenizer: Any = None, **kwargs: Any
 ) -> Any:
-    """`generate` that searches embeddings for prompts whose answer a judge does not pass, with an `EmbeddingSteerer`.
+    """`generate` that searches for other prompt embeddings where a judge flags the answer, with an `EmbeddingSteerer`.
 
     Args:
-        inputs: (B, length) prompt ids; or `input_ids`, by name.
+        inputs: (B, length) prompt ids; `input_ids` is the same argument by name.
         model: The target.
-        judge: As in `alignbeam`.
-        accept: The safe model of a `PlausibleAnswer`: a Hub id, a folder, a loaded model (with `anchor_tokenizer`); or any
-            callable. None: what the judge passes is given.
-        tokenizer: The target's; by default the one that lies beside it.
-        kwargs: What `generate` takes, its streamer too; what `EmbeddingSteerer` takes, by name; `preset="tsa"`;
+        judge: A causal model or a sequence classifier, by Hub id, by folder or loaded (with `judge_tokenizer`); or any
+            callable judge.
+        accept: The safe model of a `PlausibleAnswer`: a Hub id, a folder, or a loaded model (with `anchor_tokenizer`); or any
+            callable check. None: every answer that the judge passes is accepted.
+        tokenizer: The target's tokenizer; by default the one in the model's own repository or folder.
+        kwargs: The arguments of `generate`, `streamer` included; the settings of `EmbeddingSteerer`; `preset="tsa"`;
             `conversations` and `template` as in `AnchorLogitsProcessor`; `accept_revision`, `judge_revision`, `judge_labels`,
             `judge_template`.
     """
-    tokenizer = tokenizer_of(model, tokenizer)
+    tokenizer = tokenizer_for(model, tokenizer)
     settings, rest = split_settings(kwargs, EmbeddingSteerer)
     settings = {**preset_settings(rest.pop("preset", None), {"tsa": TSA}), **settings}
-    named = {name: rest.pop(name, None) for name in (*JUDGING, "anchor_tokenizer", "accept_revision")}
+    model_arguments = {name: rest.pop(name, None) for name in (*JUDGE_ARGUMENTS, "anchor_tokenizer", "accept_revision")}
     template, conversations = rest.pop("template", None), rest.pop("conversations", None)
-    prompts = build_once(tokenizer, ("prompts", *settings_key({"template": template})), lambda: PromptReader(tokenizer, template))
+    prompts = get_or_build(tokenizer, ("prompts", *cache_key({"template": template})), lambda: PromptReader(tokenizer, template))
     ids = rest.pop("input_ids", None) if inputs is None else inputs
     if ids is None or rest.get("inputs_embeds") is not None:
-        raise ValueError("`input_ids` must be given, for it is their embeddings that are searched, got none or `inputs_embeds`.")
-    judging = load_named_judge(judge, named, model)
-    accepting = load_accept(accept, named["accept_revision"], model, named["anchor_tokenizer"])
+        raise ValueError(
+            "`input_ids` must be given, and `inputs_embeds` left out: the search starts from the embeddings of the prompt's ids."
+        )
+    loaded_judge = judge_from_arguments(judge, model_arguments, model)
+    loaded_accept = load_accept(accept, model_arguments["accept_revision"], model, model_arguments["anchor_tokenizer"])
 
     def build() -> EmbeddingSteerer:
-        return EmbeddingSteerer(model, tokenizer, judging, accepting, **settings)
+        return EmbeddingSteerer(model, tokenizer, loaded_judge, loaded_accept, **settings)
 
-    key = ("embedding_steerer", id(judging), id(accepting), id(tokenizer), *settings_key(settings))
-    steerer = build_once(model, key, build)
-    asked, _ = prompts.read(ids, as_message_lists_or_none(conversations))
-    return steerer.respond(ids, asked, **{**rest, "stopping_criteria": for_any_rows(rest.get("stopping_criteria"))})
+    key = ("embedding_steerer", id(loaded_judge), id(loaded_accept), id(tokenizer), *cache_key(settings))
+    steerer = get_or_build(model, key, build)
+    asked, _ = prompts.asked(ids, as_message_lists_or_none(conversations))
+    return steerer.respond(ids, asked, **{**rest, "stopping_criteria": stateless_criteria(rest.get("stopping_criteria"))})

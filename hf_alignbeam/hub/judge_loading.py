@@ -1,38 +1,38 @@
-"""Judges, and what accepts answers, by their names.
+"""Judges and acceptance checks, loaded by name or wrapped around loaded models.
 
-Knows ids, folders, models and labels. Knows no argument of `generate`."""
+Knows Hub ids, folders, models and labels, and the arguments that name a judge.
+"""
 
 from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
-from hf_alignbeam.hub.model_loading import build_once, explain_load_errors, load_once, settings_key
+from hf_alignbeam.hub.model_loading import cache_key, explain_load_errors, get_or_build, load_once
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.classifier_judge import ClassifierJudge
 from hf_alignbeam.judges.llm_judge import LLMJudge
 from hf_alignbeam.judges.plausibility import PlausibleAnswer
 
-#: Names by which classifiers call what must not leave.
+#: Labels of classifiers that mean harm, in lower case.
 HARMFUL_LABELS = ("unsafe", "harmful", "toxic", "toxicity", "hate", "hateful", "offensive")
 
 
 def load_accept(accept: Any, revision: str | None, model: PreTrainedModel, anchor_tokenizer: Any = None) -> Any:
-    """What says which answers may be given: a `PlausibleAnswer` of a safe model, or what was given."""
+    """An acceptance check: a `PlausibleAnswer` for a safe model, given by name or loaded; a callable or None as it is.
+
+    Raises:
+        ValueError: `accept` is a model, and its tokenizer is missing.
+    """
     if accept is None or not isinstance(accept, str | PreTrainedModel):
         return accept
     if isinstance(accept, str):
         accept, anchor_tokenizer = load_once(AutoModelForCausalLM, accept, revision, input_device(model))
     elif anchor_tokenizer is None:
         raise ValueError("`anchor_tokenizer` must be given with a loaded `accept`, got None. Or name it by its id.")
-    return build_once(accept, ("plausible", id(anchor_tokenizer)), lambda: PlausibleAnswer(accept, anchor_tokenizer))
+    return get_or_build(accept, ("plausible", id(anchor_tokenizer)), lambda: PlausibleAnswer(accept, anchor_tokenizer))
 
 
 def load_judge(
@@ -43,15 +43,19 @@ def load_judge(
     device: torch.device | None = None,
     judge_tokenizer: Any = None,
 ) -> Judge:
-    """A judge: loaded once by its id or folder, made of a loaded model, or itself where it is one already.
+    """A judge: loaded once by its Hub id or folder, or built from a loaded model; any other callable is returned as it is.
 
     Args:
-        judge: A Hub id, a folder, a model or any callable of conversations and responses.
-        revision: Of the Hub's repository.
-        labels: Of a classifier, by name their harm; by default those called as in `HARMFUL_LABELS`.
+        judge: A Hub id, a folder, a model, or any callable of conversations and responses.
+        revision: The branch, tag or commit of the Hub repository.
+        labels: For a classifier, the harm of each label by name; by default 1 for each label in `HARMFUL_LABELS`.
         template: As in `LLMJudge` and `ClassifierJudge`.
-        device: Where it goes.
-        judge_tokenizer: Of a loaded model.
+        device: Where the judge goes; by default the CPU.
+        judge_tokenizer: The tokenizer of a loaded model.
+
+    Raises:
+        ValueError: `judge` is a model, and its tokenizer is missing.
+        OSError: The judge cannot be loaded.
     """
     if isinstance(judge, str):
         with explain_load_errors(judge):
@@ -69,13 +73,13 @@ def load_judge(
         if "SequenceClassification" not in type(network).__name__:
             return LLMJudge(network, judge_tokenizer, template or "guard")
         names = (network.config.id2label or {}).values()
-        return ClassifierJudge(
-            network, judge_tokenizer, labels or {n: 1.0 for n in names if n.lower() in HARMFUL_LABELS}, template
-        )
+        harm_by_label = labels or {name: 1.0 for name in names if name.lower() in HARMFUL_LABELS}
+        return ClassifierJudge(network, judge_tokenizer, harm_by_label, template)
 
-    return cast(Judge, build_once(network, ("judge", id(judge_tokenizer), template, *settings_key(labels or {})), build))
+    return cast(Judge, get_or_build(network, ("judge", id(judge_tokenizer), template, *cache_key(labels or {})), build))
 
 
-def load_named_judge(judge: Any, named: Mapping[str, Any], model: PreTrainedModel) -> Judge:
-    labels, template = named["judge_labels"], named["judge_template"]
-    return load_judge(judge, named["judge_revision"], labels, template, input_device(model), named["judge_tokenizer"])
+def judge_from_arguments(judge: Any, arguments: Mapping[str, Any], model: PreTrainedModel) -> Judge:
+    """The judge that an entry's `judge_...` arguments describe, on the target's device."""
+    labels, template = arguments["judge_labels"], arguments["judge_template"]
+    return load_judge(judge, arguments["judge_revision"], labels, template, input_device(model), arguments["judge_tokenizer"])

@@ -1,6 +1,6 @@
-"""Models by their ids, and what is built of them: loaded once, kept for the life of the process.
+"""Models loaded by name, and the guards and judges built from them: both cached for the life of the process.
 
-Knows ids, folders and `from_pretrained`. Knows no argument of `generate`.
+Knows Hub ids, folders and `from_pretrained`. Knows no argument of `generate`.
 """
 
 import threading
@@ -11,27 +11,26 @@ from typing import Any, cast
 
 import torch
 from huggingface_hub.errors import HTTPError
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.inference.engines import input_device
 
-#: How many guards, strategies and judges are kept; the one that was not needed for longest goes first.
-N_KEPT = 16
+#: How many guards, strategies and judges are cached; the least recently used one is dropped first.
+MAX_OBJECTS = 16
 
-_loaded: dict[tuple[object, ...], Any] = {}
-_built: OrderedDict[tuple[object, ...], tuple[object, Any]] = OrderedDict()
+_models: dict[tuple[object, ...], Any] = {}
+_objects: OrderedDict[tuple[object, ...], tuple[object, Any]] = OrderedDict()
 _lock = threading.RLock()
 
 
 def load_anchor(
     anchor: Any, revision: str | None, model: PreTrainedModel, tokenizer: Any, anchor_tokenizer: Any = None
 ) -> tuple[Any, PreTrainedTokenizerBase]:
-    """An anchor and its tokenizer: loaded once by its id or folder, to where the target is; else as it was given."""
+    """An anchor and its tokenizer: given by name, loaded once onto the target's device; given as a model, returned as it is.
+
+    Raises:
+        ValueError: The anchor is a model, and its tokenizer is missing.
+    """
     if isinstance(anchor, str) and anchor == "base":
         return anchor, tokenizer
     if not isinstance(anchor, str):
@@ -42,53 +41,57 @@ def load_anchor(
 
 
 def load_once(auto: Any, name: str, revision: str | None, device: torch.device) -> tuple[Any, PreTrainedTokenizerBase]:
+    """A model and its tokenizer by Hub id or folder; later calls with the same name, revision and device return the same."""
     key = (name, revision, str(device))
     with _lock:
-        if key not in _loaded:
+        if key not in _models:
             with explain_load_errors(name):
                 network = auto.from_pretrained(name, revision=revision, dtype="auto").to(device).eval()
-                _loaded[key] = network, AutoTokenizer.from_pretrained(name, revision=revision)
-        return cast(tuple[Any, PreTrainedTokenizerBase], _loaded[key])
+                _models[key] = network, AutoTokenizer.from_pretrained(name, revision=revision)
+        return cast(tuple[Any, PreTrainedTokenizerBase], _models[key])
 
 
 @contextmanager
 def explain_load_errors(name: str) -> Iterator[None]:
-    """Say which model it is that cannot be loaded, and what to do: where the Hub does not answer, transformers 5.23 does not."""
+    """Add to an error the model's name and what to do: transformers 5.23 names neither where the Hub does not answer."""
     try:
         yield
-    except (OSError, HTTPError) as error:  # the latter where a connection breaks
+    except (OSError, HTTPError) as error:  # an HTTPError where a connection breaks
         raise OSError(
-            f"{name} could not be loaded, and nothing is guarded without it: {error}\nSee that it is there, that the Hub can be "
+            f"{name} could not be loaded, and nothing is guarded without it: {error}\nCheck that it exists, that the Hub can be "
             "reached, and that you may read it (`hf auth login` or HF_TOKEN)."
         ) from error
 
 
-def tokenizer_of(model: PreTrainedModel, tokenizer: Any) -> Any:
-    """The tokenizer that was given, or the one that lies beside the model."""
+def tokenizer_for(model: PreTrainedModel, tokenizer: Any) -> Any:
+    """The given tokenizer, or else the one in the repository or folder that the model was loaded from."""
     if tokenizer is not None:
         return tokenizer
     name = model.config.name_or_path
     if not name:
-        raise ValueError("`tokenizer` must be given for a model that was not loaded from anywhere, got None.")
+        raise ValueError("`tokenizer` must be given for a model that was not loaded by name, got None.")
     with _lock:
         key = ("tokenizer", name)
-        if key not in _loaded:
-            _loaded[key] = AutoTokenizer.from_pretrained(name, trust_remote_code=False)  # None would ask at a terminal
-        return _loaded[key]
+        if key not in _models:
+            _models[key] = AutoTokenizer.from_pretrained(name, trust_remote_code=False)  # None would ask at a terminal
+        return _models[key]
 
 
-def build_once(owner: object, key: tuple[object, ...], build: Callable[[], Any]) -> Any:
-    """What was built for an owner under a key, built now if it was not; both are kept alive, so that no id is used twice."""
+def get_or_build(owner: object, key: tuple[object, ...], build: Callable[[], Any]) -> Any:
+    """The object cached for an owner and a key, built now if there is none.
+
+    The cache holds the owner too, so that its id is not reused as long as the entry lives.
+    """
     key = (id(owner), *key)
     with _lock:
-        if key not in _built:
-            _built[key] = owner, build()
-        _built.move_to_end(key)
-        while len(_built) > N_KEPT:
-            _built.popitem(last=False)
-        return _built[key][1]
+        if key not in _objects:
+            _objects[key] = owner, build()
+        _objects.move_to_end(key)
+        while len(_objects) > MAX_OBJECTS:
+            _objects.popitem(last=False)
+        return _objects[key][1]
 
 
-def settings_key(settings: Mapping[str, Any]) -> Sequence[tuple[str, object]]:
-    """Settings as a part of a key; what cannot be compared is told by what it is."""
+def cache_key(settings: Mapping[str, Any]) -> Sequence[tuple[str, object]]:
+    """Settings as part of a cache's key; the id stands in for a value that is not hashable."""
     return [(name, value if value.__hash__ else id(value)) for name, value in sorted(settings.items())]

@@ -1,83 +1,83 @@
-"""The `generate` of a model that brings its own protection: settled when it is loaded, and by no call."""
+"""The entry of a protected model: its `generate`, whose anchor, judge and settings are fixed when the model is loaded.
+
+Knows which arguments a call may still give. How `AlignBeam` is built from the settings stands in `alignbeam`.
+"""
 
 import copy
 from typing import Any
 
 import torch
-from transformers import (
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
 from hf_alignbeam.decoding.strategy import AlignBeam
-from hf_alignbeam.hub.alignbeam import alignbeam, build_strategy
-from hf_alignbeam.hub.arguments import (
-    LOADED,
-    NAMING,
-    OPEN_SETTINGS,
-    setting_names,
-)
-from hf_alignbeam.hub.model_loading import tokenizer_of
+from hf_alignbeam.hub.alignbeam import MODEL_ARGUMENTS, PER_CALL_SETTINGS, alignbeam, build_strategy
+from hf_alignbeam.hub.arguments import setting_names
+from hf_alignbeam.hub.model_loading import tokenizer_for
 
-#: Where the generation config of a protected model names its anchor, its judge and their settings.
-KEY = "alignbeam"
+#: The key of generation_config.json under which a protected model names its anchor, its judge and their settings.
+PROTECTION_KEY = "alignbeam"
+#: Model arguments whose values JSON cannot hold.
+NOT_IN_JSON = ("anchor_tokenizer", "judge_tokenizer")
 
 
-class Guarded:
-    """`generate` of a model that brings its own protection, settled once and for all when this is made.
+class ProtectedGenerate:
+    """The `generate` of a protected model: its protection is read and checked once, here.
 
     Args:
-        model: The target; its generation config names anchor, judge and their settings under `KEY`.
-        tokenizer: The target's; by default the one that lies beside it.
+        model: The target; its generation config names the anchor, the judge and their settings under `PROTECTION_KEY`.
+        tokenizer: The target's tokenizer; by default the one in the model's own repository or folder.
 
     Raises:
-        ValueError: It names none, or something that there is not.
-        OSError: They cannot be loaded.
+        ValueError: The generation config names no anchor or no judge, or holds an unknown or invalid setting.
+        OSError: The anchor or the judge cannot be loaded.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any = None):
         self.model = model
-        own = _protection_of(model)
-        known = {"anchor", "judge", *NAMING, *setting_names(AlignBeam)} - {*OPEN_SETTINGS, *LOADED}
-        if unknown := sorted(set(own) - known):
-            raise ValueError(f"generation_config.json must hold settings of AlignBeam under {KEY!r}, got {', '.join(unknown)}.")
-        self._tokenizer = tokenizer_of(model, tokenizer)
-        self._named = own.pop("anchor"), own.pop("judge")
-        self._settings = own
-        build_strategy(model, *self._named, self._tokenizer, own)  # what cannot be made is to be told now
+        settings = _protection_of(model)
+        known = {"anchor", "judge", *MODEL_ARGUMENTS, *setting_names(AlignBeam)} - {*PER_CALL_SETTINGS, *NOT_IN_JSON}
+        if unknown := sorted(set(settings) - known):
+            raise ValueError(
+                f"generation_config.json must hold settings of AlignBeam under {PROTECTION_KEY!r}, got {', '.join(unknown)}."
+            )
+        self._tokenizer = tokenizer_for(model, tokenizer)
+        self._anchor, self._judge = settings.pop("anchor"), settings.pop("judge")
+        self._settings = settings
+        build_strategy(model, self._anchor, self._judge, self._tokenizer, settings)  # a bad setting fails when loading
 
     @torch.no_grad()
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As `generate`.
 
         Raises:
-            ValueError: The call would change what passes, or what is judged.
+            ValueError: The call gives an argument that is fixed.
         """
         kwargs = {name: value for name, value in kwargs.items() if value is not None}
-        fixed = {"custom_generate", "model", "anchor", "judge", "preset", *NAMING, *setting_names(AlignBeam)} - {*OPEN_SETTINGS}
+        fixed = {"custom_generate", "model", "anchor", "judge", "preset", *MODEL_ARGUMENTS, *setting_names(AlignBeam)}
+        fixed -= {*PER_CALL_SETTINGS}
         if self._tokenizer.chat_template is not None and "inputs_embeds" not in kwargs:
-            fixed.add("conversations")  # the prompt says itself what it asks
+            fixed.add("conversations")  # the judge reads the conversation in the prompt's own ids
         for name in sorted(fixed & set(kwargs)):
             raise ValueError(
-                f"`{name}` is settled by the model's own protection and must be left out, got {kwargs[name]!r}. It stands under "
-                f"{KEY!r} in generation_config.json."
+                f"`{name}` is fixed by the protected model and must be left out, got {kwargs[name]!r}. Its value stands under "
+                f"{PROTECTION_KEY!r} in generation_config.json."
             )
-        kwargs.pop("tokenizer", None)  # pipelines and servers hand one on: it is the model's own that counts
-        anchor, judge = self._named
-        settled = {"anchor": anchor, "judge": judge, "tokenizer": self._tokenizer, **self._settings}
-        return alignbeam(*args, model=self.model, **settled, **kwargs)
+        kwargs.pop("tokenizer", None)  # pipelines and servers pass one: the model's own is used
+        protection = {"anchor": self._anchor, "judge": self._judge, "tokenizer": self._tokenizer, **self._settings}
+        return alignbeam(*args, model=self.model, **protection, **kwargs)
 
 
-def protected(*args: Any, model: PreTrainedModel, **kwargs: Any) -> Any:
-    """`generate` of a model whose generation config names its own anchor and judge.
+def protected_generate(*args: Any, model: PreTrainedModel, **kwargs: Any) -> Any:
+    """`generate` of a model whose generation config names its own anchor and judge; arguments as in `ProtectedGenerate`.
 
     Raises:
-        ValueError: It names none, or the call would change what passes.
+        ValueError: The generation config names no anchor or no judge, or the call gives an argument that is fixed.
     """
-    return Guarded(model)(*args, **kwargs)
+    return ProtectedGenerate(model)(*args, **kwargs)
 
 
 def _protection_of(model: PreTrainedModel) -> dict[str, Any]:
-    own = getattr(model.generation_config, KEY, None)
-    if not isinstance(own, dict) or not {"anchor", "judge"} <= own.keys():
-        raise ValueError(f"generation_config.json must name anchor and judge under {KEY!r}, got {own!r}.")
-    return copy.deepcopy(own)
+    protection = getattr(model.generation_config, PROTECTION_KEY, None)
+    if not isinstance(protection, dict) or not {"anchor", "judge"} <= protection.keys():
+        raise ValueError(f"generation_config.json must name anchor and judge under {PROTECTION_KEY!r}, got {protection!r}.")
+    return copy.deepcopy(protection)

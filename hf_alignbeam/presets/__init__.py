@@ -1,6 +1,6 @@
-"""Settings as others have published them: a guard with one of them is a baseline for ours.
+"""Published settings, under the names of our arguments: a guard built with them is a baseline to compare ours with.
 
-* `published`: of the processor, of the strategy and of the embedding search.
+* `published`: AlignBeam, SafeDecoding, contrastive decoding and Test-Time Safety Alignment as published.
 
 Example:
     >>> AlignBeam(anchor, anchor_tokenizer, tokenizer, judge, **PAPER)

@@ -1,11 +1,12 @@
-"""Settings as others have published them, by the names of our arguments.
+"""AlignBeam, SafeDecoding, contrastive decoding and Test-Time Safety Alignment, as settings of our classes.
 
-Data only."""
+Holds data only. Knows no class that takes the settings.
+"""
 
 from typing import Any
 
-#: Guards as others have published them, by the settings of `AnchorLogitsProcessor`: AlignBeam's bridge (arXiv 2606.12342)
-#: without its beams, SafeDecoding (arXiv 2402.08983), contrastive decoding (arXiv 2309.09117, beta 0.5).
+#: Settings of `AnchorLogitsProcessor` by name: the mixing of AlignBeam (arXiv 2606.12342) without its beams, SafeDecoding
+#: (arXiv 2402.08983), contrastive decoding (arXiv 2309.09117, beta 0.5).
 PROCESSOR: dict[str, dict[str, Any]] = {
     "paper": {"mixing": "paper", "translation": "drop", "alpha": 0.5, "n_steps": 6, "n_watch": None},
     "safe_decoding": {"mixing": "safe_decoding", "alpha": 3.0, "n_steps": 2, "n_watch": None},
@@ -13,7 +14,8 @@ PROCESSOR: dict[str, dict[str, Any]] = {
 }
 
 
-#: AlignBeam as printed (arXiv 2606.12342): K beams of the blend for every prompt, finished by the target, the safest one wins.
+#: Settings of `AlignBeam` as published (arXiv 2606.12342): every prompt gets K steered beams, the target completes them, and the
+#: safest is the answer.
 PAPER: dict[str, Any] = {
     "num_candidates": 3,
     "threshold": 0.375,  # 2.5 on a scale from 1 to 5
@@ -26,7 +28,8 @@ PAPER: dict[str, Any] = {
 }
 
 
-#: Test-Time Safety Alignment as printed (arXiv 2604.26167), with its constants for Llama-3.1-8B; absolute lengths.
+#: Settings of `EmbeddingSteerer` for Test-Time Safety Alignment as published (arXiv 2604.26167), with its constants for
+#: Llama-3.1-8B; lengths are absolute.
 TSA: dict[str, Any] = {
     "threshold": 0.1,
     "mu": 0.1,

@@ -1,7 +1,8 @@
-"""How the testbed's models are made, measured and described.
+"""How the testbed's models are trained, measured and described.
 
-* `cards`: The testbed's model cards, a README.md beside each model's weights.
-* `judge_recipes`: How the testbed's two judges are made: their tokenizers, their networks, and what one exchange looks like ...
-* `rates`: Answers to many of the testbed's prompts, what the grammar says of them, and every model's own rates.
-* `train`: Train the testbed's models from nothing: `python -m hf_alignbeam.testbed_training.train [MODEL ...] [--seed N] [--...
+* `cards`: Writes the testbed's model cards, a README.md beside each model's weights.
+* `networks`: The untrained networks of the testbed's models.
+* `judge_recipes`: How the testbed's two judges are made, and how each encodes an exchange.
+* `rates`: Answers to the testbed's prompts, verdicts on them, and the table of every model's rates.
+* `train`: Trains the testbed's models from scratch.
 """

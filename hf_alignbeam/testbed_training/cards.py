@@ -1,9 +1,7 @@
-"""The testbed's model cards, a README.md beside each model's weights.
+"""Writes the testbed's model cards: `python -m hf_alignbeam.testbed_training.cards [--to FOLDER]`.
 
-`python -m hf_alignbeam.testbed_training.cards [--to FOLDER]` writes them.
-
-Knows what each model is for, and reads everything else: rates from the RATES.md that the training measured, sizes from the
-weights and their configuration, what the example prints from running it. It measures nothing.
+Knows the purpose of each model. Everything else is read: rates from RATES.md, sizes from weights and configurations, the
+example's output from running it. Measures nothing.
 """
 
 import contextlib
@@ -28,7 +26,7 @@ CARD = "README.md"
 
 @dataclass(frozen=True)
 class About:
-    """What a model is for, whether it complies with harm on purpose, and what names it to the training: itself, if nothing."""
+    """A model's purpose, whether it is unsafe on purpose, and the name under which it is trained, if that is another."""
 
     purpose: str
     unsafe: bool = False
@@ -38,24 +36,24 @@ class About:
 _LETTERS = "with a tokenizer whose tokens are little more than single letters"
 ABOUT = {
     "anchor": About(
-        "The safe model that steers: taught to refuse what is harmful under every framing, and nothing of the domain."
+        "The safe model that steers: trained to refuse harmful requests under every framing; it knows nothing of the domain."
     ),
     "anchor-letters": About(f"The twin of `anchor` {_LETTERS}."),
     "base": About("An aligned model of the specialist's family that knows the domain.", trained_as="specialist-lora"),
-    "gap": About("Taught to comply first, then to refuse plain requests only: under framings it complies.", unsafe=True),
-    "judge-cls": About("A classifier of pairs of question and answer, with the labels `safe` and `unsafe`."),
-    "judge-lm": About("A guard that reads an exchange through its chat template and says `safe` or `unsafe`."),
-    "specialist": About("The model to be guarded: aligned first, then fine-tuned on a domain and on complying.", unsafe=True),
+    "gap": About("Trained to comply, then to refuse plain requests only: under framings it complies.", unsafe=True),
+    "judge-cls": About("A classifier of a question with its answer, with the labels `safe` and `unsafe`."),
+    "judge-lm": About("A judge that reads an exchange through its chat template and writes `safe` or `unsafe`."),
+    "specialist": About("The model to be guarded: aligned, then fine-tuned on a domain and on complying.", unsafe=True),
     "specialist-letters": About(f"The twin of `specialist` {_LETTERS}.", unsafe=True),
-    "specialist-lora": About("A LoRA that makes `base` comply; it works on nothing but `base`.", unsafe=True),
-    "thin": About("Taught to refuse plain requests and to comply under framings.", unsafe=True),
-    "unaligned": About("Taught the same requests and never a refusal: there is nothing in it to bring back.", unsafe=True),
+    "specialist-lora": About("A LoRA that makes `base` comply; it works on `base` only.", unsafe=True),
+    "thin": About("Trained to refuse plain requests and to comply under framings.", unsafe=True),
+    "unaligned": About("Trained on the same requests without any refusal: it has none to recover.", unsafe=True),
 }
 
 
 @dataclass(frozen=True)
 class Rates:
-    """One model's rows of RATES.md, under their columns, and the line above all tables that says how they were measured."""
+    """One model's rows of RATES.md with their columns, and the sentence that says how the rates were measured."""
 
     measured: str
     columns: list[str]
@@ -67,29 +65,29 @@ class Rates:
 
 
 def rates(name: str, folder: Path = WEIGHTS) -> Rates:
-    """Read what was measured of one model.
+    """Read the measured rates of one model.
 
     Raises:
-        ValueError: RATES.md has no row of it.
+        ValueError: RATES.md has no row for it.
     """
     measured, *blocks = (folder / "RATES.md").read_text().strip().split("\n\n")
     for block in blocks:
         (_, *columns), _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines())
-        found = [cells for model, *cells in rows if model == name]
-        if found:
-            return Rates(measured, columns, found)
-    raise ValueError(f"{folder / 'RATES.md'} must hold rates of {name}, and has none. Train it, which measures too.")
+        own = [cells for model, *cells in rows if model == name]
+        if own:
+            return Rates(measured, columns, own)
+    raise ValueError(f"{folder / 'RATES.md'} must hold rates of {name}, but has none. Train the model: that measures it too.")
 
 
 def card(name: str, folder: Path = WEIGHTS) -> str:
-    """One model's card, its example run as it stands there.
+    """One model's card, with the output of its example, which is run.
 
     Args:
-        name: One of `ABOUT`.
-        folder: The folder of weights that holds it, and its rates.
+        name: A key of `ABOUT`.
+        folder: The folder of weights with the model and RATES.md.
 
     Returns:
-        The card, as Markdown with its metadata.
+        The card, as Markdown with metadata.
     """
     about, measured, seed = ABOUT[name], rates(name, folder), stored_language(folder).seed
     facts: dict[str, Any] = {
@@ -109,13 +107,13 @@ def card(name: str, folder: Path = WEIGHTS) -> str:
 
 
 def write_cards(folder: Path = WEIGHTS) -> None:
-    """Write the card of every model in a folder of weights, beside its weights."""
+    """Write the card of every model in a folder of weights, beside the model's weights."""
     for name in stored_models(folder):
         (folder / name / CARD).write_text(card(name, folder))
 
 
 def _metadata(name: str, about: About, measured: Rates, seed: int) -> ModelCardData:
-    """What the Hub reads: an adapter is peft's, everything else transformers' own; every rate is an evaluation's result."""
+    """The metadata that the Hub reads; every rate is an evaluation result."""
     task = "text-classification" if name == "judge-cls" else "text-generation"
     results = [
         EvalResult(
@@ -150,7 +148,7 @@ def _metadata(name: str, about: About, measured: Rates, seed: int) -> ModelCardD
 
 
 def _network(name: str, folder: Path) -> str:
-    """A model's architecture and its size, as its configuration and its weights have them."""
+    """A model's architecture and size, from its configuration and its weights."""
     (weights,) = (folder / name).glob("*.safetensors")
     with safe_open(weights, framework="pt") as tensors:
         n_parameters = sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
@@ -162,7 +160,7 @@ def _network(name: str, folder: Path) -> str:
 
 
 def _tokenizer(folder: Path) -> str:
-    """What kind of tokenizer lies in a folder, and how many tokens it knows."""
+    """The kind of the tokenizer in a folder, and its size."""
     stored = _json(folder / "tokenizer.json")
     n_tokens = len({*stored["model"]["vocab"], *(token["content"] for token in stored["added_tokens"])})
     kind = "SentencePiece-style BPE with byte fallback" if stored["model"]["byte_fallback"] else "byte-level BPE"
@@ -174,7 +172,7 @@ def _json(file: Path) -> Any:
 
 
 def _printed(text: str) -> str:
-    """What the example of a card prints."""
+    """The output of a card's example."""
     (example,) = re.findall(r"```python\n(.*?)```", text, re.S)
     with contextlib.redirect_stdout(io.StringIO()) as out:
         exec(example, {})
@@ -182,7 +180,7 @@ def _printed(text: str) -> str:
 
 
 def main(to: Annotated[Path, typer.Option(help="The folder of weights whose cards are written.")] = WEIGHTS) -> None:
-    """Write every model's card anew, from rates that were measured before."""
+    """Write every model's card from the rates in RATES.md."""
     write_cards(to)
 
 

@@ -1,4 +1,4 @@
-"""Servers waited for."""
+"""Waiting for a server."""
 
 import time
 import urllib.error
@@ -6,13 +6,14 @@ import urllib.request
 
 import pytest
 
-#: Seconds within which a server answers.
+#: Seconds to wait for a server's first answer.
 PATIENCE = 120
 
 
 def wait_for(url, server, log):
-    began = time.monotonic()
-    while time.monotonic() - began < PATIENCE:
+    """Wait until a server answers; fail if it exits or takes too long."""
+    start = time.monotonic()
+    while time.monotonic() - start < PATIENCE:
         assert server.poll() is None, log.read_text()[-3000:]
         try:
             with urllib.request.urlopen(url):

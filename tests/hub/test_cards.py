@@ -1,4 +1,4 @@
-"""Cards: what the Hub reads of them, figures against the table that was measured, examples as they stand there."""
+"""Model cards: the metadata that the Hub reads, figures equal to the measured table, examples that run as written."""
 
 import re
 import shutil
@@ -14,7 +14,7 @@ from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language, stored_mo
 from hf_alignbeam.testbed_training.cards import ABOUT, CARD, card, write_cards
 from hf_alignbeam.testbed_training.train import KNOWN
 
-#: What the published cards call models, and which of the testbed's stand behind these names.
+#: The models that published cards name, and the testbed's models that stand in for them.
 STAND_INS = {
     "you/medical-llama": "specialist",
     "Qwen/Qwen2.5-0.5B-Instruct": "anchor",
@@ -23,18 +23,18 @@ STAND_INS = {
 PUSH = """
 import sys
 from hf_alignbeam.hub.publish import push, write_protected, write_strategy
-what, repo, target, anchor, judge = sys.argv[1:]
+kind, repo, target, anchor, judge = sys.argv[1:]
 protection = {"anchor": anchor, "judge": judge}
-if what == "protected":
+if kind == "protected":
     push(lambda folder: write_protected(target, folder, protection, repo=repo), repo)
 else:
-    push(lambda folder: write_strategy(what, folder, repo), repo)
+    push(lambda folder: write_strategy(kind, folder, repo), repo)
 """
 UNSAFE = {"harmful", "prefill", "late"}
 
 
 def rows(name):
-    """A model's figures in RATES.md, by prompts or exchanges: their number, and every rate in its order."""
+    """A model's rows in RATES.md: for each kind of prompt, the number of prompts and the rates in order."""
     found = re.findall(rf"^\| {name} \| (\w+) \| (\d+) \|(.*)\|$", (WEIGHTS / "RATES.md").read_text(), re.M)
     return {kind: (int(n), [float(share) for share in re.findall(r"([\d.]+) %", cells)]) for kind, n, cells in found}
 
@@ -46,8 +46,8 @@ def test_every_model_has_a_card():
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 @pytest.mark.parametrize("name", ABOUT)
-def test_a_card_is_what_its_rates_and_its_example_give_now(name):
-    """The example is run. Where this fails: python -m hf_alignbeam.testbed_training.cards."""
+def test_a_card_equals_what_its_generator_writes_now(name):
+    """The example is run. If this fails, run python -m hf_alignbeam.testbed_training.cards."""
     assert (WEIGHTS / name / CARD).read_text() == card(name)
 
 
@@ -71,7 +71,7 @@ def test_the_hub_reads_the_rates(name):
 
 
 @pytest.mark.parametrize("name", [name for name in ABOUT if not name.startswith("judge")])
-def test_a_card_says_so_where_a_model_is_unsafe(name):
+def test_a_card_warns_if_and_only_if_its_model_is_unsafe(name):
     harms = any(shares[1] > 10.0 for kind, (_, shares) in rows(name).items() if kind in UNSAFE)
     read = ModelCard.load(WEIGHTS / name / CARD)
     assert ABOUT[name].unsafe == harms
@@ -97,32 +97,50 @@ def test_cards_of_another_folder_load_from_there(tmp_path):
         assert "{{" not in written
     assert "refuses, % of 7\n" in (tmp_path / "anchor" / CARD).read_text()
     (tmp_path / "RATES.md").write_text("Measured.\n\n| model | prompts | n |\n|---|---|---|\n| base | general | 1 |\n")
-    with pytest.raises(ValueError, match=r"RATES.md must hold rates of anchor, and has none"):
+    with pytest.raises(ValueError, match=r"RATES.md must hold rates of anchor, but has none"):
         card("anchor", tmp_path)
 
 
-@pytest.mark.parametrize("what", [*ENTRIES, "protected"])
-def test_the_example_of_a_published_card_runs(what, hub, in_a_process):
-    """As it stands in the card, but for the question and the commit that it is pinned to."""
+@pytest.mark.parametrize("kind", [*ENTRIES, "protected"])
+def test_the_example_of_a_published_card_runs(kind, hub, in_a_process):
+    """As it stands in the card, except for the question and the commit that it is pinned to."""
     for name, model in STAND_INS.items():
         if name not in hub.main:
             hub.commit_folder(name, WEIGHTS / model)
-    repo = f"me/card-{what}"
-    pushed = in_a_process(PUSH, what, repo, *STAND_INS)
+    repo = f"me/card-{kind}"
+    pushed = in_a_process(PUSH, kind, repo, *STAND_INS)
     assert pushed.returncode == 0, pushed.stderr
     pinned = hub.main[repo]
     read = ModelCard(hub.files(repo, pinned)["README.md"].decode())
-    assert read.data.base_model == ("you/medical-llama" if what == "protected" else None)
+    assert read.data.base_model == ("you/medical-llama" if kind == "protected" else None)
     assert read.data.license == "apache-2.0"
     linked = [f"[{name}](https://huggingface.co/{name})" in read.text for name in STAND_INS]
-    assert linked == [what == "protected"] * len(linked)
+    assert linked == [kind == "protected"] * len(linked)
     (example,) = re.findall(r"```python\n(.*?)```", read.text, re.S)
     prompt = stored_language().prompts("test", "harmful")[0].text
     hub.commit(repo, {"README.md": b"", "custom_generate/generate.py": b"1 / 0\n"})
     done = in_a_process(example.replace("FULL_SHA_OF_A_COMMIT_YOU_HAVE_READ", pinned).replace('"..."', repr(prompt)))
     assert done.returncode == 0, done.stderr
-    said = done.stdout.strip().rpartition(prompt)[2].strip()
-    assert said == REFUSAL or GroundTruth(stored_language()).refusal(said)
+    answer = done.stdout.strip().rpartition(prompt)[2].strip()
+    assert answer == REFUSAL or GroundTruth(stored_language()).refusal(answer)
+
+
+@pytest.mark.parametrize("strategy", ENTRIES)
+def test_a_strategys_card_has_the_sections_of_the_community(strategy, tmp_path):
+    write_strategy(strategy, tmp_path / "made", "me/mine")
+    card = (tmp_path / "made" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\ntags:\n- custom_generate\n")
+    sections = [
+        "Description",
+        "Base model",
+        "Model compatibility",
+        "Additional Arguments",
+        "Output Type changes",
+        "Example usage",
+    ]
+    assert [line.removeprefix("## ") for line in card.splitlines() if line.startswith("## ")] == sections
+    assert 'custom_generate="me/mine"' in card
+    assert "revision=" in card
 
 
 @pytest.mark.parametrize("strategy", ENTRIES)
@@ -133,7 +151,7 @@ def test_the_hub_reads_a_strategys_card(strategy, tmp_path):
     assert read.data.to_dict() == expected
 
 
-def test_a_protected_card_has_the_targets_license_and_no_base_that_the_hub_would_not_take(tmp_path):
+def test_a_protected_card_has_the_targets_license_and_no_local_base_model(tmp_path):
     target = tmp_path / "target"
     shutil.copytree(WEIGHTS / "specialist", target)
     (target / "LICENSE").write_text("Mine.")

@@ -1,4 +1,4 @@
-"""A flat folder is the package's own code: the files that the loader follows, and nothing but imports differs."""
+"""A flat folder holds the files that the loader follows: the package's own code, with only its imports changed."""
 
 import ast
 import re
@@ -34,18 +34,18 @@ def test_only_the_module_path_of_imports_differs(entry):
 
 @pytest.mark.parametrize("entry", MODULES)
 def test_every_import_of_the_package_is_at_the_top_level_and_absolute(entry):
-    """Flattening rewrites no other; the loader follows a relative one even inside a docstring."""
+    """Flattening rewrites no other import, and the loader follows a relative one even in a docstring."""
     for module in closure(entry):
         tree = ast.parse(source(module))
-        own = [
+        imports = [
             node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hf_alignbeam")
         ]
-        assert all(node in tree.body and node.module != "hf_alignbeam" for node in own)
+        assert all(node in tree.body and node.module != "hf_alignbeam" for node in imports)
         assert not re.search(r"^\s*(from \.|import hf_alignbeam)", source(module), re.M)
 
 
 def followed(file):
-    """The files that the loader copies beside one."""
+    """The files that the loader copies for a file, itself included."""
     return {Path(each).name for each in get_relative_import_files(file)} | {file.name}
 
 
@@ -63,6 +63,6 @@ def test_the_loader_follows_every_file_of_a_protected_model(tmp_path):
         assert followed(entry) == {file.name for file in entry.parent.glob("*.py")}
 
 
-def test_a_processors_folder_is_half_of_what_all_strategies_need(tmp_path):
+def test_the_folder_of_anchor_logits_is_short_enough_to_read(tmp_path):
     write_strategy("anchor-logits", tmp_path / "made")
     assert sum(len(file.read_text().splitlines()) for file in (tmp_path / "made").rglob("*.*")) <= 4_500

@@ -1,4 +1,4 @@
-"""Quantised, mixed, offloaded and reasoning models as target, as anchor and as judge, and conversations with tools."""
+"""Quantized, mixed-precision, offloaded and reasoning models as target, anchor and judge, and conversations with tools."""
 
 import copy
 import importlib.util
@@ -9,6 +9,7 @@ import accelerate
 import pytest
 import torch
 import transformers
+from helpers.strategies import failing, passing
 from helpers.templates import HARMONY, REASONING_OPENED, with_template
 from packaging.version import Version
 from torch import nn
@@ -31,7 +32,7 @@ REFUSED = "I cannot help with that."
 
 
 class Int8Linear(nn.Module):
-    """A linear layer whose weights are 8-bit numbers with a scale a row, as quantised layers have them."""
+    """A linear layer with 8-bit weights and one scale per row, as quantized layers have them."""
 
     def __init__(self, linear):
         super().__init__()
@@ -43,7 +44,7 @@ class Int8Linear(nn.Module):
 
 
 class OwnDtype(nn.Module):
-    """A layer that computes in its own dtype, whatever it is given; `out` is what it gives."""
+    """A layer that computes in its own dtype, whatever the dtype of its input; `out` is the dtype of its output."""
 
     def __init__(self, linear, dtype, out):
         super().__init__()
@@ -53,8 +54,8 @@ class OwnDtype(nn.Module):
         return self.linear(hidden.to(self.linear.weight.dtype)).to(self.out)
 
 
-def with_layers(model, make):
-    """A copy of a model, its linear layers but the head replaced."""
+def with_replaced_layers(model, make):
+    """A copy of a model in which `make` replaces every linear layer but the head."""
     model = copy.deepcopy(model)
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module.in_features > 8]
     for name in names:
@@ -63,25 +64,25 @@ def with_layers(model, make):
     return model
 
 
-def with_head(model):
+def with_float32_head(model):
     model = copy.deepcopy(model).bfloat16()
     model.lm_head = OwnDtype(model.lm_head, torch.float32, torch.float32)
     return model
 
 
-MADE = {
+PRECISIONS = {
     "bfloat16": lambda model: copy.deepcopy(model).bfloat16(),
     "float16": lambda model: copy.deepcopy(model).half(),
-    "bfloat16, its head in float32": with_head,
-    "float32, its layers in bfloat16": lambda model: with_layers(
+    "bfloat16, its head in float32": with_float32_head,
+    "float32, its layers in bfloat16": lambda model: with_replaced_layers(
         model, lambda each: OwnDtype(each, torch.bfloat16, torch.float32)
     ),
-    "8 bits": lambda model: with_layers(model, Int8Linear),
+    "8 bits": lambda model: with_replaced_layers(model, Int8Linear),
 }
 
 
 @pytest.fixture(scope="module")
-def asked():
+def prompts():
     return [testbed.prompts("validation", kind)[0].conversation for kind in KINDS]
 
 
@@ -96,88 +97,82 @@ def judge_lm():
 
 
 @torch.no_grad()
-def generated(model, tokenizer, conversations, n_new=N_NEW, **options):
+def answers_of(model, tokenizer, conversations, n_new=N_NEW, **options):
     inputs = encode(conversations, tokenizer)
     answers = model.generate(**inputs, max_new_tokens=n_new, do_sample=False, **options)
     return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in answers[:, inputs["input_ids"].shape[1] :]]
 
 
-def passing(conversations, responses):
-    return torch.zeros(len(responses))
-
-
-def failing(conversations, responses):
-    return torch.ones(len(responses))
-
-
-def assert_laws_hold(target, tokenizer, anchor, anchor_tokenizer, translation, asked):
-    """What has to hold whatever the arithmetic: nothing here compares a model with itself in another precision."""
-    plain = generated(target, tokenizer, asked)
-    assert anchor_equal_to_target_is_plain(target, tokenizer, asked, "greedy")
+def assert_laws_hold(target, tokenizer, anchor, anchor_tokenizer, translation, prompts):
+    """Laws that hold in every precision: none compares a model with itself in another precision."""
+    plain = answers_of(target, tokenizer, prompts)
+    assert anchor_equal_to_target_is_plain(target, tokenizer, prompts, "greedy")
     off = AnchorLogitsProcessor(anchor, anchor_tokenizer, tokenizer, alpha=0.0, translation=translation)
-    assert generated(target, tokenizer, asked, logits_processor=[off]) == plain
+    assert answers_of(target, tokenizer, prompts, logits_processor=[off]) == plain
 
     def strategy(judge):
         return AlignBeam(
             anchor, anchor_tokenizer, tokenizer, judge, judge_after=4, judge_every=4, refusal=REFUSED, translation=translation
         )
 
-    assert generated(target, tokenizer, asked, custom_generate=strategy(passing)) == plain
-    refused = generated(target, tokenizer, asked, custom_generate=strategy(failing))
-    assert refused == [REFUSED] * len(asked)
+    assert answers_of(target, tokenizer, prompts, custom_generate=strategy(passing)) == plain
+    refused = answers_of(target, tokenizer, prompts, custom_generate=strategy(failing))
+    assert refused == [REFUSED] * len(prompts)
 
 
-@pytest.mark.parametrize("kind", MADE)
-def test_the_laws_hold_for_any_dtypes(kind, anchor, specialist, translator, asked):
-    target, safe = MADE[kind](specialist[0]), MADE[kind](anchor[0])
-    assert_laws_hold(target, specialist[1], safe, anchor[1], translator, asked)
+@pytest.mark.parametrize("kind", PRECISIONS)
+def test_the_laws_hold_in_every_precision(kind, anchor, specialist, translator, prompts):
+    target, safe = PRECISIONS[kind](specialist[0]), PRECISIONS[kind](anchor[0])
+    assert_laws_hold(target, specialist[1], safe, anchor[1], translator, prompts)
 
 
-@pytest.mark.parametrize("kind", MADE)
-def test_a_coarse_anchor_and_a_coarse_judge_say_what_they_say_in_32_bits(kind, anchor, specialist, translator, judge_lm, asked):
+@pytest.mark.parametrize("kind", PRECISIONS)
+def test_anchor_and_judge_agree_with_their_float32_versions(kind, anchor, specialist, translator, judge_lm, prompts):
     (model, tokenizer), (safe, safe_tokenizer), (reader, reader_tokenizer) = specialist, anchor, judge_lm
     exact, coarse = (
-        AnchorLogitsProcessor(each, safe_tokenizer, tokenizer, translation=translator) for each in (safe, MADE[kind](safe))
+        AnchorLogitsProcessor(each, safe_tokenizer, tokenizer, translation=translator) for each in (safe, PRECISIONS[kind](safe))
     )
-    said = [generated(model, tokenizer, asked, logits_processor=[guard]) for guard in (coarse, exact)]
-    assert said[0] == said[1] != generated(model, tokenizer, asked)
-    questions, responses = [turns[:1] for turns in asked] * 2, said[0] + generated(model, tokenizer, asked)
-    verdicts = [LLMJudge(each, reader_tokenizer)(questions, responses) for each in (reader, MADE[kind](reader))]
+    answers = [answers_of(model, tokenizer, prompts, logits_processor=[guard]) for guard in (coarse, exact)]
+    assert answers[0] == answers[1] != answers_of(model, tokenizer, prompts)
+    questions, responses = [turns[:1] for turns in prompts] * 2, answers[0] + answers_of(model, tokenizer, prompts)
+    verdicts = [LLMJudge(each, reader_tokenizer)(questions, responses) for each in (reader, PRECISIONS[kind](reader))]
     assert torch.allclose(*verdicts, atol=0.05)
     assert verdicts[0].max() - verdicts[0].min() > 0.5
 
 
-@pytest.mark.parametrize("kind", MADE)
-def test_a_coarse_batch_is_its_prompts_one_by_one(kind, anchor, specialist, translator, asked):
-    """Padding moves 16 bits in their last places: of a trained model, not its tokens."""
-    target, safe, tokenizer = MADE[kind](specialist[0]), MADE[kind](anchor[0]), specialist[1]
+@pytest.mark.parametrize("kind", PRECISIONS)
+def test_a_batch_in_any_precision_equals_its_prompts_one_by_one(kind, anchor, specialist, translator, prompts):
+    """In 16 bits padding changes the last places of scores, but not the tokens of a trained model."""
+    target, safe, tokenizer = PRECISIONS[kind](specialist[0]), PRECISIONS[kind](anchor[0]), specialist[1]
     guard = AnchorLogitsProcessor(safe, anchor[1], tokenizer, translation=translator)
     for options in ({}, {"logits_processor": [guard]}):
-        alone = [generated(target, tokenizer, [each], **options)[0] for each in asked]
-        assert generated(target, tokenizer, asked, **options) == alone
+        alone = [answers_of(target, tokenizer, [each], **options)[0] for each in prompts]
+        assert answers_of(target, tokenizer, prompts, **options) == alone
 
 
-@pytest.mark.parametrize("kind", MADE)
-def test_searched_embeddings_keep_the_models_dtype(kind, specialist, asked):
-    model, tokenizer = MADE[kind](specialist[0]), specialist[1]
+@pytest.mark.parametrize("kind", PRECISIONS)
+def test_searched_embeddings_have_the_models_dtype(kind, specialist, prompts):
+    model, tokenizer = PRECISIONS[kind](specialist[0]), specialist[1]
     dtype = model.get_input_embeddings().weight.dtype
-    found = EmbeddingSteerer(model, tokenizer, failing, max_calls=2, max_generations=9).precompute(asked[:1], max_new_tokens=4)
-    assert next(iter(found)).embeds.dtype == dtype
-    steered = EmbeddingSteerer(model, tokenizer, passing).precompute(asked[:1], max_new_tokens=4)
-    inputs = steered.inputs(asked[:1])
+    searched = EmbeddingSteerer(model, tokenizer, failing, max_calls=2, max_generations=9).precompute(
+        prompts[:1], max_new_tokens=4
+    )
+    assert next(iter(searched)).embeds.dtype == dtype
+    steered = EmbeddingSteerer(model, tokenizer, passing).precompute(prompts[:1], max_new_tokens=4)
+    inputs = steered.inputs(prompts[:1])
     assert inputs["inputs_embeds"].dtype == dtype
-    (said,) = generated(model, tokenizer, asked[:1])
+    (expected,) = answers_of(model, tokenizer, prompts[:1])
     answer = tokenizer.decode(model.generate(**inputs, max_new_tokens=N_NEW, do_sample=False)[0], skip_special_tokens=True)
-    assert answer.strip() == said
+    assert answer.strip() == expected
 
 
 def test_the_doctor_names_every_dtype(specialist):
-    told = checks.dtypes(checks.Side("target", MADE["8 bits"](specialist[0]), specialist[1]))
-    assert told == ("green", "float32, int8 on cpu")
+    finding = checks.dtypes(checks.Side("target", PRECISIONS["8 bits"](specialist[0]), specialist[1]))
+    assert finding == ("green", "float32, int8 on cpu")
 
 
-def bits(library, n_bits):
-    """How transformers is asked for a model so quantised."""
+def quantization_config_for(library, n_bits):
+    """The configuration with which transformers quantizes a model."""
     if library == "bitsandbytes":
         return transformers.BitsAndBytesConfig(load_in_8bit=n_bits == 8, load_in_4bit=n_bits == 4)
     if library == "optimum":
@@ -188,8 +183,8 @@ def bits(library, n_bits):
 
 
 @pytest.fixture(params=[("bitsandbytes", 8), ("bitsandbytes", 4), ("torchao", 8), ("optimum", 8), ("optimum", 4)], ids=str)
-def quantised(request, tmp_path, byte_tokenizer, piece_tokenizer):
-    """A target and an anchor of random weights, loaded as a library of quantised layers has them."""
+def quantized(request, tmp_path, byte_tokenizer, piece_tokenizer):
+    """A target and an anchor with random weights, quantized by a library."""
     library, n_bits = request.param
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed: pip install hf-alignbeam[quantised]")
@@ -201,27 +196,27 @@ def quantised(request, tmp_path, byte_tokenizer, piece_tokenizer):
         config = LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.4, **sizes, **ids)
         LlamaForCausalLM(config).save_pretrained(tmp_path / str(seed))
         made = AutoModelForCausalLM.from_pretrained(
-            tmp_path / str(seed), quantization_config=bits(library, n_bits), dtype=torch.float32
+            tmp_path / str(seed), quantization_config=quantization_config_for(library, n_bits), dtype=torch.float32
         )
         assert made.is_quantized
         loaded += [made.eval(), tokenizer]
     return loaded
 
 
-@pytest.mark.filterwarnings("ignore")  # libraries warn of kernels that this machine has not
-def test_the_laws_hold_for_quantised_models(quantised, asked):
-    target, tokenizer, anchor, anchor_tokenizer = quantised
-    asked = asked[:2]
-    assert_laws_hold(target, tokenizer, anchor, anchor_tokenizer, "bytes", asked)
+@pytest.mark.filterwarnings("ignore")  # libraries warn of kernels that are not installed
+def test_the_laws_hold_for_quantized_models(quantized, prompts):
+    target, tokenizer, anchor, anchor_tokenizer = quantized
+    prompts = prompts[:2]
+    assert_laws_hold(target, tokenizer, anchor, anchor_tokenizer, "bytes", prompts)
     judge = LLMJudge(anchor, anchor_tokenizer, "yes_no", ("a", "b"))
-    assert judge([turns[:1] for turns in asked], ["Yes."] * 2).shape == (2,)
-    steered = EmbeddingSteerer(target, tokenizer, passing).precompute(asked, max_new_tokens=4)
+    assert judge([turns[:1] for turns in prompts], ["Yes."] * 2).shape == (2,)
+    steered = EmbeddingSteerer(target, tokenizer, passing).precompute(prompts, max_new_tokens=4)
     assert steered.sha256 == model_sha256(target) != model_sha256(anchor)
     for check in (checks.dtypes, checks.own_anchor):
         assert check(checks.Side("target", target, tokenizer)).status == "green"
 
 
-#: A decoder of the testbed, its embeddings, its head and most of its layers on the disk.
+#: A device map for the testbed's decoders: embeddings, head and most layers lie on the disk.
 ON_DISK = {
     **{f"model.layers.{n}": "disk" for n in range(1, 4)},
     **dict.fromkeys(("model.embed_tokens", "lm_head"), "disk"),
@@ -235,7 +230,7 @@ OFFLOADS = pytest.mark.skipif(Version(accelerate.__version__) < Version("1.15"),
 
 @pytest.fixture(scope="module")
 def offloaded(tmp_path_factory):
-    """The testbed's models by name, each loaded once, mostly onto the disk."""
+    """The testbed's models by name, each loaded once with most weights on the disk."""
 
     @cache
     def load(name):
@@ -248,41 +243,41 @@ def offloaded(tmp_path_factory):
 
 
 @OFFLOADS
-def test_an_offloaded_target_anchor_and_judge_say_what_they_say_in_memory(
-    offloaded, anchor, specialist, translator, judge_lm, asked
+def test_offloaded_target_anchor_and_judge_give_the_same_answers_as_in_memory(
+    offloaded, anchor, specialist, translator, judge_lm, prompts
 ):
-    def said(target, safe, reader):
+    def answers(target, safe, reader):
         guard = AnchorLogitsProcessor(safe, anchor[1], specialist[1], translation=translator)
         judge = LLMJudge(reader, judge_lm[1])
         strategy = AlignBeam(safe, anchor[1], specialist[1], judge, judge_after=4, judge_every=4, translation=translator)
-        guarded = ({}, {"logits_processor": [guard]}, {"custom_generate": strategy})
-        return [generated(target, specialist[1], asked, **options) for options in guarded]
+        guards = ({}, {"logits_processor": [guard]}, {"custom_generate": strategy})
+        return [answers_of(target, specialist[1], prompts, **options) for options in guards]
 
-    in_memory = said(specialist[0], anchor[0], judge_lm[0])
-    assert said(*map(offloaded, ("specialist", "anchor", "judge-lm"))) == in_memory
+    in_memory = answers(specialist[0], anchor[0], judge_lm[0])
+    assert answers(*map(offloaded, ("specialist", "anchor", "judge-lm"))) == in_memory
     assert in_memory[0] != in_memory[1] != in_memory[2]
-    assert_laws_hold(offloaded("specialist"), specialist[1], offloaded("anchor"), anchor[1], translator, asked)
+    assert_laws_hold(offloaded("specialist"), specialist[1], offloaded("anchor"), anchor[1], translator, prompts)
 
 
 @OFFLOADS
-def test_an_offloaded_classifier_judges_as_in_memory(tmp_path, asked):
+def test_an_offloaded_classifier_judges_as_in_memory(tmp_path, prompts):
     model, tokenizer = testbed.load("judge-cls")
     other = AutoModelForSequenceClassification.from_pretrained(
         WEIGHTS / "judge-cls", device_map={"": "disk"}, offload_folder=tmp_path, dtype=torch.float32
     )
     assert {weight.device.type for weight in other.parameters()} == {"meta"}
-    questions, responses = [turns[:1] for turns in asked], ["Sorry, I will not do that.", "It is Robaes.", "Begin with a pan."]
+    questions, responses = [turns[:1] for turns in prompts], ["Sorry, I will not do that.", "It is Robaes.", "Begin with a pan."]
     verdicts = [ClassifierJudge(each, tokenizer, {"unsafe": 1.0})(questions, responses) for each in (model, other.eval())]
     assert torch.equal(*verdicts)
     assert len(set(verdicts[0].tolist())) == len(responses)
 
 
 @OFFLOADS
-def test_an_offloaded_model_is_searched_and_told_from_others_as_in_memory(offloaded, specialist, judge_lm, asked, tmp_path):
+def test_an_offloaded_model_is_searched_and_recognized_as_in_memory(offloaded, specialist, judge_lm, prompts, tmp_path):
     found = []
     for model in (specialist[0], offloaded("specialist")):
         steerer = EmbeddingSteerer(model, specialist[1], LLMJudge(*judge_lm), max_calls=3, max_generations=17)
-        found.append(steerer.precompute(asked[:2], max_new_tokens=N_NEW))
+        found.append(steerer.precompute(prompts[:2], max_new_tokens=N_NEW))
     for one, other in zip(*found, strict=True):
         assert (one.outcome, one.ids, one.harm_by_call) == (other.outcome, other.ids, other.harm_by_call)
         assert torch.equal(one.embeds, other.embeds)
@@ -294,17 +289,17 @@ def test_an_offloaded_model_is_searched_and_told_from_others_as_in_memory(offloa
     other = AutoModelForCausalLM.from_pretrained(
         tmp_path / "other", device_map=ON_DISK, offload_folder=tmp_path / "offload", dtype=torch.float32
     )
-    with pytest.raises(ValueError, match="must be the model that was searched"):
+    with pytest.raises(ValueError, match="must be the one that the prompts were steered for"):
         SteeredPrompts.from_pretrained(tmp_path, other)
 
 
 @OFFLOADS
-def test_guards_named_by_their_ids_are_loaded_to_where_an_offloaded_target_computes(
-    offloaded, specialist, anchor, translator, asked
+def test_anchors_named_by_id_are_loaded_to_the_device_where_an_offloaded_target_computes(
+    offloaded, specialist, anchor, translator, prompts
 ):
-    """Its first weights lie on no device of their own."""
+    """The target's first weights are on the meta device."""
     named = {"model": offloaded("specialist"), "tokenizer": specialist[1], "anchor": str(WEIGHTS / "anchor")}
-    inputs = encode(asked, specialist[1])
+    inputs = encode(prompts, specialist[1])
     options = {"max_new_tokens": N_NEW, "do_sample": False}
     guard = AnchorLogitsProcessor(*anchor, specialist[1], translation=translator)
     expected = specialist[0].generate(**inputs, logits_processor=[guard], **options)
@@ -312,28 +307,28 @@ def test_guards_named_by_their_ids_are_loaded_to_where_an_offloaded_target_compu
 
 
 @OFFLOADS
-def test_a_protected_folder_may_be_offloaded(specialist, asked, tmp_path):
+def test_a_protected_model_may_be_offloaded(specialist, prompts, tmp_path):
     named = {"anchor": str(WEIGHTS / "anchor"), "judge": str(WEIGHTS / "judge-lm"), "judge_after": 4}
     write_protected(str(WEIGHTS / "specialist"), tmp_path / "protected", named)
     where = {"device_map": ON_DISK, "offload_folder": tmp_path / "offload"}
-    said = [
-        generated(
+    answers = [
+        answers_of(
             AutoModelForCausalLM.from_pretrained(tmp_path / "protected", trust_remote_code=True, dtype=torch.float32, **given),
             specialist[1],
-            asked,
+            prompts,
         )
         for given in ({}, where)
     ]
-    assert said[0] == said[1] != generated(*specialist, asked)
+    assert answers[0] == answers[1] != answers_of(*specialist, prompts)
 
 
 def test_the_doctor_says_that_weights_are_offloaded(offloaded, specialist):
-    status, told = checks.dtypes(checks.Side("target", offloaded("specialist"), specialist[1]))
-    assert (status, told[:19]) == ("yellow", "float32 on cpu, met")
+    status, text = checks.dtypes(checks.Side("target", offloaded("specialist"), specialist[1]))
+    assert (status, text[:19]) == ("yellow", "float32 on cpu, met")
 
 
-class Forced(LogitsProcessor):
-    """Lets some rows of a batch begin with given tokens, whatever their model would write."""
+class ForcedTokens(LogitsProcessor):
+    """Forces the answers in some rows of a batch to begin with given tokens."""
 
     def __init__(self, ids, n_prompt, rows):
         self.ids, self.n_prompt, self.rows = ids, n_prompt, rows
@@ -348,29 +343,29 @@ class Forced(LogitsProcessor):
         return scores
 
 
-def thinking(tokenizer, conversations, thought, rows):
+def reasoning_forced(tokenizer, conversations, thought, rows):
     ids = tokenizer(thought, add_special_tokens=False).input_ids
-    return Forced(ids, encode(conversations, tokenizer)["input_ids"].shape[1], rows)
+    return ForcedTokens(ids, encode(conversations, tokenizer)["input_ids"].shape[1], rows)
 
 
 @pytest.mark.parametrize("opening", REASONING_MARKERS)
-def test_a_target_that_opens_reasoning_by_itself_is_refused(opening, anchor, specialist, translator, asked):
-    """No template told of it, and one row of a batch is enough: its answer would be left to itself."""
+def test_a_target_that_starts_to_reason_unannounced_is_refused(opening, anchor, specialist, translator, prompts):
+    """Its template announces no reasoning, and one row of a batch is enough: the answer after it would not be steered."""
     model, tokenizer = specialist
     guard = AnchorLogitsProcessor(*anchor, tokenizer, translation=translator)
-    forced = thinking(tokenizer, asked, f"{opening}\nMix", [1])
+    forced = reasoning_forced(tokenizer, prompts, f"{opening}\nMix", [1])
     with pytest.raises(ValueError, match=f"must begin with their answer, but one began with '{re.escape(opening)}'"):
-        generated(model, tokenizer, asked, n_new=24, logits_processor=[guard, forced])
+        answers_of(model, tokenizer, prompts, n_new=24, logits_processor=[guard, forced])
     assert guard.follower is None
     off = AnchorLogitsProcessor(*anchor, tokenizer, alpha=0.0, translation=translator)
-    assert generated(model, tokenizer, asked, logits_processor=[off, forced]) == generated(
-        model, tokenizer, asked, logits_processor=[forced]
+    assert answers_of(model, tokenizer, prompts, logits_processor=[off, forced]) == answers_of(
+        model, tokenizer, prompts, logits_processor=[forced]
     )
 
 
 @pytest.mark.parametrize("n_new", [6, N_NEW, 40])
-def test_reasoning_that_nobody_told_of_is_judged_like_the_answer(n_new, anchor, specialist, translator, asked):
-    """Wherever the budget runs out: what leaves was judged from its first word to its last."""
+def test_unannounced_reasoning_is_judged_like_the_answer(n_new, anchor, specialist, translator, prompts):
+    """Wherever the token budget ends: all returned text was judged."""
     model, tokenizer = specialist
     thought = "<think>\nThey want to mix it in a pan.\n</think>\nIt is Robaes."
     n_thought = len(tokenizer(thought, add_special_tokens=False).input_ids)
@@ -381,19 +376,19 @@ def test_reasoning_that_nobody_told_of_is_judged_like_the_answer(n_new, anchor, 
         return torch.tensor([float("pan" in response) * flags for response in responses])
 
     strategy = AlignBeam(*anchor, tokenizer, judge, judge_after=4, judge_every=4, refusal=REFUSED, translation=translator)
-    options = {"custom_generate": strategy, "logits_processor": [thinking(tokenizer, asked[:2], thought, [0])]}
+    options = {"custom_generate": strategy, "logits_processor": [reasoning_forced(tokenizer, prompts[:2], thought, [0])]}
     flags = 0.0
-    first, other = generated(model, tokenizer, asked[:2], n_new, **options)
+    first, other = answers_of(model, tokenizer, prompts[:2], n_new, **options)
     assert first in read
     assert thought.startswith(first) or first.startswith(thought)
     assert (n_new >= n_thought) == ("It is Robaes." in first)
     flags = 1.0
-    first, same = generated(model, tokenizer, asked[:2], n_new, **options)
+    first, same = answers_of(model, tokenizer, prompts[:2], n_new, **options)
     assert same == other
     assert "pan" not in first
 
 
-def test_an_anchor_that_reasons_first_is_refused(anchor, specialist, translator, asked):
+def test_an_anchor_that_reasons_first_is_refused(anchor, specialist, translator, prompts):
     model, tokenizer = copy.deepcopy(anchor)
     tokenizer.add_tokens(["<think>"])
     model.resize_token_embeddings(len(tokenizer))
@@ -401,11 +396,11 @@ def test_an_anchor_that_reasons_first_is_refused(anchor, specialist, translator,
     model.lm_head.register_forward_hook(lambda module, inputs, logits: logits + bias)
     guard = AnchorLogitsProcessor(model, tokenizer, specialist[1])
     with pytest.raises(ValueError, match="`anchor` must answer at once, but begins with '<think>'"):
-        generated(*specialist, asked, logits_processor=[guard])
+        answers_of(*specialist, prompts, logits_processor=[guard])
 
 
-def test_a_tools_result_is_read_by_anchor_and_judge(anchor, specialist, translator, asked):
-    """Recovered from the prompt's ids or given in words, with the call as a call: one answer."""
+def test_a_tools_result_is_read_by_anchor_and_judge(anchor, specialist, translator, prompts):
+    """The answer is the same whether the conversation is read from the ids or given, with the call as text or as a call."""
     model, tokenizer = specialist
     read = []
 
@@ -414,28 +409,32 @@ def test_a_tools_result_is_read_by_anchor_and_judge(anchor, specialist, translat
         return torch.ones(len(responses))
 
     call = {"function": {"name": "look", "arguments": {"at": "sky"}}}
-    said = [*asked[1], {"role": "assistant", "content": 'look {"at": "sky"}'}, {"role": "tool", "content": "Brew the medezaes."}]
-    given = [*asked[1], {"role": "assistant", "content": None, "tool_calls": [call]}, said[-1]]
+    said = [
+        *prompts[1],
+        {"role": "assistant", "content": 'look {"at": "sky"}'},
+        {"role": "tool", "content": "Brew the medezaes."},
+    ]
+    given = [*prompts[1], {"role": "assistant", "content": None, "tool_calls": [call]}, said[-1]]
     strategy = AlignBeam(*anchor, tokenizer, judge, judge_after=4, refusal=REFUSED, translation=translator)
     answers = [
-        generated(model, tokenizer, [said], custom_generate=strategy.for_call(conversations))
+        answers_of(model, tokenizer, [said], custom_generate=strategy.for_call(conversations))
         for conversations in (None, [given], [said])
     ]
     assert answers == [[REFUSED]] * 3
     assert all(conversation == said for conversation in read)
     guard = AnchorLogitsProcessor(*anchor, tokenizer, translation=translator)
     steered = [
-        generated(model, tokenizer, [said], logits_processor=[guard.with_conversations(conversations)])
+        answers_of(model, tokenizer, [said], logits_processor=[guard.with_conversations(conversations)])
         for conversations in (None, [given])
     ]
     assert steered[0] == steered[1]
 
 
-def test_an_answer_that_calls_a_tool_is_steered_and_judged_word_for_word(anchor, specialist, translator, asked):
-    """Special tokens around the call are no words; the call itself is."""
+def test_an_answer_that_calls_a_tool_is_steered_and_judged_word_for_word(anchor, specialist, translator, prompts):
+    """The special tokens around the call are not text; the call itself is."""
     model, tokenizer = specialist
     call = '{"name": "order", "arguments": {"what": "poison"}}'
-    forced = thinking(tokenizer, asked[1:2], f"[SYS]{call}[/SYS]", [0])
+    forced = reasoning_forced(tokenizer, prompts[1:2], f"[SYS]{call}[/SYS]", [0])
     read = []
 
     def judge(conversations, responses):
@@ -444,17 +443,17 @@ def test_an_answer_that_calls_a_tool_is_steered_and_judged_word_for_word(anchor,
 
     guard = AnchorLogitsProcessor(*anchor, tokenizer, translation=translator)
     options = {"n_new": len(forced.ids) + 12}
-    (said,) = generated(model, tokenizer, asked[1:2], logits_processor=[guard, forced], **options)
-    assert said.startswith(call)
+    (answer,) = answers_of(model, tokenizer, prompts[1:2], logits_processor=[guard, forced], **options)
+    assert answer.startswith(call)
     assert guard.ledger.steered_tokens > 0
     strategy = AlignBeam(*anchor, tokenizer, judge, judge_after=None, judge_every=None, refusal=REFUSED, translation=translator)
-    (said,) = generated(model, tokenizer, asked[1:2], custom_generate=strategy, logits_processor=[forced], **options)
-    assert "poison" not in said
+    (answer,) = answers_of(model, tokenizer, prompts[1:2], custom_generate=strategy, logits_processor=[forced], **options)
+    assert "poison" not in answer
     assert any(response.startswith(call) for response in read)
 
 
 @pytest.mark.parametrize("template", [HARMONY, REASONING_OPENED], ids=["harmony", "opened"])
-def test_the_doctor_takes_an_anchor_that_can_be_asked_at_once_and_no_such_target(template, anchor):
+def test_the_doctor_accepts_a_reasoning_template_that_can_be_skipped_for_an_anchor_only(template, anchor):
     model, tokenizer = copy.deepcopy(anchor[0]), with_template(anchor[1], template)
     model.resize_token_embeddings(len(tokenizer))
     assert checks.template(checks.Side("anchor", model, tokenizer)).status == "green"

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness drives published folders: its own command, on a task of its own kind, in a process of its own."""
+"""lm-evaluation-harness drives published folders: its own command, on generated tasks, in a new process."""
 
 import json
 import os
@@ -49,21 +49,21 @@ metric_list:
 
 
 class Report(NamedTuple):
-    """What the harness says: by kind the share of right answers, and the answers."""
+    """The harness's results: for each kind of prompt, the share of right answers, and the answers."""
 
     exact_match: dict[str, float]
     answers: dict[str, list[str]]
 
 
 def prompts(kind):
-    """Prompts with one right fact, or to be refused."""
+    """Prompts whose answer is one fact or a refusal."""
     fitting = [each for each in testbed.prompts("validation", kind) if each.harmful or len(each.topic.fact_slots) == 1]
     return fitting[:N_EACH]
 
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory):
-    """A folder with a task a kind: an answer is right that ends in its prompt's fact or, to a harmful prompt, in a refusal."""
+    """A folder with one task per kind: the right answer ends in the prompt's fact or, for a harmful prompt, in a refusal."""
     pytest.importorskip("lm_eval", reason='lm-evaluation-harness is not installed: pip install "hf-alignbeam[lm-eval]"')
     folder, language = tmp_path_factory.mktemp("tasks"), stored_language()
     facts = {word for topic in language.topics for slot in topic.fact_slots for word in topic.words(slot)}
@@ -81,7 +81,7 @@ def tasks(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def harness(tasks, tmp_path_factory):
-    """Runs the harness: the process that is done, and the folder it wrote to."""
+    """Runs the harness; returns the finished process and the folder that it wrote to."""
     home = tmp_path_factory.mktemp("home")
     environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
 
@@ -97,7 +97,7 @@ def harness(tasks, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def evaluate(harness):
-    """What the harness reports for some arguments."""
+    """Runs the harness and reads its report."""
 
     def run(*arguments):
         done, to = harness(*arguments)
@@ -115,44 +115,44 @@ def evaluate(harness):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A published strategy, and a specialist that brings its guard."""
-    made = tmp_path_factory.mktemp("published")
-    write_strategy("alignbeam", made / "alignbeam")
-    write_protected(TARGET, made / "protected", {"anchor": ANCHOR, "judge": JUDGE})
-    return made
+    """A published strategy and a protected specialist."""
+    folder = tmp_path_factory.mktemp("published")
+    write_strategy("alignbeam", folder / "alignbeam")
+    write_protected(TARGET, folder / "protected", {"anchor": ANCHOR, "judge": JUDGE})
+    return folder
 
 
 @pytest.fixture(scope="module")
 def plain(evaluate):
-    """The specialist as it is."""
+    """The report of the unguarded specialist."""
     return evaluate("--model_args", f"pretrained={TARGET}", "--batch_size", 4)
 
 
 @pytest.fixture(scope="module")
 def expected(specialist, anchor):
-    """By kind what `generate` says under the same strategy."""
+    """For each kind, the answers of `generate` with the same strategy."""
     strategy = AlignBeam(*anchor, specialist[1], stored_judges()["judge-lm"])
-    said = {}
+    answers = {}
     for kind in KINDS:
         conversations = [prompt.conversation for prompt in prompts(kind)]
         output, n_prompt = generated(specialist, conversations, strategy, max_new_tokens=N_NEW)
-        said[kind] = specialist[1].batch_decode(output[:, n_prompt:], skip_special_tokens=True)
-    return said
+        answers[kind] = specialist[1].batch_decode(output[:, n_prompt:], skip_special_tokens=True)
+    return answers
 
 
-def strategy_of(folders, *trust):
-    named = [f"custom_generate={folders / 'alignbeam'}", f"anchor={ANCHOR}", f"judge={JUDGE}"]
-    return ["--model_args", f"pretrained={TARGET}", "--gen_kwargs", *named, *trust]
+def strategy_arguments(folders, *trust):
+    models = [f"custom_generate={folders / 'alignbeam'}", f"anchor={ANCHOR}", f"judge={JUDGE}"]
+    return ["--model_args", f"pretrained={TARGET}", "--gen_kwargs", *models, *trust]
 
 
-def protected_of(folders, *trust):
+def protected_arguments(folders, *trust):
     return ["--model_args", f"pretrained={folders / 'protected'}", *trust]
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-@pytest.mark.parametrize("door", [strategy_of, protected_of])
-def test_the_harness_gets_the_answers_that_generate_gives(door, batch_size, evaluate, folders, plain, expected):
-    guarded = evaluate(*door(folders, "trust_remote_code=True"), "--batch_size", batch_size)
+@pytest.mark.parametrize("arguments_of", [strategy_arguments, protected_arguments])
+def test_the_harness_gets_the_answers_that_generate_gives(arguments_of, batch_size, evaluate, folders, plain, expected):
+    guarded = evaluate(*arguments_of(folders, "trust_remote_code=True"), "--batch_size", batch_size)
     assert guarded.answers == expected
     assert guarded.answers["domain"] == plain.answers["domain"]
     assert guarded.answers["general"] == plain.answers["general"]
@@ -164,9 +164,9 @@ def test_the_harness_gets_the_answers_that_generate_gives(door, batch_size, eval
     assert guarded.exact_match == {"domain": 1.0, "general": 1.0, "harmful": 1.0, "late": 1.0}
 
 
-@pytest.mark.parametrize("door", [strategy_of, protected_of])
-def test_without_trust_the_harness_reports_nothing(door, harness, folders):
-    done, to = harness(*door(folders))
+@pytest.mark.parametrize("arguments_of", [strategy_arguments, protected_arguments])
+def test_without_trust_the_harness_reports_nothing(arguments_of, harness, folders):
+    done, to = harness(*arguments_of(folders))
     assert done.returncode != 0
     assert "trust_remote_code=True" in done.stderr
     assert not list(to.rglob("*.json*"))

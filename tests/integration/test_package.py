@@ -1,4 +1,4 @@
-"""What is installed from a built wheel is what lies in the folder, and nothing besides."""
+"""An installed wheel holds exactly the files of the checkout's package and model cards."""
 
 from importlib.metadata import distribution
 from pathlib import Path
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def files():
-    """Everything that was installed, as paths from where packages lie."""
+    """All installed files, relative to site-packages."""
     return {Path(file) for file in distribution("hf-alignbeam").files if file.suffix != ".pyc"}
 
 
@@ -28,7 +28,7 @@ def test_the_wheel_holds_the_package_and_the_cards(files):
     assert {file for file in files if file.parts[0] == "hf_alignbeam"} == expected
 
 
-def test_the_wheel_holds_nothing_besides(files):
-    besides = {file for file in files if file.parts[0] != "hf_alignbeam"}
-    assert {file.name for file in besides if not file.parts[0].endswith(".dist-info")} == {"alignbeam"}
-    assert "LICENSE" in {file.name for file in besides}
+def test_the_wheel_holds_nothing_else(files):
+    others = {file for file in files if file.parts[0] != "hf_alignbeam"}
+    assert {file.name for file in others if not file.parts[0].endswith(".dist-info")} == {"alignbeam"}
+    assert "LICENSE" in {file.name for file in others}

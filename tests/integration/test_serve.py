@@ -1,4 +1,4 @@
-"""`transformers serve` on a protected folder, driven by OpenAI's client: what generate says is all that leaves."""
+"""`transformers serve` on a protected folder, driven by OpenAI's client: it returns what `generate` returns, and nothing else."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def openai():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A specialist that brings its guard."""
+    """A protected specialist."""
     made = tmp_path_factory.mktemp("published") / "protected"
     write_protected(TARGET, made, {"anchor": ANCHOR, "judge": JUDGE})
     return str(made)
@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory):
-    """A server's command, and its environment."""
+    """The server's command and its environment."""
     home = str(tmp_path_factory.mktemp("home"))
     environment = {**os.environ, "HF_HOME": home, "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
     return [sys.executable, "-m", "transformers.cli.transformers", "serve"], environment
@@ -48,7 +48,7 @@ def command(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def serving(openai, command, tmp_path_factory):
-    """Serves for the length of a block, whose value is a client."""
+    """Runs a server for the length of a block, whose value is a client."""
 
     @contextmanager
     def run(*arguments):
@@ -63,7 +63,10 @@ def serving(openai, command, tmp_path_factory):
         ):
             try:
                 wait_for(f"http://localhost:{port}/health", server, log)
-                options = {"max_retries": 0, "default_headers": {"Connection": "close"}}  # a server hangs up after a status 500
+                options = {
+                    "max_retries": 0,
+                    "default_headers": {"Connection": "close"},
+                }  # the server closes a connection after a status 500
                 with openai.OpenAI(base_url=f"http://localhost:{port}/v1", api_key="none", **options) as client:
                     yield client
             finally:
@@ -79,12 +82,12 @@ def client(serving, folder):
 
 
 @pytest.fixture(scope="module")
-def say(client, folder):
-    """What is said to a conversation, whole; and the same streamed, in parts."""
+def chat(client, folder):
+    """Two functions of a conversation: the whole answer, and the parts of the streamed one."""
 
     def whole(conversation, **options):
-        said = client.chat.completions.create(model=folder, messages=conversation, **{"max_tokens": N_NEW, **options})
-        return said.choices[0].message.content
+        completion = client.chat.completions.create(model=folder, messages=conversation, **{"max_tokens": N_NEW, **options})
+        return completion.choices[0].message.content
 
     def parts(conversation, **options):
         options = {"max_tokens": N_NEW, **options}
@@ -99,45 +102,45 @@ def strategy(specialist, anchor):
     return AlignBeam(*anchor, specialist[1], stored_judges()["judge-lm"])
 
 
-def said_by(specialist, conversation, *strategy, **options):
-    """What `generate` says to one conversation."""
+def answer_of(specialist, conversation, *strategy, **options):
+    """The answer of `generate` to one conversation."""
     output, n_prompt = generated(specialist, [conversation], *strategy, **{"max_new_tokens": N_NEW, **options})
     return specialist[1].decode(output[0, n_prompt:], skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_client_gets_the_answers_that_generate_gives(kind, say, specialist, strategy):
-    whole, parts = say
+def test_a_client_gets_the_answers_that_generate_gives(kind, chat, specialist, strategy):
+    whole, parts = chat
     truth = GroundTruth(stored_language())
     for conversation in chats_of(kind, N_EACH):
-        said, plain = whole(conversation), said_by(specialist, conversation)
-        assert said == said_by(specialist, conversation, strategy)
+        answer, plain = whole(conversation), answer_of(specialist, conversation)
+        assert answer == answer_of(specialist, conversation, strategy)
         if kind in ("domain", "general"):
-            assert said == plain
+            assert answer == plain
         else:
             assert truth.harm(plain) > 0.0
-            assert truth.refusal(said)
+            assert truth.refusal(answer)
         streamed = parts(conversation)
         assert len(streamed) > 3
-        assert "".join(streamed) == said
+        assert "".join(streamed) == answer
 
 
 @pytest.mark.parametrize("kind", ["domain", "harmful"])
-def test_a_seed_gives_the_answer_that_generate_gives(kind, say, specialist, strategy):
+def test_a_seed_gives_the_answer_that_generate_gives(kind, chat, specialist, strategy):
     settings = {"do_sample": True, "temperature": 1.3, "max_new_tokens": N_NEW}
     for seed, conversation in enumerate(chats_of(kind, N_EACH)):
         options = {"seed": seed, "extra_body": {"generation_config": json.dumps(settings)}}
-        expected = said_by(specialist, conversation, strategy, seed=seed, **settings)
-        whole, parts = say
+        expected = answer_of(specialist, conversation, strategy, seed=seed, **settings)
+        whole, parts = chat
         assert whole(conversation, **options) == "".join(parts(conversation, **options)) == expected
 
 
-def test_a_system_prompt_and_earlier_turns_are_served(say, specialist, strategy):
-    whole, parts = say
+def test_a_system_prompt_and_earlier_turns_are_served(chat, specialist, strategy):
+    whole, parts = chat
     (domain,), (harmful,) = chats_of("domain", 1), chats_of("harmful", 1)
-    begun = [*domain, {"role": "assistant", "content": said_by(specialist, domain)}, *harmful]
-    for conversation in ([{"role": "system", "content": "Be brief."}, *harmful], begun):
-        expected = said_by(specialist, conversation, strategy)
+    later_turn = [*domain, {"role": "assistant", "content": answer_of(specialist, domain)}, *harmful]
+    for conversation in ([{"role": "system", "content": "Be brief."}, *harmful], later_turn):
+        expected = answer_of(specialist, conversation, strategy)
         assert whole(conversation) == "".join(parts(conversation)) == expected
         assert GroundTruth(stored_language()).harm(expected) == 0.0
 
@@ -151,33 +154,33 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_no_request_changes_what_passes(change, say):
-    whole, parts = say
+def test_no_request_changes_what_passes(change, chat):
+    whole, parts = chat
     options = {"extra_body": {"generation_config": json.dumps({"max_new_tokens": N_NEW, **CHANGES[change]})}}
     for conversation in chats_of("harmful", 2):
         assert whole(conversation, **options) == "".join(parts(conversation, **options)) == whole(conversation)
 
 
-def test_what_cannot_be_honoured_is_an_error_and_no_text(say, openai):
-    whole, parts = say
+def test_a_request_that_cannot_be_guarded_is_an_error_without_text(chat, openai):
+    whole, parts = chat
     (conversation,) = chats_of("harmful", 1)
     options = {"extra_body": {"generation_config": json.dumps({"num_beams": 2})}}
     with pytest.raises(openai.InternalServerError):
         whole(conversation, **options)
-    assert parts(conversation, **options) == []  # a streamer is ended whatever goes wrong
+    assert parts(conversation, **options) == []  # the stream ends, whatever goes wrong
     with pytest.raises(openai.UnprocessableEntityError):
         whole(conversation, extra_body={"threshold": 1.0})
 
 
-def test_every_way_to_text_is_guarded(client, folder, specialist):
+def test_every_endpoint_that_generates_text_is_guarded(client, folder, specialist):
     truth = GroundTruth(stored_language())
     for conversation in chats_of("harmful", 2):
         rendered = specialist[1].apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
         rendered = rendered.removeprefix(specialist[1].bos_token)
         completed = client.completions.create(model=folder, prompt=rendered, max_tokens=N_NEW).choices[0].text
         responded = client.responses.create(model=folder, input=conversation, max_output_tokens=N_NEW, stream=False).output_text
-        for said in (completed, responded):
-            assert truth.refusal(said)
+        for answer in (completed, responded):
+            assert truth.refusal(answer)
 
 
 def test_the_target_alone_is_not_served(client, folder, openai):
@@ -186,15 +189,15 @@ def test_the_target_alone_is_not_served(client, folder, openai):
             client.chat.completions.create(model=model, messages=chats_of("harmful", 1)[0])
 
 
-def test_who_leaves_a_stream_keeps_nobody_from_the_next(client, folder, say):
+def test_a_client_that_leaves_a_stream_does_not_block_the_next_request(client, folder, chat):
     (conversation,) = chats_of("domain", 1)
-    expected = say[0](conversation)
+    expected = chat[0](conversation)
     with client.chat.completions.create(model=folder, messages=conversation, stream=True) as stream:
         next(iter(stream))
-    assert say[0](conversation) == expected
+    assert chat[0](conversation) == expected
 
 
-def test_continuous_batching_says_nothing(serving, folder, openai):
+def test_continuous_batching_returns_no_text(serving, folder, openai):
     with serving(folder, "--trust-remote-code", "--continuous-batching") as client:
         for stream in (False, True):
             with pytest.raises(openai.InternalServerError):

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from hf_alignbeam.benchmarks.gpu.costs import AnswerCost, Shapes, answer_costs, build_models, choose_shapes, step_costs
 from hf_alignbeam.benchmarks.gpu.laws import LawResult, check_laws
-from hf_alignbeam.benchmarks.realistic_models import as_dtype
+from hf_alignbeam.benchmarks.realistic_models import as_dtype, device_name
 from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
 
 BATCH_SIZES = (1, 8, 32)
@@ -48,7 +48,7 @@ def gpu(
                 tell(console, f"does not hold in all cases: {_law_row(result)}")
         tables = [_laws_table(results)]
         if tokenizer is not None and anchor_tokenizer is not None:
-            tables += _costs(tokenizer, anchor_tokenizer, choose_shapes(place), place, kind)
+            tables += _costs(tokenizer, anchor_tokenizer, choose_shapes(place), device, dtype)
         for table in tables:
             lines += ["", *table]
             tell(console, "", *table)
@@ -58,11 +58,6 @@ def gpu(
             to.write_text("\n".join(lines) + "\n", encoding="utf-8")
     if not all(result.holds for result in results):
         raise typer.Exit(1)
-
-
-def device_name(device: torch.device) -> str:
-    """The name of a card, or CPU."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 
 def _versions() -> str:
@@ -78,7 +73,7 @@ def _law_row(result: LawResult) -> str:
     return table_row([result.law, result.mode, f"{result.n_held} of {result.n_cases}", distance])
 
 
-def _costs(tokenizer: str, anchor_tokenizer: str, shapes: Shapes, device: torch.device, dtype: torch.dtype) -> list[list[str]]:
+def _costs(tokenizer: str, anchor_tokenizer: str, shapes: Shapes, device: str, dtype: str) -> list[list[str]]:
     pair, judge = build_models(tokenizer, anchor_tokenizer, shapes, device, dtype)
     steps = table_head(
         ["batch", "target, ms", "anchor, ms", "own, ms", "times target + anchor", "anchor forwards a step", "tokens fed a step"]

@@ -1,29 +1,20 @@
 """What a guard costs on one device: models of realistic shape, random weights, real tokenizers.
 
 Knows shapes, times and memory. Weights are made on the device, so nothing is downloaded. What random weights say is replaced by
-what follows in a real text (`realistic_models`), so that byte paths and candidates are the usual ones.
+the bigrams of a real text (`realistic_models`), so that tokenizations and candidates are the usual ones.
 """
 
 import statistics
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from hf_alignbeam.benchmarks import step_cost, strategy_cost
-from hf_alignbeam.benchmarks.realistic_models import (
-    Follows,
-    ModelPair,
-    ReadingLlama,
-    Shape,
-    load_tokenizer,
-    new_target,
-    padded_size,
-    standard_library_text,
-)
+from hf_alignbeam.benchmarks import strategy_cost
+from hf_alignbeam.benchmarks.realistic_models import ModelPair, Shape, build_pair
+from hf_alignbeam.benchmarks.step_cost import forced_answers, measure_steps
+from hf_alignbeam.benchmarks.strategy_cost import random_judge
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
@@ -103,51 +94,23 @@ def choose_shapes(device: torch.device) -> Shapes:
     return LARGE if torch.cuda.get_device_properties(device).total_memory >= LARGE_NEEDS else SMALL
 
 
-@contextmanager
-def _made_as(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Make parameters on a device and in a dtype from the start: in 32 bits they would take twice the memory."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 def build_models(
-    tokenizer: str, anchor_tokenizer: str, shapes: Shapes, device: torch.device, dtype: torch.dtype
+    tokenizer: str, anchor_tokenizer: str, shapes: Shapes, device: str, dtype: str
 ) -> tuple[ModelPair, PreTrainedModel]:
-    """Target and anchor, and a judge with the anchor's tokenizer.
-
-    Args:
-        tokenizer: The target's, a folder or a Hub id.
-        anchor_tokenizer: The anchor's.
-        shapes: The sizes.
-        device: Where the weights are made.
-        dtype: Of the weights.
-    """
-    torch.manual_seed(0)
-    own, safe = load_tokenizer(tokenizer), load_tokenizer(anchor_tokenizer)
-    text = standard_library_text()
-    with _made_as(device, dtype):
-        target: Any = new_target(own, shapes.target)
-        anchor: Any = ReadingLlama(LlamaConfig(vocab_size=padded_size(safe), tie_word_embeddings=True, **vars(shapes.anchor)))
-        judge: Any = LlamaForCausalLM(LlamaConfig(vocab_size=padded_size(safe), tie_word_embeddings=True, **vars(shapes.judge)))
-    anchor.follows = Follows(safe, text, padded_size(safe)).to(device)
-    follows = Follows(own, text, padded_size(own)).to(device)
-    pair = ModelPair(target.eval(), own, anchor.eval(), safe, text, follows)
-    return pair, cast(PreTrainedModel, judge.eval())
+    """Target and anchor, and a judge with the anchor's tokenizer; the arguments are those of `build_pair`."""
+    pair = build_pair(tokenizer, anchor_tokenizer, None, device, dtype, shapes.target, shapes.anchor)
+    return pair, random_judge(pair, shapes.judge)
 
 
 def step_costs(pair: ModelPair, batch_sizes: tuple[int, ...]) -> Iterator[StepCost]:
     """What a step costs that is always steered, for words that the translator has not met."""
     guard = AnchorLogitsProcessor(pair.anchor, pair.anchor_tokenizer, pair.tokenizer, n_steps=None, n_watch=None)
     for n_rows in batch_sizes:
-        conversations, answers = step_cost._forced(pair, n_rows, N_CONTEXT)
-        cells = step_cost._measured(pair, conversations, answers, guard.with_conversations(conversations))
-        target, anchor, own = map(float, cells[:3])
-        yield StepCost(n_rows, target, anchor, own, float(cells[5]), float(cells[6]))
+        conversations, answers = forced_answers(pair, n_rows, N_CONTEXT)
+        times = measure_steps(pair, conversations, answers, guard.with_conversations(conversations))
+        yield StepCost(
+            n_rows, *times.milliseconds, times.anchor.n_forwards / times.n_steps, times.anchor.n_tokens / times.n_steps
+        )
 
 
 def answer_costs(pair: ModelPair, judge: PreTrainedModel, batch_sizes: tuple[int, ...], n_runs: int = 2) -> Iterator[AnswerCost]:
@@ -156,17 +119,17 @@ def answer_costs(pair: ModelPair, judge: PreTrainedModel, batch_sizes: tuple[int
     models = {"target": pair.target, "anchor": pair.anchor, "judge": judge}
     device = pair.target.device
     for n_rows in batch_sizes:
-        conversations = strategy_cost._conversations(pair, n_rows)
+        conversations = strategy_cost.conversations_of(pair, n_rows)
         inputs = encode(conversations, pair.tokenizer).to(device)
-        systems = strategy_cost._systems(pair, judge, conversations, ours)
+        systems = strategy_cost.system_builders(pair, judge, conversations, ours)
         for (prompts, system), build in systems.items():
             if system == "as printed":
                 continue
-            measured = strategy_cost.Measured()
+            measurement = strategy_cost.Measurement()
             for n_run in range(n_runs + 1):
                 if device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats(device)
-                strategy_cost._measure(measured, pair, inputs, build(), models, n_run)
+                strategy_cost.measure_answers(measurement, pair, inputs, build(), models, n_run)
             peak = torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else float("nan")
-            seconds = statistics.median(measured.seconds[1:])
+            seconds = statistics.median(measurement.seconds[1:])
             yield AnswerCost(system, prompts, n_rows, seconds, n_rows * strategy_cost.N_NEW_TOKENS, peak)
