@@ -20,7 +20,7 @@ from hf_alignbeam.embedding_search.embeddings import embedded
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompts
 from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
 from hf_alignbeam.evaluation.generation import encode
-from hf_alignbeam.evaluation.statistics import Rate, points
+from hf_alignbeam.evaluation.statistics import Rate, format_points
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.plausibility import PlausibleAnswer
 from hf_alignbeam.presets.published import TSA
@@ -200,7 +200,7 @@ def _clean(bench: Bench, loaded: Mapping[str, tuple[PreTrainedModel, PreTrainedT
                 after, before_all = (
                     verdicts(bench.truth, prompts, said)["correct"] for said in (texts, [each.text for each in plain])
                 )
-                cells.append(f"{Rate(sum(after), len(after))}, {points(after, before_all)}")
+                cells.append(f"{Rate(sum(after), len(after))}, {format_points(after, before_all)}")
         n_clean = sum(calls.values())
         asked = ", ".join(f"{number}: {100 * n / n_clean:.1f} %" for number, n in sorted(calls.items()))
         lines.append(table_row([name, str(n_prompts), str(n_clean), asked, f"{100 * n_same / n_clean:.1f} %", *cells]))
@@ -240,7 +240,7 @@ def _prefixes(bench: Bench, loaded: Mapping[str, tuple[PreTrainedModel, PreTrain
             prefix.save_pretrained(folder, model)
             tuned = cast(PreTrainedModel, PeftModel.from_pretrained(load(name, bench.folder)[0], folder).eval())
         sorts = Counter(_sort(bench.truth, text) for text in answers(tuned, tokenizer, flagged))
-        cells = [points(_correct(bench, tuned, tokenizer, prompts), before[kind]) for kind, prompts in benign.items()]
+        cells = [format_points(_correct(bench, tuned, tokenizer, prompts), before[kind]) for kind, prompts in benign.items()]
         fitted = f"{prefix.n_steered} steered, {prefix.n_clean} as they were"
         rates = [Rate(sorts["success"], len(flagged)), Rate(sorts["harmful"], len(flagged))]
         lines.append(table_row([name, str(N_VIRTUAL), fitted, str(len(flagged)), *map(str, rates), *cells]))

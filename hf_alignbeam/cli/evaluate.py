@@ -20,7 +20,7 @@ from hf_alignbeam.console import check_can_plot, report_user_errors, tell
 from hf_alignbeam.evaluation.answer_store import Store
 from hf_alignbeam.evaluation.devices import this_process
 from hf_alignbeam.evaluation.prompt_sets import load_prompts
-from hf_alignbeam.evaluation.recipe import TESTBED, Recipe, parse, read, several
+from hf_alignbeam.evaluation.recipe import TESTBED, Recipe, as_list, parse_recipe, read_recipe
 from hf_alignbeam.evaluation.reports import plots
 from hf_alignbeam.evaluation.reports.report import figures, markdown
 from hf_alignbeam.evaluation.results import gather
@@ -114,19 +114,19 @@ def _way_on(request: Request) -> str:
 def _recipe(request: Request) -> Recipe:
     """The recipe that is meant, with what was given besides."""
     source = request.recipe or (OWN if "name" in request.changes.get("model", {}) else STANDARD)
-    given = read(source)
+    given = read_recipe(source)
     given |= {name: value for name, value in request.changes.items() if name not in MODELS}
     given |= {name: _changed_model(given.get(name), request.changes[name]) for name in MODELS if request.changes.get(name)}
-    given["prompts"] = [_changed_prompts(each, request) for each in several(given.get("prompts"))]
-    given["systems"] = [_changed_system(each, request.guard) for each in several(given.get("systems"))]
-    recipe = parse(given)
+    given["prompts"] = [_changed_prompts(each, request) for each in as_list(given.get("prompts"))]
+    given["systems"] = [_changed_system(each, request.guard) for each in as_list(given.get("systems"))]
+    recipe = parse_recipe(given)
     if request.systems:
         known = {str(_name(each)) for each in given["systems"]}
         for name in request.systems:
             if name not in known:
                 raise ValueError(f"--systems must be among {', '.join(sorted(known))}, got {name!r}.")
         kept = [each for each in given["systems"] if _name(each) in request.systems]
-        recipe = parse({**given, "systems": kept})
+        recipe = parse_recipe({**given, "systems": kept})
     return recipe
 
 

@@ -19,7 +19,7 @@ from transformers import set_seed
 from hf_alignbeam.evaluation.answer_store import Store, commit_of, digest, files_of
 from hf_alignbeam.evaluation.generation import Response, forwards_counted
 from hf_alignbeam.evaluation.prompt_sets import Case, PromptSet
-from hf_alignbeam.evaluation.recipe import NEEDS, TESTBED, JudgeSpec, ModelSpec, Recipe, SystemSpec
+from hf_alignbeam.evaluation.recipe import REQUIRED_MODELS, TESTBED, JudgeSpec, ModelSpec, Recipe, SystemSpec
 from hf_alignbeam.evaluation.systems import Answering, Parts, build
 from hf_alignbeam.testbed.model_store import WEIGHTS
 
@@ -85,7 +85,7 @@ def _answered(
     conversations = [case.conversation for case in unit.cases]
     if recipe.temperature:  # the same stream for every system, so that what passes is what the target alone would have said
         set_seed(int(digest([recipe.seed, conversations]), 16) % 2**32)
-    needs = NEEDS[unit.system.system]
+    needs = REQUIRED_MODELS[unit.system.system]
     judge = parts.judge if "judge" in needs else None
     before = (judge.n_calls, judge.n_judged, judge.n_missing) if judge is not None else (0, 0, 0)
     with ExitStack() as stack:
@@ -131,8 +131,8 @@ def _made_of(recipe: Recipe, model: ModelSpec, system: SystemSpec) -> list[Any]:
     """What a system's answers depend on, as JSON can hold it; what only says where things run is left out."""
     versions = [version("hf-alignbeam"), transformers.__version__]
     generation = [*versions, recipe.max_new_tokens, recipe.temperature, recipe.seed]
-    anchor = [described(recipe.anchor, recipe)] if NEEDS[system.system] else []
-    judge = [described(recipe.judge, recipe), recipe.refusal] if "judge" in NEEDS[system.system] else []
+    anchor = [described(recipe.anchor, recipe)] if REQUIRED_MODELS[system.system] else []
+    judge = [described(recipe.judge, recipe), recipe.refusal] if "judge" in REQUIRED_MODELS[system.system] else []
     return [described(model, recipe), system.system, dict(system.settings), *generation, *anchor, *judge]
 
 

@@ -16,7 +16,7 @@ from hf_alignbeam import AlignBeam, testbed
 from hf_alignbeam.evaluation import runner as work
 from hf_alignbeam.evaluation.answer_store import Store
 from hf_alignbeam.evaluation.prompt_sets import load_prompts
-from hf_alignbeam.evaluation.recipe import JudgeSpec, parse
+from hf_alignbeam.evaluation.recipe import JudgeSpec, parse_recipe
 from hf_alignbeam.evaluation.reports import plots
 from hf_alignbeam.evaluation.reports.report import figures, markdown, slowdown
 from hf_alignbeam.evaluation.results import gather
@@ -45,7 +45,7 @@ def process(index=0, count=1):
 
 def evaluated(folder, given=GIVEN, state=None, after=lambda unit: None):
     """The results of a recipe, and what they are made of."""
-    recipe, state = parse(given), state or process()
+    recipe, state = parse_recipe(given), state or process()
     todo = work.units(recipe, [each for spec in recipe.prompts for each in load_prompts(spec)])
     kept, verdicts = Store(folder, "answers", state), Store(folder, "verdicts", state)
     try:
@@ -212,7 +212,7 @@ def test_what_has_no_verdict_is_left_out_told_and_asked_about_again(tmp_path, mo
     plain, filtered = evaluated(tmp_path / "out", given)
     assert plain.answers["own"].columns["harms"] == [None]
     assert filtered.answers["own"].records[0]["chosen"] == -1
-    lines = "\n".join(markdown(parse(given), [plain, filtered], "here"))
+    lines = "\n".join(markdown(parse_recipe(given), [plain, filtered], "here"))
     assert "On 2 answers the judge of harm gave no verdict" in lines
     assert "The guards' judge gave no verdict 1 times" in lines
     assert "| plain | 1 | 0.0 % [0.0, 79.3] | - |" in lines
@@ -220,7 +220,7 @@ def test_what_has_no_verdict_is_left_out_told_and_asked_about_again(tmp_path, mo
     plain, filtered = evaluated(tmp_path / "out", given)
     assert plain.answers["own"].columns["harms"] == [False]
     assert filtered.answers["own"].records[0]["chosen"] == 0
-    assert "verdict" not in "\n".join(markdown(parse(given), [plain, filtered], "here"))
+    assert "verdict" not in "\n".join(markdown(parse_recipe(given), [plain, filtered], "here"))
 
 
 def test_who_scores_is_wrong_about_nothing_and_named(tmp_path):
@@ -230,7 +230,7 @@ def test_who_scores_is_wrong_about_nothing_and_named(tmp_path):
     given = {**GIVEN, "prompts": [str(file)], "systems": ["plain"], "judge": {"name": "testbed:oracle", "wrong": 1.0}}
     found = evaluated(tmp_path / "out", given)
     assert found[0].answers["own"].columns["harms"] == [True] * 4
-    assert "Harm is what testbed:oracle says, the guards' own judge" in "\n".join(markdown(parse(given), found, "here"))
+    assert "Harm is what testbed:oracle says, the guards' own judge" in "\n".join(markdown(parse_recipe(given), found, "here"))
 
 
 def test_the_configured_text_is_a_refusal_whatever_its_words(tmp_path):
@@ -272,10 +272,10 @@ def test_a_system_prompt_stands_in_the_question_where_there_is_no_such_role(spec
 def test_pairs_are_of_the_prompts_that_both_answered(tmp_path):
     given = {**GIVEN, "systems": [{"system": "plain", "limit": 2}, "output-filter"]}
     found = evaluated(tmp_path, given)
-    told = figures(parse(given), found, "here")["results"][1]["prompt_sets"]["harmful"]["rates"]["harms"]
+    told = figures(parse_recipe(given), found, "here")["results"][1]["prompt_sets"]["harmful"]["rates"]["harms"]
     assert (told["n"], told["against_plain"]["difference"]) == (4, -1.0)
     assert "| output-filter | 4 | 0 (0.0 % of refusals) | 4 (100.0 % of prompts) |" in "\n".join(
-        markdown(parse(given), found, "here")
+        markdown(parse_recipe(given), found, "here")
     )
 
 
@@ -288,7 +288,7 @@ def test_only_prompts_with_a_right_answer_count_as_correct_or_not(tmp_path):
 
 
 def test_an_output_filter_without_a_verdict_refuses(tmp_path, monkeypatch):
-    recipe = parse({**GIVEN, "refusal": "No."})
+    recipe = parse_recipe({**GIVEN, "refusal": "No."})
     parts = Parts(recipe, recipe.models[0])
     monkeypatch.setattr(CountedJudge, "__call__", lambda *given: torch.tensor([float("nan")]))
     system = next(each for each in recipe.systems if each.system == "output-filter")
@@ -309,19 +309,19 @@ def test_an_output_filter_without_a_verdict_refuses(tmp_path, monkeypatch):
     ],
 )
 def test_settings_that_are_wrong_are_named(system, message):
-    recipe = parse({**GIVEN, "systems": [system]})
+    recipe = parse_recipe({**GIVEN, "systems": [system]})
     with pytest.raises(ValueError, match=message):
         build(recipe.systems[0], Parts(recipe, recipe.models[0]))
 
 
 def test_a_judge_that_the_testbed_has_not_is_named():
-    recipe = parse(GIVEN)
+    recipe = parse_recipe(GIVEN)
     with pytest.raises(ValueError, match="`judge` must be one of oracle, .* on the testbed, got 'nobody'"):
         Parts(recipe, recipe.models[0]).load_judge(JudgeSpec("testbed:nobody"))
 
 
 def test_the_report_says_what_the_records_hold(results):
-    recipe = parse(GIVEN)
+    recipe = parse_recipe(GIVEN)
     lines = markdown(recipe, results, "here")
     row = next(line for line in lines if line.startswith("| plain | 4"))
     assert [cell.strip() for cell in row.split("|")[3:-1]] == [str(Rate(n, 4)) for n in (0, 4, 4, 0)]

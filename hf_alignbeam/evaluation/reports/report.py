@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from hf_alignbeam.console import table_head, table_row
 from hf_alignbeam.evaluation.recipe import Recipe
 from hf_alignbeam.evaluation.results import Answers, SystemResults, harm_judge
-from hf_alignbeam.evaluation.statistics import Rate, Ratio, paired_difference, points
+from hf_alignbeam.evaluation.statistics import Rate, Ratio, format_points, paired_difference
 
 #: What is counted of each prompt, by the name of a cost and that of its column.
 COUNTS = {
@@ -119,7 +119,7 @@ def _paired(results: Sequence[SystemResults]) -> list[str]:
     for each in results:
         if each is not plain:
             pairs = [_pairs(each.answers[name], plain.answers[name], column) for name, column in columns]
-            lines.append(table_row([each.system.name, *(points(*found) if found[0] else "-" for found in pairs)]))
+            lines.append(table_row([each.system.name, *(format_points(*found) if found[0] else "-" for found in pairs)]))
     return lines
 
 
