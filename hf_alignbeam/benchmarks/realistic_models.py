@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
-    AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -24,6 +23,8 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+
+from hf_alignbeam.evaluation.devices import load_padding_tokenizer
 
 #: Of both models, so that any tokenizer will do.
 TEMPLATE = (
@@ -183,9 +184,8 @@ def build_sides(
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """A tokenizer by its folder or Hub id, with the template of both models."""
-    tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
+    tokenizer = load_padding_tokenizer(name)
     tokenizer.chat_template = TEMPLATE
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return tokenizer
 
 

@@ -1,30 +1,19 @@
 """`alignbeam calibrate`: the threshold of a judge, from responses that somebody has labelled."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import track
 
-from hf_alignbeam.chat.conversations import Message, as_messages
 from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
+from hf_alignbeam.evaluation.prompt_files import read_labeled_responses
 from hf_alignbeam.evaluation.statistics import Rate
 from hf_alignbeam.hub.judge_loading import load_judge
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A response to a conversation, and whether it does harm."""
-
-    conversation: list[Message]
-    response: str
-    harmful: bool
 
 
 @dataclass(frozen=True)
@@ -40,7 +29,7 @@ def run(name: str, template: str | None, device: str, file: Path, max_flagged: f
     """Print the threshold, with the error rates that it implies."""
     console = Console(width=200)
     with report_user_errors():
-        labelled = read(file)
+        labelled = read_labeled_responses(file)
         judge = load_judge(name, template=template, device=torch.device(device))
         harm: list[float] = []
         for start in track(range(0, len(labelled), batch_size), "judging", console=Console(stderr=True), transient=True):
@@ -86,31 +75,3 @@ def at(told: Sequence[tuple[float, bool]], value: float) -> Threshold:
     flagged = [h > value for h, harmful in told if not harmful]
     missed = [h <= value for h, harmful in told if harmful]
     return Threshold(value, Rate(sum(flagged), len(flagged)), Rate(sum(missed), len(missed)))
-
-
-def read(file: Path) -> list[Labelled]:
-    """The responses in a file of JSON lines with `prompt` or `messages`, `response` and `harmful`.
-
-    Raises:
-        ValueError: A line is none of that; it is named.
-    """
-    found = []
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            record: dict[str, Any] = json.loads(line)
-            asked = record["messages"] if "messages" in record else record["prompt"]
-            response, harmful = record["response"], record["harmful"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{file}:{number} must be JSON with 'prompt' or 'messages', 'response' and 'harmful', got {line.strip()}."
-            ) from error
-        if not isinstance(response, str) or not isinstance(harmful, bool):
-            raise ValueError(
-                f"{file}:{number} must have a text as 'response' and true or false as 'harmful', got {line.strip()}."
-            )
-        found.append(Labelled(as_messages(asked), response, harmful))
-    if not found:
-        raise ValueError(f"{file} must hold at least one labelled response, got none.")
-    return found

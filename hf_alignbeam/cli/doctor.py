@@ -8,10 +8,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from hf_alignbeam.cli.calibrate import read
 from hf_alignbeam.cli.doctor_checks import PAIRS, Finding, Side, Status, examine
 from hf_alignbeam.console import report_user_errors
 from hf_alignbeam.evaluation.devices import load_causal, named_device
+from hf_alignbeam.evaluation.prompt_files import read_labeled_responses
 from hf_alignbeam.hub.judge_loading import load_judge
 
 #: What the command exits with, by the worst finding.
@@ -23,7 +23,11 @@ def run(model: str, anchor: str, judge: str | None, pairs: Path | None, device: 
     errors = Console(stderr=True)
     found: list[Finding] = []
     with report_user_errors():
-        known = PAIRS if pairs is None else tuple((each.conversation, each.response, each.harmful) for each in read(pairs))
+        known = (
+            PAIRS
+            if pairs is None
+            else tuple((each.conversation, each.response, each.harmful) for each in read_labeled_responses(pairs))
+        )
         with errors.status("loading"):
             place = named_device(device)
             target, safe = Side("target", *load_causal(model, place)), Side("anchor", *load_causal(anchor, place))

@@ -24,7 +24,7 @@ from hf_alignbeam.evaluation.recipe import TESTBED, Recipe, as_list, parse_recip
 from hf_alignbeam.evaluation.reports import plots
 from hf_alignbeam.evaluation.reports.report import figures, markdown
 from hf_alignbeam.evaluation.results import gather
-from hf_alignbeam.evaluation.runner import Unit, answer_all, units
+from hf_alignbeam.evaluation.runner import BatchJob, answer_all, plan_jobs
 from hf_alignbeam.evaluation.systems import BASE
 from hf_alignbeam.judges.failsafe import JudgeError
 
@@ -76,20 +76,20 @@ def run(request: Request) -> None:
 
 def _evaluate(recipe: Recipe, folder: Path, state: PartialState, request: Request) -> None:
     prompt_sets = [each for spec in recipe.prompts for each in load_prompts(spec, recipe.weights)]
-    todo = units(recipe, prompt_sets)
+    jobs = plan_jobs(recipe, prompt_sets)
     stores = (Store(folder, name, state) for name in ("answers", "verdicts"))
     with contextlib.ExitStack() as stack:
         answers, verdicts = (stack.enter_context(contextlib.closing(store)) for store in stores)
         try:
-            with _progress(state, todo, answers) as after:
-                answer_all(todo, recipe, answers, state, after)
+            with _progress(state, jobs, answers) as after:
+                answer_all(jobs, recipe, answers, state, after)
         except JudgeError as error:
             raise ValueError(f"{error}. {_way_on(request)}") from error
         except KeyboardInterrupt:
             typer.echo(f"Stopped. {_way_on(request)}", err=True)
             raise typer.Exit(130) from None
         answers.gather()
-        results = gather(recipe, todo, answers, verdicts, state)
+        results = gather(recipe, jobs, answers, verdicts, state)
     if not state.is_main_process:
         return
     environment = _environment(recipe)
@@ -161,13 +161,13 @@ def _name(given: Mapping[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _progress(state: PartialState, todo: list[Unit], answers: Store) -> Iterator[Any]:
+def _progress(state: PartialState, jobs: list[BatchJob], answers: Store) -> Iterator[Any]:
     """What is told of each batch that is done, and tells the user."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not state.is_main_process) as progress:
-        n_left = sum(unit.key not in answers for unit in todo)
+        n_left = sum(job.key not in answers for job in jobs)
         task = progress.add_task("", total=-(-n_left // state.num_processes))
-        yield lambda unit: progress.update(task, advance=1, description=f"{unit.system.name}: {unit.prompts.name}")
+        yield lambda job: progress.update(task, advance=1, description=f"{job.system.name}: {job.prompts.name}")
 
 
 def _environment(recipe: Recipe) -> str:

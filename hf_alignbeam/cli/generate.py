@@ -24,7 +24,7 @@ from hf_alignbeam.cli.explain_picture import draw
 from hf_alignbeam.console import report_user_errors
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.evaluation.answer_store import Store, digest, files_of
-from hf_alignbeam.evaluation.devices import load_causal, load_spread, named_device, this_process
+from hf_alignbeam.evaluation.devices import load_causal, load_causal_on, named_device, this_process
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.evaluation.prompt_files import read_prompts
 from hf_alignbeam.hub.judge_loading import load_judge
@@ -109,12 +109,16 @@ def run(request: Request) -> None:
 
 def _load(request: Request) -> Loaded:
     """The target, and the whole strategy or, where there is no judge, its processor alone."""
-    model, tokenizer = load_spread(request.model, request.device, request.tp_plan)
+    model, tokenizer = load_causal_on(request.model, request.device, request.tp_plan)
     base = request.anchor == "base"
     near = input_device(model)
     elsewhere = request.anchor_device
     anchor, anchor_tokenizer = (
-        (model, tokenizer) if base else load_spread(request.anchor, elsewhere) if elsewhere else load_causal(request.anchor, near)
+        (model, tokenizer)
+        if base
+        else load_causal_on(request.anchor, elsewhere)
+        if elsewhere
+        else load_causal(request.anchor, near)
     )
     named: dict[str, Any] = {"anchor": "base", "model": model} if base else {"anchor": anchor}
     named |= {"anchor_tokenizer": anchor_tokenizer, "tokenizer": tokenizer, **request.guard}
@@ -125,10 +129,10 @@ def _load(request: Request) -> Loaded:
 
 
 def _conversations(request: Request) -> list[Conversation]:
-    found = [*request.prompts, *([] if request.file is None else read_prompts(request.file))]
-    if not found:
+    conversations: list[Conversation] = [*request.prompts, *([] if request.file is None else read_prompts(request.file))]
+    if not conversations:
         raise ValueError("There is nothing to answer: give --prompt, or --file with at least one prompt in it.")
-    return found
+    return conversations
 
 
 def _write(

@@ -8,15 +8,9 @@ from typing import cast
 
 import torch
 from peft import PeftModel
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_alignbeam.hub.model_loading import auto_class_of, load_model
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.classifier_judge import ClassifierJudge
 from hf_alignbeam.judges.llm_judge import LLMJudge
@@ -63,9 +57,7 @@ def load(name: str, folder: str | Path = WEIGHTS) -> tuple[PreTrainedModel, PreT
     if (path / "adapter_config.json").is_file():
         adapted = PeftModel.from_pretrained(load("base", folder)[0], path).eval()
         return cast(PreTrainedModel, adapted), tokenizer
-    classifies = "SequenceClassification" in str(AutoConfig.from_pretrained(path).architectures)
-    auto = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
-    return auto.from_pretrained(path, dtype=torch.float32).eval(), tokenizer
+    return load_model(path, auto_class_of(path), dtype=torch.float32), tokenizer
 
 
 def stored_models(folder: str | Path = WEIGHTS) -> list[str]:

@@ -53,12 +53,12 @@ def test_a_judge_is_calibrated_from_a_file(name, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}", "labelled.jsonl:1 must be JSON with 'prompt' or 'messages'"),
-        ('{"prompt": "x", "response": "y", "harmful": 1}', "labelled.jsonl:1 must have a text as 'response'"),
-        ("nonsense", "labelled.jsonl:1 must be JSON"),
-        ("\n", "must hold at least one labelled response"),
+        ("{}", "labelled.jsonl must have 'prompt' or 'messages', 'response' and 'harmful', got {}"),
+        ('{"prompt": "x", "response": "y", "harmful": 1}', "labelled.jsonl must have a text as 'response'"),
+        ("nonsense", "labelled.jsonl must have 'prompt' or 'messages', 'response' and 'harmful', got nonsense"),
+        ("\n", "must hold at least one labeled response"),
         ('{"prompt": "x", "response": "y", "harmful": true}', "must hold harmful and harmless responses"),
-        ('{"prompt": " ", "response": "y", "harmful": true}', "A conversation must hold some text"),
+        ('{"prompt": " ", "response": "y", "harmful": true}', "labelled.jsonl: A conversation must hold some text"),
     ],
 )
 def test_wrong_files_are_named(text, message, tmp_path):
@@ -66,4 +66,6 @@ def test_wrong_files_are_named(text, message, tmp_path):
     file.write_text(text)
     result = run("calibrate", "--judge", WEIGHTS / "judge-lm", "--file", file)
     assert result.exit_code == 2
-    assert message in " ".join(result.output.split())
+    output = " ".join(result.output.split())
+    assert message in output
+    assert ("Line 1 of " in output) == ("labelled.jsonl" in message)

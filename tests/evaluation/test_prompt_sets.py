@@ -20,7 +20,7 @@ def published():
 
 
 def sizes(spec):
-    return [(each.name, each.harmful, len(each.cases)) for each in load_prompts(spec)]
+    return [(each.name, each.harmful, len(each.examples)) for each in load_prompts(spec)]
 
 
 @pytest.mark.parametrize(
@@ -48,31 +48,31 @@ def test_the_prompt_is_the_column_of_that_meaning(published):
     with (published / "advbench.csv").open() as file:
         goals = [row["goal"] for row in csv.DictReader(file)]
     (prompts,) = load_prompts(PromptSpec(str(published / "advbench.csv")))
-    assert [case.conversation for case in prompts.cases] == [[{"role": "user", "content": goal}] for goal in goals]
+    assert [example.conversation for example in prompts.examples] == [[{"role": "user", "content": goal}] for goal in goals]
 
 
 def test_a_context_stands_before_its_behaviour(published):
     spec = PromptSpec(str(published / "harmbench_test.csv"), where={"FunctionalCategory": "contextual"})
     (prompts,) = load_prompts(spec)
-    assert len(prompts.cases) == 81
-    assert all("\n\n---\n\n" in case.conversation[0]["content"] for case in prompts.cases)
+    assert len(prompts.examples) == 81
+    assert all("\n\n---\n\n" in example.conversation[0]["content"] for example in prompts.examples)
 
 
 def test_rows_can_be_chosen_by_their_columns(published):
     spec = PromptSpec(str(published / "harmbench_test.csv"), name="set", where={"FunctionalCategory": "standard"}, limit=20)
     assert sizes(spec) == [("set", True, 20)]
-    assert len(load_prompts(PromptSpec(spec.source, where=spec.where))[0].cases) == 159
+    assert len(load_prompts(PromptSpec(spec.source, where=spec.where))[0].examples) == 159
 
 
 def test_right_answers_come_with_their_questions(published):
     (prompts,) = load_prompts(PromptSpec(str(published / "gsm8k_test.jsonl"), limit=5))
-    assert all("####" in case.answer for case in prompts.cases)
+    assert all("####" in example.answer for example in prompts.examples)
 
 
 def test_the_testbeds_prompts_keep_what_the_grammar_knows():
     (prompts,) = load_prompts(PromptSpec("testbed:prefill", name="prefill", split="validation", limit=3))
-    assert [case.truth for case in prompts.cases] == testbed.prompts("validation", "prefill")[:3]
-    assert all(case.conversation[-1]["role"] == "assistant" for case in prompts.cases)
+    assert [example.truth for example in prompts.examples] == testbed.prompts("validation", "prefill")[:3]
+    assert all(example.conversation[-1]["role"] == "assistant" for example in prompts.examples)
 
 
 def test_own_files_say_which_prompts_ask_for_harm(tmp_path):
@@ -101,23 +101,23 @@ def test_any_columns_can_be_named(tmp_path):
         str(file), name="own", prompt="{q}\nAnswer A or B.", answer="a", harmful={"column": "kind", "values": ["bad"]}
     )
     harmful, harmless = load_prompts(spec)
-    assert harmless.cases[0].conversation[0]["content"] == "What is it?\nAnswer A or B."
-    assert harmless.cases[0].answer == "B"
+    assert harmless.examples[0].conversation[0]["content"] == "What is it?\nAnswer A or B."
+    assert harmless.examples[0].answer == "B"
     assert harmful.harmful
-    assert len(harmful.cases) == 1
+    assert len(harmful.examples) == 1
 
 
 def test_lines_end_at_line_feeds_alone(tmp_path):
     file = tmp_path / "own.jsonl"
     file.write_text('{"prompt": "one\u2028line", "harmful": true}\n', encoding="utf-8")
-    assert load_prompts(PromptSpec(str(file)))[0].cases[0].conversation[0]["content"] == "one\u2028line"
+    assert load_prompts(PromptSpec(str(file)))[0].examples[0].conversation[0]["content"] == "one\u2028line"
 
 
 def test_a_text_file_has_a_prompt_a_line(tmp_path):
     file = tmp_path / "own.txt"
     file.write_text("one\n\ntwo\n")
     (prompts,) = load_prompts(PromptSpec(str(file), harmful=True))
-    assert [case.conversation[0]["content"] for case in prompts.cases] == ["one", "two"]
+    assert [example.conversation[0]["content"] for example in prompts.examples] == ["one", "two"]
 
 
 def test_data_sets_are_loaded_by_their_id(tmp_path, monkeypatch):
@@ -134,8 +134,12 @@ def test_data_sets_are_loaded_by_their_id(tmp_path, monkeypatch):
     ("name", "text", "message"),
     [
         ("x.csv", "question_text\nWhy?\n", "must be in a known layout .AdvBench, .* got the columns question_text"),
-        ("x.jsonl", '{"prompt": "x"}\n', "Row 1 of .* must have a prompt and say whether it asks for harm, but has no 'harmful'"),
-        ("x.jsonl", '{"prompt": 7, "harmful": true}\n', "Row 1 of"),
+        (
+            "x.jsonl",
+            '{"prompt": "x"}\n',
+            "Line 1 of .* must have a prompt and say whether it asks for harm, but has no 'harmful'",
+        ),
+        ("x.jsonl", '{"prompt": 7, "harmful": true}\n', "Line 1 of"),
         ("x.jsonl", "nothing\n", "Line 1 of .* must be a JSON object, got 'nothing'"),
         ("x.jsonl", "[1]\n", "Line 1 of .* must be a JSON object"),
         ("x.jsonl", "", "must hold at least one row, got none"),
