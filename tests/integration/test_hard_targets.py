@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, ClassifierJudge, EmbeddingSteerer, LLMJudge, testbed
 from hf_alignbeam.benchmarks.invariants import anchor_equal_to_target_is_plain
 from hf_alignbeam.chat.templates import REASONING
-from hf_alignbeam.cli import doctor_checks as checks
+from hf_alignbeam.cli.diagnosis import model_checks, system_checks
+from hf_alignbeam.cli.diagnosis.examined import ExaminedModel
 from hf_alignbeam.embedding_search.fingerprint import model_sha256
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompts
 from hf_alignbeam.evaluation.generation import encode
@@ -172,7 +173,7 @@ def test_searched_embeddings_keep_the_models_dtype(kind, specialist, asked):
 
 
 def test_the_doctor_names_every_dtype(specialist):
-    told = checks.dtypes(checks.Side("target", MADE["8 bits"](specialist[0]), specialist[1]))
+    told = model_checks.dtypes(ExaminedModel("target", MADE["8 bits"](specialist[0]), specialist[1]))
     assert told == ("green", "float32, int8 on cpu")
 
 
@@ -217,8 +218,8 @@ def test_the_laws_hold_for_quantised_models(quantised, asked):
     assert judge([turns[:1] for turns in asked], ["Yes."] * 2).shape == (2,)
     steered = EmbeddingSteerer(target, tokenizer, passing).precompute(asked, max_new_tokens=4)
     assert steered.sha256 == model_sha256(target) != model_sha256(anchor)
-    for check in (checks.dtypes, checks.own_anchor):
-        assert check(checks.Side("target", target, tokenizer)).status == "green"
+    for check in (model_checks.dtypes, system_checks.target_as_anchor):
+        assert check(ExaminedModel("target", target, tokenizer)).status == "green"
 
 
 #: A decoder of the testbed, its embeddings, its head and most of its layers on the disk.
@@ -328,7 +329,7 @@ def test_a_protected_folder_may_be_offloaded(specialist, asked, tmp_path):
 
 
 def test_the_doctor_says_that_weights_are_offloaded(offloaded, specialist):
-    status, told = checks.dtypes(checks.Side("target", offloaded("specialist"), specialist[1]))
+    status, told = model_checks.dtypes(ExaminedModel("target", offloaded("specialist"), specialist[1]))
     assert (status, told[:19]) == ("yellow", "float32 on cpu, met")
 
 
@@ -457,6 +458,6 @@ def test_an_answer_that_calls_a_tool_is_steered_and_judged_word_for_word(anchor,
 def test_the_doctor_takes_an_anchor_that_can_be_asked_at_once_and_no_such_target(template, anchor):
     model, tokenizer = copy.deepcopy(anchor[0]), templated(anchor[1], template)
     model.resize_token_embeddings(len(tokenizer))
-    assert checks.template(checks.Side("anchor", model, tokenizer)).status == "green"
+    assert model_checks.template(ExaminedModel("anchor", model, tokenizer)).status == "green"
     with pytest.raises(ValueError, match="must begin with their answer"):
-        checks.template(checks.Side("target", model, tokenizer))
+        model_checks.template(ExaminedModel("target", model, tokenizer))
