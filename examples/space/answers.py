@@ -136,7 +136,7 @@ def guarded(models: Models, messages: list[Message], **settings: Any) -> Iterato
     strategy = AlignBeam(models.anchor, models.anchor_tokenizer, models.tokenizer, models.judge, **named)
     relay = Relay()
     watched = watch(strategy, messages, models.tokenizer, relay)
-    ids, _ = yield from _streamed(models, messages, relay, watched.how)
+    ids, _ = yield from _streamed(models, messages, relay, watched.generate_arguments)
     explanation = watched.explain(ids)
     said = Said(_begun(messages), _runs(models, [(token.id, token.kl) for token in explanation.tokens]))
     refused = explanation.chosen == -1 or models.refuses(said.text)

@@ -8,7 +8,7 @@ from html import escape
 
 from answers import Models, Said, conversation, guarded, plain
 
-from hf_alignbeam.cli.explain import Explanation, Verdict, fate, headlines, spoken
+from hf_alignbeam.cli.explain import Explanation, Verdict, format_harm, outcome_word, summary_lines
 from hf_alignbeam.steering.ledger import Ledger
 
 PLAIN, GUARDED = "Plain", "Guarded"
@@ -35,13 +35,13 @@ def panel(title: str, said: Said | None = None) -> str:
     """One answer: finished, being written, or not asked for."""
     parts = [f"<h2>{title}</h2>"]
     if said is not None:
-        most = 1.0 if said.explanation is None else said.explanation.most
+        max_kl = 1.0 if said.explanation is None else said.explanation.max_kl
         begun = f"<i>{escape(said.begun)}</i>" if said.begun else ""
-        runs = "".join(_run(text, nats, most) for text, nats in said.runs)
+        runs = "".join(_run(text, nats, max_kl) for text, nats in said.runs)
         parts += [_outcome(said.refused), f'<p class="text" dir="auto">{(begun + runs).strip()}</p>']
         if said.explanation is not None:
-            notes = "".join(f'<p class="note">{escape(line)}</p>' for line in headlines(said.explanation))
-            parts += [_legend(most) if "<mark" in runs else "", notes, _read(said.explanation)]
+            notes = "".join(f'<p class="note">{escape(line)}</p>' for line in summary_lines(said.explanation))
+            parts += [_legend(max_kl) if "<mark" in runs else "", notes, _read(said.explanation)]
         if said.cost is not None:
             parts.append(_cost(said.cost))
     return f'<section class="answer">{"".join(parts)}</section>'
@@ -58,20 +58,20 @@ def _outcome(refused: bool | None) -> str:
     return '<p class="outcome refuses">✕ refuses</p>' if refused else '<p class="outcome">→ answers</p>'
 
 
-def _run(text: str, nats: float | None, most: float) -> str:
+def _run(text: str, nats: float | None, max_kl: float) -> str:
     """Some text; where steering moved it, its word is marked as strongly, with the figure as a tip."""
     word = text.strip()
     if nats is None or not word:
         return escape(text)
     before, _, after = text.partition(word)
-    tip = f'tabindex="0" data-tip="{nats:.2f} nats" style="--share: {min(nats / most, 1.0):.3f}"'
+    tip = f'tabindex="0" data-tip="{nats:.2f} nats" style="--share: {min(nats / max_kl, 1.0):.3f}"'
     return f"{escape(before)}<mark {tip}>{escape(word)}</mark>{escape(after)}"
 
 
-def _legend(most: float) -> str:
+def _legend(max_kl: float) -> str:
     return (
         '<p class="legend">moved by steering: 0 <span class="scale"></span> '
-        f"{most:.1f} nats <span>(point at a word for its own)</span></p>"
+        f"{max_kl:.1f} nats <span>(point at a word for its own)</span></p>"
     )
 
 
@@ -80,7 +80,7 @@ def _read(explanation: Explanation) -> str:
     head = f"<tr><th>the judge read</th><th>harm</th><th>passes to {explanation.threshold:g}</th></tr>"
     rows = (
         f'<tr class="{"passed" if passes else "flagged"}"><td>{what}</td>'
-        f'<td><span class="harm" style="--harm: {harm or 0.0:.3f}"></span> {spoken(harm)}</td><td>{became}</td></tr>'
+        f'<td><span class="harm" style="--harm: {harm or 0.0:.3f}"></span> {format_harm(harm)}</td><td>{became}</td></tr>'
         for what, harm, passes, became in _rows(explanation)
     )
     return f"<table>{head}{''.join(rows)}</table>"
@@ -95,7 +95,7 @@ def _rows(explanation: Explanation) -> Iterator[tuple[str, float | None, bool, s
         for number, one in enumerate(back.candidates, start=1):
             if one.chosen:
                 standing.pop(back.after + len(one.tokens), None)
-            yield f"candidate {number}", one.harm, one.passes, f"{'✓' if one.passes else '✕'} {fate(one)}"
+            yield f"candidate {number}", one.harm, one.passes, f"{'✓' if one.passes else '✕'} {outcome_word(one)}"
     yield from (_row(verdict, "✓ stays") for verdict in standing.values())
 
 

@@ -117,7 +117,7 @@ def test_generate_explains_one_answer(kind, tmp_path):
     [
         (2, "x.png", "--explain draws one answer, got 2 prompts"),
         (1, "x.pdf", "--explain must name a file that ends in .png"),
-        (1, "nowhere/x.png", "--explain must name a file in a folder that is there"),
+        (1, "nowhere/x.png", "--explain must name a file in an existing folder"),
     ],
 )
 def test_an_explanation_wants_one_prompt_and_a_place(prompts, name, message, tmp_path):
@@ -227,7 +227,7 @@ def test_generate_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
     asked.write_text("".join(prompt.text + "\n" for prompt in testbed.prompts("validation", "general")[:5]))
     command = ["generate", "--model", TARGET, "--anchor", ANCHOR, "--file", asked, "--batch-size", 2, "--max-new-tokens", 40]
     assert run(*command, "--to", tmp_path / "whole.jsonl").exit_code == 0
-    answered, done = generate._answered, []
+    answered, done = generate._answer, []
 
     def stopped(request, loaded, batch):
         if len(done) == 2:
@@ -235,10 +235,10 @@ def test_generate_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
         done.append(batch)
         return answered(request, loaded, batch)
 
-    monkeypatch.setattr(generate, "_answered", stopped)
+    monkeypatch.setattr(generate, "_answer", stopped)
     result = run(*command, "--to", tmp_path / "told.jsonl")
     assert result.exit_code == 130
-    assert "The same command goes on" in result.output
+    assert "The same command resumes from" in result.output
     assert not (tmp_path / "told.jsonl").exists()
     done[:] = [None]  # the second one may go on for one batch
     assert run(*command, "--to", tmp_path / "told.jsonl").exit_code == 0

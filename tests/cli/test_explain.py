@@ -12,7 +12,17 @@ from transformers import TextIteratorStreamer
 
 from hf_alignbeam import AnchorLogitsProcessor
 from hf_alignbeam.cli import explain_picture as picture
-from hf_alignbeam.cli.explain import Candidate, Explanation, SentBack, Token, Verdict, headlines, show, watch, why
+from hf_alignbeam.cli.explain import (
+    Candidate,
+    Explanation,
+    Rollback,
+    Token,
+    Verdict,
+    print_explanation,
+    rollback_reason,
+    summary_lines,
+    watch,
+)
 from hf_alignbeam.cli.explain_picture import draw
 
 WAYS = {
@@ -30,14 +40,14 @@ def guard(anchor, specialist, translator):
 
 def explained(target, guard, messages, streamer=None, **options):
     watched = watch(guard, messages, target[1], streamer)
-    with_guard = {**watched.how, **options}
+    with_guard = {**watched.generate_arguments, **options}
     output, n_prompt = generated(target, [messages], with_guard.pop("custom_generate", None), **with_guard)
     return watched.explain(output[0, n_prompt:].tolist())
 
 
 def printed(explanation):
     console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system="truecolor", legacy_windows=False)
-    show(explanation, console)
+    print_explanation(explanation, console)
     return console.file.getvalue()
 
 
@@ -89,27 +99,27 @@ def test_an_explanation_tells_what_became_of_an_answer(specialist, strategy, ora
     assert all(token.kl is None for token in explanation.tokens[: sent_back.after])
     assert all(verdict.passes for verdict in explanation.verdicts)
     assert [verdict.passes for verdict in sent_back.verdicts][-1] is False
-    first, second = headlines(explanation)
+    first, second = summary_lines(explanation)
     assert f"Sent back once. After token {sent_back.after} it is candidate" in first
     assert f"of its {len(explanation.tokens)} tokens were steered" in second
     text = printed(explanation)
     assert "goes on" in text
     assert "taken back" in text
-    assert why(sent_back, 0.5) in text
+    assert rollback_reason(sent_back, 0.5) in text
     assert "\x1b[30;48;2;" in text  # colours
 
 
 def test_an_answer_that_passes_is_the_targets_own(specialist, strategy, judge_lm):
     explanation = explained(specialist, strategy(judge_lm), asked("domain", 1)[0])
     assert not explanation.sent_back
-    assert "token for token" in headlines(explanation)[0]
-    assert "None of its" in headlines(explanation)[1]
+    assert "token for token" in summary_lines(explanation)[0]
+    assert "None of its" in summary_lines(explanation)[1]
 
 
 def test_the_refusal_is_told(specialist, strategy):
     explanation = explained(specialist, strategy(failing, judge_after=5), asked("harmful", 1)[0])
     assert (explanation.chosen, explanation.n_drawn) == (-1, 0)
-    assert headlines(explanation)[0] == "Sent back once. From the start on no candidate passed, and the refusal text stands."
+    assert summary_lines(explanation)[0] == "Sent back once. From the start on no candidate passed, and the refusal text stands."
     assert "".join(token.text for token in explanation.tokens).startswith(" I cannot help with that.")
 
 
@@ -140,8 +150,8 @@ def odd():
     """An explanation with everything that can stand in one."""
     tried = [Candidate(TOKENS, None, -1.0, False, False), Candidate(TOKENS * 20, 0.2, -0.5, True, True)]
     back = [
-        SentBack(0, TOKENS * 9, [Verdict(8, 0.1, True), Verdict(9, 0.9, False), Verdict(36, None, False)], tried),
-        SentBack(80, [], [], tried),
+        Rollback(0, TOKENS * 9, [Verdict(8, 0.1, True), Verdict(9, 0.9, False), Verdict(36, None, False)], tried),
+        Rollback(80, [], [], tried),
     ]
     verdicts = [Verdict(n, 0.25, True) for n in (1, 2, 3, 23, 24, 40, 80)]
     return Explanation("What\nis $x$ or $y$? " * 40, "It is", TOKENS * 25, 90, 2, 0.5, verdicts, back)

@@ -44,7 +44,7 @@ def translation(target: ExaminedModel, anchor: ExaminedModel) -> CheckResult:
     """How much of the anchor's vocabulary can be written in the target's."""
     shares = lost_shares(VocabularyTranslator(anchor.tokenizer, target.tokenizer))
     lost, shared = shares["bytes"], 1.0 - shares["exact"]
-    text = f"{100 * shared:.0f} % of the anchor's tokens are in the target's vocabulary, {100 * lost:.3f} % cannot be written in it"
+    text = f"{100 * shared:.0f} % of the anchor's tokens are in the target's vocabulary, {100 * lost:.3f} % cannot be written"
     return CheckResult("yellow" if lost > MAX_LOST else "green", text)
 
 
