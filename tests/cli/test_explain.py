@@ -1,4 +1,4 @@
-"""One answer explained, in words and as a picture; a watched guard writes what it writes unwatched."""
+"""One answer explained, in words and as a picture; watching a guard does not change its answer."""
 
 import io
 from dataclasses import replace
@@ -52,7 +52,7 @@ def printed(explanation):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_watched_processor_writes_the_same(way, specialist, guard):
+def test_watching_a_processor_does_not_change_the_answer(way, specialist, guard):
     for messages in (*asked("harmful", 2), *asked("domain", 2)):
         plain, n_prompt = generated(specialist, [messages], logits_processor=[guard], **WAYS[way])
         explanation = explained(specialist, guard, messages, **WAYS[way])
@@ -60,7 +60,7 @@ def test_a_watched_processor_writes_the_same(way, specialist, guard):
         assert explanation.tokens[0].kl is not None
 
 
-def test_a_processor_moves_every_token_as_far_as_its_scores_say(specialist, guard):
+def test_the_kl_of_every_token_follows_from_the_scores(specialist, guard):
     wanted = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
     for messages in (*asked("harmful", 2), *asked("domain", 2)):
         output, _ = generated(specialist, [messages], logits_processor=[guard], **wanted)
@@ -73,7 +73,7 @@ def test_a_processor_moves_every_token_as_far_as_its_scores_say(specialist, guar
                 assert token.kl == pytest.approx(by_hand(scores[0], logits[0]), abs=1e-4)
 
 
-def test_a_watched_guard_streams_what_it_writes(specialist, guard, strategy, judge_lm):
+def test_a_watched_guard_streams_its_answer(specialist, guard, strategy, judge_lm):
     (messages,) = asked("late", 1)
     for each in (guard, strategy(judge_lm)):
         streamer = TextIteratorStreamer(specialist[1], skip_prompt=True, timeout=5)
@@ -90,7 +90,7 @@ def test_an_anchor_that_is_the_target_moves_nothing(specialist):
     assert all(token.kl is None for token in explained(specialist, off, asked("harmful", 1)[0]).tokens)
 
 
-def test_an_explanation_tells_what_became_of_an_answer(specialist, strategy, oracle):
+def test_an_explanation_shows_the_rollback_and_the_chosen_candidate(specialist, strategy, oracle):
     explanation = explained(specialist, strategy(oracle, judge_after=4, judge_every=6), asked("late", 1)[0], max_new_tokens=80)
     (sent_back,) = explanation.sent_back
     (chosen,) = (each for each in sent_back.candidates if each.chosen)
@@ -116,14 +116,14 @@ def test_an_answer_that_passes_is_the_targets_own(specialist, strategy, judge_lm
     assert "None of its" in summary_lines(explanation)[1]
 
 
-def test_the_refusal_is_told(specialist, strategy):
+def test_the_refusal_text_is_explained(specialist, strategy):
     explanation = explained(specialist, strategy(failing, judge_after=5), asked("harmful", 1)[0])
     assert (explanation.chosen, explanation.n_drawn) == (-1, 0)
     assert summary_lines(explanation)[0] == "Sent back once. From the start on no candidate passed, and the refusal text stands."
     assert "".join(token.text for token in explanation.tokens).startswith(" I cannot help with that.")
 
 
-def test_a_begun_answer_is_told_apart(specialist, strategy, judge_lm):
+def test_a_prefill_is_kept_apart_from_the_answer(specialist, strategy, judge_lm):
     messages = asked("prefill", 1)[0]
     explanation = explained(specialist, strategy(judge_lm), messages)
     assert explanation.prefill == messages[-1]["content"]
@@ -134,7 +134,7 @@ def test_a_begun_answer_is_told_apart(specialist, strategy, judge_lm):
     ("text", "readable"),
     [("é", ["\\xc3", "\\xa9"]), ("\n", ["\\n"]), ("\x1b", ["\\x1b"]), ("\u202e", ["\\xe2", "\\x80", "\\xae"])],
 )
-def test_what_cannot_be_seen_is_written_out(text, readable, specialist, strategy):
+def test_unprintable_characters_are_escaped(text, readable, specialist, strategy):
     """Byte fragments, and what would move a terminal's cursor or turn its text around."""
     explanation = explained(specialist, strategy(failing, judge_after=2, refusal=f"a{text}b"), asked("harmful", 1)[0])
     shown = [token.text for token in explanation.tokens]
@@ -169,7 +169,7 @@ def test_anything_can_be_drawn_and_printed(odd, tmp_path):
     assert "no verdict" in printed(odd)
 
 
-def test_a_long_answer_is_drawn_smaller(odd, tmp_path, monkeypatch):
+def test_a_long_answer_is_drawn_at_a_lower_resolution(odd, tmp_path, monkeypatch):
     """Agg has a largest size."""
     monkeypatch.setattr(picture, "MOST_PIXELS", 500)
     draw(odd, tmp_path / "x.png")

@@ -6,7 +6,7 @@ TARGET = {"model": "m", "anchor": "a", "judge": "j", "prompts": ["testbed:harmfu
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
-def test_every_recipe_of_the_package_is_one(name):
+def test_every_recipe_of_the_package_is_valid(name):
     given = read_recipe(name)
     recipe = parse_recipe(given if given.get("model") else {**given, **TARGET})
     assert recipe.about
@@ -22,7 +22,7 @@ def test_the_papers_tables_name_their_models():
     assert {name for names in published for name in names} == {model.name for model in tsa.models}
 
 
-def test_a_name_alone_does():
+def test_a_name_alone_is_enough():
     recipe = parse_recipe({**TARGET, "systems": ["plain", {"system": "alignbeam", "threshold": 0.2}]})
     assert recipe.models[0].name == "m"
     assert recipe.prompts[0].name == "harmful"
@@ -32,12 +32,12 @@ def test_a_name_alone_does():
     ]
 
 
-def test_one_thing_needs_no_list():
+def test_a_single_entry_needs_no_list():
     recipe = parse_recipe({**TARGET, "prompts": "testbed:harmful", "systems": "plain"})
     assert (recipe.prompts[0].source, recipe.systems[0].name) == ("testbed:harmful", "plain")
 
 
-def test_a_sweep_is_a_system_a_value():
+def test_a_sweep_gives_one_system_for_each_value():
     swept = parse_recipe(
         {**TARGET, "systems": [{"name": "x", "system": "anchor-logits", "n_steps": 4, "sweep": {"alpha": [0.5, 1]}}]}
     )
@@ -95,12 +95,12 @@ def test_a_sweep_is_a_system_a_value():
         ),
     ],
 )
-def test_what_is_wrong_is_named(changes, message):
+def test_an_error_names_the_key_the_rule_and_the_value(changes, message):
     with pytest.raises(ValueError, match=message):
         parse_recipe({**TARGET, "systems": ["plain"], **changes})
 
 
-def test_a_file_that_is_no_recipe_is_named(tmp_path):
+def test_an_error_names_a_file_without_a_recipe(tmp_path):
     with pytest.raises(ValueError, match=r"must be a YAML file or one of alignbeam-paper, .*, got 'nothing'"):
         read_recipe("nothing")
     file = tmp_path / "recipe.yaml"
