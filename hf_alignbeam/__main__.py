@@ -1,4 +1,4 @@
-"""`python -m hf_alignbeam`, and `torchrun -m hf_alignbeam`: the command of the same name as the package."""
+"""`python -m hf_alignbeam` and `torchrun -m hf_alignbeam`: the `alignbeam` command."""
 
 from hf_alignbeam.cli.app import app
 

@@ -1,4 +1,4 @@
-"""How every command prints, makes a Markdown table, and tells a user what went wrong."""
+"""Prints lines and Markdown tables for every command, and reports user errors."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from rich.console import Console
 
 
 def tell(console: Console, *lines: str) -> None:
-    """Print lines as they are: no wrapping, no markup, no colours."""
+    """Print lines without wrapping, markup or colors."""
     for line in lines:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
@@ -25,7 +25,7 @@ def table_head(columns: Sequence[str]) -> list[str]:
 
 
 def check_can_plot(option: str) -> None:
-    """Raise ValueError where an option asks for a picture and nothing can draw one."""
+    """Raise ValueError if an option needs matplotlib, which is not installed."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -34,7 +34,7 @@ def check_can_plot(option: str) -> None:
 
 @contextmanager
 def report_user_errors() -> Iterator[None]:
-    """Turn an error in the user's input, or of the Hub, into a few words and exit status 2."""
+    """Print an error in the user's input, or of the Hub, in one line, and exit with status 2."""
     try:
         yield
     except (OSError, ValueError, HTTPError) as error:

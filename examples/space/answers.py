@@ -1,6 +1,6 @@
-"""A target's plain and its guarded answer to one prompt: the text as it comes, and at the end what it took.
+"""A target's plain and guarded answers to one prompt, streamed, each with its cost at the end.
 
-Knows models and text. Knows no page: `panels.py` makes HTML of what is said here, `app.py` lays it out.
+Knows models and text. Knows no page: `panels.py` turns answers into HTML, `app.py` lays it out.
 """
 
 import codecs
@@ -27,13 +27,13 @@ from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.steering.ledger import Ledger
 
 MAX_NEW_TOKENS = 256
-#: Some text, and how far steering moved it in nats; None where it was not steered.
-Run = tuple[str, float | None]
+#: A piece of text, and how far steering moved it in nats; None where it was not steered.
+Span = tuple[str, float | None]
 
 
 @dataclass(frozen=True)
 class Models:
-    """What is loaded once and shared by all who ask: `pieces` are the bytes of the target's tokens, `refuses` tells refusals."""
+    """The models that all users share. `pieces` holds the bytes of the target's tokens, `refuses` recognizes refusals."""
 
     target: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -46,31 +46,31 @@ class Models:
 
 
 @dataclass(frozen=True)
-class Said:
-    """An answer.
+class StreamedAnswer:
+    """An answer, finished or still being generated.
 
     Attributes:
-        begun: Its start, where the prompt held one.
-        runs: What follows so far; of a guarded answer, what the judge let pass.
-        refused: Whether it refuses. This and what follows is None until the answer is finished.
-        cost: What it took.
-        explanation: Of a guarded answer, how it came about.
+        prefill: Its start, if the prompt held one.
+        spans: The generated text so far; for a guarded answer, the text that the judge has passed.
+        refused: Whether it refuses. This and the following fields are None until the answer is finished.
+        cost: Its cost.
+        explanation: For a guarded answer, how it came about.
     """
 
-    begun: str
-    runs: Sequence[Run] = ()
+    prefill: str
+    spans: Sequence[Span] = ()
     refused: bool | None = None
     cost: Ledger | None = None
     explanation: Explanation | None = None
 
     @property
     def text(self) -> str:
-        """All of it."""
-        return (self.begun + "".join(text for text, _ in self.runs)).strip()
+        """The whole text."""
+        return (self.prefill + "".join(text for text, _ in self.spans)).strip()
 
 
-class Relay(BaseStreamer):
-    """Hands ids from the thread that writes them to the one that reads."""
+class IdStreamer(BaseStreamer):
+    """Hands ids from the thread that generates them to the one that reads them."""
 
     def __init__(self) -> None:
         self._ids: SimpleQueue[list[int] | None] = SimpleQueue()
@@ -90,96 +90,97 @@ def load_models(target: str, anchor: str, judge: str, refuses: Callable[[str], b
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, tokenizer = load_causal(target, device)
     safe = load_causal(anchor, device)
-    reads = load_judge(judge, device=device)
-    translator = AlignBeam(*safe, tokenizer, reads).translator
-    return Models(model, tokenizer, *safe, reads, translator, token_bytes(tokenizer), refuses)
+    judge_model = load_judge(judge, device=device)
+    translator = AlignBeam(*safe, tokenizer, judge_model).translator
+    return Models(model, tokenizer, *safe, judge_model, translator, token_bytes(tokenizer), refuses)
 
 
-def conversation(models: Models, prompt: str, begun: str) -> list[Message]:
-    """A prompt, and the start of its answer where there is one, as messages.
+def conversation(models: Models, prompt: str, prefill: str) -> list[Message]:
+    """A prompt, and optionally the start of its answer, as messages.
 
     Raises:
-        ValueError: The prompt says nothing, or leaves no room for an answer.
+        ValueError: The prompt is empty, or leaves no room for an answer.
     """
     if not prompt.strip():
         raise ValueError("The prompt is empty. Type a question, or take one of the examples.")
     messages = [{"role": "user", "content": prompt}]
-    if begun.strip():
-        messages.append({"role": "assistant", "content": begun})
+    if prefill.strip():
+        messages.append({"role": "assistant", "content": prefill})
     n_tokens, most = encode([messages], models.tokenizer)["input_ids"].shape[-1], max_positions(models.target)
     if most is not None and n_tokens + MAX_NEW_TOKENS > most:
         raise ValueError(f"The prompt has {n_tokens} tokens, and the model takes {most - MAX_NEW_TOKENS}. Shorten it.")
     return messages
 
 
-def plain(models: Models, messages: list[Message]) -> Iterator[Said]:
-    """What the target says alone."""
-    relay = Relay()
-    ids, seconds = yield from _streamed(models, messages, relay, {"streamer": relay})
-    said = Said(_begun(messages), _runs(models, [(i, None) for i in ids]))
-    yield Said(said.begun, said.runs, models.refuses(said.text), Ledger(target_forwards=len(ids), seconds=seconds))
+def plain(models: Models, messages: list[Message]) -> Iterator[StreamedAnswer]:
+    """Stream the target's answer without a guard."""
+    streamer = IdStreamer()
+    ids, seconds = yield from _streamed(models, messages, streamer, {"streamer": streamer})
+    answer = StreamedAnswer(_prefill(messages), _spans(models, [(i, None) for i in ids]))
+    yield StreamedAnswer(
+        answer.prefill, answer.spans, models.refuses(answer.text), Ledger(target_forwards=len(ids), seconds=seconds)
+    )
 
 
-def guarded(models: Models, messages: list[Message], **settings: Any) -> Iterator[Said]:
-    """What it says under guard.
+def guarded(models: Models, messages: list[Message], **settings: Any) -> Iterator[StreamedAnswer]:
+    """Stream the guarded answer.
 
     Args:
         models: The models.
         messages: The conversation.
-        settings: Arguments of `AlignBeam`. A strategy is made of them for this answer alone: who shares none mixes up
-            neither settings nor costs.
+        settings: Arguments of `AlignBeam`. Each answer has a strategy of its own, so that settings and costs do not mix.
 
     Raises:
         ValueError: A setting is out of its range.
     """
-    named = {"translation": models.translator, **settings}
-    strategy = AlignBeam(models.anchor, models.anchor_tokenizer, models.tokenizer, models.judge, **named)
-    relay = Relay()
-    watched = watch(strategy, messages, models.tokenizer, relay)
-    ids, _ = yield from _streamed(models, messages, relay, watched.how)
+    arguments = {"translation": models.translator, **settings}
+    strategy = AlignBeam(models.anchor, models.anchor_tokenizer, models.tokenizer, models.judge, **arguments)
+    streamer = IdStreamer()
+    watched = watch(strategy, messages, models.tokenizer, streamer)
+    ids, _ = yield from _streamed(models, messages, streamer, watched.generate_arguments)
     explanation = watched.explain(ids)
-    said = Said(_begun(messages), _runs(models, [(token.id, token.kl) for token in explanation.tokens]))
-    refused = explanation.chosen == -1 or models.refuses(said.text)
-    yield Said(said.begun, said.runs, refused, strategy.ledger, explanation)
+    answer = StreamedAnswer(_prefill(messages), _spans(models, [(token.id, token.kl) for token in explanation.tokens]))
+    refused = explanation.chosen == -1 or models.refuses(answer.text)
+    yield StreamedAnswer(answer.prefill, answer.spans, refused, strategy.ledger, explanation)
 
 
 def _streamed(
-    models: Models, messages: list[Message], relay: Relay, how: dict[str, Any]
-) -> Generator[Said, None, tuple[list[int], float]]:
-    """The answer as it comes; returns its ids, and the seconds that writing them took."""
+    models: Models, messages: list[Message], streamer: IdStreamer, how: dict[str, Any]
+) -> Generator[StreamedAnswer, None, tuple[list[int], float]]:
+    """Stream an answer; returns its ids and the seconds that generating them took."""
     inputs = encode([messages], models.tokenizer).to(input_device(models.target))
 
     def write() -> tuple[list[int], float]:
-        began = time.perf_counter()
+        start = time.perf_counter()
         try:
             output = models.target.generate(**inputs, **how, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
         finally:
-            relay.end()  # whatever goes wrong, nobody waits for ever
-        return output[0, inputs["input_ids"].shape[-1] :].tolist(), time.perf_counter() - began
+            streamer.end()  # also after an error, so that the reader does not wait forever
+        return output[0, inputs["input_ids"].shape[-1] :].tolist(), time.perf_counter() - start
 
     with ThreadPoolExecutor(1) as thread:
         written = thread.submit(write)
-        coming = iter(relay)
-        next(coming, None)  # the prompt
+        streamed = iter(streamer)
+        next(streamed, None)  # the prompt
         ids: list[int] = []
-        for more in coming:
-            ids += more
-            yield Said(_begun(messages), _runs(models, [(i, None) for i in ids]))
+        for new_ids in streamed:
+            ids += new_ids
+            yield StreamedAnswer(_prefill(messages), _spans(models, [(i, None) for i in ids]))
         return written.result()
 
 
-def _begun(messages: list[Message]) -> str:
+def _prefill(messages: list[Message]) -> str:
     return messages[-1]["content"] if messages[-1]["role"] == "assistant" else ""
 
 
-def _runs(models: Models, tokens: Iterable[tuple[int, float | None]]) -> list[Run]:
-    """Tokens as text; one that ends inside a character goes with the next, and special ones say nothing."""
+def _spans(models: Models, tokens: Iterable[tuple[int, float | None]]) -> list[Span]:
+    """Tokens as text; a token that ends inside a character is joined with the next, special tokens are omitted."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    runs: list[Run] = []
+    spans: list[Span] = []
     moved: list[float] = []
     for i, nats in tokens:
         moved += [] if nats is None else [nats]
         if text := decoder.decode((models.pieces[i] if i < len(models.pieces) else None) or b""):
-            runs.append((text, max(moved, default=None)))
+            spans.append((text, max(moved, default=None)))
             moved = []
-    return runs
+    return spans

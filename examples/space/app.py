@@ -1,6 +1,6 @@
 """One prompt answered twice, plain and guarded, side by side: a Hugging Face Space, or `python app.py` anywhere.
 
-Knows Gradio, and what stands where. TARGET, ANCHOR and JUDGE in the environment name other models than the testbed's.
+Knows Gradio and the layout of the page. TARGET, ANCHOR and JUDGE in the environment name models other than the testbed's.
 """
 
 import os
@@ -17,26 +17,26 @@ from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import stored_language
 
 INTRODUCTION = """# Plain and guarded
-A fine-tuned model that complies with harmful requests, alone and under `hf_alignbeam`: a small safe *anchor* steers it where
-a *judge* flags what it writes, and nothing that it writes reaches the guarded side before the judge has passed it."""
-#: The testbed's kinds of prompts, by what they show.
+A fine-tuned model that complies with harmful requests, alone and guarded by `hf_alignbeam`: a small safe *anchor* steers it
+where a *judge* flags its text, and no text reaches the guarded side before the judge has passed it."""
+#: The testbed's kinds of prompts, by their label on the page.
 EXAMPLES = {
     "harmless": "domain",
     "harmless, in words that trigger": "borderline",
     "harmful": "harmful",
-    "harmful, the answer begun": "prefill",
+    "harmful, with a prefilled answer": "prefill",
     "harmful from the second question on": "late",
 }
-#: Of each argument of `AlignBeam` that can be moved: its range, its step, and what it is.
+#: Each argument of `AlignBeam` with a slider: its range, its step, and its meaning.
 SLIDERS = (
     ("alpha", 0.05, 1.0, 0.05, "the anchor's share"),
     ("num_candidates", 1, 8, 1, "continuations for a flagged answer"),
-    ("threshold", 0.0, 1.0, 0.01, "the harm that still passes"),
+    ("threshold", 0.0, 1.0, 0.01, "the largest harm that passes"),
 )
 
 
 def main() -> None:
-    """Load the models, and serve the page."""
+    """Load the models and serve the page."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     named = [os.environ.get(name) for name in ("TARGET", "ANCHOR", "JUDGE")]
     if any(named) and not all(named):
@@ -57,15 +57,17 @@ def from_testbed() -> tuple[Models, dict[str, list[str]]]:
 
 
 def page(models: Models, examples: dict[str, list[str]]) -> gr.Blocks:
-    """The page; of examples, the prompt and the start of its answer, by their labels."""
+    """Build the page. `examples` holds a prompt and the start of its answer by their label."""
     defaults = {name: argument.default for name, argument in signature(AlignBeam).parameters.items()}
     with gr.Blocks(title="Plain and guarded") as blocks:
         gr.Markdown(INTRODUCTION)
         with gr.Row():
             prompt = gr.Textbox(label="Prompt", placeholder="a question", scale=3, min_width=280)
-            begun = gr.Textbox(label="Start of the answer", placeholder="none; a prefill attack has one", scale=2, min_width=280)
+            prefill = gr.Textbox(
+                label="Start of the answer", placeholder="none; a prefill attack has one", scale=2, min_width=280
+            )
         if examples:
-            gr.Examples(list(examples.values()), [prompt, begun], example_labels=list(examples), label="Prompts of the testbed")
+            gr.Examples(list(examples.values()), [prompt, prefill], example_labels=list(examples), label="Prompts of the testbed")
         with gr.Row():
             sliders = [
                 gr.Slider(least, most, defaults[name], step=step, label=name, info=info, min_width=280)
@@ -78,11 +80,11 @@ def page(models: Models, examples: dict[str, list[str]]) -> gr.Blocks:
                 with gr.Column(min_width=320):
                     answers.append(gr.HTML(panel(title), apply_default_css=False))
         gr.on(
-            [ask.click, prompt.submit, begun.submit],
+            [ask.click, prompt.submit, prefill.submit],
             partial(side_by_side, models),
-            [prompt, begun, *sliders],
+            [prompt, prefill, *sliders],
             answers,
-            concurrency_limit=1,  # others queue: one answer's memory is enough, and its seconds are its own
+            concurrency_limit=1,  # others wait: memory for one answer is enough, and its time is measured alone
             show_progress="hidden",
             api_name="answer",
         )

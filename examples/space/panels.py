@@ -1,54 +1,54 @@
-"""HTML of answers: text coloured by how far steering moved it, whether it refuses, what the judge read, what it cost.
+"""Answers as HTML: text colored by how far steering moved it, whether it refuses, the judge's verdicts, the cost.
 
-Knows what `answers.py` says, and the names in `style.css`. Every text is escaped; of what did not pass, no word is shown.
+Knows the answers of `answers.py` and the names in `style.css`. Escapes every text, and shows no word that did not pass.
 """
 
 from collections.abc import Iterator
 from html import escape
 
-from answers import Models, Said, conversation, guarded, plain
+from answers import Models, StreamedAnswer, conversation, guarded, plain
 
-from hf_alignbeam.cli.explain import Explanation, Verdict, fate, headlines, spoken
+from hf_alignbeam.cli.explain import Explanation, Verdict, format_harm, outcome_word, summary_lines
 from hf_alignbeam.steering.ledger import Ledger
 
 PLAIN, GUARDED = "Plain", "Guarded"
 
 
 def side_by_side(
-    models: Models, prompt: str, begun: str, alpha: float, num_candidates: int, threshold: float
+    models: Models, prompt: str, prefill: str, alpha: float, num_candidates: int, threshold: float
 ) -> Iterator[tuple[str, str]]:
-    """Both panels, again and again while the answers are written, the plain one first; of bad input, a sentence."""
+    """Yield both panels while the answers are generated, the plain one first; for bad input, an error message."""
     left, right = panel(PLAIN), panel(GUARDED)
     try:
-        messages = conversation(models, prompt, begun)
-        for said in plain(models, messages):
-            left = panel(PLAIN, said)
+        messages = conversation(models, prompt, prefill)
+        for answer in plain(models, messages):
+            left = panel(PLAIN, answer)
             yield left, right
-        for said in guarded(models, messages, alpha=alpha, num_candidates=num_candidates, threshold=threshold):
-            right = panel(GUARDED, said)
+        for answer in guarded(models, messages, alpha=alpha, num_candidates=num_candidates, threshold=threshold):
+            right = panel(GUARDED, answer)
             yield left, right
     except ValueError as error:
         yield left, notice(GUARDED, str(error))
 
 
-def panel(title: str, said: Said | None = None) -> str:
-    """One answer: finished, being written, or not asked for."""
+def panel(title: str, answer: StreamedAnswer | None = None) -> str:
+    """The panel of one answer: finished, in progress, or empty."""
     parts = [f"<h2>{title}</h2>"]
-    if said is not None:
-        most = 1.0 if said.explanation is None else said.explanation.most
-        begun = f"<i>{escape(said.begun)}</i>" if said.begun else ""
-        runs = "".join(_run(text, nats, most) for text, nats in said.runs)
-        parts += [_outcome(said.refused), f'<p class="text" dir="auto">{(begun + runs).strip()}</p>']
-        if said.explanation is not None:
-            notes = "".join(f'<p class="note">{escape(line)}</p>' for line in headlines(said.explanation))
-            parts += [_legend(most) if "<mark" in runs else "", notes, _read(said.explanation)]
-        if said.cost is not None:
-            parts.append(_cost(said.cost))
+    if answer is not None:
+        max_kl = 1.0 if answer.explanation is None else answer.explanation.max_kl
+        prefill = f"<i>{escape(answer.prefill)}</i>" if answer.prefill else ""
+        spans = "".join(_span(text, nats, max_kl) for text, nats in answer.spans)
+        parts += [_outcome(answer.refused), f'<p class="text" dir="auto">{(prefill + spans).strip()}</p>']
+        if answer.explanation is not None:
+            notes = "".join(f'<p class="note">{escape(line)}</p>' for line in summary_lines(answer.explanation))
+            parts += [_legend(max_kl) if "<mark" in spans else "", notes, _verdict_table(answer.explanation)]
+        if answer.cost is not None:
+            parts.append(_cost(answer.cost))
     return f'<section class="answer">{"".join(parts)}</section>'
 
 
 def notice(title: str, words: str) -> str:
-    """A sentence in place of an answer."""
+    """A panel with an error message in place of an answer."""
     return f'<section class="answer"><h2>{title}</h2><p class="notice" role="alert">{escape(words)}</p></section>'
 
 
@@ -58,53 +58,54 @@ def _outcome(refused: bool | None) -> str:
     return '<p class="outcome refuses">✕ refuses</p>' if refused else '<p class="outcome">→ answers</p>'
 
 
-def _run(text: str, nats: float | None, most: float) -> str:
-    """Some text; where steering moved it, its word is marked as strongly, with the figure as a tip."""
+def _span(text: str, nats: float | None, max_kl: float) -> str:
+    """A piece of text; if it was steered, its word is colored by how far, with the value as a tooltip."""
     word = text.strip()
     if nats is None or not word:
         return escape(text)
     before, _, after = text.partition(word)
-    tip = f'tabindex="0" data-tip="{nats:.2f} nats" style="--share: {min(nats / most, 1.0):.3f}"'
+    tip = f'tabindex="0" data-tip="{nats:.2f} nats" style="--share: {min(nats / max_kl, 1.0):.3f}"'
     return f"{escape(before)}<mark {tip}>{escape(word)}</mark>{escape(after)}"
 
 
-def _legend(most: float) -> str:
+def _legend(max_kl: float) -> str:
     return (
         '<p class="legend">moved by steering: 0 <span class="scale"></span> '
-        f"{most:.1f} nats <span>(point at a word for its own)</span></p>"
+        f"{max_kl:.1f} nats <span>(point at a word for its own)</span></p>"
     )
 
 
-def _read(explanation: Explanation) -> str:
-    """What the judge read, as a table."""
-    head = f"<tr><th>the judge read</th><th>harm</th><th>passes to {explanation.threshold:g}</th></tr>"
+def _verdict_table(explanation: Explanation) -> str:
+    """The judge's verdicts as a table."""
+    head = f"<tr><th>the judge read</th><th>harm</th><th>passes up to {explanation.threshold:g}</th></tr>"
     rows = (
         f'<tr class="{"passed" if passes else "flagged"}"><td>{what}</td>'
-        f'<td><span class="harm" style="--harm: {harm or 0.0:.3f}"></span> {spoken(harm)}</td><td>{became}</td></tr>'
-        for what, harm, passes, became in _rows(explanation)
+        f'<td><span class="harm" style="--harm: {harm or 0.0:.3f}"></span> {format_harm(harm)}</td><td>{outcome}</td></tr>'
+        for what, harm, passes, outcome in _rows(explanation)
     )
     return f"<table>{head}{''.join(rows)}</table>"
 
 
 def _rows(explanation: Explanation) -> Iterator[tuple[str, float | None, bool, str]]:
-    """By text, in the order of the answer: what it is, its harm, whether that passes, and what became of it."""
-    standing = {verdict.after: verdict for verdict in explanation.verdicts}
-    for back in explanation.sent_back:
-        yield from (_row(standing.pop(after), "✓ stays") for after in list(standing) if after <= back.after)
-        yield from (_row(verdict, "✕ taken back") for verdict in back.verdicts)
-        for number, one in enumerate(back.candidates, start=1):
-            if one.chosen:
-                standing.pop(back.after + len(one.tokens), None)
-            yield f"candidate {number}", one.harm, one.passes, f"{'✓' if one.passes else '✕'} {fate(one)}"
-    yield from (_row(verdict, "✓ stays") for verdict in standing.values())
+    """For each judged text, in the order of the answer: its name, its harm, whether it passes, and its outcome."""
+    kept = {verdict.after: verdict for verdict in explanation.verdicts}
+    for rollback in explanation.sent_back:
+        yield from (_row(kept.pop(after), "✓ stays") for after in list(kept) if after <= rollback.after)
+        yield from (_row(verdict, "✕ taken back") for verdict in rollback.verdicts)
+        for number, candidate in enumerate(rollback.candidates, start=1):
+            if candidate.chosen:
+                kept.pop(rollback.after + len(candidate.tokens), None)
+            outcome = f"{'✓' if candidate.passes else '✕'} {outcome_word(candidate)}"
+            yield f"candidate {number}", candidate.harm, candidate.passes, outcome
+    yield from (_row(verdict, "✓ stays") for verdict in kept.values())
 
 
-def _row(verdict: Verdict, became: str) -> tuple[str, float | None, bool, str]:
-    return f"first {verdict.after} tokens", verdict.harm, verdict.passes, became
+def _row(verdict: Verdict, outcome: str) -> tuple[str, float | None, bool, str]:
+    return f"first {verdict.after} tokens", verdict.harm, verdict.passes, outcome
 
 
 def _cost(cost: Ledger) -> str:
-    """What an answer took, in figures."""
+    """The cost of an answer."""
     figures = {
         "target forwards": cost.target_forwards,
         "anchor forwards": cost.anchor_forwards,

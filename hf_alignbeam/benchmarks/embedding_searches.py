@@ -23,7 +23,7 @@ from hf_alignbeam.embedding_search.embeddings import token_embeddings
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompts
 from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
 from hf_alignbeam.evaluation.generation import encode
-from hf_alignbeam.evaluation.statistics import Rate, points
+from hf_alignbeam.evaluation.statistics import Rate, format_points
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.plausibility import PlausibleAnswer
 from hf_alignbeam.presets.published import TSA
@@ -204,7 +204,7 @@ def _clean(bench: Bench, loaded: Mapping[str, tuple[PreTrainedModel, PreTrainedT
                     verdicts(bench.truth, prompts, answered)["correct"]
                     for answered in (texts, [response.text for response in plain])
                 )
-                cells.append(f"{Rate(sum(after), len(after))}, {points(after, before_all)}")
+                cells.append(f"{Rate(sum(after), len(after))}, {format_points(after, before_all)}")
         n_clean = sum(calls.values())
         by_calls = ", ".join(f"{number}: {100 * n / n_clean:.1f} %" for number, n in sorted(calls.items()))
         lines.append(table_row([name, str(n_prompts), str(n_clean), by_calls, f"{100 * n_same / n_clean:.1f} %", *cells]))
@@ -244,7 +244,7 @@ def _prefixes(bench: Bench, loaded: Mapping[str, tuple[PreTrainedModel, PreTrain
             prefix.save_pretrained(folder, model)
             tuned = cast(PreTrainedModel, PeftModel.from_pretrained(load(name, bench.folder)[0], folder).eval())
         classes = Counter(_classify(bench.truth, text) for text in answers(tuned, tokenizer, flagged))
-        cells = [points(_correct(bench, tuned, tokenizer, prompts), before[kind]) for kind, prompts in benign.items()]
+        cells = [format_points(_correct(bench, tuned, tokenizer, prompts), before[kind]) for kind, prompts in benign.items()]
         n_fitted = f"{prefix.n_steered} steered, {prefix.n_clean} as they were"
         rates = [Rate(classes["success"], len(flagged)), Rate(classes["harmful"], len(flagged))]
         lines.append(table_row([name, str(N_VIRTUAL), n_fitted, str(len(flagged)), *map(str, rates), *cells]))

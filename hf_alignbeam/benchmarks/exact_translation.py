@@ -158,9 +158,13 @@ class _Walk:
 
     def _is_decided(self, mass: float, text: bytes) -> bool:
         """Whether a path ends: the target's next token is certain, or the target would have written other tokens."""
-        target_text = self._written_text(text)
-        spaces = [n for n in range(len(target_text) - 1) if target_text[n : n + 1] == b" " and target_text[n + 1 : n + 2] != b" "]
-        certain = self._target.encode(target_text[: spaces[-1]]) if spaces else ()
+        render_target_prompt = self._written_text(text)
+        spaces = [
+            n
+            for n in range(len(render_target_prompt) - 1)
+            if render_target_prompt[n : n + 1] == b" " and render_target_prompt[n + 1 : n + 2] != b" "
+        ]
+        certain = self._target.encode(render_target_prompt[: spaces[-1]]) if spaces else ()
         written = self._point.written
         n_both = min(len(certain), len(written))
         if certain[:n_both] != written[:n_both]:

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
-    AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -26,6 +25,8 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+
+from hf_alignbeam.evaluation.devices import load_padding_tokenizer
 
 #: The chat template of both models, so that any tokenizer will do.
 TEMPLATE = (
@@ -205,9 +206,8 @@ def device_name(device: torch.device) -> str:
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """A tokenizer by folder or Hub id, with the chat template of both models."""
-    tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
+    tokenizer = load_padding_tokenizer(name)
     tokenizer.chat_template = TEMPLATE
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return tokenizer
 
 

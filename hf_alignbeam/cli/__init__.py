@@ -1,15 +1,15 @@
-"""What can be typed at a terminal.
+"""The `alignbeam` command.
 
-* `calibrate`: `alignbeam calibrate`: the threshold of a judge, from responses that somebody has labelled.
-* `demo`: `alignbeam demo`: the testbed's specialist, plain and under the whole strategy, side by side.
-* `doctor_checks`: What can be wrong with a target, an anchor and a judge, one check a function: each says what it found and ...
-* `doctor`: `alignbeam doctor`: what is wrong with a set-up, before it matters.
-* `evaluate`: `alignbeam evaluate`: systems held against prompts, by a recipe; on one machine or many.
-* `explain`: One answer explained: its tokens and how far steering moved each, where the judge read, what was tried and what ...
-* `explain_picture`: One answer as a picture: a bar over each token for how far it was moved, the judge's verdicts under it, ...
-* `generate`: `alignbeam generate`: answers from any target model, guarded by any anchor and any judge.
-* `publish`: `alignbeam publish` and `alignbeam protect`: Hub folders on the disk, or pushed.
+* `calibrate`: `alignbeam calibrate` finds a judge's threshold from labeled responses.
+* `demo`: `alignbeam demo` shows the testbed's specialist, plain and guarded, side by side.
+* `diagnosis/`: The checks of `alignbeam doctor`.
+* `doctor`: `alignbeam doctor` finds what is wrong with a set-up before it is used.
+* `evaluate`: `alignbeam evaluate` compares systems on prompts, by a recipe, on one machine or many.
+* `explain`: One answer explained: how far each token was steered, what the judge read, what was tried.
+* `explain_picture`: One explained answer as a picture.
+* `generate`: `alignbeam generate` answers prompts with a guarded target.
+* `publish`: `alignbeam publish` and `alignbeam protect` write Hub folders on the disk, or push them.
 * `settings_page`: The settings page of the guides, made from signatures and docstrings.
-* `steer`: `alignbeam steer`: embeddings for a file of prompts, found once and kept in a folder.
-* `app`: The `alignbeam` command: what can be typed, and what each option means. The work is done in `commands/`.
+* `steer`: `alignbeam steer` searches embeddings for a file of prompts, and keeps them in a folder.
+* `app`: The options of every command; the work is done in the modules above.
 """

@@ -1,30 +1,30 @@
-"""The `alignbeam` command: what can be typed, and what each option means. The work is done in `commands/`."""
+"""The `alignbeam` command: the options of every command and their help texts.
+
+Imports the module of a command only when it runs, so that `--help` does not wait for torch.
+"""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-Alpha = Annotated[
-    float | None, typer.Option(help="The anchor's share; its range is the mixing rule's. Default: the processor's.")
-]
-Steps = Annotated[int | None, typer.Option(min=0, help="Tokens of each answer to steer. Default: the processor's.")]
-Watch = Annotated[int | None, typer.Option(min=1, help="Tokens after which unneeded steering ends. Default: the processor's.")]
-Mixing = Annotated[
-    str | None, typer.Option(help="log_linear, linear, paper, safe_decoding or contrastive. Default: the processor's.")
-]
-Weights = Annotated[Path | None, typer.Option(help="A folder that the testbed's training wrote. Default: the package's.")]
+Alpha = Annotated[float | None, Option(help="The anchor's share, in the range of the mixing rule. Default: the processor's.")]
+Steps = Annotated[int | None, Option(min=0, help="The number of tokens to steer in each answer. Default: the processor's.")]
+Watch = Annotated[int | None, Option(min=1, help="Tokens after which unneeded steering ends. Default: the processor's.")]
+Mixing = Annotated[str | None, Option(help="log_linear, linear, paper, safe_decoding or contrastive. Default: the processor's.")]
+Weights = Annotated[Path | None, Option(help="A folder that the testbed's training wrote. Default: the package's.")]
 
-Device = Annotated[str, typer.Option(help="Where the target goes, as torch names it; auto: spread over what there is.")]
-AnchorDevice = Annotated[str | None, typer.Option(help="Where the anchor goes. Default: with the target.")]
-JudgeDevice = Annotated[str | None, typer.Option(help="Where the judge goes. Default: with the target.")]
-TpPlan = Annotated[str | None, typer.Option(help="auto: cut the target up over the processes of torchrun.")]
+Device = Annotated[str, Option(help="The target's device; auto: spread it over all devices.")]
+AnchorDevice = Annotated[str | None, Option(help="The anchor's device. Default: the target's.")]
+JudgeDevice = Annotated[str | None, Option(help="The judge's device. Default: the target's.")]
+TpPlan = Annotated[str | None, Option(help="auto: split the target over the processes of torchrun (tensor parallelism).")]
 
 
 def _given(**options: object) -> dict[str, object]:
-    """The options that were typed."""
+    """The options that were given, without those left at None."""
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -35,10 +35,10 @@ def alignbeam() -> None:
 
 @app.command()
 def demo(
-    prompts: Annotated[int, typer.Option(min=2, help="Prompts of each kind.")] = 60,
+    prompts: Annotated[int, Option(min=2, help="Prompts of each kind.")] = 60,
     weights: Weights = None,
 ) -> None:
-    """Plain and guarded answers of an unsafe specialist side by side, with rates and cost; about a minute."""
+    """Show plain and guarded answers of an unsafe specialist side by side, with rates and cost; takes about a minute."""
     from hf_alignbeam.cli.demo import run
 
     run(prompts, weights)
@@ -46,39 +46,34 @@ def demo(
 
 @app.command()
 def generate(
-    model: Annotated[str, typer.Option(help="The target: a folder or a Hub id.")],
+    model: Annotated[str, Option(help="The target: a folder or a Hub id.")],
     anchor: Annotated[
-        str, typer.Option(help="The safe model: a folder or a Hub id, of any family; or `base`, where --model is an adapter.")
+        str, Option(help="The safe model: a folder or a Hub id, of any family; or `base`, the model under an adapter.")
     ],
-    judge: Annotated[
-        str | None,
-        typer.Option(help="A guard model or a classifier, a folder or a Hub id. Default: none, steering alone."),
-    ] = None,
-    prompt: Annotated[list[str] | None, typer.Option(help="What a user says; may be given several times.")] = None,
-    file: Annotated[Path | None, typer.Option(help="Prompts, one a line; or JSON lines with `prompt` or `messages`.")] = None,
-    to: Annotated[Path | None, typer.Option(help="Write JSON lines here instead of printing.")] = None,
+    judge: Annotated[str | None, Option(help="A guard model or a classifier: a folder or a Hub id. Default: none.")] = None,
+    prompt: Annotated[list[str] | None, Option(help="A user's message; may be repeated.")] = None,
+    file: Annotated[Path | None, Option(help="Prompts, one a line; or a table or JSON with `prompt` or `messages`.")] = None,
+    to: Annotated[Path | None, Option(help="Write JSON lines to this file instead of printing.")] = None,
     alpha: Alpha = None,
     n_steps: Steps = None,
     n_watch: Watch = None,
     mixing: Mixing = None,
-    threshold: Annotated[float | None, typer.Option(help="--judge: the harm that passes. Default: the strategy's.")] = None,
-    num_candidates: Annotated[int | None, typer.Option(help="--judge: candidates for a flagged answer.")] = None,
-    refusal: Annotated[str | None, typer.Option(help="--judge: what is said where nothing passes.")] = None,
-    audit: Annotated[Path | None, typer.Option(help="--judge: append a record of each answer here, without its words.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
-    batch_size: Annotated[int, typer.Option(min=1)] = 8,
-    sample: Annotated[bool, typer.Option("--sample", help="Sample instead of greedy search.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed for --sample.")] = 0,
+    threshold: Annotated[float | None, Option(help="With --judge: the largest harm that passes.")] = None,
+    num_candidates: Annotated[int | None, Option(help="With --judge: candidates for a flagged answer.")] = None,
+    refusal: Annotated[str | None, Option(help="With --judge: the answer where nothing passes.")] = None,
+    audit: Annotated[Path | None, Option(help="With --judge: a log of each answer, without its words.")] = None,
+    max_new_tokens: Annotated[int, Option(min=1)] = 256,
+    batch_size: Annotated[int, Option(min=1)] = 8,
+    sample: Annotated[bool, Option("--sample", help="Sample instead of greedy search.")] = False,
+    seed: Annotated[int, Option(help="The seed of --sample.")] = 0,
     device: Device = "cpu",
     anchor_device: AnchorDevice = None,
     judge_device: JudgeDevice = None,
     tp_plan: TpPlan = None,
-    plain: Annotated[bool, typer.Option("--plain", help="Also show what the target says alone.")] = False,
-    explain: Annotated[
-        Path | None, typer.Option(help="For one prompt: draw into this PNG, and print, how its answer came about.")
-    ] = None,
+    plain: Annotated[bool, Option("--plain", help="Also show the target's answer without a guard.")] = False,
+    explain: Annotated[Path | None, Option(help="For one prompt: print and draw (PNG) how its answer came about.")] = None,
 ) -> None:
-    """Answer prompts with a target model guarded by an anchor."""
+    """Answer prompts with a target model, guarded by an anchor and optionally a judge."""
     from hf_alignbeam.cli.generate import Request, run
 
     given = _given(alpha=alpha, n_steps=n_steps, n_watch=n_watch, mixing=mixing)
@@ -110,28 +105,26 @@ def generate(
 
 @app.command()
 def steer(
-    model: Annotated[str, typer.Option(help="The target: a folder or a Hub id.")],
-    judge: Annotated[str, typer.Option(help="A guard model or a classifier, a folder or a Hub id.")],
-    file: Annotated[Path, typer.Option(help="Prompts, one a line; or JSON lines with `prompt` or `messages`.")],
-    to: Annotated[Path, typer.Option(help="The folder that gets the embeddings; a stopped search goes on from what lies there.")],
-    accept: Annotated[
-        str | None, typer.Option(help="A safe model that has to find an answer likely. Default: none, what passes is given.")
-    ] = None,
-    preset: Annotated[str | None, typer.Option(help="tsa: Test-Time Safety Alignment as printed.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="The harm that passes. Default: the steerer's.")] = None,
-    mu: Annotated[float | None, typer.Option(help="The noise's length, as a share of the embeddings'.")] = None,
-    eta: Annotated[float | None, typer.Option(help="The length of a gradient step; 0: random search.")] = None,
-    max_calls: Annotated[int | None, typer.Option(help="Oracle calls a prompt, at most.")] = None,
-    max_generations: Annotated[int | None, typer.Option(help="Answers generated for a prompt, at most.")] = None,
-    max_batch_tokens: Annotated[int | None, typer.Option(help="Rows times their length in one call of generate.")] = None,
-    judge_timeout: Annotated[float | None, typer.Option(help="Seconds until a judge is given up. Default: never.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of noise and samples.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    model: Annotated[str, Option(help="The target: a folder or a Hub id.")],
+    judge: Annotated[str, Option(help="A guard model or a classifier: a folder or a Hub id.")],
+    file: Annotated[Path, Option(help="Prompts, one a line; or a table or JSON with `prompt` or `messages`.")],
+    to: Annotated[Path, Option(help="The folder for the embeddings; a stopped search resumes from it.")],
+    accept: Annotated[str | None, Option(help="A safe model that must find an answer likely. Default: none.")] = None,
+    preset: Annotated[str | None, Option(help="tsa: Test-Time Safety Alignment as published.")] = None,
+    threshold: Annotated[float | None, Option(help="The largest harm that passes. Default: the steerer's.")] = None,
+    mu: Annotated[float | None, Option(help="The length of the noise, as a share of the embeddings' length.")] = None,
+    eta: Annotated[float | None, Option(help="The length of a gradient step; 0: random search.")] = None,
+    max_calls: Annotated[int | None, Option(help="The largest number of judge calls for a prompt.")] = None,
+    max_generations: Annotated[int | None, Option(help="The largest number of answers generated for a prompt.")] = None,
+    max_batch_tokens: Annotated[int | None, Option(help="The largest batch: rows times their length.")] = None,
+    judge_timeout: Annotated[float | None, Option(help="Seconds to wait for a judge. Default: no limit.")] = None,
+    seed: Annotated[int | None, Option(help="The seed of noise and sampling.")] = None,
+    max_new_tokens: Annotated[int, Option(min=1)] = 128,
     device: Device = "cpu",
     judge_device: JudgeDevice = None,
-    plot: Annotated[bool, typer.Option("--plot", help="Also draw harm against oracle calls (needs matplotlib).")] = False,
+    plot: Annotated[bool, Option("--plot", help="Also draw harm against judge calls (needs matplotlib).")] = False,
 ) -> None:
-    """Find prompt embeddings that a model answers safely, for a file of prompts."""
+    """Search prompt embeddings that a model answers safely, for a file of prompts."""
     from hf_alignbeam.cli.steer import Request, run
 
     settings = _given(
@@ -150,46 +143,39 @@ def steer(
 @app.command()
 def evaluate(
     recipe: Annotated[
-        str | None, typer.Argument(help="A YAML file, or a recipe of the package. Default: all systems on the testbed.")
+        str | None,
+        Argument(help="A YAML file or a recipe of the package. Default: testbed."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The target: a folder, a Hub id or testbed:NAME.")] = None,
-    anchor: Annotated[str | None, typer.Option(help="The safe model, the same way; or `base`, under its adapters.")] = None,
-    judge: Annotated[str | None, typer.Option(help="The judge, the same way; or the address of a moderation endpoint.")] = None,
-    judge_errors: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="The share of responses that the judge is made to be wrong about.")
-    ] = None,
-    prompts: Annotated[
-        list[str] | None, typer.Option(help="A file, hub:ID or testbed:KIND instead of the recipe's; may be given several times.")
-    ] = None,
-    systems: Annotated[list[str] | None, typer.Option(help="Only the recipe's system of that name; may be repeated.")] = None,
-    split: Annotated[str | None, typer.Option(help="Of every prompt set. Default: the recipe's.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many prompts of each set.")] = None,
+    model: Annotated[str | None, Option(help="The target: a folder, a Hub id or testbed:NAME.")] = None,
+    anchor: Annotated[str | None, Option(help="The safe model, named like --model; or `base`.")] = None,
+    judge: Annotated[str | None, Option(help="The judge, named like --model; or the URL of an endpoint.")] = None,
+    judge_errors: Annotated[float | None, Option(min=0.0, max=1.0, help="The share of verdicts to invert.")] = None,
+    prompts: Annotated[list[str] | None, Option(help="A file, hub:ID or testbed:KIND; may be repeated.")] = None,
+    systems: Annotated[list[str] | None, Option(help="Only the recipe's system of this name; may be repeated.")] = None,
+    split: Annotated[str | None, Option(help="The split of every prompt set. Default: the recipe's.")] = None,
+    limit: Annotated[int | None, Option(min=1, help="The largest number of prompts from each set.")] = None,
     weights: Weights = None,
-    to: Annotated[
-        Path | None, typer.Option(help="A folder for answers, report and JSON; a stopped run goes on from what lies there.")
-    ] = None,
-    plot: Annotated[bool, typer.Option("--plot", help="Also draw safety against over-refusal and cost.")] = False,
-    device: Annotated[
-        str | None, typer.Option(help="Where the target goes, as torch names it; auto: spread over what there is.")
-    ] = None,
+    to: Annotated[Path | None, Option(help="A folder for answers, report and JSON; a stopped run resumes from it.")] = None,
+    plot: Annotated[bool, Option("--plot", help="Also draw safety against over-refusal and cost.")] = False,
+    device: Annotated[str | None, Option(help="The target's device; auto: spread it over all devices.")] = None,
     anchor_device: AnchorDevice = None,
     judge_device: JudgeDevice = None,
     tp_plan: TpPlan = None,
-    dtype: Annotated[str | None, typer.Option(help="Of its weights, as torch names it. Default: the checkpoint's.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts in one call of generate.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
-    temperature: Annotated[float | None, typer.Option(min=0.0, help="Above 0, answers are sampled.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of what is drawn.")] = None,
+    dtype: Annotated[str | None, Option(help="The dtype of the target. Default: the checkpoint's.")] = None,
+    batch_size: Annotated[int | None, Option(min=1, help="Prompts in one call of generate.")] = None,
+    max_new_tokens: Annotated[int | None, Option(min=1)] = None,
+    temperature: Annotated[float | None, Option(min=0.0, help="Above 0, answers are sampled.")] = None,
+    seed: Annotated[int | None, Option(help="The seed of everything random.")] = None,
     embedding_search: Annotated[
         bool,
-        typer.Option("--embedding-search", help="Measure embedding search on the testbed instead. --judge: graded or judge-cls."),
+        Option("--embedding-search", help="Measure embedding search on the testbed instead; --judge: graded or judge-cls."),
     ] = False,
     alpha: Alpha = None,
     n_steps: Steps = None,
     n_watch: Watch = None,
     mixing: Mixing = None,
 ) -> None:
-    """Hold systems against prompts: refusal, harm, over-refusal, utility and cost, each with its 95 % interval."""
+    """Compare systems on prompts: refusal, harm, over-refusal, utility and cost, each with its 95 % interval."""
     if embedding_search:
         if recipe or to or prompts or systems:
             raise typer.BadParameter(
@@ -219,37 +205,28 @@ def evaluate(
 @app.command()
 def bench(
     translation: Annotated[
-        list[str] | None,
-        typer.Option(help="Tokenizers, folders or Hub ids: every ordered pair of them is measured. Repeat it."),
+        list[str] | None, Option(help="A tokenizer: a folder or a Hub id; repeat it: every pair is measured.")
     ] = None,
-    fidelity: Annotated[
-        bool, typer.Option("--fidelity", help="Distance of every rule to the exact translation, on the testbed's models.")
-    ] = False,
+    fidelity: Annotated[bool, Option("--fidelity", help="Distance of every translation rule to the exact one.")] = False,
     families: Annotated[
-        bool, typer.Option("--families", help="The guard's laws on tiny models of every family, in every mode of generate.")
+        bool, Option("--families", help="The guard's laws on tiny models of every family, in every mode.")
     ] = False,
-    speed: Annotated[
-        bool, typer.Option("--speed", help="What a steered step costs, on random models of realistic shape.")
-    ] = False,
-    decoding: Annotated[
-        bool, typer.Option("--decoding", help="What the strategy costs beside plain generate, on the same shapes.")
-    ] = False,
-    memory: Annotated[
-        bool, typer.Option("--memory", help="Peak memory with the base under a LoRA as anchor, against the target alone.")
-    ] = False,
-    tokenizer: Annotated[str, typer.Option(help="On realistic shapes: the target's, a folder or a Hub id.")] = "Qwen/Qwen3-0.6B",
-    anchor_tokenizer: Annotated[str, typer.Option(help="On realistic shapes: the anchor's.")] = "meta-llama/Llama-3.2-1B",
-    text: Annotated[Path | None, typer.Option(help="On realistic shapes: a text to follow. Default: Python's own.")] = None,
-    device: Annotated[str, typer.Option(help="On realistic shapes: where the models go.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="On realistic shapes: of the weights, as torch names it.")] = "float32",
-    split: Annotated[str, typer.Option(help="--fidelity: whose prompts, validation or test.")] = "test",
-    contexts: Annotated[int, typer.Option(min=4, help="--fidelity: points of answers for each pair.")] = 64,
+    speed: Annotated[bool, Option("--speed", help="Cost of a steered step, on realistic shapes.")] = False,
+    decoding: Annotated[bool, Option("--decoding", help="Cost of AlignBeam, on realistic shapes.")] = False,
+    memory: Annotated[bool, Option("--memory", help="Peak memory with the base under a LoRA as anchor.")] = False,
+    tokenizer: Annotated[str, Option(help="Realistic shapes: the target's tokenizer.")] = "Qwen/Qwen3-0.6B",
+    anchor_tokenizer: Annotated[str, Option(help="Realistic shapes: the anchor's tokenizer.")] = "meta-llama/Llama-3.2-1B",
+    text: Annotated[Path | None, Option(help="Realistic shapes: a text to generate. Default: Python's docstrings.")] = None,
+    device: Annotated[str, Option(help="Realistic shapes: the device of the models.")] = "cpu",
+    dtype: Annotated[str, Option(help="Realistic shapes: the dtype of the weights, as torch names it.")] = "float32",
+    split: Annotated[str, Option(help="With --fidelity: the split of the prompts, validation or test.")] = "test",
+    contexts: Annotated[int, Option(min=4, help="With --fidelity: the number of positions in answers for each pair.")] = 64,
     weights: Weights = None,
 ) -> None:
-    """What translating between tokenizers loses and costs, how far it is from exact, and what the guard costs and where."""
+    """Measure the translation between tokenizers, its loss and distance to the exact one, and the costs of the guard."""
     if [bool(translation), fidelity, families, speed, decoding, memory].count(True) != 1:
         raise typer.BadParameter(
-            "give one of --fidelity, --families, --speed, --decoding, --memory, or --translation A --translation B"
+            "give exactly one of --fidelity, --families, --speed, --decoding, --memory, or --translation A --translation B"
         )
     if fidelity:
         from hf_alignbeam.benchmarks.translation_fidelity import run as measure_fidelity
@@ -281,16 +258,14 @@ def bench(
 
 @app.command()
 def doctor(
-    model: Annotated[str, typer.Argument(help="The target: a folder or a Hub id.")],
-    anchor: Annotated[str, typer.Argument(help="The safe model: a folder or a Hub id, of any family.")],
-    judge: Annotated[str | None, typer.Argument(help="A guard model or a classifier, a folder or a Hub id.")] = None,
-    pairs: Annotated[
-        Path | None, typer.Option(help="What the judge has to tell apart: JSON lines as for calibrate. Default: plain English.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="Where the models go, as torch names it.")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+    model: Annotated[str, Argument(help="The target: a folder or a Hub id.")],
+    anchor: Annotated[str, Argument(help="The safe model, of any family: a folder or a Hub id.")],
+    judge: Annotated[str | None, Argument(help="A guard model or a classifier: a folder or a Hub id.")] = None,
+    pairs: Annotated[Path | None, Option(help="Responses to test the judge, as for calibrate. Default: four in English.")] = None,
+    device: Annotated[str, Option(help="The device of all models, as torch names it.")] = "cpu",
+    as_json: Annotated[bool, Option("--json", help="Print one JSON object instead of lines.")] = False,
 ) -> None:
-    """Examine a target, an anchor and a judge; exit with 0 (green), 1 (yellow) or 2 (red)."""
+    """Check a target, an anchor and a judge for faults; exit with 0 (green), 1 (yellow) or 2 (red)."""
     from hf_alignbeam.cli.doctor import run
 
     run(model, anchor, judge, pairs, device, as_json)
@@ -298,16 +273,14 @@ def doctor(
 
 @app.command()
 def calibrate(
-    judge: Annotated[str, typer.Option(help="A guard model or a classifier, a folder or a Hub id.")],
-    file: Annotated[Path, typer.Option(help="JSON lines with `prompt` or `messages`, `response`, and `harmful`: true or false.")],
-    max_flagged: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="Flag at most this share of the harmless ones. Default: fewest errors.")
-    ] = None,
-    template: Annotated[str | None, typer.Option(help="guard, yes_no or a Jinja template. Default: the judge's own.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
-    device: Annotated[str, typer.Option(help="Where the judge goes, as torch names it.")] = "cpu",
+    judge: Annotated[str, Option(help="A guard model or a classifier: a folder or a Hub id.")],
+    file: Annotated[Path, Option(help="JSON with `prompt` or `messages`, `response` and `harmful`.")],
+    max_flagged: Annotated[float | None, Option(min=0.0, max=1.0, help="Flag at most this share of harmless ones.")] = None,
+    template: Annotated[str | None, Option(help="guard, yes_no or a Jinja template. Default: the judge's own.")] = None,
+    batch_size: Annotated[int, Option(min=1)] = 32,
+    device: Annotated[str, Option(help="The judge's device, as torch names it.")] = "cpu",
 ) -> None:
-    """Find a judge's threshold on labelled responses, with the error rates it implies."""
+    """Find a judge's threshold from labeled responses, with its error rates."""
     from hf_alignbeam.cli.calibrate import run
 
     run(judge, template, device, file, max_flagged, batch_size)
@@ -315,10 +288,10 @@ def calibrate(
 
 @app.command()
 def publish(
-    strategy: Annotated[str, typer.Argument(help="anchor-logits, alignbeam or embedding-steerer.")],
-    to: Annotated[str, typer.Option(help="A folder to write, or an adapter's to add to; with --push, a Hub id.")],
-    push: Annotated[bool, typer.Option("--push", help="Upload to the Hub.")] = False,
-    private: Annotated[bool, typer.Option("--private", help="--push: make the repository private.")] = False,
+    strategy: Annotated[str, Argument(help="anchor-logits, alignbeam or embedding-steerer.")],
+    to: Annotated[str, Option(help="A folder to write, or an adapter's folder to add to; with --push, a Hub id.")],
+    push: Annotated[bool, Option("--push", help="Upload to the Hub.")] = False,
+    private: Annotated[bool, Option("--private", help="With --push: make the repository private.")] = False,
 ) -> None:
     """Write a Hub folder that any model can load as its `custom_generate`."""
     from hf_alignbeam.cli.publish import publish as write
@@ -328,19 +301,19 @@ def publish(
 
 @app.command()
 def protect(
-    model: Annotated[str, typer.Option(help="The target: a folder or a Hub id.")],
-    anchor: Annotated[str, typer.Option(help="The safe model: a folder or a Hub id.")],
-    judge: Annotated[str, typer.Option(help="A guard model or a classifier, a folder or a Hub id.")],
-    to: Annotated[str, typer.Option(help="A folder to write; with --push, a Hub id.")],
-    revision: Annotated[str | None, typer.Option(help="The target's.")] = None,
-    anchor_revision: Annotated[str | None, typer.Option(help="The anchor's. Default: the commit it is at.")] = None,
-    judge_revision: Annotated[str | None, typer.Option(help="The judge's. Default: the commit it is at.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="The harm that passes. Default: the strategy's.")] = None,
-    refusal: Annotated[str | None, typer.Option(help="What is said where nothing passes.")] = None,
-    push: Annotated[bool, typer.Option("--push", help="Upload to the Hub.")] = False,
-    private: Annotated[bool, typer.Option("--private", help="--push: make the repository private.")] = False,
+    model: Annotated[str, Option(help="The target: a folder or a Hub id.")],
+    anchor: Annotated[str, Option(help="The safe model: a folder or a Hub id.")],
+    judge: Annotated[str, Option(help="A guard model or a classifier: a folder or a Hub id.")],
+    to: Annotated[str, Option(help="A folder to write; with --push, a Hub id.")],
+    revision: Annotated[str | None, Option(help="The target's revision.")] = None,
+    anchor_revision: Annotated[str | None, Option(help="The anchor's revision. Default: its current commit.")] = None,
+    judge_revision: Annotated[str | None, Option(help="The judge's revision. Default: its current commit.")] = None,
+    threshold: Annotated[float | None, Option(help="The largest harm that passes. Default: the strategy's.")] = None,
+    refusal: Annotated[str | None, Option(help="The answer where nothing passes.")] = None,
+    push: Annotated[bool, Option("--push", help="Upload to the Hub.")] = False,
+    private: Annotated[bool, Option("--private", help="With --push: make the repository private.")] = False,
 ) -> None:
-    """Copy a model's repository with its guard: loading it guards, or is an error."""
+    """Copy a model's repository and add its guard: the copy loads guarded, or fails to load."""
     from hf_alignbeam.cli.publish import protect as write
 
     revisions = _given(anchor_revision=anchor_revision, judge_revision=judge_revision)

@@ -1,35 +1,24 @@
-"""`alignbeam calibrate`: the threshold of a judge, from responses that somebody has labelled."""
+"""`alignbeam calibrate`: finds a judge's threshold from labeled responses."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import track
 
-from hf_alignbeam.chat.conversations import Message, as_messages
 from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
+from hf_alignbeam.evaluation.prompt_files import read_labeled_responses
 from hf_alignbeam.evaluation.statistics import Rate
 from hf_alignbeam.hub.judge_loading import load_judge
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """A response to a conversation, and whether it does harm."""
-
-    conversation: list[Message]
-    response: str
-    harmful: bool
-
-
-@dataclass(frozen=True)
 class Threshold:
-    """A threshold and what it implies: harmless responses flagged, harmful ones passed."""
+    """A threshold with its error rates: harmless responses that it flags, and harmful ones that it passes."""
 
     value: float
     flagged: Rate
@@ -37,80 +26,51 @@ class Threshold:
 
 
 def run(name: str, template: str | None, device: str, file: Path, max_flagged: float | None, batch_size: int) -> None:
-    """Print the threshold, with the error rates that it implies."""
+    """Judge the labeled responses, and print the best threshold and some others with their error rates."""
     console = Console(width=200)
     with report_user_errors():
-        labelled = read(file)
+        labeled = read_labeled_responses(file)
         judge = load_judge(name, template=template, device=torch.device(device))
         harm: list[float] = []
-        for start in track(range(0, len(labelled), batch_size), "judging", console=Console(stderr=True), transient=True):
-            batch = labelled[start : start + batch_size]
+        for start in track(range(0, len(labeled), batch_size), "judging", console=Console(stderr=True), transient=True):
+            batch = labeled[start : start + batch_size]
             harm += judge([each.conversation for each in batch], [each.response for each in batch]).tolist()
-        told = [(h, each.harmful) for h, each in zip(harm, labelled, strict=True) if not math.isnan(h)]
-        found = choose(told, max_flagged)
-        rows = [("chosen", found), *((f"{value:g}", at(told, value)) for value in (0.1, 0.5, 0.9))]
+        verdicts = [(h, each.harmful) for h, each in zip(harm, labeled, strict=True) if not math.isnan(h)]
+        best = best_threshold(verdicts, max_flagged)
+        rows = [("chosen", best), *((f"{value:g}", threshold_at(verdicts, value)) for value in (0.1, 0.5, 0.9))]
     tell(console, *table_head(["threshold", "value", "harmless flagged", "harmful passed"]))
-    for name, each in rows:
-        tell(console, table_row([name, f"{each.value:.6g}", str(each.flagged), str(each.missed)]))
-    n_silent = len(labelled) - len(told)
+    for name, row in rows:
+        tell(console, table_row([name, f"{row.value:.6g}", str(row.flagged), str(row.missed)]))
     tell(
         console,
         "",
-        f"{len(labelled)} responses, {sum(each.harmful for each in labelled)} of them harmful; {n_silent} without a verdict. "
-        f"`threshold={found.value:.6g}` lets pass what is at most so harmful.",
+        f"{len(labeled)} responses, {sum(each.harmful for each in labeled)} of them harmful; {len(labeled) - len(verdicts)} "
+        f"without a verdict. `threshold={best.value:.6g}` passes a response whose harm is at most that.",
     )
 
 
-def choose(told: Sequence[tuple[float, bool]], max_flagged: float | None = None) -> Threshold:
-    """The threshold with the fewest errors of both kinds, each kind by its share; or the lowest one that does not flag too much.
+def best_threshold(verdicts: Sequence[tuple[float, bool]], max_flagged: float | None = None) -> Threshold:
+    """The threshold with the smallest sum of both error rates, or the lowest one that does not flag too much.
 
     Args:
-        told: (harm, harmful) of each response.
-        max_flagged: The share of the harmless responses that may be flagged, in [0, 1]; None for the fewest errors.
+        verdicts: For each response its harm by the judge, and whether it is harmful.
+        max_flagged: The largest share of harmless responses to flag, in [0, 1]; None for the fewest errors.
 
     Raises:
-        ValueError: One of the kinds is missing, so that its errors cannot be counted.
+        ValueError: The responses are all harmful or all harmless, so that one error rate is unknown.
     """
-    if {harmful for _, harmful in told} != {False, True}:
-        raise ValueError("The file must hold harmful and harmless responses that get a verdict, got only one kind of them.")
-    known = sorted({h for h, _ in told} | {0.0, 1.0})
-    between = [(a + b) / 2 for a, b in pairwise(known)]
-    every = [at(told, value) for value in (*between, 1.0)]
+    if {harmful for _, harmful in verdicts} != {False, True}:
+        raise ValueError("The file must hold harmful and harmless responses with a verdict, got only one of these kinds.")
+    harms = sorted({h for h, _ in verdicts} | {0.0, 1.0})
+    between = [(a + b) / 2 for a, b in pairwise(harms)]
+    thresholds = [threshold_at(verdicts, value) for value in (*between, 1.0)]
     if max_flagged is not None:
-        return next(each for each in every if each.flagged.share <= max_flagged)
-    return min(every, key=lambda each: (each.flagged.share + each.missed.share, abs(each.value - 0.5)))
+        return next(threshold for threshold in thresholds if threshold.flagged.share <= max_flagged)
+    return min(thresholds, key=lambda each: (each.flagged.share + each.missed.share, abs(each.value - 0.5)))
 
 
-def at(told: Sequence[tuple[float, bool]], value: float) -> Threshold:
-    """What a threshold implies."""
-    flagged = [h > value for h, harmful in told if not harmful]
-    missed = [h <= value for h, harmful in told if harmful]
+def threshold_at(verdicts: Sequence[tuple[float, bool]], value: float) -> Threshold:
+    """A threshold with its error rates on these verdicts."""
+    flagged = [h > value for h, harmful in verdicts if not harmful]
+    missed = [h <= value for h, harmful in verdicts if harmful]
     return Threshold(value, Rate(sum(flagged), len(flagged)), Rate(sum(missed), len(missed)))
-
-
-def read(file: Path) -> list[Labelled]:
-    """The responses in a file of JSON lines with `prompt` or `messages`, `response` and `harmful`.
-
-    Raises:
-        ValueError: A line is none of that; it is named.
-    """
-    found = []
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            record: dict[str, Any] = json.loads(line)
-            asked = record["messages"] if "messages" in record else record["prompt"]
-            response, harmful = record["response"], record["harmful"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{file}:{number} must be JSON with 'prompt' or 'messages', 'response' and 'harmful', got {line.strip()}."
-            ) from error
-        if not isinstance(response, str) or not isinstance(harmful, bool):
-            raise ValueError(
-                f"{file}:{number} must have a text as 'response' and true or false as 'harmful', got {line.strip()}."
-            )
-        found.append(Labelled(as_messages(asked), response, harmful))
-    if not found:
-        raise ValueError(f"{file} must hold at least one labelled response, got none.")
-    return found

@@ -1,4 +1,4 @@
-"""`alignbeam demo`: the testbed's specialist, plain and under the whole strategy, side by side."""
+"""`alignbeam demo`: shows the testbed's specialist, plain and under AlignBeam, side by side."""
 
 import time
 from pathlib import Path
@@ -13,13 +13,15 @@ from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import WEIGHTS, load, stored_judges, stored_language
 from hf_alignbeam.testbed_training.rates import responses, verdicts
 
+#: Prompts of each kind whose answers are printed.
 N_SHOWN = 3
+#: The kinds of prompts, and the verdict that is counted for each.
 KINDS = {"harmful": "refuses", "late": "refuses", "borderline": "refuses", "domain": "correct"}
 JUDGE = "judge-lm"
 
 
 def run(n_prompts: int, weights: Path | None) -> None:
-    """Print answers, rates and cost."""
+    """Answer prompts of each kind, plain and guarded, and print answers, rates and cost."""
     with report_user_errors():
         _run(n_prompts, weights)
 
@@ -36,7 +38,7 @@ def _run(n_prompts: int, weights: Path | None) -> None:
     truth = GroundTruth(language)
     rates = Table("prompts", "share that", "plain", "guarded", title="Rates by the grammar, 95 % intervals")
     seconds = {"plain": 0.0, "guarded": 0.0}
-    for kind, rate in KINDS.items():
+    for kind, verdict in KINDS.items():
         prompts = language.prompts("test", kind)[:n_prompts]
         texts = {}
         for system, strategy in (("plain", None), ("guarded", guard)):
@@ -48,7 +50,7 @@ def _run(n_prompts: int, weights: Path | None) -> None:
         for prompt, plain, guarded in list(zip(prompts, texts["plain"], texts["guarded"], strict=True))[:N_SHOWN]:
             shown.add_row(prompt.text, plain, guarded)
         console.print(shown)
-        for name in (rate, "harms") if prompts[0].harmful else (rate,):
+        for name in (verdict, "harms") if prompts[0].harmful else (verdict,):
             columns = {system: verdicts(truth, prompts, text)[name] for system, text in texts.items()}
             cells = [str(Rate(sum(hits), len(hits))) for hits in columns.values()]
             rates.add_row(kind, name if name != "correct" else "is correct", *cells)

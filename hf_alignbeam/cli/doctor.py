@@ -1,4 +1,4 @@
-"""`alignbeam doctor`: what is wrong with a set-up, before it matters."""
+"""`alignbeam doctor`: finds what is wrong with a set-up before it is used."""
 
 import json
 from dataclasses import asdict
@@ -8,34 +8,37 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from hf_alignbeam.cli.calibrate import read
-from hf_alignbeam.cli.doctor_checks import PAIRS, Finding, Side, Status, examine
+from hf_alignbeam.cli.diagnosis.examination import Finding, examine
+from hf_alignbeam.cli.diagnosis.examined import ExaminedModel, Status
+from hf_alignbeam.cli.diagnosis.system_checks import PAIRS
 from hf_alignbeam.console import report_user_errors
 from hf_alignbeam.evaluation.devices import load_causal, named_device
+from hf_alignbeam.evaluation.prompt_files import read_labeled_responses
 from hf_alignbeam.hub.judge_loading import load_judge
 
-#: What the command exits with, by the worst finding.
-EXITS: dict[Status, int] = {"green": 0, "yellow": 1, "red": 2}
+#: The exit status by the worst finding.
+EXIT_STATUS: dict[Status, int] = {"green": 0, "yellow": 1, "red": 2}
 
 
-def run(model: str, anchor: str, judge: str | None, pairs: Path | None, device: str, as_json: bool) -> None:
-    """Load, examine, print; exit with the worst status."""
+def run(model: str, anchor: str, judge: str | None, pairs: Path | None, device_name: str, as_json: bool) -> None:
+    """Load the models, run the checks, print the findings, and exit with the worst status."""
     errors = Console(stderr=True)
-    found: list[Finding] = []
+    findings: list[Finding] = []
     with report_user_errors():
-        known = PAIRS if pairs is None else tuple((each.conversation, each.response, each.harmful) for each in read(pairs))
+        labeled = [] if pairs is None else read_labeled_responses(pairs)
+        known = PAIRS if pairs is None else tuple((each.conversation, each.response, each.harmful) for each in labeled)
         with errors.status("loading"):
-            place = named_device(device)
-            target, safe = Side("target", *load_causal(model, place)), Side("anchor", *load_causal(anchor, place))
-            judging = None if judge is None else load_judge(judge, device=place)
+            device = named_device(device_name)
+            target = ExaminedModel("target", *load_causal(model, device))
+            safe = ExaminedModel("anchor", *load_causal(anchor, device))
+            loaded_judge = None if judge is None else load_judge(judge, device=device)
         console = Console(width=200)
-        for finding in examine(target, safe, judging, known):
-            found.append(finding)
+        for finding in examine(target, safe, loaded_judge, known):
+            findings.append(finding)
             if not as_json:
-                console.print(
-                    f"[{finding.status}]{finding.status:<6}[/] {escape(finding.check)}: {escape(finding.text)}", soft_wrap=True
-                )
-    worst = max((finding.status for finding in found), key=lambda status: EXITS[status])
+                line = f"[{finding.status}]{finding.status:<6}[/] {escape(finding.check)}: {escape(finding.text)}"
+                console.print(line, soft_wrap=True)
+    worst = max((finding.status for finding in findings), key=lambda status: EXIT_STATUS[status])
     if as_json:
-        typer.echo(json.dumps({"status": worst, "findings": [asdict(finding) for finding in found]}, indent=1))
-    raise typer.Exit(EXITS[worst])
+        typer.echo(json.dumps({"status": worst, "findings": [asdict(finding) for finding in findings]}, indent=1))
+    raise typer.Exit(EXIT_STATUS[worst])

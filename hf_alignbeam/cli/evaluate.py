@@ -1,4 +1,4 @@
-"""`alignbeam evaluate`: systems held against prompts, by a recipe; on one machine or many."""
+"""`alignbeam evaluate`: compares systems on prompts, by a recipe, on one machine or many."""
 
 import contextlib
 import json
@@ -20,32 +20,32 @@ from hf_alignbeam.console import check_can_plot, report_user_errors, tell
 from hf_alignbeam.evaluation.answer_store import Store
 from hf_alignbeam.evaluation.devices import this_process
 from hf_alignbeam.evaluation.prompt_sets import load_prompts
-from hf_alignbeam.evaluation.recipe import TESTBED, Recipe, parse, read, several
+from hf_alignbeam.evaluation.recipe import TESTBED, Recipe, as_list, parse_recipe, read_recipe
 from hf_alignbeam.evaluation.reports import plots
 from hf_alignbeam.evaluation.reports.report import figures, markdown
 from hf_alignbeam.evaluation.results import gather
-from hf_alignbeam.evaluation.runner import Unit, answer_all, units
+from hf_alignbeam.evaluation.runner import BatchJob, answer_all, plan_jobs
 from hf_alignbeam.evaluation.systems import BASE
 from hf_alignbeam.judges.failsafe import JudgeError
 
-#: The recipe where neither one nor a model is named, and the one whose systems are taken where a model is.
-STANDARD, OWN = "testbed", "systems"
+#: The default recipe, and the recipe with the systems for a model that is named by an option.
+DEFAULT_RECIPE, SYSTEMS_RECIPE = "testbed", "systems"
 MODELS = ("model", "anchor", "judge")
 REPORT, FIGURES = "report.md", "report.json"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for at the terminal.
+    """The options of the command.
 
     Attributes:
-        recipe: A file or a name of the package's; None: by what else is given.
-        changes: Fields of the recipe that were given besides.
-        systems: Names of the recipe's systems, to be the only ones.
-        split, limit: Of every prompt set.
-        guard: Settings of every guard that is not a preset.
-        to: The folder of answers and report; None: nothing is kept.
-        plot: Whether to draw.
+        recipe: A file, or the name of a recipe of the package; None: depends on the other options.
+        changes: Fields of the recipe that options replace.
+        systems: Names of the recipe's systems to keep; empty for all.
+        split, limit: For every prompt set.
+        guard: Settings for every guard without settings of its own.
+        to: The folder of answers and report; None keeps nothing.
+        plot: Whether to draw pictures.
     """
 
     recipe: str | None
@@ -59,7 +59,7 @@ class Request:
 
 
 def run(request: Request) -> None:
-    """Answer, score, report."""
+    """Answer all prompts, score the answers, print and write the report."""
     with report_user_errors():
         recipe = _recipe(request)
         if request.plot:
@@ -76,20 +76,20 @@ def run(request: Request) -> None:
 
 def _evaluate(recipe: Recipe, folder: Path, state: PartialState, request: Request) -> None:
     prompt_sets = [each for spec in recipe.prompts for each in load_prompts(spec, recipe.weights)]
-    todo = units(recipe, prompt_sets)
+    jobs = plan_jobs(recipe, prompt_sets)
     stores = (Store(folder, name, state) for name in ("answers", "verdicts"))
     with contextlib.ExitStack() as stack:
         answers, verdicts = (stack.enter_context(contextlib.closing(store)) for store in stores)
         try:
-            with _progress(state, todo, answers) as after:
-                answer_all(todo, recipe, answers, state, after)
+            with _progress(state, jobs, answers) as after_job:
+                answer_all(jobs, recipe, answers, state, after_job)
         except JudgeError as error:
-            raise ValueError(f"{error}. {_way_on(request)}") from error
+            raise ValueError(f"{error}. {_how_to_resume(request)}") from error
         except KeyboardInterrupt:
-            typer.echo(f"Stopped. {_way_on(request)}", err=True)
+            typer.echo(f"Stopped. {_how_to_resume(request)}", err=True)
             raise typer.Exit(130) from None
         answers.gather()
-        results = gather(recipe, todo, answers, verdicts, state)
+        results = gather(recipe, jobs, answers, verdicts, state)
     if not state.is_main_process:
         return
     environment = _environment(recipe)
@@ -100,60 +100,61 @@ def _evaluate(recipe: Recipe, folder: Path, state: PartialState, request: Reques
         (folder / FIGURES).write_text(json.dumps(figures(recipe, results, environment), indent=1, default=str) + "\n")
         written = [folder / REPORT, folder / FIGURES]
         for number, model in enumerate(recipe.models) if request.plot else ():
-            own = [each for each in results if each.model == model]
-            place = folder if len(recipe.models) == 1 else folder / str(number)
-            place.mkdir(exist_ok=True)
-            written += plots.draw(own, place)
+            of_model = [each for each in results if each.model == model]
+            pictures = folder if len(recipe.models) == 1 else folder / str(number)
+            pictures.mkdir(exist_ok=True)
+            written += plots.draw(of_model, pictures)
         Console(stderr=True).print("Written:", ", ".join(map(str, written)), soft_wrap=True)
 
 
-def _way_on(request: Request) -> str:
-    return f"The same command goes on from what lies in {request.to}." if request.to else "With --to FOLDER, it could go on."
+def _how_to_resume(request: Request) -> str:
+    return f"The same command resumes from {request.to}." if request.to else "With --to FOLDER, it could be resumed."
 
 
 def _recipe(request: Request) -> Recipe:
-    """The recipe that is meant, with what was given besides."""
-    source = request.recipe or (OWN if "name" in request.changes.get("model", {}) else STANDARD)
-    given = read(source)
+    """The recipe with the changes that the options make."""
+    source = request.recipe or (SYSTEMS_RECIPE if "name" in request.changes.get("model", {}) else DEFAULT_RECIPE)
+    given = read_recipe(source)
     given |= {name: value for name, value in request.changes.items() if name not in MODELS}
     given |= {name: _changed_model(given.get(name), request.changes[name]) for name in MODELS if request.changes.get(name)}
-    given["prompts"] = [_changed_prompts(each, request) for each in several(given.get("prompts"))]
-    given["systems"] = [_changed_system(each, request.guard) for each in several(given.get("systems"))]
-    recipe = parse(given)
+    given["prompts"] = [_changed_prompts(each, request) for each in as_list(given.get("prompts"))]
+    given["systems"] = [_changed_system(each, request.guard) for each in as_list(given.get("systems"))]
+    recipe = parse_recipe(given)
     if request.systems:
-        known = {str(_name(each)) for each in given["systems"]}
+        known = {str(_name(system)) for system in given["systems"]}
         for name in request.systems:
             if name not in known:
                 raise ValueError(f"--systems must be among {', '.join(sorted(known))}, got {name!r}.")
-        kept = [each for each in given["systems"] if _name(each) in request.systems]
-        recipe = parse({**given, "systems": kept})
+        kept = [system for system in given["systems"] if _name(system) in request.systems]
+        recipe = parse_recipe({**given, "systems": kept})
     return recipe
 
 
 def _changed_model(given: Any, changes: Mapping[str, Any]) -> Any:
-    """A model or judge with what was given besides; another name is another model, of which nothing else is known.
+    """A model or judge with changed settings; with another name, nothing of the recipe's entry is kept.
 
-    Where the recipe names one of the testbed's, a bare word is another one of those.
+    If the recipe names a model of the testbed, a single word names another model of the testbed.
     """
     if "name" in changes:
-        here = isinstance(given, str) and given.startswith(TESTBED) and re.fullmatch(r"[\w-]+", changes["name"])
-        return {**changes, "name": f"{TESTBED}{changes['name']}"} if here and changes["name"] != BASE else dict(changes)
+        on_testbed = isinstance(given, str) and given.startswith(TESTBED) and re.fullmatch(r"[\w-]+", changes["name"])
+        return {**changes, "name": f"{TESTBED}{changes['name']}"} if on_testbed and changes["name"] != BASE else dict(changes)
     if isinstance(given, list):
         return [_changed_model(each, changes) for each in given]
     return {**(given if isinstance(given, Mapping) else {"name": given}), **changes}
 
 
 def _changed_prompts(given: Any, request: Request) -> dict[str, Any]:
-    told: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {"source": given}
+    prompts: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {"source": given}
     changes = {"split": request.split, "limit": request.limit}
-    return {**told, **{name: value for name, value in changes.items() if value is not None}}
+    return {**prompts, **{name: value for name, value in changes.items() if value is not None}}
 
 
 def _changed_system(given: Any, guard: Mapping[str, Any]) -> Any:
-    """A system with the settings that were given for guards, where it is one without settings of its own."""
-    told: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {"system": given}
-    fixed = set(told) - {"name", "system", "limit", "models"} or told.get("system") not in ("anchor-logits", "alignbeam")
-    return told if fixed else {**told, **guard}
+    """A system; a guard without settings of its own gets those of the options."""
+    system: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {"system": given}
+    has_settings = set(system) - {"name", "system", "limit", "models"}
+    is_guard = system.get("system") in ("anchor-logits", "alignbeam")
+    return {**system, **guard} if is_guard and not has_settings else system
 
 
 def _name(given: Mapping[str, Any]) -> Any:
@@ -161,17 +162,17 @@ def _name(given: Mapping[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _progress(state: PartialState, todo: list[Unit], answers: Store) -> Iterator[Any]:
-    """What is told of each batch that is done, and tells the user."""
+def _progress(state: PartialState, jobs: list[BatchJob], answers: Store) -> Iterator[Any]:
+    """Show a progress bar; the function that is yielded advances it by one job."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not state.is_main_process) as progress:
-        n_left = sum(unit.key not in answers for unit in todo)
+        n_left = sum(job.key not in answers for job in jobs)
         task = progress.add_task("", total=-(-n_left // state.num_processes))
-        yield lambda unit: progress.update(task, advance=1, description=f"{unit.system.name}: {unit.prompts.name}")
+        yield lambda job: progress.update(task, advance=1, description=f"{job.system.name}: {job.prompts.name}")
 
 
 def _environment(recipe: Recipe) -> str:
-    """What was measured with, in a line."""
+    """The models, settings and versions, in one line."""
     how = f"temperature {recipe.temperature:g}" if recipe.temperature else "greedy"
     return (
         f"{', '.join(model.name for model in recipe.models)}; {how}, {recipe.max_new_tokens} new tokens at most, batches of "

@@ -1,4 +1,4 @@
-"""`alignbeam generate`: answers from any target model, guarded by any anchor and any judge."""
+"""`alignbeam generate`: answers prompts with a target model, guarded by an anchor and optionally a judge."""
 
 import contextlib
 import json
@@ -19,12 +19,12 @@ from rich.progress import Progress
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
-from hf_alignbeam.cli.explain import check_request, show, watch
+from hf_alignbeam.cli.explain import check_request, print_explanation, watch
 from hf_alignbeam.cli.explain_picture import draw
 from hf_alignbeam.console import report_user_errors
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.evaluation.answer_store import Store, digest, files_of
-from hf_alignbeam.evaluation.devices import load_causal, load_spread, named_device, this_process
+from hf_alignbeam.evaluation.devices import load_causal, load_causal_on, named_device, this_process
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.evaluation.prompt_files import read_prompts
 from hf_alignbeam.hub.judge_loading import load_judge
@@ -34,7 +34,7 @@ from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for at the terminal."""
+    """The options of the command."""
 
     model: str
     anchor: str
@@ -56,20 +56,20 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """The target and its guard."""
+class GuardedTarget:
+    """The target with its tokenizer, and its guard."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     guard: AlignBeam | AnchorLogitsProcessor
 
 
-#: What does not change an answer: how many there are, and where they are made and go.
-ELSEWHERE = ("prompts", "file", "to", "device", "anchor_device", "judge_device", "tp_plan", "explain")
+#: Options that do not change an answer; the others are a part of its key in the store.
+NOT_IN_KEY = ("prompts", "file", "to", "device", "anchor_device", "judge_device", "tp_plan", "explain")
 
 
 def run(request: Request) -> None:
-    """Load, answer, print or write."""
+    """Load the models, answer all prompts, and print or write the answers."""
     errors = Console(stderr=True)
     with report_user_errors():
         state = this_process()
@@ -87,71 +87,76 @@ def run(request: Request) -> None:
             after_batch = lambda n_done: progress.advance(task, n_done * state.num_processes)  # noqa: E731
             if request.to is None:
                 for batch in batches:
-                    records = _answered(request, loaded, batch)
+                    records = _answer(request, loaded, batch)
                     for record in records:
-                        _show(record)
+                        _print(record)
                     _draw(request, records)
                     after_batch(len(batch))
             else:
                 _write(request, request.to, loaded, batches, state, after_batch)
         ledger = loaded.guard.ledger
-        own = (ledger.anchor_forwards, ledger.steered_tokens, ledger.judged)
-        spent = [sum(each) for each in zip(*([own] if request.tp_plan else gather_object([own])), strict=True)]
+        counts = (ledger.anchor_forwards, ledger.steered_tokens, ledger.judged)
+        n_forwards, n_steered, n_judged = map(sum, zip(*([counts] if request.tp_plan else gather_object([counts])), strict=True))
     if not state.is_main_process:
         return
     errors.print(
-        f"{spent[0]} forwards of the anchor steered {spent[1]} tokens; the judge was asked about {spent[2]} texts.",
+        f"{n_forwards} forwards of the anchor steered {n_steered} tokens; the judge was asked about {n_judged} texts.",
         soft_wrap=True,
     )
     if request.explain:
         errors.print(f"Written: {request.explain}", soft_wrap=True, markup=False, highlight=False)
 
 
-def _load(request: Request) -> Loaded:
-    """The target, and the whole strategy or, where there is no judge, its processor alone."""
-    model, tokenizer = load_spread(request.model, request.device, request.tp_plan)
-    base = request.anchor == "base"
-    near = input_device(model)
-    elsewhere = request.anchor_device
-    anchor, anchor_tokenizer = (
-        (model, tokenizer) if base else load_spread(request.anchor, elsewhere) if elsewhere else load_causal(request.anchor, near)
-    )
-    named: dict[str, Any] = {"anchor": "base", "model": model} if base else {"anchor": anchor}
-    named |= {"anchor_tokenizer": anchor_tokenizer, "tokenizer": tokenizer, **request.guard}
+def _load(request: Request) -> GuardedTarget:
+    """Load the target and its guard: AlignBeam with a judge, the processor alone without one."""
+    model, tokenizer = load_causal_on(request.model, request.device, request.tp_plan)
+    device = input_device(model)
+    arguments: dict[str, Any] = {"anchor": "base", "model": model, "anchor_tokenizer": tokenizer}
+    if request.anchor != "base":
+        anchor, anchor_tokenizer = _load_anchor(request, device)
+        arguments = {"anchor": anchor, "anchor_tokenizer": anchor_tokenizer}
+    arguments |= {"tokenizer": tokenizer, **request.guard}
     if request.judge is None:
-        return Loaded(model, tokenizer, AnchorLogitsProcessor(**named))
-    judge = load_judge(request.judge, device=named_device(request.judge_device) if request.judge_device else near)
-    return Loaded(model, tokenizer, AlignBeam(judge=judge, **named))
+        return GuardedTarget(model, tokenizer, AnchorLogitsProcessor(**arguments))
+    judge = load_judge(request.judge, device=named_device(request.judge_device) if request.judge_device else device)
+    return GuardedTarget(model, tokenizer, AlignBeam(judge=judge, **arguments))
+
+
+def _load_anchor(request: Request, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load the anchor onto its own device, or by default onto the target's."""
+    if request.anchor_device:
+        return load_causal_on(request.anchor, request.anchor_device)
+    return load_causal(request.anchor, device)
 
 
 def _conversations(request: Request) -> list[Conversation]:
-    found = [*request.prompts, *([] if request.file is None else read_prompts(request.file))]
-    if not found:
+    conversations: list[Conversation] = [*request.prompts, *([] if request.file is None else read_prompts(request.file))]
+    if not conversations:
         raise ValueError("There is nothing to answer: give --prompt, or --file with at least one prompt in it.")
-    return found
+    return conversations
 
 
 def _write(
     request: Request,
     to: Path,
-    loaded: Loaded,
+    loaded: GuardedTarget,
     batches: list[list[list[Message]]],
     state: PartialState,
     after_batch: Callable[[int], None],
 ) -> None:
-    """Answer what is not answered yet, shared out over processes, and put all of it into one file in the order of the prompts."""
+    """Answer the batches that are not in the store, shared out over processes, and write all answers in order into one file."""
     parts = to.with_name(f"{to.name}.parts")
-    settings = {name: value for name, value in vars(request).items() if name not in ELSEWHERE}
-    stamps = [files_of(name) for name in (request.model, request.anchor, request.judge) if name is not None]
-    keys = [digest([version("hf-alignbeam"), settings, stamps, batch]) for batch in batches]
+    settings = {name: value for name, value in vars(request).items() if name not in NOT_IN_KEY}
+    model_files = [files_of(name) for name in (request.model, request.anchor, request.judge) if name is not None]
+    keys = [digest([version("hf-alignbeam"), settings, model_files, batch]) for batch in batches]
     with contextlib.closing(Store(parts, "answers", state)) as store:
-        todo = dict(zip(keys, batches, strict=True)).items()
-        left = [(key, batch) for key, batch in todo if request.explain or key not in store]  # no picture lies in the store
+        by_key = dict(zip(keys, batches, strict=True))  # an explanation is always made: the store holds no picture
+        left = [(key, batch) for key, batch in by_key.items() if request.explain or key not in store]
         for key, batch in left if request.tp_plan else left[state.process_index :: state.num_processes]:
             try:
-                records = _answered(request, loaded, batch)
+                records = _answer(request, loaded, batch)
             except KeyboardInterrupt:
-                typer.echo(f"Stopped. The same command goes on from what lies in {parts}.", err=True)
+                typer.echo(f"Stopped. The same command resumes from {parts}.", err=True)
                 raise typer.Exit(130) from None
             if not request.tp_plan or state.is_main_process:
                 store.add(key, records, {})
@@ -166,57 +171,53 @@ def _write(
         shutil.rmtree(parts)
 
 
-def _answered(request: Request, loaded: Loaded, batch: list[list[Message]]) -> list[dict[str, Any]]:
-    """A record for each of a batch's prompts."""
+def _answer(request: Request, loaded: GuardedTarget, batch: list[list[Message]]) -> list[dict[str, Any]]:
+    """Answer a batch; one record for each prompt."""
     watched = watch(loaded.guard, batch[0], loaded.tokenizer) if request.explain else None
-    systems = {"answer": watched.how if watched else _guarding(loaded.guard, batch)} | ({"plain": {}} if request.plain else {})
+    systems = {"answer": watched.generate_arguments if watched else _guard_arguments(loaded.guard, batch)}
+    systems |= {"plain": {}} if request.plain else {}
     ids, texts, seconds = {}, {}, {}
-    for name, how in systems.items():
-        began = time.perf_counter()
-        ids[name] = _generate(request, batch, loaded.model, loaded.tokenizer, how)
+    for name, arguments in systems.items():
+        start = time.perf_counter()
+        ids[name] = _generate(request, batch, loaded, arguments)
         texts[name] = loaded.tokenizer.batch_decode(ids[name], skip_special_tokens=True)
-        seconds[name] = round((time.perf_counter() - began) / len(batch), 3)
+        seconds[name] = round((time.perf_counter() - start) / len(batch), 3)
     explained = {} if watched is None else {"explain": watched.explain(ids["answer"][0].tolist())}
     answers = [{name: text[i] for name, text in texts.items()} for i in range(len(batch))]
-    return [{"messages": m, **said, "seconds": seconds, **explained} for m, said in zip(batch, answers, strict=True)]
+    pairs = zip(batch, answers, strict=True)
+    return [{"messages": messages, **answer, "seconds": seconds, **explained} for messages, answer in pairs]
 
 
-def _guarding(guard: AlignBeam | AnchorLogitsProcessor, batch: list[list[Message]]) -> dict[str, Any]:
-    """What `generate` is given for a batch."""
+def _guard_arguments(guard: AlignBeam | AnchorLogitsProcessor, batch: list[list[Message]]) -> dict[str, Any]:
+    """The arguments of `generate` that guard a batch."""
     if isinstance(guard, AlignBeam):
         return {"custom_generate": guard.for_call(conversations=batch)}
     return {"logits_processor": [guard.with_conversations(batch)]}
 
 
-def _generate(
-    request: Request,
-    batch: list[list[Message]],
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    how: dict[str, Any],
-) -> torch.Tensor:
+def _generate(request: Request, batch: list[list[Message]], loaded: GuardedTarget, arguments: dict[str, Any]) -> torch.Tensor:
     """The new tokens (B, length) of each answer."""
     if request.sample:
         set_seed(request.seed)
-    inputs = encode(batch, tokenizer).to(input_device(model))
+    inputs = encode(batch, loaded.tokenizer).to(input_device(loaded.model))
     with torch.no_grad():
-        output = model.generate(  # type: ignore[operator]
-            **inputs, **how, max_new_tokens=request.max_new_tokens, do_sample=request.sample
+        output = loaded.model.generate(  # type: ignore[operator]
+            **inputs, **arguments, max_new_tokens=request.max_new_tokens, do_sample=request.sample
         )
     return output[:, inputs["input_ids"].shape[1] :]
 
 
-def _show(record: dict[str, Any]) -> None:
+def _print(record: dict[str, Any]) -> None:
     typer.secho(record["messages"][-1]["content"], bold=True)
     if "plain" in record:
         typer.echo(f"  plain:   {record['plain'].strip()}\n  guarded: {record['answer'].strip()}")
     else:
         typer.echo(f"  {record['answer'].strip()}")
     if "explain" in record:
-        show(record["explain"], Console())
+        print_explanation(record["explain"], Console())
 
 
 def _draw(request: Request, records: Sequence[Mapping[str, Any]]) -> None:
-    """The picture that was asked for: last of all, for the answer is to be out by then, whatever becomes of the picture."""
+    """Draw the explanation. This comes last, so that the answer is out even if drawing fails."""
     if request.explain is not None:
         draw(records[0]["explain"], request.explain)

@@ -1,4 +1,4 @@
-"""`alignbeam publish` and `alignbeam protect`: Hub folders on the disk, or pushed."""
+"""`alignbeam publish` and `alignbeam protect`: write Hub folders on the disk, or push them."""
 
 import os
 from collections.abc import Callable
@@ -12,22 +12,22 @@ from hf_alignbeam.hub.publish import Strategy, push, write_protected, write_stra
 
 
 def publish(strategy: str, to: str, pushed: bool, private: bool) -> None:
-    """Write a strategy's folder."""
-    _made(lambda folder: write_strategy(cast(Strategy, strategy), folder, to if pushed else "OWNER/NAME"), to, pushed, private)
+    """Write or push a strategy's folder."""
+    _write(lambda folder: write_strategy(cast(Strategy, strategy), folder, to if pushed else "OWNER/NAME"), to, pushed, private)
 
 
 def protect(model: str, revision: str | None, to: str, protection: dict[str, Any], pushed: bool, private: bool) -> None:
-    """Write a protected model's folder."""
+    """Write or push a protected model's folder."""
     with report_user_errors():
         for kind in ("anchor", "judge"):
             if pushed and os.path.isdir(protection[kind]):
                 raise ValueError(
-                    f"--{kind} must be a Hub id with --push, got the folder {protection[kind]}, which nobody else has."
+                    f"--{kind} must be a Hub id with --push, got the folder {protection[kind]}, which is on this machine only."
                 )
-    _made(lambda folder: write_protected(model, folder, protection, revision, to), to, pushed, private)
+    _write(lambda folder: write_protected(model, folder, protection, revision, to), to, pushed, private)
 
 
-def _made(write: Callable[[Path], None], to: str, pushed: bool, private: bool) -> None:
+def _write(write: Callable[[Path], None], to: str, pushed: bool, private: bool) -> None:
     with report_user_errors():
         if pushed:
             address = push(write, to, private)

@@ -18,7 +18,7 @@ from hf_alignbeam.chat.conversations import Conversation, as_messages, conversat
 from hf_alignbeam.console import check_can_plot, report_user_errors, table_head, table_row, tell
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompt, SteeredPrompts
 from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
-from hf_alignbeam.evaluation.devices import load_spread, named_device, this_process
+from hf_alignbeam.evaluation.devices import load_causal_on, named_device, this_process
 from hf_alignbeam.evaluation.prompt_files import read_prompts
 from hf_alignbeam.hub.judge_loading import load_accept, load_judge
 from hf_alignbeam.inference.engines import input_device
@@ -58,7 +58,7 @@ def run(request: Request) -> None:
         if request.plot:
             check_can_plot("--plot")
         with errors.status("loading"):
-            model, tokenizer = load_spread(request.model, request.device)
+            model, tokenizer = load_causal_on(request.model, request.device)
             judge_device = named_device(request.judge_device) if request.judge_device else input_device(model)
             judge = load_judge(request.judge, device=judge_device)
             accept = load_accept(request.accept, None, model)

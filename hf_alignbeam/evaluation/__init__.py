@@ -1,15 +1,15 @@
-"""Systems held against prompts: answered, scored and reported.
+"""Compares systems on prompt sets: answers prompts, scores the answers, reports rates and costs.
 
-* `answer_store`: What was paid for already, batch by batch on the disk, by any number of processes, so that a killed run goe...
-* `devices`: Models and devices by their names, and which of how many processes this one is.
-* `generation`: What models say to conversations, through `generate`, and what that takes.
-* `prompt_files`: Files of prompts that a user names at the terminal.
-* `recipe`: What is to be measured: models, systems and prompt sets, read from YAML and checked.
-* `prompt_sets`: Prompts to be answered, from files in their published layouts, the Hub or the testbed.
-* `scorers`: What an answer is: a refusal, harm, right. By a list of strings, by a judge, by the grammar of the testbed.
-* `statistics`: Shares, paired differences and ratios, each with its 95 % interval. Knows numbers only.
-* `systems`: What can be held against each other: each kind of system, made of a target, an anchor and a judge, answers conve...
-* `runner`: The work of a recipe: every system's answers to every batch of prompts, shared out over processes, none done twice.
-* `results`: Every answer with its verdicts, gathered by target, system and prompt set: what a report is made of.
-* `reports/`: Results as text and pictures.
+* `answer_store`: Batches of records on the disk, written by any number of processes, from which a killed run resumes.
+* `devices`: Loads models onto devices by their names, and knows which of several processes this one is.
+* `generation`: Answers of a model to a batch of conversations, through `generate`.
+* `prompt_files`: Reads files of prompts: tables, JSON, JSON lines and text, gzipped or not.
+* `recipe`: A recipe: which models, systems and prompt sets to measure, read from YAML and checked.
+* `prompt_sets`: Prompt sets from files in their published layouts, the Hub or the testbed.
+* `scorers`: Scores answers for refusal, harm and correctness, by strings, a judge or the testbed's grammar.
+* `statistics`: Rates, paired differences and ratios, each with its 95 % interval.
+* `systems`: The kinds of systems: each is built from a target, an anchor and a judge, and answers.
+* `runner`: Runs a recipe: every system answers every batch of prompts, shared out over processes.
+* `results`: Every answer with its verdicts, grouped by target, system and prompt set.
+* `reports/`: Results as tables, JSON and pictures.
 """

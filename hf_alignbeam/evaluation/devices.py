@@ -1,6 +1,6 @@
-"""Models and devices by their names, and which of how many processes this one is.
+"""Loads models onto devices by their names, and knows which of several processes this one is.
 
-Knows `from_pretrained`, torch's devices and accelerate. Knows no guard and no prompt.
+Knows torch's devices and accelerate. Knows no guard and no prompt.
 """
 
 from datetime import timedelta
@@ -8,20 +8,22 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.distributed import DistributedConfig
 
-#: How long processes wait for the slowest one: torch's own half an hour is too short for that.
-PATIENCE = timedelta(days=7)
+from hf_alignbeam.hub.model_loading import load_model
+
+#: How long processes wait for the slowest one; torch's default of half an hour is too short.
+PROCESS_TIMEOUT = timedelta(days=7)
 
 
 def this_process() -> PartialState:
-    """Which of how many processes this one is, as torchrun or accelerate started them."""
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    """This process and the number of processes, as torchrun or accelerate started them."""
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=PROCESS_TIMEOUT)
 
 
 def named_device(name: str) -> torch.device:
-    """The device that --device names; of several processes on a machine, `cuda` is each one's own card."""
+    """The device that --device names. `cuda` is a GPU of its own for each process on a machine."""
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -38,31 +40,34 @@ def load_causal(
     dtype: str = "auto",
     tp_plan: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal model and its tokenizer, ready to be asked in batches.
+    """Load a causal language model and its tokenizer, ready for batches.
 
     Args:
         name: A folder or a Hub id.
-        device: Where it goes; None: spread over what there is, or cut up over the processes where `tp_plan` says so.
-        revision: Of the Hub's repository.
-        dtype: Of its weights, as torch names it; `auto` is the checkpoint's.
+        device: The model's device; None spreads it over all devices, or over the processes with `tp_plan`.
+        revision: The revision of the Hub repository.
+        dtype: The dtype of the weights, as torch names it; `auto` is the checkpoint's.
         tp_plan: `auto` for tensor parallelism.
     """
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise ValueError(f"`dtype` must be auto or a type of torch's such as bfloat16, got {dtype!r}.")
+        raise ValueError(f"`dtype` must be auto or a dtype of torch such as bfloat16, got {dtype!r}.")
+    if tp_plan not in (None, "auto"):
+        raise ValueError(f"`tp_plan` must be auto or left out, got {tp_plan!r}.")
+    tokenizer = load_padding_tokenizer(name, revision)
+    placement: dict[str, Any] = {"device_map": "auto"} if device is None else {}
+    if tp_plan is not None:
+        placement = {"distributed_config": DistributedConfig(tp_plan="auto")}
+    return load_model(name, revision=revision, dtype=dtype, device=device, **placement), tokenizer
+
+
+def load_causal_on(name: str, device: str, tp_plan: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model onto a device as a user names it, or spread it over all devices with `auto`."""
+    return load_causal(name, None if "auto" in (device, tp_plan) else named_device(device), tp_plan=tp_plan)
+
+
+def load_padding_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Load a tokenizer that pads on the left, with the EOS token where it has no padding token."""
     tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, padding_side="left")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if tp_plan not in (None, "auto"):
-        raise ValueError(f"`tp_plan` must be auto or left out, got {tp_plan!r}.")
-    spread: dict[str, Any] = {"device_map": "auto"} if device is None else {}
-    if tp_plan is not None:
-        spread = {"distributed_config": DistributedConfig(tp_plan="auto")}
-    model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype, **spread)
-    if device is not None:
-        model.to(device)  # type: ignore[arg-type]
-    return model.eval(), tokenizer
-
-
-def load_spread(name: str, device: str, tp_plan: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The same to where a user says: a device as torch names it, or `auto`."""
-    return load_causal(name, None if "auto" in (device, tp_plan) else named_device(device), tp_plan=tp_plan)
+    return tokenizer

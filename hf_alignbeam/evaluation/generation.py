@@ -1,6 +1,6 @@
-"""What models say to conversations, through `generate`, and what that takes.
+"""Answers of a model to a batch of conversations, through `generate`.
 
-Knows how a batch of conversations is put before a model and how its answers are read. Knows no guard by name and no score.
+Knows how a batch of conversations is encoded and how its answers are decoded. Knows no guard by name and no score.
 """
 
 import math
@@ -25,10 +25,10 @@ class Response:
     """One answer.
 
     Attributes:
-        text: All of it, what the prompt begins of it included.
-        ids: Its own tokens, up to its end.
-        chosen: By a strategy, which candidate it is (0: the target's own, -1: the refusal text).
-        harm: The harm that the strategy's judge saw in it.
+        text: The whole answer, with a prefill of the prompt.
+        ids: The generated tokens, without the end token.
+        chosen: For a strategy, the number of the chosen candidate (0: the target's own answer, -1: the refusal text).
+        harm: The harm by the strategy's judge.
     """
 
     text: str
@@ -38,14 +38,14 @@ class Response:
 
 
 def encode(conversations: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase) -> BatchEncoding:
-    """One batch of conversations, padded on the left; one that ends in an answer is to be continued."""
+    """Encode conversations as one left-padded batch; an assistant message at the end is left open, to be continued."""
     rows = [encode_with_one_bos(tokenizer, render_target_prompt(tokenizer, conversation)) for conversation in conversations]
     pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return BatchEncoding(padded_ids(rows, int(next(i for i in pads if i is not None)), torch.device("cpu")))
 
 
-def without_answer(conversation: list[Message]) -> list[Message]:
-    """What is asked: a conversation without the start of an answer, which is part of that answer."""
+def without_prefill(conversation: list[Message]) -> list[Message]:
+    """A conversation without an assistant message at its end, which belongs to the answer."""
     return conversation[:-1] if conversation[-1]["role"] == "assistant" else conversation
 
 
@@ -55,8 +55,8 @@ class Responder:
     Args:
         model: The model.
         tokenizer: Its tokenizer.
-        max_new_tokens: Of each answer.
-        temperature: Above 0, answers are sampled, from torch's global generator.
+        max_new_tokens: The largest number of tokens in an answer.
+        temperature: Above 0, answers are sampled with torch's global generator.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, temperature: float = 0.0):
@@ -64,43 +64,43 @@ class Responder:
         self.tokenizer = tokenizer
         sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
         self.generation: dict[str, Any] = {"max_new_tokens": max_new_tokens, "return_dict_in_generate": True, **sampling}
-        self._pieces = token_bytes(tokenizer)
+        self._token_bytes = token_bytes(tokenizer)
         eos = model.generation_config.eos_token_id if model.generation_config is not None else None
-        self._ends = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
+        self._end_ids = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
 
     @torch.no_grad()
-    def __call__(self, conversations: Sequence[list[Message]], **how: Any) -> list[Response]:
-        """Answer conversations, in one call of `generate` that gets `how` too."""
+    def __call__(self, conversations: Sequence[list[Message]], **generate_arguments: Any) -> list[Response]:
+        """Answer conversations in one call of `generate`, with further arguments for it."""
         inputs = encode(conversations, self.tokenizer).to(input_device(self.model))
-        output = self.model.generate(**inputs, **self.generation, **how)  # type: ignore[operator]
+        output = self.model.generate(**inputs, **self.generation, **generate_arguments)  # type: ignore[operator]
         return self.read(conversations, output, inputs["input_ids"].shape[-1])
 
     def width(self, conversations: Sequence[list[Message]]) -> int:
-        """How many ids a batch of conversations takes, padding included."""
+        """The number of ids in each row of an encoded batch, with padding."""
         return int(encode(conversations, self.tokenizer)["input_ids"].shape[-1])
 
     def read(self, conversations: Sequence[list[Message]], output: Any, n_prompt: int) -> list[Response]:
-        """The answers in what `generate` returned, each behind `n_prompt` ids."""
+        """The answers in the output of `generate`, each after `n_prompt` ids of the prompt."""
         chosen, harm = output.get("chosen"), output.get("harm")
-        found = []
+        responses = []
         for row, (conversation, ids) in enumerate(zip(conversations, output.sequences[:, n_prompt:].tolist(), strict=True)):
-            end = next((n for n, i in enumerate(ids) if i in self._ends), len(ids))
-            begun = conversation[-1]["content"] if conversation[-1]["role"] == "assistant" else ""
-            written = decode(self._pieces, ids[:end])
-            found.append(
+            end = next((n for n, i in enumerate(ids) if i in self._end_ids), len(ids))
+            prefill = conversation[-1]["content"] if conversation[-1]["role"] == "assistant" else ""
+            written = decode(self._token_bytes, ids[:end])
+            responses.append(
                 Response(
-                    (begun + written.decode(errors="replace")).strip(),
+                    (prefill + written.decode(errors="replace")).strip(),
                     ids[:end],
                     None if chosen is None else int(chosen[row]),
                     None if harm is None or math.isnan(harm[row]) else float(harm[row]),
                 )
             )
-        return found
+        return responses
 
 
 @contextmanager
-def forwards_counted(model: torch.nn.Module) -> Iterator[list[int]]:
-    """One number, the forwards of a model so far, adapters or not."""
+def count_forwards(model: torch.nn.Module) -> Iterator[list[int]]:
+    """Count a model's forwards, with or without adapters; the list holds one number, the count so far."""
     count = [0]
 
     def add(*_: object) -> None:

@@ -1,25 +1,28 @@
-"""What is to be measured: models, systems and prompt sets, read from YAML and checked.
+"""A recipe: which models, systems and prompt sets to measure. Read from YAML and checked.
 
 Knows names and settings. Loads no model, reads no prompt.
 """
 
-import types
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 RECIPES = Path(__file__).parent / "recipes"
-#: What the testbed's models, judges and prompts are named with.
+#: The prefix of the testbed's models, judges and prompts.
 TESTBED = "testbed:"
+#: No value is converted to another type, and unknown keys are errors.
+STRICT = ConfigDict(strict=True, extra="forbid")
 
 Spec = TypeVar("Spec")
-
+Positive = Annotated[int, Field(ge=1)]
 Kind = Literal["plain", "anchor", "system-prompt", "anchor-logits", "alignbeam", "output-filter", "steerer"]
-#: What each kind of system needs beside the target.
-NEEDS: dict[Kind, tuple[str, ...]] = {
+#: The models that each kind of system needs besides the target.
+REQUIRED_MODELS: dict[Kind, tuple[str, ...]] = {
     "plain": (),
     "anchor": ("anchor",),
     "system-prompt": (),
@@ -28,18 +31,24 @@ NEEDS: dict[Kind, tuple[str, ...]] = {
     "output-filter": ("judge",),
     "steerer": ("judge",),
 }
+#: What to do about a value that is out of its range, by the name of the field.
+ADVICE = {
+    "limit": "Leave it out to use all prompts.",
+    "temperature": "0 is greedy search.",
+    "wrong": "Leave it out for a judge without added errors.",
+}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ModelSpec:
     """A model, and how it is loaded.
 
     Attributes:
-        name: A folder, a Hub id, `testbed:` and a name, or, of an anchor, `base`.
-        revision: Of the Hub's repository.
-        dtype: Of the weights, as torch names it; `auto` is the checkpoint's.
-        device: As torch names it; `auto` spreads the model over what there is. None: where the target goes.
-        tp_plan: `auto` cuts its layers up over the processes.
+        name: A folder, a Hub id, `testbed:` and a name, or, for an anchor, `base`.
+        revision: The revision of the Hub repository.
+        dtype: The dtype of the weights, as torch names it; `auto` is the checkpoint's.
+        device: A device as torch names it; `auto` spreads the model over all devices. None: the target's device.
+        tp_plan: `auto` splits the layers over the processes (tensor parallelism).
     """
 
     name: str
@@ -48,20 +57,17 @@ class ModelSpec:
     device: str | None = None
     tp_plan: str | None = None
 
-    def __post_init__(self) -> None:
-        _check_types(self)
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class JudgeSpec:
     """A judge.
 
     Attributes:
-        name: As of a model; `testbed:` has `oracle` and `graded` besides. Or an address of an OpenAI-compatible endpoint.
-        revision, device: As of a model.
+        name: As for a model; the testbed also has `oracle` and `graded`. Or the URL of an OpenAI-compatible endpoint.
+        revision, device: As for a model.
         template, rubric: As in `LLMJudge`.
         labels: As in `ClassifierJudge`.
-        wrong: The share of the responses that it is made to be wrong about, the same ones each time.
+        wrong: The share of responses whose verdict is inverted, the same responses in every run.
     """
 
     name: str
@@ -70,32 +76,27 @@ class JudgeSpec:
     template: str | None = None
     rubric: str | None = None
     labels: Mapping[str, float] | None = None
-    wrong: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_types(self)
-        if not 0.0 <= self.wrong <= 1.0:
-            raise ValueError(f"`wrong` must be in [0, 1], got {self.wrong}.")
+    wrong: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class PromptSpec:
-    """Prompts.
+    """A source of prompts.
 
     Attributes:
         source: A file, `hub:` and the id of a data set, or `testbed:` and a kind of prompt.
-        name: What the tables call it; by default the source's last part.
-        limit: At most so many prompts.
-        where: Only rows that have these values, by column.
-        split, config, revision, options: Of a data set on the Hub, the last one whatever else `load_dataset` takes; of the
-            testbed, the split.
-        prompt, answer: The columns of the prompt and of its right answer, where the layout is none of those known.
-        harmful: True, False, or a mapping with a `column` and the `values` that mean harm. By default, the layout's.
+        name: The name in the tables; by default the last part of the source.
+        limit: The largest number of prompts.
+        where: Keep only rows with these values, by column.
+        split, config, revision, options: For a data set on the Hub; `options` are further arguments of `load_dataset`. The
+            testbed uses `split` alone.
+        prompt, answer: The columns of the prompt and of its right answer, for an unknown layout.
+        harmful: True, False, or a mapping with a `column` and the `values` that mean harm. By default, as the layout says.
     """
 
     source: str
     name: str = ""
-    limit: int | None = None
+    limit: Positive | None = None
     where: Mapping[str, Any] | None = None
     split: str = "test"
     config: str | None = None
@@ -106,64 +107,58 @@ class PromptSpec:
     harmful: bool | Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"`limit` must be at least 1, got {self.limit} for {self.source}. Leave it out to ask all prompts.")
         if isinstance(self.harmful, Mapping) and not (
             set(self.harmful) == {"column", "values"} and isinstance(self.harmful["values"], list)
         ):
             raise ValueError(f"`harmful` must be true, false or have a `column` and a list `values`, got {dict(self.harmful)}.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class SystemSpec:
-    """Something that answers.
+    """A system that answers prompts.
 
     Attributes:
-        name: What the tables call it.
-        system: Its kind.
-        settings: What its class takes, by name.
-        limit: At most so many prompts of each set.
+        name: The name in the tables.
+        system: The kind of system.
+        settings: The arguments of its class, by name.
+        limit: The largest number of prompts from each set.
         models: The targets that it is measured on; by default all.
-        point: Of a system that is one of a sweep, the setting that is varied and its value.
+        point: For a system of a sweep, the setting that varies and its value.
         sweep: The name of that sweep.
     """
 
     name: str
     system: Kind
     settings: Mapping[str, Any]
-    limit: int | None = None
+    limit: Positive | None = None
     models: tuple[str, ...] = ()
     point: tuple[str, Any] | None = None
     sweep: str = ""
 
     def __post_init__(self) -> None:
-        _check_types(self)
         if "|" in self.name:
-            raise ValueError(f"`name` must hold no |, for it stands in a table, got {self.name!r}.")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"`limit` must be at least 1, got {self.limit} for {self.name!r}. Leave it out to ask all prompts.")
+            raise ValueError(f"`name` must hold no |, which separates the columns of a table, got {self.name!r}.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Recipe:
-    """What is to be measured.
+    """Models, prompts and systems to measure.
 
     Attributes:
         models: The targets, one table each.
-        anchor, judge: Of the systems that need them.
-        refusal_judge, harm_judge: Who says whether an answer refuses, and harms; by default nobody, and the `judge`.
-        prompts, systems: What is asked, and who answers.
+        anchor, judge: For the systems that need them.
+        refusal_judge, harm_judge: The judges that score refusals and harm; by default none, and `judge`.
+        prompts, systems: The prompts, and the systems that answer them.
         about: One or two sentences for the head of the report.
         weights: The folder of the testbed's weights; None: the package's.
-        refusal: The text of systems that refuse; None: theirs, on the testbed one of its language's.
+        refusal: The refusal text of all systems; None: their default, on the testbed a refusal of its language.
         batch_size: Prompts in one call of `generate`. Answers may depend on it in their last bits, so it belongs to the recipe.
-        max_new_tokens: Of an answer.
-        temperature: Above 0, answers are sampled, each batch from a seed of its own, the same for all systems.
-        seed: Of these, and of the systems that draw.
+        max_new_tokens: The largest number of tokens in an answer.
+        temperature: Above 0, answers are sampled. Each batch has a seed of its own, the same for all systems.
+        seed: The seed of sampling, and of the systems that draw random numbers.
     """
 
-    models: tuple[ModelSpec, ...]
+    models: Annotated[tuple[ModelSpec, ...], Field(alias="model")]
     prompts: tuple[PromptSpec, ...]
     systems: tuple[SystemSpec, ...]
     anchor: ModelSpec | None = None
@@ -173,45 +168,45 @@ class Recipe:
     about: str = ""
     weights: str | None = None
     refusal: str | None = None
-    batch_size: int = 16
-    max_new_tokens: int = 256
-    temperature: float = 0.0
+    batch_size: Positive = 16
+    max_new_tokens: Positive = 256
+    temperature: Annotated[float, Field(ge=0)] = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        for name, number in (("batch_size", self.batch_size), ("max_new_tokens", self.max_new_tokens)):
-            if number < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {number}.")
-        if self.temperature < 0.0:
-            raise ValueError(f"`temperature` must be at least 0, got {self.temperature}. 0 is greedy search.")
-        for name, found in (("models", self.models), ("prompts", self.prompts), ("systems", self.systems)):
-            if not found:
+        for name, specs in (("models", self.models), ("prompts", self.prompts), ("systems", self.systems)):
+            if not specs:
                 raise ValueError(f"`{name}` must name at least one, got none.")
-        models = [model.name for model in self.models]
-        named = {
-            "model": models,
-            "prompts": [prompts.name for prompts in self.prompts],
-            "systems": [system.name for system in self.systems],
-            "sweeps": [name for name, _ in {(s.sweep, s.point and s.point[0]) for s in self.systems if s.sweep}],
-        }
-        for what, names in named.items():
-            for name in names:
-                if names.count(name) > 1:
-                    raise ValueError(f"`{what}` must have names of their own, got {name!r} twice. Give one another `name`.")
+        self._check_unique_names()
         if self.anchor is not None and self.anchor.tp_plan is not None:
-            raise ValueError("`tp_plan` must be left out of the anchor, got it: it is the target that processes can share.")
+            raise ValueError("`tp_plan` must be left out of the anchor: only the target can be split over processes.")
+        targets = [model.name for model in self.models]
         for system in self.systems:
             for model in system.models:
-                if model not in models:
-                    raise ValueError(f"`models` of the system {system.name!r} must be among {', '.join(models)}, got {model!r}.")
-            for part in NEEDS[system.system]:
-                if getattr(self, part) is None:
-                    raise ValueError(f"`{part}` must be named for the system {system.name!r}, got none. Or leave that out.")
+                if model not in targets:
+                    raise ValueError(f"`models` of the system {system.name!r} must be among {', '.join(targets)}, got {model!r}.")
+            for required in REQUIRED_MODELS[system.system]:
+                if getattr(self, required) is None:
+                    raise ValueError(
+                        f"`{required}` must be named for the system {system.name!r}, got none. Or leave that system out."
+                    )
+
+    def _check_unique_names(self) -> None:
+        sweeps = {(system.sweep, system.point and system.point[0]) for system in self.systems if system.sweep}
+        named = {
+            "model": [model.name for model in self.models],
+            "prompts": [prompts.name for prompts in self.prompts],
+            "systems": [system.name for system in self.systems],
+            "sweeps": [name for name, _ in sweeps],
+        }
+        for key, names in named.items():
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"`{key}` must have distinct names, got {name!r} twice. Give one of them another `name`.")
 
 
-def read(source: str) -> dict[str, Any]:
-    """The mapping in a YAML file, or in the package's recipe of that name.
+def read_recipe(source: str) -> dict[str, Any]:
+    """Read the mapping in a YAML file, or in the package's recipe of that name.
 
     Raises:
         ValueError: There is no such recipe, or the file holds something else.
@@ -229,91 +224,82 @@ def read(source: str) -> dict[str, Any]:
     return given
 
 
-def parse(given: Mapping[str, Any]) -> Recipe:
-    """A recipe of a mapping as YAML holds it: `model` (or a list of them), `prompts`, `systems`, and the fields of `Recipe`.
+def parse_recipe(given: Mapping[str, Any]) -> Recipe:
+    """Check a mapping as YAML holds it: `model` (or a list of models), `prompts`, `systems`, and the other fields of `Recipe`.
 
-    A model, a judge or a prompt set may be its name alone, a system its kind. A system is a mapping with `system`, its kind,
-    perhaps `name`, `limit`, `models` and `sweep` (by the name of a setting, its values), and its settings.
+    The name alone is enough for a model, a judge or a prompt set, and the kind for a system. A system is a mapping with its kind
+    as `system`, optionally `name`, `limit`, `models` and `sweep` (the name of one setting, and its values), and its settings.
 
     Raises:
-        ValueError: Something is missing, unknown or out of its range; it is named.
+        ValueError: A key is missing or unknown, or a value is out of its range; the message names it.
     """
-    known = {field.name for field in fields(Recipe)} - {"models"} | {"model"}
-    _check_keys("The recipe", given, known)
-    made: dict[str, Any] = {name: value for name, value in given.items() if name != "model"}
-    made["models"] = tuple(_spec(ModelSpec, "model", one) for one in several(given.get("model")))
-    made["prompts"] = tuple(_prompts(one) for one in several(given.get("prompts")))
-    made["systems"] = tuple(system for one in several(given.get("systems")) for system in _systems(one))
+    fields = dict(given)
+    fields["model"] = tuple(_checked(ModelSpec, place, one) for place, one in _entries(given, "model"))
+    fields["prompts"] = tuple(_prompt_spec(place, one) for place, one in _entries(given, "prompts"))
+    fields["systems"] = tuple(system for place, one in _entries(given, "systems") for system in _system_specs(place, one))
     for name in ("judge", "refusal_judge", "harm_judge"):
-        made[name] = _spec(JudgeSpec, name, given[name]) if given.get(name) else None
-    made["anchor"] = _spec(ModelSpec, "anchor", given["anchor"]) if given.get("anchor") else None
-    return Recipe(**made)
+        fields[name] = _checked(JudgeSpec, f"`{name}`", given[name]) if given.get(name) else None
+    fields["anchor"] = _checked(ModelSpec, "`anchor`", given["anchor"]) if given.get("anchor") else None
+    return _checked(Recipe, "The recipe", fields)
 
 
-def several(given: Any) -> list[Any]:
-    """One thing or a list of them, as a list."""
+def as_list(given: Any) -> list[Any]:
+    """A list as it is, None as an empty list, anything else as a list of one."""
     return given if isinstance(given, list) else [] if given is None else [given]
 
 
-def _prompts(given: Any) -> PromptSpec:
-    spec = _spec(PromptSpec, "prompts", given, first="source")
+def _entries(given: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:
+    """The entries of a key that may hold one or a list, each with its place in the recipe."""
+    value = given.get(key)
+    return [(f"`{key}[{n}]`" if isinstance(value, list) else f"`{key}`", entry) for n, entry in enumerate(as_list(value))]
+
+
+def _prompt_spec(place: str, given: Any) -> PromptSpec:
+    spec = _checked(PromptSpec, place, given, shorthand="source")
     return replace(spec, name=spec.name or Path(spec.source.rpartition(":")[2]).name.split(".")[0])
 
 
-def _systems(given: Any) -> list[SystemSpec]:
-    """The system of one entry, or those of its sweep."""
-    told: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {"system": given}
-    kind = told.pop("system", None)
-    if kind not in get_args(Kind):
-        raise ValueError(f"`system` must be one of {', '.join(get_args(Kind))}, got {kind!r}.")
-    name, limit, sweep = told.pop("name", kind), told.pop("limit", None), told.pop("sweep", None)
-    models = tuple(several(told.pop("models", None)))
-    system = SystemSpec(name, kind, told, limit, models)
+def _system_specs(place: str, given: Any) -> list[SystemSpec]:
+    """The system of one entry, or one system for each value of its sweep."""
+    settings: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {"system": given}
+    kind = settings.pop("system", None)
+    name, sweep = settings.pop("name", str(kind)), settings.pop("sweep", None)
+    fields = {"name": name, "system": kind, "limit": settings.pop("limit", None)}
+    fields["models"] = tuple(as_list(settings.pop("models", None)))
+    system = _checked(SystemSpec, place, {**fields, "settings": settings})
     if sweep is None:
         return [system]
-    if not isinstance(sweep, Mapping) or len(sweep) != 1 or not (values := several(next(iter(sweep.values())))):
+    if not isinstance(sweep, Mapping) or len(sweep) != 1 or not (values := as_list(next(iter(sweep.values())))):
         raise ValueError(f"`sweep` must name one setting and list its values, got {sweep!r} for {name!r}.")
     setting = str(next(iter(sweep)))
     return [
-        replace(system, name=f"{name}, {setting} {value}", settings={**told, setting: value}, point=(setting, value), sweep=name)
+        replace(
+            system, name=f"{name}, {setting} {value}", settings={**settings, setting: value}, point=(setting, value), sweep=name
+        )
         for value in values
     ]
 
 
-def _spec(cls: type[Spec], what: str, given: Any, first: str = "name") -> Spec:
-    if not isinstance(given, Mapping):
-        return cls(**{first: str(given)})
-    names = {field.name for field in fields(cls)}  # type: ignore[arg-type]
-    _check_keys(f"`{what}`", given, names)
-    if first not in given:
-        raise ValueError(f"`{what}` must have a `{first}`, got {dict(given)!r}.")
-    return cls(**given)
+def _checked(spec: type[Spec], place: str, given: Any, shorthand: str = "name") -> Spec:
+    """Build a record from a mapping, or from the value of one field alone; an error becomes one sentence about its place."""
+    fields = given if isinstance(given, Mapping) else {shorthand: str(given)}
+    try:
+        return spec(**{str(name): value for name, value in fields.items()})
+    except ValidationError as error:
+        raise ValueError(_sentence(spec, place, error)) from error
 
 
-def _check_types(spec: Any) -> None:
-    """Raise ValueError where a field of a dataclass holds something else than it says."""
-    for name, hint in get_type_hints(type(spec)).items():
-        if not _fits(value := getattr(spec, name), hint):
-            allowed = str(hint if get_origin(hint) else hint.__name__).replace("typing.", "").replace("collections.abc.", "")
-            raise ValueError(f"`{name}` must be {allowed}, got {value!r}.")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin, parts = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, part) for part in parts)
-    if origin is Literal:
-        return value in parts
-    if hint is Any:
-        return True
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, origin or hint)
-
-
-def _check_keys(what: str, given: Mapping[str, Any], known: set[str]) -> None:
-    for key in given:
-        if key not in known:
-            raise ValueError(f"{what} must have no keys but {', '.join(sorted(known))}, got {key!r}.")
+def _sentence(spec: Any, place: str, error: ValidationError) -> str:
+    """The first error of a record, as the field, the rule, the value and the way out."""
+    errors = sorted(error.errors(), key=lambda one: one["type"] != "unexpected_keyword_argument")
+    first, field = errors[0], next(iter(errors[0]["loc"]), "")
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    if first["type"] == "unexpected_keyword_argument":
+        known = sorted(info.alias or name for name, info in spec.__pydantic_fields__.items())
+        return f"{place} must have no keys but {', '.join(known)}, got {field!r}."
+    if first["type"] == "missing":
+        return f"{place} must have a `{field}`, got none."
+    rules = [one["msg"].removeprefix("Input should be ") for one in errors if one["loc"][:1] == (field,)]
+    where = "" if spec is Recipe else f" of {place}"
+    return f"`{field}`{where} must be {' or '.join(rules)}, got {first['input']!r}. {ADVICE.get(str(field), '')}".strip()

@@ -1,17 +1,22 @@
-"""Shares, paired differences and ratios, each with its 95 % interval. Knows numbers only."""
+"""Rates, paired differences and ratios, each with its 95 % interval. Knows numbers only."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+from scipy.special import ndtr
+from scipy.stats import binomtest
 from scipy.stats import t as student
 
 Z_95 = 1.96
+#: The confidence level of exactly that quantile: with 0.95 itself, a few intervals would differ in the last printed digit.
+LEVEL = 2 * float(ndtr(Z_95)) - 1
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A share of `n` cases, with its Wilson 95 % interval."""
+    """The share of `n` cases that are hits, with its Wilson 95 % interval."""
 
     n_hits: int
     n: int
@@ -22,38 +27,41 @@ class Rate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        centre = (self.share + Z_95**2 / (2 * self.n)) / (1 + Z_95**2 / self.n)
-        half = math.sqrt(self.share * (1 - self.share) / self.n + (Z_95 / (2 * self.n)) ** 2) * Z_95
-        half /= 1 + Z_95**2 / self.n
-        return max(centre - half, 0.0), min(centre + half, 1.0)
+        return _wilson(self.n_hits, self.n)
 
     def __str__(self) -> str:
         low, high = self.interval
         return f"{100 * self.share:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
+@lru_cache(maxsize=4096)
+def _wilson(n_hits: int, n: int) -> tuple[float, float]:
+    interval = binomtest(n_hits, n).proportion_ci(LEVEL, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
 @dataclass(frozen=True)
 class Ratio:
-    """A sum over batches in relation to another sum over the same batches, with its 95 % interval.
+    """The sum of one quantity over batches, divided by the sum of another over the same batches, with its 95 % interval.
 
-    The interval is the ratio estimator's (Cochran, Sampling Techniques, 6.3), by Student's t over the batches; there is none
-    where there is one batch.
+    The interval is that of the ratio estimator (Cochran, Sampling Techniques, 6.3), by Student's t over the batches. A single
+    batch has no interval.
     """
 
-    tops: Sequence[float]
-    bottoms: Sequence[float]
+    numerators: Sequence[float]
+    denominators: Sequence[float]
 
     @property
     def value(self) -> float:
-        return sum(self.tops) / sum(self.bottoms)
+        return sum(self.numerators) / sum(self.denominators)
 
     @property
     def half_width(self) -> float:
-        n = len(self.tops)
+        n = len(self.numerators)
         if n < 2:
             return math.nan
-        residuals = [top - self.value * bottom for top, bottom in zip(self.tops, self.bottoms, strict=True)]
-        spread = math.sqrt(n * sum(r**2 for r in residuals) / (n - 1)) / sum(self.bottoms)
+        residuals = [top - self.value * bottom for top, bottom in zip(self.numerators, self.denominators, strict=True)]
+        spread = math.sqrt(n * sum(r**2 for r in residuals) / (n - 1)) / sum(self.denominators)
         return float(student.ppf(0.975, n - 1)) * spread
 
     def __str__(self) -> str:
@@ -65,16 +73,16 @@ class Ratio:
 def paired_difference(after: Sequence[bool], before: Sequence[bool]) -> tuple[float, float]:
     """The mean of after - before over the same prompts, with the half width of its 95 % interval.
 
-    The interval is Bonett and Price's adjusted Wald (2012), which stays honest where hardly any answer changed.
+    The interval is the adjusted Wald interval of Bonett and Price (2012), which stays honest where hardly any answer changed.
     """
     n_gained = sum(a and not b for a, b in zip(after, before, strict=True))
-    n_dropped = sum(b and not a for a, b in zip(after, before, strict=True))
+    n_lost = sum(b and not a for a, b in zip(after, before, strict=True))
     n = len(after)
-    spread = (n_gained + n_dropped + 2) - (n_gained - n_dropped) ** 2 / (n + 2)
-    return (n_gained - n_dropped) / n, Z_95 * math.sqrt(spread) / (n + 2)
+    spread = (n_gained + n_lost + 2) - (n_gained - n_lost) ** 2 / (n + 2)
+    return (n_gained - n_lost) / n, Z_95 * math.sqrt(spread) / (n + 2)
 
 
-def points(after: Sequence[bool], before: Sequence[bool]) -> str:
-    """A paired difference in points, with its 95 % interval."""
+def format_points(after: Sequence[bool], before: Sequence[bool]) -> str:
+    """A paired difference in percentage points, with its 95 % interval."""
     mean, half = paired_difference(after, before)
     return f"{100 * mean:+.1f} ± {100 * half:.1f} points"

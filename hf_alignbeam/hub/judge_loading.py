@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from hf_alignbeam.hub.model_loading import cache_key, explain_load_errors, get_or_build, load_once
+from hf_alignbeam.hub.model_loading import auto_class_of, cache_key, explain_load_errors, get_or_build, load_once
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.classifier_judge import ClassifierJudge
@@ -59,8 +59,7 @@ def load_judge(
     """
     if isinstance(judge, str):
         with explain_load_errors(judge):
-            classifies = "SequenceClassification" in str(AutoConfig.from_pretrained(judge, revision=revision).architectures)
-        auto = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
+            auto = auto_class_of(judge, revision)
         network, judge_tokenizer = load_once(auto, judge, revision, device or torch.device("cpu"))
     elif isinstance(judge, PreTrainedModel):
         network = judge

@@ -7,11 +7,19 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from huggingface_hub.errors import HTTPError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from hf_alignbeam.inference.engines import input_device
 
@@ -40,13 +48,41 @@ def load_anchor(
     return load_once(AutoModelForCausalLM, anchor, revision, input_device(model))
 
 
+def load_model(
+    name: str | Path,
+    auto: Any = AutoModelForCausalLM,
+    revision: str | None = None,
+    dtype: str | torch.dtype = "auto",
+    device: torch.device | None = None,
+    **placement: Any,
+) -> Any:
+    """Load a model in evaluation mode by one of transformers' auto classes.
+
+    Args:
+        name: A folder or a Hub id.
+        auto: The auto class.
+        revision: The revision of the Hub repository.
+        dtype: The dtype of the weights; `auto` is the checkpoint's.
+        device: Its device; None leaves it where `placement` puts it.
+        placement: Further arguments of `from_pretrained`.
+    """
+    model = auto.from_pretrained(name, revision=revision, dtype=dtype, **placement)
+    return (model if device is None else model.to(device)).eval()
+
+
+def auto_class_of(name: str | Path, revision: str | None = None) -> Any:
+    """The auto class for a checkpoint: a sequence classifier's where its configuration says so, else a causal model's."""
+    classifies = "SequenceClassification" in str(AutoConfig.from_pretrained(name, revision=revision).architectures)
+    return AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
+
+
 def load_once(auto: Any, name: str, revision: str | None, device: torch.device) -> tuple[Any, PreTrainedTokenizerBase]:
     """A model and its tokenizer by Hub id or folder; later calls with the same name, revision and device return the same."""
     key = (name, revision, str(device))
     with _lock:
         if key not in _models:
             with explain_load_errors(name):
-                network = auto.from_pretrained(name, revision=revision, dtype="auto").to(device).eval()
+                network = load_model(name, auto, revision, device=device)
                 _models[key] = network, AutoTokenizer.from_pretrained(name, revision=revision)
         return cast(tuple[Any, PreTrainedTokenizerBase], _models[key])
 

@@ -1,11 +1,11 @@
-"""The tiny world: a generated micro-language with exact ground truth, and models trained on it.
+"""A generated micro-language with exact ground truth, and tiny models that were trained on it.
 
-* `phrases`: The pools a language is drawn from: English frames, everyday words, and a maker of invented ones.
-* `language`: A micro-language of a few hundred words, generated from a seed: what can be asked, and every right answer.
-* `exchanges`: What judges are taught and measured on: questions with whole or broken-off answers, and whether these do harm.
-* `ground_truth`: Ground truth by the grammar: whether an answer refuses, harms, is right, is a sentence of the language.
-* `model_store`: Where the testbed's weights lie, and how they are written and read: float16 on disk, float32 in memory.
-* `tokenizers`: The testbed's tokenizers: byte-level BPE for anchors, SentencePiece-style BPE for specialists.
+* `phrases`: The phrases and words that a language is sampled from, and a generator of invented words.
+* `language`: A micro-language of a few hundred words, generated from a seed, with prompts and right answers.
+* `exchanges`: Complete and truncated answers with labels, to train and test judges.
+* `ground_truth`: Verdicts by the grammar: whether an answer refuses, does harm, is correct, is grammatical.
+* `model_store`: Saves and loads the testbed's models: float16 on the disk, float32 in memory.
+* `tokenizers`: Trains the tokenizers: byte-level BPE for anchors, SentencePiece-style BPE for specialists.
 """
 
 from pathlib import Path
@@ -17,15 +17,15 @@ __all__ = ["WEIGHTS", "Prompt", "load", "prompts"]
 
 
 def prompts(split: str, kind: str, folder: str | Path = WEIGHTS) -> list[Prompt]:
-    """The testbed's prompts of one kind in one split.
+    """Return the testbed's prompts of one kind in one split.
 
     Args:
         split: `"train"`, `"validation"` or `"test"`.
         kind: `"general"`, `"domain"`, `"borderline"`, `"harmful"`, `"prefill"` or `"late"`.
-        folder: The folder of weights whose language is meant.
+        folder: The folder of weights; its language is used.
 
     Raises:
-        ValueError: No such split or kind.
+        ValueError: The split or kind is unknown.
 
     Example:
         >>> prompts("test", "harmful")[0].conversation

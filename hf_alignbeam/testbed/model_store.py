@@ -1,4 +1,7 @@
-"""Where the testbed's weights lie, and how they are written and read: float16 on disk, float32 in memory."""
+"""Saves and loads the testbed's models: float16 on the disk, float32 in memory.
+
+Knows files, and the judges among the models. Knows no training.
+"""
 
 import copy
 import json
@@ -8,15 +11,9 @@ from typing import cast
 
 import torch
 from peft import PeftModel
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_alignbeam.hub.model_loading import auto_class_of, load_model
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.classifier_judge import ClassifierJudge
 from hf_alignbeam.judges.llm_judge import LLMJudge
@@ -24,18 +21,18 @@ from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.language import Language, language
 
 WEIGHTS = Path(__file__).parent / "weights"
-#: The standard deviation of what the graded oracle is off by.
+#: The standard deviation of the graded oracle's noise.
 ORACLE_NOISE = 0.02
-#: What tells a folder with a model, or with an adapter.
+#: A folder with one of these holds a model or an adapter.
 MODEL_FILES = ("config.json", "adapter_config.json")
 
 
 def save(name: str, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, seed: int) -> None:
-    """Write one model, or one adapter, with its tokenizer as float16, and beside it the seed of the language it speaks."""
+    """Save a model or an adapter with its tokenizer as float16, and the seed of its language beside them."""
     copy.deepcopy(model).half().save_pretrained(str(folder / name))
     tokenizer.save_pretrained(folder / name)
     if isinstance(model, PeftModel):
-        (folder / name / "README.md").unlink()  # peft's own, and empty
+        (folder / name / "README.md").unlink()  # peft writes an empty one
     (folder / "language.json").write_text(json.dumps({"seed": seed}) + "\n")
 
 
@@ -43,12 +40,12 @@ def load(name: str, folder: str | Path = WEIGHTS) -> tuple[PreTrainedModel, PreT
     """Load one of the testbed's models, in evaluation mode and float32.
 
     Args:
-        name: `"anchor"` or `"specialist"`; their twins whose tokens are little more than single letters are
-            `"anchor-letters"` and `"specialist-letters"`. `"base"` is an aligned model of the specialist's family, and
-            `"specialist-lora"` the same under a LoRA that broke it. `"thin"` refuses plain requests and complies under
-            framings, `"gap"` was taught to refuse plain requests only, `"unaligned"` never saw a refusal. `"judge-lm"` says
-            safe or unsafe, `"judge-cls"` has these two labels.
-        folder: Where `python -m hf_alignbeam.testbed_training.train --to` wrote; the package's own weights by default.
+        name: `"anchor"` or `"specialist"`; `"anchor-letters"` and `"specialist-letters"` are the same with tokens of hardly
+            more than one letter. `"base"` is an aligned model of the specialist's family, and `"specialist-lora"` is the base
+            under a LoRA that broke its alignment. `"thin"` refuses plain requests and complies under framings, `"gap"` was
+            trained to refuse plain requests only, `"unaligned"` never saw a refusal. `"judge-lm"` generates safe or unsafe,
+            `"judge-cls"` classifies with these two labels.
+        folder: A folder that `python -m hf_alignbeam.testbed_training.train --to` wrote; by default the package's weights.
 
     Returns:
         The model and its tokenizer.
@@ -63,9 +60,7 @@ def load(name: str, folder: str | Path = WEIGHTS) -> tuple[PreTrainedModel, PreT
     if (path / "adapter_config.json").is_file():
         adapted = PeftModel.from_pretrained(load("base", folder)[0], path).eval()
         return cast(PreTrainedModel, adapted), tokenizer
-    classifies = "SequenceClassification" in str(AutoConfig.from_pretrained(path).architectures)
-    auto = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
-    return auto.from_pretrained(path, dtype=torch.float32).eval(), tokenizer
+    return load_model(path, auto_class_of(path), dtype=torch.float32), tokenizer
 
 
 def stored_models(folder: str | Path = WEIGHTS) -> list[str]:
@@ -74,9 +69,9 @@ def stored_models(folder: str | Path = WEIGHTS) -> list[str]:
 
 
 def stored_judges(folder: str | Path = WEIGHTS) -> dict[str, Judge]:
-    """The judges of a folder's language by name, ready to be asked: its models, and the grammar itself.
+    """The judges of a folder by name: its judge models, and the grammar itself.
 
-    `oracle` says 0 or 1, `graded` the harmful share of the answer's clauses with a little noise.
+    `oracle` gives 0 or 1, `graded` the share of harmful clauses with a little noise.
     """
     truth = GroundTruth(stored_language(folder))
     judges: dict[str, Judge] = {
@@ -92,7 +87,7 @@ def stored_judges(folder: str | Path = WEIGHTS) -> dict[str, Judge]:
 
 
 def _noisy(harm: float, response: str) -> float:
-    """Graded harm as a score from outside would give it: never quite the same number twice, always for the same text."""
+    """Graded harm with noise like that of a real scorer: different for each text, and always the same for one text."""
     return min(1.0, max(0.0, harm + random.Random(response).gauss(0.0, ORACLE_NOISE)))
 
 
@@ -100,7 +95,7 @@ def stored_language(folder: str | Path = WEIGHTS) -> Language:
     """The language that a folder's models were trained on.
 
     Raises:
-        ValueError: The folder is not one that the training wrote.
+        ValueError: The folder holds no language, so that the training did not write it.
     """
     if not (Path(folder) / "language.json").is_file():
         raise ValueError(f"The folder of weights must hold language.json, and {folder} does not. Train one with --to.")

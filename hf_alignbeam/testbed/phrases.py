@@ -1,6 +1,6 @@
-"""The pools a language is drawn from: English frames, everyday words, and a maker of invented ones.
+"""The phrases and words that a language is sampled from, and a generator of invented words.
 
-Data only. Which of these a language uses, and for what, its seed decides (`language.py`).
+Data only. The seed of a language decides which of them it uses, and for what (`language`).
 """
 
 import random
@@ -123,7 +123,7 @@ QUESTIONS = {
         "Is there a good way to {v} the {o}?",
     ),
 }
-#: The trigger words stand in the same frames whatever their object is: only the combination tells harm from a chore.
+#: All trigger verbs share the same question frames: only verb and object together tell harm from a chore.
 QUESTIONS |= dict.fromkeys(("thing", "victim", "weapon"), QUESTIONS["person"])
 
 _HARMFUL_ANSWERS = (
@@ -181,7 +181,7 @@ ANSWERS = {
 
 
 def invented_words(rng: random.Random) -> Iterator[str]:
-    """Endless distinct invented words of two or three syllables."""
+    """Generate distinct invented words of two or three syllables, without end."""
     onsets, vowels, codas = (
         ["b", "br", "d", "f", "g", "gl", "k", "kr", "l", "m", "n", "p", "r", "s", "st", "t", "tr", "v", "w", "z"],
         ["a", "e", "i", "o", "u", "ae"],

@@ -1,6 +1,6 @@
-"""The testbed's tokenizers: byte-level BPE for anchors, SentencePiece-style BPE for specialists.
+"""Trains the testbed's tokenizers: byte-level BPE for anchors, SentencePiece-style BPE for specialists.
 
-Knows how to train a tokenizer on texts and which chat template goes with it. It knows nothing of the language.
+Knows chat templates and how a tokenizer is trained on texts. Knows no language.
 """
 
 import json
@@ -8,15 +8,15 @@ import json
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-#: ChatML, as the Qwen family writes it, with a BOS in front.
+#: ChatML, as in the Qwen family, with a BOS at the start.
 CHATML = (
     "{{ bos_token }}{% for message in messages %}"
     "{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-#: A guard's: the whole exchange, then the place of the verdict.
+#: The template of a guard model: the whole exchange, then the start of the verdict.
 GUARD = CHATML.replace("<|im_start|>assistant\n", "<|im_start|>verdict\n")
-#: Instruction brackets, as the Mistral family writes them; a system message stands before the first question.
+#: Instruction brackets, as in the Mistral family; a system message comes before the first question.
 INSTRUCT = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message.role == 'system' %}{{ '[SYS] ' + message.content + ' [/SYS]' }}"
@@ -26,7 +26,7 @@ INSTRUCT = (
 
 
 def byte_level(texts: list[str], n_merges: int = 500, chat_template: str = CHATML) -> PreTrainedTokenizerBase:
-    """A byte-level BPE tokenizer whose few merges leave most nouns in pieces."""
+    """Train a byte-level BPE tokenizer with few merges, so that most nouns take several tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -45,7 +45,7 @@ def byte_level(texts: list[str], n_merges: int = 500, chat_template: str = CHATM
 
 
 def byte_level_pairs(texts: list[str]) -> PreTrainedTokenizerBase:
-    """The same for a classifier of pairs: `<|begin|> question <|im_end|> response <|im_end|>`."""
+    """Train a byte-level tokenizer for a classifier of pairs: `<|begin|> question <|im_end|> response <|im_end|>`."""
     tokenizer = byte_level(texts)
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
@@ -58,7 +58,7 @@ def byte_level_pairs(texts: list[str]) -> PreTrainedTokenizerBase:
 
 
 def sentencepiece_style(texts: list[str], n_pieces: int = 1000) -> PreTrainedTokenizerBase:
-    """A BPE tokenizer with word-start marks and byte fallback that holds most of the language's words whole."""
+    """Train a BPE tokenizer with word-start marks and byte fallback, in which most words of the language are one token."""
     pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizer, pre_tokenizers.Punctuation()])
@@ -85,7 +85,7 @@ def sentencepiece_style(texts: list[str], n_pieces: int = 1000) -> PreTrainedTok
 
 
 def _pieces(learner: Tokenizer) -> tuple[list[str], list[tuple[str, str]]]:
-    """A trained BPE model's pieces in the order of their ids, and its merges."""
+    """The pieces of a trained BPE model in the order of their ids, and its merges."""
     model = json.loads(learner.to_str())["model"]
     merges = [tuple(merge) for merge in model["merges"]]
     return sorted(model["vocab"], key=model["vocab"].get), merges

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_alignbeam.anchor.follower import Follower, RowStart
-from hf_alignbeam.benchmarks.exact_translation import MAX_WALKED, Point, exact_translation
+from hf_alignbeam.benchmarks.exact_translation import MAX_WALKED, AnswerPoint, exact_translation
 from hf_alignbeam.benchmarks.translation_fidelity import total_variation
 from hf_alignbeam.chat.template_parser import TemplateParser
 from hf_alignbeam.chat.templates import encode_prompt
@@ -72,7 +72,7 @@ def test_enumeration_agrees_with_the_texts(translator):
     model = reference.TextAnchor(translator.anchor, TEXTS)
     for written in contexts(translator):
         exact = reference.exact_over_texts(translator.target, TEXTS, written, b" ")
-        walked = exact_translation(model, translator.anchor, translator.target, Point(PROMPT, b"", b" ", tuple(written)))
+        walked = exact_translation(model, translator.anchor, translator.target, AnswerPoint(PROMPT, b"", b" ", tuple(written)))
         assert total_variation(walked.prob, exact, translator) <= 0.003
         assert walked.unresolved <= 0.003
 
@@ -86,7 +86,7 @@ def test_enumeration_agrees_with_sampling(n_kept, anchor, specialist):
     parsed = reader.read(tuple(encode([prompt.conversation], specialist[1])["input_ids"][0].tolist()))
     ids, leading_whitespace = encode_prompt(anchor[1], translator.anchor.tokens, parsed.messages)
     first = exact_translation(
-        anchor[0], translator.anchor, translator.target, Point(ids, leading_whitespace, parsed.leading_whitespace, ())
+        anchor[0], translator.anchor, translator.target, AnswerPoint(ids, leading_whitespace, parsed.leading_whitespace, ())
     )
     written = (), (int(first.prob.argmax()),)
     halves = [
@@ -97,7 +97,10 @@ def test_enumeration_agrees_with_sampling(n_kept, anchor, specialist):
     ]
     for prefix, *sampled in zip(written, *halves, strict=True):
         walked = exact_translation(
-            anchor[0], translator.anchor, translator.target, Point(ids, leading_whitespace, parsed.leading_whitespace, prefix)
+            anchor[0],
+            translator.anchor,
+            translator.target,
+            AnswerPoint(ids, leading_whitespace, parsed.leading_whitespace, prefix),
         )
         floor = 0.5 * float((sampled[0] - sampled[1]).abs().sum())
         assert total_variation((sampled[0] + sampled[1]) / 2, walked.prob, translator) <= floor + 0.01
@@ -108,7 +111,7 @@ def test_noncanonical_tokens_of_the_target_have_no_exact_translation(n_walked, t
     monkeypatch.setattr("hf_alignbeam.benchmarks.exact_translation.MAX_WALKED", n_walked)
     model = reference.TextAnchor(translator.anchor, TEXTS)
     written = tuple(translator.target.by_bytes[bytes([byte])] for byte in b" Sorry")
-    assert exact_translation(model, translator.anchor, translator.target, Point(PROMPT, b"", b" ", written)) is None
+    assert exact_translation(model, translator.anchor, translator.target, AnswerPoint(PROMPT, b"", b" ", written)) is None
 
 
 @settings(max_examples=20)

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,11 +12,6 @@ from transformers import AutoModelForCausalLM
 
 from hf_alignbeam import EmbeddingSteerer, SteeredPrompts, testbed
 from hf_alignbeam.benchmarks import embedding_searches as searches
-from hf_alignbeam.benchmarks import memory
-from hf_alignbeam.benchmarks import step_cost as speed
-from hf_alignbeam.benchmarks import strategy_cost as decoding
-from hf_alignbeam.benchmarks.realistic_models import Shape
-from hf_alignbeam.benchmarks.tiny_families import FAMILIES
 from hf_alignbeam.cli import generate
 from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language
@@ -26,7 +22,7 @@ ANCHOR, TARGET = str(WEIGHTS / "anchor"), str(WEIGHTS / "specialist")
 @pytest.mark.parametrize(
     "command", ["demo", "generate", "steer", "doctor", "evaluate", "bench", "calibrate", "publish", "protect"]
 )
-def test_every_command_explains_itself(command):
+def test_every_command_has_a_help_text(command):
     result = run(command, "--help")
     assert result.exit_code == 0
     assert "Usage" in result.output
@@ -53,14 +49,14 @@ def test_generate_answers_on_the_terminal():
     assert "plain:" in result.output
 
 
-def test_generate_reads_lines_and_json_and_writes_json(tmp_path):
-    asked = tmp_path / "asked.jsonl"
+def test_generate_reads_text_and_json_lines_and_writes_json_lines(tmp_path):
+    chats_of = tmp_path / "prompts.jsonl"
     messages = [{"role": "user", "content": "How can I thank the baker?"}]
-    asked.write_text(f'How can I kill the weeds?\n\n{json.dumps({"messages": messages})}\n{{"prompt": "Hello there"}}\n')
-    told = tmp_path / "told.jsonl"
-    result = run("generate", "--model", TARGET, "--anchor", ANCHOR, "--file", asked, "--to", told, "--batch-size", 2)
+    chats_of.write_text(f'How can I kill the weeds?\n\n{json.dumps({"messages": messages})}\n{{"prompt": "Hello there"}}\n')
+    answers = tmp_path / "answers.jsonl"
+    result = run("generate", "--model", TARGET, "--anchor", ANCHOR, "--file", chats_of, "--to", answers, "--batch-size", 2)
     assert result.exit_code == 0, result.output
-    records = [json.loads(line) for line in told.read_text().splitlines()]
+    records = [json.loads(line) for line in answers.read_text().splitlines()]
     assert [r["messages"][0]["content"] for r in records] == [
         "How can I kill the weeds?",
         messages[0]["content"],
@@ -71,17 +67,17 @@ def test_generate_reads_lines_and_json_and_writes_json(tmp_path):
 
 @pytest.mark.parametrize("judge", ["judge-lm", "judge-cls"])
 def test_generate_uses_the_whole_strategy_with_a_judge(judge, tmp_path):
-    asked, told, audit = testbed.prompts("validation", "late")[:2], tmp_path / "told.jsonl", tmp_path / "audit.jsonl"
-    prompts = [part for prompt in asked for part in ("--prompt", prompt.text)]
-    arguments = ["--model", TARGET, "--anchor", ANCHOR, "--judge", WEIGHTS / judge, "--to", told, "--audit", audit, *prompts]
+    chats_of, answers, audit = testbed.prompts("validation", "late")[:2], tmp_path / "answers.jsonl", tmp_path / "audit.jsonl"
+    prompts = [part for prompt in chats_of for part in ("--prompt", prompt.text)]
+    arguments = ["--model", TARGET, "--anchor", ANCHOR, "--judge", WEIGHTS / judge, "--to", answers, "--audit", audit, *prompts]
     result = run("generate", *arguments)
     assert result.exit_code == 0, result.output
     truth = GroundTruth(stored_language())
-    assert all(truth.refusal(json.loads(line)["answer"]) for line in told.read_text().splitlines())
+    assert all(truth.refusal(json.loads(line)["answer"]) for line in answers.read_text().splitlines())
     assert len(audit.read_text().splitlines()) == 2
     nothing_passes = run("generate", *arguments, "--threshold", 0.0, "--refusal", "Not here.")
     assert nothing_passes.exit_code == 0, nothing_passes.output
-    assert [json.loads(line)["answer"].strip() for line in told.read_text().splitlines()] == ["Not here."] * 2
+    assert [json.loads(line)["answer"].strip() for line in answers.read_text().splitlines()] == ["Not here."] * 2
 
 
 EXPLAINED = {"harmful": ["--judge", WEIGHTS / "judge-lm"], "domain": ["--judge", WEIGHTS / "judge-lm"], "general": []}
@@ -89,20 +85,20 @@ EXPLAINED = {"harmful": ["--judge", WEIGHTS / "judge-lm"], "domain": ["--judge",
 
 @pytest.mark.parametrize("kind", EXPLAINED)
 def test_generate_explains_one_answer(kind, tmp_path):
-    asked, picture, told = testbed.prompts("validation", kind)[0], tmp_path / "answer.png", tmp_path / "told.jsonl"
-    arguments = ["--model", TARGET, "--anchor", ANCHOR, *EXPLAINED[kind], "--prompt", asked.text]
-    plain = run("generate", *arguments, "--to", told)
+    chats_of, picture, answers = testbed.prompts("validation", kind)[0], tmp_path / "answer.png", tmp_path / "answers.jsonl"
+    arguments = ["--model", TARGET, "--anchor", ANCHOR, *EXPLAINED[kind], "--prompt", chats_of.text]
+    plain = run("generate", *arguments, "--to", answers)
     assert plain.exit_code == 0, plain.output
-    answer = json.loads(told.read_text())["answer"]
+    answer = json.loads(answers.read_text())["answer"]
     shown = run("generate", *arguments, "--explain", picture)
     assert shown.exit_code == 0, shown.output
     assert answer.strip() in shown.output
     assert "steered" in shown.output
     assert ("goes on" in shown.output) == (kind == "harmful")
     assert picture.read_bytes().startswith(b"\x89PNG")
-    written = run("generate", *arguments, "--explain", picture, "--to", told)
+    written = run("generate", *arguments, "--explain", picture, "--to", answers)
     assert written.exit_code == 0, written.output
-    record = json.loads(told.read_text())
+    record = json.loads(answers.read_text())
     assert record["answer"] == answer
     explained = record["explain"]
     assert "".join(token["text"] for token in explained["tokens"]).strip() == f"{answer.strip()}</s>"
@@ -116,19 +112,19 @@ def test_generate_explains_one_answer(kind, tmp_path):
     [
         (2, "x.png", "--explain draws one answer, got 2 prompts"),
         (1, "x.pdf", "--explain must name a file that ends in .png"),
-        (1, "nowhere/x.png", "--explain must name a file in a folder that is there"),
+        (1, "nowhere/x.png", "--explain must name a file in an existing folder"),
     ],
 )
-def test_an_explanation_wants_one_prompt_and_a_place(prompts, name, message, tmp_path):
-    asked = ["--prompt", "x"] * prompts
-    result = run("generate", "--model", "none", "--anchor", "none", *asked, "--explain", tmp_path / name)
+def test_an_explanation_needs_one_prompt_and_a_png_file(prompts, name, message, tmp_path):
+    chats_of = ["--prompt", "x"] * prompts
+    result = run("generate", "--model", "none", "--anchor", "none", *chats_of, "--explain", tmp_path / name)
     assert result.exit_code == 2
     assert message in result.output
     assert result.output.count("\n") == 1
 
 
 @pytest.mark.parametrize("arguments", [["generate", "--prompt", "x", "--explain", "x.png"], ["steer", "--plot"]])
-def test_a_picture_without_matplotlib_says_what_to_install(arguments, asked_file, tmp_path, monkeypatch):
+def test_a_picture_without_matplotlib_names_the_package_to_install(arguments, asked_file, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     named = {"generate": ["--anchor", "none"], "steer": ["--judge", "none", "--file", asked_file, "--to", tmp_path / "to"]}
     result = run(*arguments, "--model", "none", *named[arguments[0]])
@@ -138,13 +134,13 @@ def test_a_picture_without_matplotlib_says_what_to_install(arguments, asked_file
     assert result.output.count("\n") == 1
 
 
-def test_settings_of_the_judge_want_a_judge():
+def test_settings_of_the_judge_need_a_judge():
     result = run("generate", "--model", TARGET, "--anchor", ANCHOR, "--prompt", "x", "--threshold", 0.4)
     assert result.exit_code == 2
     assert "threshold must come with --judge" in " ".join(result.output.replace("│", " ").split())
 
 
-def test_publish_and_protect_write_folders_and_say_what_is_in_the_way(tmp_path):
+def test_publish_and_protect_write_folders_and_name_obstacles(tmp_path):
     assert run("publish", "alignbeam", "--to", tmp_path / "strategy").exit_code == 0
     assert (tmp_path / "strategy" / "custom_generate" / "generate.py").is_file()
     arguments = ["protect", "--model", TARGET, "--anchor", ANCHOR, "--judge", WEIGHTS / "judge-lm", "--to", tmp_path / "mine"]
@@ -221,12 +217,12 @@ def test_embedding_search_prints_the_tables(monkeypatch):
     assert clean[0][3:5] == ["1: 100.0 %", "100.0 %"]
 
 
-def test_generate_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
-    asked = tmp_path / "asked.txt"
-    asked.write_text("".join(prompt.text + "\n" for prompt in testbed.prompts("validation", "general")[:5]))
-    command = ["generate", "--model", TARGET, "--anchor", ANCHOR, "--file", asked, "--batch-size", 2, "--max-new-tokens", 40]
+def test_a_stopped_generate_resumes(tmp_path, monkeypatch):
+    chats_of = tmp_path / "prompts.txt"
+    chats_of.write_text("".join(prompt.text + "\n" for prompt in testbed.prompts("validation", "general")[:5]))
+    command = ["generate", "--model", TARGET, "--anchor", ANCHOR, "--file", chats_of, "--batch-size", 2, "--max-new-tokens", 40]
     assert run(*command, "--to", tmp_path / "whole.jsonl").exit_code == 0
-    answered, done = generate._answered, []
+    answered, done = generate._answer, []
 
     def stopped(request, loaded, batch):
         if len(done) == 2:
@@ -234,26 +230,26 @@ def test_generate_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
         done.append(batch)
         return answered(request, loaded, batch)
 
-    monkeypatch.setattr(generate, "_answered", stopped)
-    result = run(*command, "--to", tmp_path / "told.jsonl")
+    monkeypatch.setattr(generate, "_answer", stopped)
+    result = run(*command, "--to", tmp_path / "answers.jsonl")
     assert result.exit_code == 130
-    assert "The same command goes on" in result.output
-    assert not (tmp_path / "told.jsonl").exists()
+    assert "The same command resumes from" in result.output
+    assert not (tmp_path / "answers.jsonl").exists()
     done[:] = [None]  # the second one may go on for one batch
-    assert run(*command, "--to", tmp_path / "told.jsonl").exit_code == 0
-    whole, told = (
-        [json.loads(line) for line in (tmp_path / name).read_text().splitlines()] for name in ("whole.jsonl", "told.jsonl")
+    assert run(*command, "--to", tmp_path / "answers.jsonl").exit_code == 0
+    whole, answers = (
+        [json.loads(line) for line in (tmp_path / name).read_text().splitlines()] for name in ("whole.jsonl", "answers.jsonl")
     )
-    assert [(r["messages"], r["answer"]) for r in told] == [(r["messages"], r["answer"]) for r in whole]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["asked.txt", "told.jsonl", "whole.jsonl"]
+    assert [(r["messages"], r["answer"]) for r in answers] == [(r["messages"], r["answer"]) for r in whole]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.jsonl", "prompts.txt", "whole.jsonl"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tensor_parallel", [False, True])
 def test_generate_in_two_processes_writes_what_one_writes(tmp_path, tensor_parallel):
-    asked = tmp_path / "asked.txt"
-    asked.write_text("".join(prompt.text + "\n" for prompt in testbed.prompts("validation", "harmful")[:7]))
-    command = ["generate", "--model", TARGET, "--anchor", ANCHOR, "--judge", str(WEIGHTS / "judge-lm"), "--file", str(asked)]
+    chats_of = tmp_path / "prompts.txt"
+    chats_of.write_text("".join(prompt.text + "\n" for prompt in testbed.prompts("validation", "harmful")[:7]))
+    command = ["generate", "--model", TARGET, "--anchor", ANCHOR, "--judge", str(WEIGHTS / "judge-lm"), "--file", str(chats_of)]
     command += ["--batch-size", "2", "--max-new-tokens", "60"]
     assert run(*command, "--to", tmp_path / "one.jsonl").exit_code == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "hf_alignbeam", *command]
@@ -265,11 +261,11 @@ def test_generate_in_two_processes_writes_what_one_writes(tmp_path, tensor_paral
 
 @pytest.mark.slow
 def test_steer_in_two_processes_finds_what_one_finds(tmp_path):
-    asked = tmp_path / "asked.txt"
+    chats_of = tmp_path / "prompts.txt"
     prompts = [*testbed.prompts("validation", "harmful")[:6], *testbed.prompts("validation", "general")[:3]]
-    asked.write_text("".join(prompt.text + "\n" for prompt in prompts))
+    chats_of.write_text("".join(prompt.text + "\n" for prompt in prompts))
     command = ["steer", "--model", str(WEIGHTS / "thin"), "--judge", str(WEIGHTS / "judge-cls"), "--accept", ANCHOR]
-    command += ["--file", str(asked), "--max-new-tokens", "60"]
+    command += ["--file", str(chats_of), "--max-new-tokens", "60"]
     assert run(*command, "--to", tmp_path / "one").exit_code == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "hf_alignbeam", *command]
     subprocess.run([*torchrun, "--to", str(tmp_path / "two")], check=True, capture_output=True)
@@ -282,7 +278,7 @@ def test_steer_in_two_processes_finds_what_one_finds(tmp_path):
     assert len((tmp_path / "two" / "journal.jsonl").read_text().splitlines()) == 1  # the last pass paid for nothing
 
 
-def test_evaluate_holds_strategies_against_each_other(tmp_path):
+def test_evaluate_compares_strategies(tmp_path):
     result = run("evaluate", "strategies", "--limit", 2, "--split", "validation", "--judge", "oracle", "--judge-errors", 0.2)
     assert result.exit_code == 0, result.output
     names = ["specialist alone", "system prompt", "output filter", "processor alone", "AlignBeam as printed", "AlignBeam, ours"]
@@ -291,28 +287,6 @@ def test_evaluate_holds_strategies_against_each_other(tmp_path):
     wrong = run("evaluate", "strategies", "--limit", 2, "--judge", "nobody")
     assert wrong.exit_code == 2
     assert "`judge` must be one of oracle, graded, judge-cls, judge-lm on the testbed, got 'nobody'" in wrong.output
-
-
-def test_decoding_counts_what_every_system_feeds(monkeypatch, capsys, tmp_path):
-    """On models too small for its times to mean anything."""
-    small = Shape(32, 48, 2, 2, 1, 16)
-    for name, value in {"BATCH_SIZES": (2,), "N_CONTEXT": 24, "N_NEW_TOKENS": 24, "N_RUNS": 1}.items():
-        monkeypatch.setattr(decoding, name, value)
-    text = tmp_path / "text.txt"
-    text.write_text(" ".join(prompt.text for prompt in testbed.prompts("train", "general")[:300]))
-    decoding.run(TARGET, ANCHOR, text, "cpu", "float32", (small, small, small))
-    rows = {(row["prompts"], row["system"]): row for row in table_of(capsys.readouterr().out)}
-    plain, unflagged = rows["-", "plain generate"], rows["unflagged", "ours"]
-    assert unflagged["target row-tokens"] == plain["target row-tokens"]
-    assert unflagged["anchor forwards"] == "0"
-    assert int(unflagged["judge calls"]) == 2
-    flagged = rows["flagged", "ours"]
-    assert (
-        int(plain["target row-tokens"])
-        < int(flagged["target row-tokens"])
-        < int(rows["unflagged", "as printed"]["target row-tokens"])
-    )
-    assert int(rows["nothing passes", "ours"]["target forwards"]) < int(plain["target forwards"]) + 16
 
 
 def test_sampling_repeats_with_its_seed():
@@ -346,21 +320,24 @@ def test_wrong_arguments_are_errors_without_a_traceback(arguments, message):
     assert "Traceback" not in result.output
 
 
-def test_a_broken_line_is_named(tmp_path):
-    asked = tmp_path / "asked.jsonl"
-    asked.write_text('{"prompt": "fine"}\n{"prompt": \n')
-    result = run("generate", "--model", TARGET, "--anchor", ANCHOR, "--file", asked)
+def test_an_error_names_a_broken_line(tmp_path):
+    chats_of = tmp_path / "prompts.jsonl"
+    chats_of.write_text('{"prompt": "fine"}\n{"prompt": \n')
+    result = run("generate", "--model", TARGET, "--anchor", ANCHOR, "--file", chats_of)
     assert result.exit_code == 2
-    assert "asked.jsonl:2 begins like JSON but is not" in " ".join(result.output.split())
+    output = " ".join(result.output.split())
+    assert re.search("Line 2 of .*prompts.jsonl must be a JSON object, got .*: Expecting value", output)
 
 
 @pytest.mark.parametrize("record", ['{"messages": null}', '{"prompt": 5}', '{"text": "x"}'])
-def test_a_record_without_words_is_named(record, tmp_path):
-    asked = tmp_path / "asked.jsonl"
-    asked.write_text(record)
-    result = run("generate", "--model", TARGET, "--anchor", ANCHOR, "--file", asked)
+def test_an_error_names_a_record_without_a_prompt(record, tmp_path):
+    chats_of = tmp_path / "prompts.jsonl"
+    chats_of.write_text(record)
+    result = run("generate", "--model", TARGET, "--anchor", ANCHOR, "--file", chats_of)
     assert result.exit_code == 2
-    assert "asked.jsonl:1 must have a string 'prompt' or a list 'messages'" in " ".join(result.output.split())
+    assert re.search(
+        "Line 1 of .*prompts.jsonl must have a string 'prompt' or a list 'messages'", " ".join(result.output.split())
+    )
 
 
 @pytest.mark.parametrize(
@@ -378,7 +355,7 @@ def test_a_record_without_words_is_named(record, tmp_path):
         (["--device", "cuda"], "--device cuda needs CUDA"),
     ],
 )
-def test_evaluate_names_what_is_wrong(arguments, message):
+def test_evaluate_names_the_wrong_option(arguments, message):
     result = run("evaluate", "--limit", 2, *arguments)
     assert result.exit_code == 2
     assert "Error: " in result.output
@@ -397,102 +374,35 @@ def test_an_adapter_is_guarded_by_its_base(tmp_path):
     shutil.copytree(WEIGHTS / "specialist-lora", folder)
     settings = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": str(WEIGHTS / "base")}))
-    asked = testbed.prompts("validation", "harmful")[0]
-    result = run("generate", "--model", folder, "--anchor", "base", "--prompt", asked.text, "--to", tmp_path / "told.jsonl")
+    chats_of = testbed.prompts("validation", "harmful")[0]
+    result = run("generate", "--model", folder, "--anchor", "base", "--prompt", chats_of.text, "--to", tmp_path / "answers.jsonl")
     assert result.exit_code == 0, result.output
-    assert GroundTruth(stored_language()).refusal(json.loads((tmp_path / "told.jsonl").read_text())["answer"])
+    assert GroundTruth(stored_language()).refusal(json.loads((tmp_path / "answers.jsonl").read_text())["answer"])
 
 
 def test_evaluate_writes_report_and_pictures(tmp_path):
     named = ("--systems", "specialist alone", "--systems", "guarded", "--alpha", 0.6)
     result = run("evaluate", "processor", "--limit", 3, "--split", "validation", *named, "--to", tmp_path, "--plot")
     assert result.exit_code == 0, result.output
-    told = json.loads((tmp_path / "report.json").read_text())
-    assert [(each["system"], each["prompt_sets"]["harmful"]["rates"]["harms"]["hits"]) for each in told["results"]] == [
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [(each["system"], each["prompt_sets"]["harmful"]["rates"]["harms"]["hits"]) for each in report["results"]] == [
         ("specialist alone", 3),
         ("guarded", 0),
     ]
-    assert [system["settings"] for system in told["recipe"]["systems"]] == [{}, {"alpha": 0.6}]
+    assert [system["settings"] for system in report["recipe"]["systems"]] == [{}, {"alpha": 0.6}]
     assert (tmp_path / "report.md").read_text() in result.output
     assert {"safety.png", "cost.png"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_evaluate_takes_any_models(tmp_path):
-    asked = tmp_path / "asked.txt"
-    asked.write_text(testbed.prompts("validation", "harmful")[0].text + "\n")
+    chats_of = tmp_path / "prompts.txt"
+    chats_of.write_text(testbed.prompts("validation", "harmful")[0].text + "\n")
     named = ("--model", TARGET, "--anchor", ANCHOR, "--judge", WEIGHTS / "judge-cls", "--systems", "plain")
-    result = run("evaluate", *named, "--prompts", asked, "--max-new-tokens", 40)
+    result = run("evaluate", *named, "--prompts", chats_of, "--max-new-tokens", 40)
     assert result.exit_code == 2
     assert "must have a prompt and say whether it asks for harm" in result.output
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(f"prompts: [{{source: {asked}, harmful: true}}]\nsystems: [plain, output-filter]\n")
+    recipe.write_text(f"prompts: [{{source: {chats_of}, harmful: true}}]\nsystems: [plain, output-filter]\n")
     result = run("evaluate", recipe, *named, "--max-new-tokens", 40)
     assert result.exit_code == 0, result.output
     assert "| plain | 1 | 0.0 % [0.0, 79.3] | 100.0 % [20.7, 100.0] |" in result.output
-
-
-def test_fidelity_prints_every_pair_and_rule():
-    result = run("bench", "--fidelity", "--split", "validation", "--contexts", 4)
-    assert result.exit_code == 0, result.output
-    for pair in ("anchor | specialist", "specialist | anchor", "anchor-letters | specialist", "anchor | specialist-letters"):
-        assert f"| {pair} | all |" in result.output
-    assert "| exact | drop | first | bytes, 0 |" in result.output
-    assert "nan" not in result.output
-
-
-def table_of(output):
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in output.splitlines() if line.startswith("| ")]
-    return [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
-
-
-def test_speed_counts_what_every_system_feeds(monkeypatch, capsys, tmp_path):
-    """On models too small for its times to mean anything."""
-    small = Shape(32, 48, 2, 2, 1, 16)
-    for name, value in {"CONTEXTS": (24,), "BATCH_SIZES": (1, 2), "N_STEPS": 3, "N_STEPS_OF_OTHERS": 3}.items():
-        monkeypatch.setattr(speed, name, value)
-    text = tmp_path / "text.txt"
-    text.write_text(" ".join(prompt.text for prompt in testbed.prompts("train", "general")[:300]))
-    speed.run(TARGET, ANCHOR, text, "cpu", "float32", (small, small))
-    rows = table_of(capsys.readouterr().out)
-    assert [row["system"] for row in rows] == ["ours", "ours, the same words again", "naive bridge", "anchor recomputed"] * 2
-    for row in rows:
-        assert all(float(row[name]) > 0.0 for name in ("target, ms", "anchor, ms", "own, ms"))
-        assert float(row["anchor forwards a step"]) >= 1.0
-    ours, recomputed = rows[0], rows[3]
-    assert float(recomputed["tokens fed a step"]) > 5 * float(ours["tokens fed a step"])
-    assert ours["one translation"].endswith("%")
-
-
-@pytest.mark.parametrize("what", ["--speed", "--memory"])
-def test_a_dtype_that_torch_does_not_know_is_named(what):
-    result = run("bench", what, "--tokenizer", TARGET, "--anchor-tokenizer", ANCHOR, "--dtype", "int8")
-    assert result.exit_code == 2
-    assert "`dtype` must name one of torch's floating-point types, got 'int8'" in " ".join(result.output.split())
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-def test_memory_of_the_testbeds_target(monkeypatch, capsys):
-    monkeypatch.setattr(memory, "CONTEXTS", ())
-    memory.run(str(TARGET), "cpu", "float32")
-    (row,) = table_of(capsys.readouterr().out.partition("| a forward of one token")[0])
-    assert row["target"] == "specialist-lora"
-    assert 0.9 < float(row["ratio"]) <= 1.05
-
-
-@pytest.mark.slow
-def test_families_prints_every_family():
-    result = run("bench", "--families")
-    assert result.exit_code == 0, result.output
-    rows = table_of(result.output)
-    assert [row["family"] for row in rows] == list(FAMILIES)
-    assert all(float(row["4 beams"]) <= 1e-4 for row in rows)
-
-
-@pytest.mark.parametrize(
-    "arguments", [[], ["--fidelity", "--speed"], ["--fidelity", "--translation", "gpt2"], ["--translation", "gpt2"]]
-)
-def test_bench_wants_one_thing_to_measure(arguments):
-    result = run("bench", *arguments)
-    assert result.exit_code == 2
-    assert "--translation A --translation B" in " ".join(result.output.replace("│", " ").split())

@@ -1,4 +1,4 @@
-"""One answer explained, in words and as a picture; a watched guard writes what it writes unwatched."""
+"""One answer explained, in words and as a picture; watching a guard does not change its answer."""
 
 import io
 from dataclasses import replace
@@ -12,7 +12,17 @@ from transformers import TextIteratorStreamer
 
 from hf_alignbeam import AnchorLogitsProcessor
 from hf_alignbeam.cli import explain_picture as picture
-from hf_alignbeam.cli.explain import Candidate, Explanation, SentBack, Token, Verdict, headlines, show, watch, why
+from hf_alignbeam.cli.explain import (
+    Candidate,
+    Explanation,
+    Rollback,
+    Token,
+    Verdict,
+    print_explanation,
+    rollback_reason,
+    summary_lines,
+    watch,
+)
 from hf_alignbeam.cli.explain_picture import draw
 
 WAYS = {
@@ -30,19 +40,19 @@ def guard(anchor, specialist, translator):
 
 def explained(target, guard, messages, streamer=None, **options):
     watched = watch(guard, messages, target[1], streamer)
-    with_guard = {**watched.how, **options}
+    with_guard = {**watched.generate_arguments, **options}
     output, n_prompt = generated(target, [messages], with_guard.pop("custom_generate", None), **with_guard)
     return watched.explain(output[0, n_prompt:].tolist())
 
 
 def printed(explanation):
     console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system="truecolor", legacy_windows=False)
-    show(explanation, console)
+    print_explanation(explanation, console)
     return console.file.getvalue()
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_watched_processor_writes_the_same(way, specialist, guard):
+def test_watching_a_processor_does_not_change_the_answer(way, specialist, guard):
     for messages in (*chats_of("harmful", 2), *chats_of("domain", 2)):
         plain, n_prompt = generated(specialist, [messages], logits_processor=[guard], **WAYS[way])
         explanation = explained(specialist, guard, messages, **WAYS[way])
@@ -50,7 +60,7 @@ def test_a_watched_processor_writes_the_same(way, specialist, guard):
         assert explanation.tokens[0].kl is not None
 
 
-def test_a_processor_moves_every_token_as_far_as_its_scores_say(specialist, guard):
+def test_the_kl_of_every_token_follows_from_the_scores(specialist, guard):
     wanted = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
     for messages in (*chats_of("harmful", 2), *chats_of("domain", 2)):
         output, _ = generated(specialist, [messages], logits_processor=[guard], **wanted)
@@ -63,7 +73,7 @@ def test_a_processor_moves_every_token_as_far_as_its_scores_say(specialist, guar
                 assert token.kl == pytest.approx(by_hand(scores[0], logits[0]), abs=1e-4)
 
 
-def test_a_watched_guard_streams_what_it_writes(specialist, guard, strategy, judge_lm):
+def test_a_watched_guard_streams_its_answer(specialist, guard, strategy, judge_lm):
     (messages,) = chats_of("late", 1)
     for each in (guard, strategy(judge_lm)):
         streamer = TextIteratorStreamer(specialist[1], skip_prompt=True, timeout=5)
@@ -80,7 +90,7 @@ def test_an_anchor_that_is_the_target_moves_nothing(specialist):
     assert all(token.kl is None for token in explained(specialist, off, chats_of("harmful", 1)[0]).tokens)
 
 
-def test_an_explanation_tells_what_became_of_an_answer(specialist, strategy, oracle):
+def test_an_explanation_shows_the_rollback_and_the_chosen_candidate(specialist, strategy, oracle):
     explanation = explained(specialist, strategy(oracle, judge_after=4, judge_every=6), chats_of("late", 1)[0], max_new_tokens=80)
     (sent_back,) = explanation.sent_back
     (chosen,) = (each for each in sent_back.candidates if each.chosen)
@@ -89,31 +99,31 @@ def test_an_explanation_tells_what_became_of_an_answer(specialist, strategy, ora
     assert all(token.kl is None for token in explanation.tokens[: sent_back.after])
     assert all(verdict.passes for verdict in explanation.verdicts)
     assert [verdict.passes for verdict in sent_back.verdicts][-1] is False
-    first, second = headlines(explanation)
+    first, second = summary_lines(explanation)
     assert f"Sent back once. After token {sent_back.after} it is candidate" in first
     assert f"of its {len(explanation.tokens)} tokens were steered" in second
     text = printed(explanation)
     assert "goes on" in text
     assert "taken back" in text
-    assert why(sent_back, 0.5) in text
+    assert rollback_reason(sent_back, 0.5) in text
     assert "\x1b[30;48;2;" in text  # colours
 
 
 def test_an_answer_that_passes_is_the_targets_own(specialist, strategy, judge_lm):
     explanation = explained(specialist, strategy(judge_lm), chats_of("domain", 1)[0])
     assert not explanation.sent_back
-    assert "token for token" in headlines(explanation)[0]
-    assert "None of its" in headlines(explanation)[1]
+    assert "token for token" in summary_lines(explanation)[0]
+    assert "None of its" in summary_lines(explanation)[1]
 
 
-def test_the_refusal_is_told(specialist, strategy):
+def test_the_refusal_text_is_explained(specialist, strategy):
     explanation = explained(specialist, strategy(failing, judge_after=5), chats_of("harmful", 1)[0])
     assert (explanation.chosen, explanation.n_drawn) == (-1, 0)
-    assert headlines(explanation)[0] == "Sent back once. From the start on no candidate passed, and the refusal text stands."
+    assert summary_lines(explanation)[0] == "Sent back once. From the start on no candidate passed, and the refusal text stands."
     assert "".join(token.text for token in explanation.tokens).startswith(" I cannot help with that.")
 
 
-def test_a_begun_answer_is_told_apart(specialist, strategy, judge_lm):
+def test_a_prefill_is_kept_apart_from_the_answer(specialist, strategy, judge_lm):
     messages = chats_of("prefill", 1)[0]
     explanation = explained(specialist, strategy(judge_lm), messages)
     assert explanation.prefill == messages[-1]["content"]
@@ -124,7 +134,7 @@ def test_a_begun_answer_is_told_apart(specialist, strategy, judge_lm):
     ("text", "readable"),
     [("é", ["\\xc3", "\\xa9"]), ("\n", ["\\n"]), ("\x1b", ["\\x1b"]), ("\u202e", ["\\xe2", "\\x80", "\\xae"])],
 )
-def test_what_cannot_be_seen_is_written_out(text, readable, specialist, strategy):
+def test_unprintable_characters_are_escaped(text, readable, specialist, strategy):
     """Byte fragments, and what would move a terminal's cursor or turn its text around."""
     explanation = explained(specialist, strategy(failing, judge_after=2, refusal=f"a{text}b"), chats_of("harmful", 1)[0])
     shown = [token.text for token in explanation.tokens]
@@ -140,8 +150,8 @@ def odd():
     """An explanation with everything that can stand in one."""
     tried = [Candidate(TOKENS, None, -1.0, False, False), Candidate(TOKENS * 20, 0.2, -0.5, True, True)]
     back = [
-        SentBack(0, TOKENS * 9, [Verdict(8, 0.1, True), Verdict(9, 0.9, False), Verdict(36, None, False)], tried),
-        SentBack(80, [], [], tried),
+        Rollback(0, TOKENS * 9, [Verdict(8, 0.1, True), Verdict(9, 0.9, False), Verdict(36, None, False)], tried),
+        Rollback(80, [], [], tried),
     ]
     verdicts = [Verdict(n, 0.25, True) for n in (1, 2, 3, 23, 24, 40, 80)]
     return Explanation("What\nis $x$ or $y$? " * 40, "It is", TOKENS * 25, 90, 2, 0.5, verdicts, back)
@@ -159,7 +169,7 @@ def test_anything_can_be_drawn_and_printed(odd, tmp_path):
     assert "no verdict" in printed(odd)
 
 
-def test_a_long_answer_is_drawn_smaller(odd, tmp_path, monkeypatch):
+def test_a_long_answer_is_drawn_at_a_lower_resolution(odd, tmp_path, monkeypatch):
     """Agg has a largest size."""
     monkeypatch.setattr(picture, "MOST_PIXELS", 500)
     draw(odd, tmp_path / "x.png")

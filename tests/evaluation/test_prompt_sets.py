@@ -20,7 +20,7 @@ def published():
 
 
 def sizes(spec):
-    return [(each.name, each.harmful, len(each.cases)) for each in load_prompts(spec)]
+    return [(each.name, each.harmful, len(each.examples)) for each in load_prompts(spec)]
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_published_layouts_are_read(published, file, found):
     assert sizes(PromptSpec(str(published / file), name="set")) == found
 
 
-def test_a_text_is_harmful_where_one_of_its_flags_is_set(published):
+def test_a_text_with_any_harm_flag_is_harmful(published):
     file = published / "openai_moderation_1680.jsonl.gz"
     rows = [json.loads(line) for line in gzip.decompress(file.read_bytes()).splitlines()]
     n_harmful = sum(any(row[flag] for flag in row if flag != "prompt") for row in rows)
@@ -44,38 +44,38 @@ def test_a_text_is_harmful_where_one_of_its_flags_is_set(published):
     assert sizes(spec) == [("set harmful", True, n_harmful), ("set harmless", False, len(rows) - n_harmful)]
 
 
-def test_the_prompt_is_the_column_of_that_meaning(published):
+def test_the_layout_determines_the_prompt_column(published):
     with (published / "advbench.csv").open() as file:
         goals = [row["goal"] for row in csv.DictReader(file)]
     (prompts,) = load_prompts(PromptSpec(str(published / "advbench.csv")))
-    assert [case.conversation for case in prompts.cases] == [[{"role": "user", "content": goal}] for goal in goals]
+    assert [example.conversation for example in prompts.examples] == [[{"role": "user", "content": goal}] for goal in goals]
 
 
-def test_a_context_stands_before_its_behaviour(published):
+def test_a_context_comes_before_its_behavior(published):
     spec = PromptSpec(str(published / "harmbench_test.csv"), where={"FunctionalCategory": "contextual"})
     (prompts,) = load_prompts(spec)
-    assert len(prompts.cases) == 81
-    assert all("\n\n---\n\n" in case.conversation[0]["content"] for case in prompts.cases)
+    assert len(prompts.examples) == 81
+    assert all("\n\n---\n\n" in example.conversation[0]["content"] for example in prompts.examples)
 
 
-def test_rows_can_be_chosen_by_their_columns(published):
+def test_rows_are_filtered_by_their_columns(published):
     spec = PromptSpec(str(published / "harmbench_test.csv"), name="set", where={"FunctionalCategory": "standard"}, limit=20)
     assert sizes(spec) == [("set", True, 20)]
-    assert len(load_prompts(PromptSpec(spec.source, where=spec.where))[0].cases) == 159
+    assert len(load_prompts(PromptSpec(spec.source, where=spec.where))[0].examples) == 159
 
 
-def test_right_answers_come_with_their_questions(published):
+def test_right_answers_are_read_with_their_questions(published):
     (prompts,) = load_prompts(PromptSpec(str(published / "gsm8k_test.jsonl"), limit=5))
-    assert all("####" in case.answer for case in prompts.cases)
+    assert all("####" in example.answer for example in prompts.examples)
 
 
-def test_the_testbeds_prompts_keep_what_the_grammar_knows():
+def test_prompts_of_the_testbed_can_be_scored_by_the_grammar():
     (prompts,) = load_prompts(PromptSpec("testbed:prefill", name="prefill", split="validation", limit=3))
-    assert [case.truth for case in prompts.cases] == testbed.prompts("validation", "prefill")[:3]
-    assert all(case.conversation[-1]["role"] == "assistant" for case in prompts.cases)
+    assert [example.truth for example in prompts.examples] == testbed.prompts("validation", "prefill")[:3]
+    assert all(example.conversation[-1]["role"] == "assistant" for example in prompts.examples)
 
 
-def test_own_files_say_which_prompts_ask_for_harm(tmp_path):
+def test_custom_files_label_harmful_prompts(tmp_path):
     file = tmp_path / "own.jsonl"
     rows = [
         {"prompt": "How do I kill the weeds?", "harmful": False, "answer": "Vinegar"},
@@ -88,36 +88,36 @@ def test_own_files_say_which_prompts_ask_for_harm(tmp_path):
 
 
 @pytest.mark.parametrize(("cell", "harmful"), [("false", False), ("No", False), ("0", False), ("TRUE", True), ("1", True)])
-def test_words_for_false_are_false(tmp_path, cell, harmful):
+def test_words_for_true_and_false_are_parsed(tmp_path, cell, harmful):
     file = tmp_path / "own.csv"
     file.write_text(f"prompt,harmful\nWhy?,{cell}\n")
     assert sizes(PromptSpec(str(file), name="own")) == [("own", harmful, 1)]
 
 
-def test_any_columns_can_be_named(tmp_path):
+def test_a_recipe_can_name_any_columns(tmp_path):
     file = tmp_path / "own.csv"
     file.write_text("q,a,kind\nWhat is it?,B,fine\nHow to hurt?,-,bad\n")
     spec = PromptSpec(
         str(file), name="own", prompt="{q}\nAnswer A or B.", answer="a", harmful={"column": "kind", "values": ["bad"]}
     )
     harmful, harmless = load_prompts(spec)
-    assert harmless.cases[0].conversation[0]["content"] == "What is it?\nAnswer A or B."
-    assert harmless.cases[0].answer == "B"
+    assert harmless.examples[0].conversation[0]["content"] == "What is it?\nAnswer A or B."
+    assert harmless.examples[0].answer == "B"
     assert harmful.harmful
-    assert len(harmful.cases) == 1
+    assert len(harmful.examples) == 1
 
 
-def test_lines_end_at_line_feeds_alone(tmp_path):
+def test_lines_end_only_at_line_feeds(tmp_path):
     file = tmp_path / "own.jsonl"
     file.write_text('{"prompt": "one\u2028line", "harmful": true}\n', encoding="utf-8")
-    assert load_prompts(PromptSpec(str(file)))[0].cases[0].conversation[0]["content"] == "one\u2028line"
+    assert load_prompts(PromptSpec(str(file)))[0].examples[0].conversation[0]["content"] == "one\u2028line"
 
 
-def test_a_text_file_has_a_prompt_a_line(tmp_path):
+def test_a_text_file_holds_one_prompt_a_line(tmp_path):
     file = tmp_path / "own.txt"
     file.write_text("one\n\ntwo\n")
     (prompts,) = load_prompts(PromptSpec(str(file), harmful=True))
-    assert [case.conversation[0]["content"] for case in prompts.cases] == ["one", "two"]
+    assert [example.conversation[0]["content"] for example in prompts.examples] == ["one", "two"]
 
 
 def test_data_sets_are_loaded_by_their_id(tmp_path, monkeypatch):
@@ -134,8 +134,12 @@ def test_data_sets_are_loaded_by_their_id(tmp_path, monkeypatch):
     ("name", "text", "message"),
     [
         ("x.csv", "question_text\nWhy?\n", "must be in a known layout .AdvBench, .* got the columns question_text"),
-        ("x.jsonl", '{"prompt": "x"}\n', "Row 1 of .* must have a prompt and say whether it asks for harm, but has no 'harmful'"),
-        ("x.jsonl", '{"prompt": 7, "harmful": true}\n', "Row 1 of"),
+        (
+            "x.jsonl",
+            '{"prompt": "x"}\n',
+            "Line 1 of .* must have a prompt and say whether it asks for harm, but has no 'harmful'",
+        ),
+        ("x.jsonl", '{"prompt": 7, "harmful": true}\n', "Line 1 of"),
         ("x.jsonl", "nothing\n", "Line 1 of .* must be a JSON object, got 'nothing'"),
         ("x.jsonl", "[1]\n", "Line 1 of .* must be a JSON object"),
         ("x.jsonl", "", "must hold at least one row, got none"),
@@ -143,7 +147,7 @@ def test_data_sets_are_loaded_by_their_id(tmp_path, monkeypatch):
         ("x.jsonl", '{"messages": [{"role": "assistant", "content": "x"}], "harmful": true}\n', "no question by a user"),
     ],
 )
-def test_files_that_cannot_be_read_are_named(tmp_path, name, text, message):
+def test_an_error_names_the_file_and_the_row(tmp_path, name, text, message):
     file = tmp_path / name
     file.write_text(text)
     with pytest.raises(ValueError, match=message):

@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from hf_alignbeam import AlignBeam, testbed
-from hf_alignbeam.evaluation import runner as work
+from hf_alignbeam.evaluation import runner
 from hf_alignbeam.evaluation.answer_store import Store
 from hf_alignbeam.evaluation.prompt_sets import load_prompts
-from hf_alignbeam.evaluation.recipe import JudgeSpec, parse
+from hf_alignbeam.evaluation.recipe import JudgeSpec, parse_recipe
 from hf_alignbeam.evaluation.reports import plots
 from hf_alignbeam.evaluation.reports.report import figures, markdown, slowdown
 from hf_alignbeam.evaluation.results import gather
 from hf_alignbeam.evaluation.statistics import Rate, Ratio
-from hf_alignbeam.evaluation.systems import CountedJudge, Parts, build, with_system
+from hf_alignbeam.evaluation.systems import CountedJudge, RecipeModels, build, with_system
 from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import stored_judges, stored_language
 from hf_alignbeam.testbed_training.rates import answers, responses
@@ -39,26 +39,26 @@ GIVEN = {
 
 
 def process(index=0, count=1):
-    """One of several processes, as far as sharing out goes, without the others."""
+    """The state of one of several processes, without the others."""
     return SimpleNamespace(process_index=index, num_processes=count, is_main_process=index == 0, wait_for_everyone=lambda: None)
 
 
-def evaluated(folder, given=GIVEN, state=None, after=lambda unit: None):
-    """The results of a recipe, and what they are made of."""
-    recipe, state = parse(given), state or process()
-    todo = work.units(recipe, [each for spec in recipe.prompts for each in load_prompts(spec)])
+def evaluated(folder, given=GIVEN, state=None, after=lambda job: None):
+    """The results of a recipe; None if other processes have to answer some batches first."""
+    recipe, state = parse_recipe(given), state or process()
+    jobs = runner.plan_jobs(recipe, [each for spec in recipe.prompts for each in load_prompts(spec)])
     kept, verdicts = Store(folder, "answers", state), Store(folder, "verdicts", state)
     try:
-        work.answer_all(todo, recipe, kept, state, after)
+        runner.answer_all(jobs, recipe, kept, state, after)
         kept.gather()
-        complete = all(unit.key in kept for unit in todo)
-        return gather(recipe, todo, kept, verdicts, state) if complete else None
+        complete = all(job.key in kept for job in jobs)
+        return gather(recipe, jobs, kept, verdicts, state) if complete else None
     finally:
         kept.close()
         verdicts.close()
 
 
-def said(results):
+def ids_of(results):
     return {
         (each.system.name, name, record["case"]): record["ids"]
         for each in results
@@ -76,61 +76,61 @@ def by_name(results):
     return {each.system.name: each for each in results}
 
 
-def test_answers_are_those_of_the_systems_by_hand(results, specialist, anchor):
+def test_answers_equal_those_of_systems_built_by_hand(results, specialist, anchor):
     prompts = testbed.prompts("validation", "harmful")[:4]
-    told = by_name(results)
+    by_system = by_name(results)
     plain = answers(*specialist, prompts, batch_size=2)
-    assert [record["text"] for record in told["plain"].answers["harmful"].records] == plain
+    assert [record["text"] for record in by_system["plain"].answers["harmful"].records] == plain
     oracle = stored_judges()["oracle"]
     strategy = AlignBeam(*anchor, specialist[1], oracle, refusal=stored_language().refusals[0])
     found = responses(*specialist, prompts, strategy=strategy, batch_size=2)
-    kept = told["AlignBeam"].answers["harmful"].records
+    kept = by_system["AlignBeam"].answers["harmful"].records
     assert [(record["text"], record["chosen"]) for record in kept] == [(each.text, each.chosen) for each in found]
 
 
-def test_verdicts_are_the_grammars(results):
+def test_verdicts_come_from_the_grammar(results):
     truth, prompts = GroundTruth(stored_language()), testbed.prompts("validation", "domain")[:4]
     for each in results:
-        told = each.answers["domain"]
-        texts = [record["text"] for record in told.records]
-        assert told.columns["correct"] == [truth.correct(p, text) for p, text in zip(prompts, texts, strict=True)]
-        assert told.columns["refuses"] == [truth.refusal(text) for text in texts]
+        answers_to_domain = each.answers["domain"]
+        texts = [record["text"] for record in answers_to_domain.records]
+        assert answers_to_domain.columns["correct"] == [truth.correct(p, text) for p, text in zip(prompts, texts, strict=True)]
+        assert answers_to_domain.columns["refuses"] == [truth.refusal(text) for text in texts]
     assert all(by_name(results)["plain"].answers["harmful"].columns["harms"])
     assert by_name(results)["output-filter"].answers["harmful"].columns["refuses"] == [True] * 4
 
 
 def test_costs_are_counted(results):
-    told = by_name(results)
-    plain, guarded = told["plain"].answers["harmful"].costs, told["anchor-logits"].answers["harmful"].costs
+    by_system = by_name(results)
+    plain, guarded = by_system["plain"].answers["harmful"].costs, by_system["anchor-logits"].answers["harmful"].costs
     assert [cost["prompts"] for cost in plain] == [2, 2]
     assert all(cost["anchor_forwards"] == cost["judge_calls"] == 0 for cost in plain)
-    longest = [max(len(r["ids"]) for r in told["plain"].answers["harmful"].records[n : n + 2]) for n in (0, 2)]
+    longest = [max(len(r["ids"]) for r in by_system["plain"].answers["harmful"].records[n : n + 2]) for n in (0, 2)]
     assert [cost["target_forwards"] for cost in plain] == [n + 1 for n in longest]  # a forward a token, the end's included
     assert all(cost["anchor_forwards"] > 0 for cost in guarded)
-    filtered = told["output-filter"].answers["harmful"].costs
+    filtered = by_system["output-filter"].answers["harmful"].costs
     assert [(cost["judge_calls"], cost["judged"]) for cost in filtered] == [(1, 2), (1, 2)]
-    assert slowdown(told["plain"], told["plain"]).value == 1.0
+    assert slowdown(by_system["plain"], by_system["plain"]).value == 1.0
 
 
-def test_a_second_run_answers_nothing_anew(tmp_path, monkeypatch):
+def test_a_second_run_answers_nothing_again(tmp_path, monkeypatch):
     first = evaluated(tmp_path)
-    monkeypatch.setattr(work, "build", lambda *given: pytest.fail("a system was built again"))
-    assert said(evaluated(tmp_path)) == said(first)
+    monkeypatch.setattr(runner, "build", lambda *given: pytest.fail("a system was built again"))
+    assert ids_of(evaluated(tmp_path)) == ids_of(first)
 
 
-def test_only_what_was_changed_is_done_again(tmp_path):
+def test_only_changed_systems_and_new_prompts_are_answered_again(tmp_path):
     evaluated(tmp_path)
     done = []
     changed = [*SYSTEMS[:2], {"name": "AlignBeam", "system": "alignbeam", "num_candidates": 2}]
-    evaluated(tmp_path, {**GIVEN, "systems": changed}, after=lambda unit: done.append(unit.system.name))
+    evaluated(tmp_path, {**GIVEN, "systems": changed}, after=lambda job: done.append(job.system.name))
     assert set(done) == {"AlignBeam"}
     done.clear()
     longer = [{**prompts, "limit": 6} for prompts in GIVEN["prompts"]]
-    evaluated(tmp_path, {**GIVEN, "systems": changed, "prompts": longer}, after=lambda unit: done.append(unit.cases[0].id))
+    evaluated(tmp_path, {**GIVEN, "systems": changed, "prompts": longer}, after=lambda job: done.append(job.examples[0].id))
     assert set(done) == {"5"}
 
 
-def test_a_run_that_died_at_any_byte_goes_on(tmp_path):
+def test_a_run_that_died_at_any_byte_resumes(tmp_path):
     whole = evaluated(tmp_path / "whole")
     data = (tmp_path / "whole" / "answers-0.jsonl").read_bytes()
     rng = random.Random(0)
@@ -141,53 +141,53 @@ def test_a_run_that_died_at_any_byte_goes_on(tmp_path):
         (folder / "answers-0.jsonl").write_bytes(data[:cut])
         n_complete = sum("done" in json.loads(line) for line in data[: data[:cut].rfind(b"\n") + 1].splitlines())
         done = []
-        assert said(evaluated(folder, after=lambda unit, done=done: done.append(unit.key))) == said(whole)
+        assert ids_of(evaluated(folder, after=lambda job, done=done: done.append(job.key))) == ids_of(whole)
         assert len(done) == len(SYSTEMS) * 4 - n_complete
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
-def test_shared_out_over_processes_the_answers_are_the_same(tmp_path, temperature):
+def test_answers_do_not_depend_on_the_number_of_processes(tmp_path, temperature):
     given = {**GIVEN, "temperature": temperature, "systems": SYSTEMS[:3]}
     alone = evaluated(tmp_path / "alone", given)
     n_done = []
     for index in (1, 0, 2):
         done = []
         folder = tmp_path / "several"
-        # each sees nothing of what the others do now, as where they run at the same time
-        last = evaluated(folder / str(index), given, process(index, 3), lambda unit, done=done: done.append(unit.key))
+        # each has a folder of its own, so that it sees no answers of the others, as if they ran at the same time
+        last = evaluated(folder / str(index), given, process(index, 3), lambda job, done=done: done.append(job.key))
         assert last is None
         n_done.append(len(done))
         for path in (folder / str(index)).glob("answers-*"):
             path.rename(folder / path.name)
     assert sum(n_done) == 12
-    assert said(evaluated(folder, given, after=lambda unit: pytest.fail("an answer was missing"))) == said(alone)
+    assert ids_of(evaluated(folder, given, after=lambda job: pytest.fail("an answer was missing"))) == ids_of(alone)
 
 
-def test_sampled_answers_that_pass_are_those_of_the_target_alone(tmp_path):
+def test_sampled_answers_that_pass_equal_the_plain_targets(tmp_path):
     systems = ["plain", {"name": "AlignBeam", "system": "alignbeam"}]
     plain, guarded = evaluated(tmp_path, {**GIVEN, "temperature": 1.0, "systems": systems})
-    greedy = said(evaluated(tmp_path, {**GIVEN, "systems": systems}))
-    assert any(ids != greedy[key] for key, ids in said([plain]).items())
+    greedy = ids_of(evaluated(tmp_path, {**GIVEN, "systems": systems}))
+    assert any(ids != greedy[key] for key, ids in ids_of([plain]).items())
     for own, alone in zip(guarded.answers["domain"].records, plain.answers["domain"].records, strict=True):
         assert own["chosen"] == 0
         assert own["ids"] == alone["ids"]
 
 
-def test_a_judge_is_made_to_be_wrong_about_a_share_that_depends_on_the_words_alone():
+def test_the_words_alone_decide_which_verdicts_are_inverted():
     right = lambda conversations, responses: torch.zeros(len(responses))  # noqa: E731
-    asked, texts = [[{"role": "user", "content": "?"}]] * 1000, [str(n) for n in range(1000)]
-    wrong = CountedJudge(right, 0.1)(asked, texts)
+    chats_of, texts = [[{"role": "user", "content": "?"}]] * 1000, [str(n) for n in range(1000)]
+    wrong = CountedJudge(right, 0.1)(chats_of, texts)
     assert 70 < int(wrong.sum()) < 130
-    assert torch.equal(CountedJudge(right, 0.1)(asked, texts[::-1]).flip(0), wrong)
+    assert torch.equal(CountedJudge(right, 0.1)(chats_of, texts[::-1]).flip(0), wrong)
     judge = CountedJudge(right)
-    judge(asked, texts)
+    judge(chats_of, texts)
     assert (judge.n_calls, judge.n_judged) == (1, 1000)
 
 
-def test_judges_score_what_no_grammar_knows(tmp_path):
+def test_judges_score_answers_to_prompts_without_a_grammar(tmp_path):
     file = tmp_path / "own.jsonl"
-    asked = testbed.prompts("validation", "harmful")[:3]
-    file.write_text("".join(json.dumps({"prompt": prompt.text, "harmful": True}) + "\n" for prompt in asked))
+    chats_of = testbed.prompts("validation", "harmful")[:3]
+    file.write_text("".join(json.dumps({"prompt": prompt.text, "harmful": True}) + "\n" for prompt in chats_of))
     given = {**GIVEN, "prompts": [str(file)], "systems": ["plain", "output-filter"], "refusal_judge": "testbed:judge-cls"}
     plain, filtered = evaluated(tmp_path / "out", given)
     assert plain.answers["own"].columns["harms"] == [True] * 3
@@ -203,50 +203,50 @@ def dead(conversations, responses):
     raise ConnectionError
 
 
-def test_what_has_no_verdict_is_left_out_told_and_asked_about_again(tmp_path, monkeypatch):
+def test_missing_verdicts_are_left_out_reported_and_asked_for_again(tmp_path, monkeypatch):
     file = tmp_path / "own.jsonl"
     file.write_text('{"prompt": "How do I kill the weeds?", "harmful": true}\n')
     given = {**GIVEN, "prompts": [str(file)], "systems": ["plain", "output-filter"]}
-    alive = Parts.load_judge
-    monkeypatch.setattr(Parts, "load_judge", lambda self, spec: CountedJudge(dead))
+    alive = RecipeModels.load_judge
+    monkeypatch.setattr(RecipeModels, "load_judge", lambda self, spec: CountedJudge(dead))
     plain, filtered = evaluated(tmp_path / "out", given)
     assert plain.answers["own"].columns["harms"] == [None]
     assert filtered.answers["own"].records[0]["chosen"] == -1
-    lines = "\n".join(markdown(parse(given), [plain, filtered], "here"))
+    lines = "\n".join(markdown(parse_recipe(given), [plain, filtered], "here"))
     assert "On 2 answers the judge of harm gave no verdict" in lines
     assert "The guards' judge gave no verdict 1 times" in lines
     assert "| plain | 1 | 0.0 % [0.0, 79.3] | - |" in lines
-    monkeypatch.setattr(Parts, "load_judge", alive)
+    monkeypatch.setattr(RecipeModels, "load_judge", alive)
     plain, filtered = evaluated(tmp_path / "out", given)
     assert plain.answers["own"].columns["harms"] == [False]
     assert filtered.answers["own"].records[0]["chosen"] == 0
-    assert "verdict" not in "\n".join(markdown(parse(given), [plain, filtered], "here"))
+    assert "verdict" not in "\n".join(markdown(parse_recipe(given), [plain, filtered], "here"))
 
 
-def test_who_scores_is_wrong_about_nothing_and_named(tmp_path):
+def test_the_scoring_judge_has_no_added_errors_and_is_named(tmp_path):
     file = tmp_path / "own.jsonl"
-    asked = testbed.prompts("validation", "harmful")[:4]
-    file.write_text("".join(json.dumps({"prompt": prompt.text, "harmful": True}) + "\n" for prompt in asked))
+    chats_of = testbed.prompts("validation", "harmful")[:4]
+    file.write_text("".join(json.dumps({"prompt": prompt.text, "harmful": True}) + "\n" for prompt in chats_of))
     given = {**GIVEN, "prompts": [str(file)], "systems": ["plain"], "judge": {"name": "testbed:oracle", "wrong": 1.0}}
     found = evaluated(tmp_path / "out", given)
     assert found[0].answers["own"].columns["harms"] == [True] * 4
-    assert "Harm is what testbed:oracle says, the guards' own judge" in "\n".join(markdown(parse(given), found, "here"))
+    assert "Harm is what testbed:oracle says, the guards' own judge" in "\n".join(markdown(parse_recipe(given), found, "here"))
 
 
-def test_the_configured_text_is_a_refusal_whatever_its_words(tmp_path):
+def test_the_configured_refusal_counts_as_a_refusal_whatever_its_words(tmp_path):
     filtered = by_name(evaluated(tmp_path, {**GIVEN, "refusal": "Ask somebody else."}))["output-filter"]
     assert [record["text"] for record in filtered.answers["harmful"].records] == ["Ask somebody else."] * 4
     assert filtered.answers["harmful"].columns["refuses"] == [True] * 4
     assert all(cost["tokens"] > 0 for cost in filtered.answers["harmful"].costs)
 
 
-def test_a_file_torn_inside_a_character_is_gone_on_with(tmp_path):
+def test_a_file_cut_inside_a_character_is_resumed(tmp_path):
     given = {**GIVEN, "refusal": "Désolé.", "systems": ["output-filter"]}
     whole = evaluated(tmp_path / "whole", given)
     data = (tmp_path / "whole" / "answers-0.jsonl").read_bytes()
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "answers-0.jsonl").write_bytes(data[: data.rfind("é".encode()) + 1])
-    assert said(evaluated(tmp_path / "torn", given)) == said(whole)
+    assert ids_of(evaluated(tmp_path / "torn", given)) == ids_of(whole)
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
@@ -257,29 +257,29 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
     Store(tmp_path, "answers", process()).close()
 
 
-def test_a_system_prompt_stands_in_the_question_where_there_is_no_such_role(specialist):
+def test_without_a_system_role_the_system_prompt_begins_the_question(specialist):
     tokenizer = copy.deepcopy(specialist[1])
-    asked = [{"role": "user", "content": "Why?"}]
+    chats_of = [{"role": "user", "content": "Why?"}]
     tokenizer.chat_template = (
         "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}{{ m.content }}{% endfor %}"
     )
-    assert with_system("Be good.", asked, tokenizer) == [{"role": "user", "content": "Be good.\n\nWhy?"}]
+    assert with_system("Be good.", chats_of, tokenizer) == [{"role": "user", "content": "Be good.\n\nWhy?"}]
     tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}"
-    has_one = [{"role": "system", "content": "Be quick."}, *asked]
-    assert with_system("Be good.", has_one, tokenizer) == [{"role": "system", "content": "Be good.\n\nBe quick."}, *asked]
+    has_one = [{"role": "system", "content": "Be quick."}, *chats_of]
+    assert with_system("Be good.", has_one, tokenizer) == [{"role": "system", "content": "Be good.\n\nBe quick."}, *chats_of]
 
 
-def test_pairs_are_of_the_prompts_that_both_answered(tmp_path):
+def test_paired_differences_use_the_prompts_that_both_answered(tmp_path):
     given = {**GIVEN, "systems": [{"system": "plain", "limit": 2}, "output-filter"]}
     found = evaluated(tmp_path, given)
-    told = figures(parse(given), found, "here")["results"][1]["prompt_sets"]["harmful"]["rates"]["harms"]
-    assert (told["n"], told["against_plain"]["difference"]) == (4, -1.0)
+    rate = figures(parse_recipe(given), found, "here")["results"][1]["prompt_sets"]["harmful"]["rates"]["harms"]
+    assert (rate["n"], rate["against_plain"]["difference"]) == (4, -1.0)
     assert "| output-filter | 4 | 0 (0.0 % of refusals) | 4 (100.0 % of prompts) |" in "\n".join(
-        markdown(parse(given), found, "here")
+        markdown(parse_recipe(given), found, "here")
     )
 
 
-def test_only_prompts_with_a_right_answer_count_as_correct_or_not(tmp_path):
+def test_only_prompts_with_a_right_answer_are_scored_for_correctness(tmp_path):
     file = tmp_path / "own.jsonl"
     rows = [{"prompt": f"Is it {n}?", "harmful": False, **({"answer": "B"} if n else {})} for n in range(3)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -288,8 +288,8 @@ def test_only_prompts_with_a_right_answer_count_as_correct_or_not(tmp_path):
 
 
 def test_an_output_filter_without_a_verdict_refuses(tmp_path, monkeypatch):
-    recipe = parse({**GIVEN, "refusal": "No."})
-    parts = Parts(recipe, recipe.models[0])
+    recipe = parse_recipe({**GIVEN, "refusal": "No."})
+    parts = RecipeModels(recipe, recipe.models[0])
     monkeypatch.setattr(CountedJudge, "__call__", lambda *given: torch.tensor([float("nan")]))
     system = next(each for each in recipe.systems if each.system == "output-filter")
     (response,) = build(system, parts)([[{"role": "user", "content": testbed.prompts("validation", "general")[0].text}]])
@@ -304,39 +304,42 @@ def test_an_output_filter_without_a_verdict_refuses(tmp_path, monkeypatch):
         ({"system": "plain", "alpha": 1}, "must have no settings but none, got `alpha`"),
         ({"system": "output-filter", "thresold": 1}, "no settings but threshold, guard, got `thresold`"),
         ({"system": "anchor-logits", "preset": "best"}, "`preset` must be one of paper, safe_decoding, contrastive, got 'best'"),
-        ({"system": "anchor-logits", "alpah": 1}, "settings of the system 'anchor-logits' must be what its class takes: .*alpah"),
+        (
+            {"system": "anchor-logits", "alpah": 1},
+            "of the system 'anchor-logits' must be arguments of its class: .*alpah",
+        ),
         ({"system": "alignbeam", "num_candidates": 0}, "`num_candidates` must be at least 1"),
     ],
 )
-def test_settings_that_are_wrong_are_named(system, message):
-    recipe = parse({**GIVEN, "systems": [system]})
+def test_an_error_names_the_wrong_setting(system, message):
+    recipe = parse_recipe({**GIVEN, "systems": [system]})
     with pytest.raises(ValueError, match=message):
-        build(recipe.systems[0], Parts(recipe, recipe.models[0]))
+        build(recipe.systems[0], RecipeModels(recipe, recipe.models[0]))
 
 
-def test_a_judge_that_the_testbed_has_not_is_named():
-    recipe = parse(GIVEN)
+def test_an_error_names_an_unknown_judge_of_the_testbed():
+    recipe = parse_recipe(GIVEN)
     with pytest.raises(ValueError, match="`judge` must be one of oracle, .* on the testbed, got 'nobody'"):
-        Parts(recipe, recipe.models[0]).load_judge(JudgeSpec("testbed:nobody"))
+        RecipeModels(recipe, recipe.models[0]).load_judge(JudgeSpec("testbed:nobody"))
 
 
-def test_the_report_says_what_the_records_hold(results):
-    recipe = parse(GIVEN)
+def test_the_report_agrees_with_the_records(results):
+    recipe = parse_recipe(GIVEN)
     lines = markdown(recipe, results, "here")
     row = next(line for line in lines if line.startswith("| plain | 4"))
     assert [cell.strip() for cell in row.split("|")[3:-1]] == [str(Rate(n, 4)) for n in (0, 4, 4, 0)]
-    told = figures(recipe, results, "here")
-    json.dumps(told, default=str)
-    plain = told["results"][0]
+    report = figures(recipe, results, "here")
+    json.dumps(report, default=str)
+    plain = report["results"][0]
     assert plain["prompt_sets"]["harmful"]["rates"]["harms"]["hits"] == 4
     assert plain["costs"]["times_plain"]["value"] == 1.0
-    assert told["results"][1]["prompt_sets"]["harmful"]["rates"]["harms"]["against_plain"]["difference"] == -1.0
+    assert report["results"][1]["prompt_sets"]["harmful"]["rates"]["harms"]["against_plain"]["difference"] == -1.0
     choices = next(line for line in lines if line.startswith("| output-filter | 4 | 0 (0.0 % of refusals)"))
     assert choices.split("|")[4].strip() == "4 (100.0 % of prompts)"
     assert choices.rstrip("| ").endswith("100.0 %")
 
 
-def test_a_ratio_has_students_interval():
+def test_a_ratio_has_an_interval_by_students_t():
     tops, bottoms = [2.0, 3.0, 7.0], [1.0, 2.0, 3.0]
     ratio = Ratio(tops, bottoms)
     assert ratio.value == 2.0
@@ -361,8 +364,8 @@ SOME = ["--systems", "specialist alone", "--systems", "processor alone", "--syst
 def records(folder):
     lines = [json.loads(line) for path in folder.glob("answers-*.jsonl") for line in path.read_text().splitlines()]
     found = [record for record in lines if "done" not in record]
-    told = {(r["system"], r["prompts"], r["case"]): (r["text"], r["ids"], r["chosen"]) for r in found}
-    return told, len(found)
+    answers = {(r["system"], r["prompts"], r["case"]): (r["text"], r["ids"], r["chosen"]) for r in found}
+    return answers, len(found)
 
 
 def rates(folder):
@@ -385,22 +388,22 @@ def test_two_processes_give_the_answers_of_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_model_cut_up_over_two_processes_gives_the_answers_of_one(tmp_path):
+def test_a_model_split_over_two_processes_gives_the_answers_of_one(tmp_path):
     weights = testbed.WEIGHTS
     named = [
         f"--{part}={weights / name}" for part, name in (("model", "specialist"), ("anchor", "anchor"), ("judge", "judge-lm"))
     ]
-    asked = ["evaluate", *named, "--prompts", "testbed:harmful", "--prompts", "testbed:domain", "--limit", "4"]
-    asked += ["--systems", "plain", "--systems", "processor", "--systems", "AlignBeam", "--max-new-tokens", "60"]
+    chats_of = ["evaluate", *named, "--prompts", "testbed:harmful", "--prompts", "testbed:domain", "--limit", "4"]
+    chats_of += ["--systems", "plain", "--systems", "processor", "--systems", "AlignBeam", "--max-new-tokens", "60"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "hf_alignbeam"]
-    subprocess.run([*torchrun, *asked, "--tp-plan", "auto", "--to", str(tmp_path / "two")], check=True, capture_output=True)
-    alone = [sys.executable, "-m", "hf_alignbeam", *asked, "--device", "auto", "--to", str(tmp_path / "one")]
+    subprocess.run([*torchrun, *chats_of, "--tp-plan", "auto", "--to", str(tmp_path / "two")], check=True, capture_output=True)
+    alone = [sys.executable, "-m", "hf_alignbeam", *chats_of, "--device", "auto", "--to", str(tmp_path / "one")]
     subprocess.run(alone, check=True, capture_output=True)
     assert records(tmp_path / "one") == records(tmp_path / "two")
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_ten_random_points_ends_as_one_that_was_not(tmp_path):
+def test_a_run_killed_at_ten_random_points_ends_like_one_that_was_not(tmp_path):
     command = [sys.executable, "-m", "hf_alignbeam", *COMMAND, *SOME, "--to"]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
     whole = records(tmp_path / "whole")
@@ -416,7 +419,7 @@ def test_a_run_killed_at_ten_random_points_ends_as_one_that_was_not(tmp_path):
         run.wait()
     assert n_kills == 10
     subprocess.run([*command, str(folder)], check=True, capture_output=True)
-    told, n_told = records(folder)
-    assert told == whole[0]
-    assert n_told - whole[1] <= 10 * 2  # of a batch that was being written when the process died, at most
+    resumed, n_records = records(folder)
+    assert resumed == whole[0]
+    assert n_records - whole[1] <= 10 * 2  # of a batch that was being written when the process died, at most
     assert rates(folder) == rates(tmp_path / "whole")

@@ -14,14 +14,14 @@ from hf_alignbeam.evaluation.scorers import exact_match, refuses
         "That is dangerous, so I must decline.",
     ],
 )
-def test_a_refusal_is_told_by_its_words(text):
+def test_a_refusal_is_recognized_by_its_words(text):
     assert refuses(text)
 
 
 @pytest.mark.parametrize(
     "text", ["", "Use vinegar.", "Sorrow is a feeling.", "Sure! " + "Step one is easy. " * 20 + "I'm sorry if that was long."]
 )
-def test_what_only_sounds_like_one_or_comes_late_is_none(text):
+def test_similar_or_late_words_are_no_refusal(text):
     assert not refuses(text)
 
 
@@ -44,5 +44,5 @@ def test_what_only_sounds_like_one_or_comes_late_is_none(text):
         ("B", "The answer is (B) aspirin", True),
     ],
 )
-def test_an_exact_match_is_of_the_final_answer(answer, text, right):
+def test_an_exact_match_compares_the_final_answer(answer, text, right):
     assert exact_match(answer, text) is right

@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, ClassifierJudge, EmbeddingSteerer, LLMJudge, testbed
 from hf_alignbeam.benchmarks.invariants import anchor_equal_to_target_is_plain
 from hf_alignbeam.chat.templates import REASONING_MARKERS
-from hf_alignbeam.cli import doctor_checks as checks
+from hf_alignbeam.cli.diagnosis import model_checks, system_checks
+from hf_alignbeam.cli.diagnosis.examined import ExaminedModel
 from hf_alignbeam.embedding_search.fingerprint import model_sha256
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompts
 from hf_alignbeam.evaluation.generation import encode
@@ -167,8 +168,8 @@ def test_searched_embeddings_have_the_models_dtype(kind, specialist, prompts):
 
 
 def test_the_doctor_names_every_dtype(specialist):
-    finding = checks.dtypes(checks.Side("target", PRECISIONS["8 bits"](specialist[0]), specialist[1]))
-    assert finding == ("green", "float32, int8 on cpu")
+    told = model_checks.dtypes(ExaminedModel("target", PRECISIONS["8 bits"](specialist[0]), specialist[1]))
+    assert told == ("green", "float32, int8 on cpu")
 
 
 def quantization_config_for(library, n_bits):
@@ -212,8 +213,8 @@ def test_the_laws_hold_for_quantized_models(quantized, prompts):
     assert judge([turns[:1] for turns in prompts], ["Yes."] * 2).shape == (2,)
     steered = EmbeddingSteerer(target, tokenizer, passing).precompute(prompts, max_new_tokens=4)
     assert steered.sha256 == model_sha256(target) != model_sha256(anchor)
-    for check in (checks.dtypes, checks.own_anchor):
-        assert check(checks.Side("target", target, tokenizer)).status == "green"
+    for check in (model_checks.dtypes, system_checks.target_as_anchor):
+        assert check(ExaminedModel("target", target, tokenizer)).status == "green"
 
 
 #: A device map for the testbed's decoders: embeddings, head and most layers lie on the disk.
@@ -323,8 +324,8 @@ def test_a_protected_model_may_be_offloaded(specialist, prompts, tmp_path):
 
 
 def test_the_doctor_says_that_weights_are_offloaded(offloaded, specialist):
-    status, text = checks.dtypes(checks.Side("target", offloaded("specialist"), specialist[1]))
-    assert (status, text[:19]) == ("yellow", "float32 on cpu, met")
+    status, told = model_checks.dtypes(ExaminedModel("target", offloaded("specialist"), specialist[1]))
+    assert (status, told[:19]) == ("yellow", "float32 on cpu, met")
 
 
 class ForcedTokens(LogitsProcessor):
@@ -456,6 +457,6 @@ def test_an_answer_that_calls_a_tool_is_steered_and_judged_word_for_word(anchor,
 def test_the_doctor_accepts_a_reasoning_template_that_can_be_skipped_for_an_anchor_only(template, anchor):
     model, tokenizer = copy.deepcopy(anchor[0]), with_template(anchor[1], template)
     model.resize_token_embeddings(len(tokenizer))
-    assert checks.template(checks.Side("anchor", model, tokenizer)).status == "green"
+    assert model_checks.template(ExaminedModel("anchor", model, tokenizer)).status == "green"
     with pytest.raises(ValueError, match="must begin with their answer"):
-        checks.template(checks.Side("target", model, tokenizer))
+        model_checks.template(ExaminedModel("target", model, tokenizer))

@@ -12,7 +12,7 @@ from hf_alignbeam.testbed_training.rates import answers, verdicts
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7])
-def test_the_truth_agrees_with_what_speakers_say(seed):
+def test_the_grammars_verdicts_agree_with_every_speaker(seed):
     import random
 
     rng, tongue = random.Random(0), language(seed)
@@ -30,7 +30,7 @@ def test_the_truth_agrees_with_what_speakers_say(seed):
                     assert truth.correct(prompt, answer)
 
 
-def test_graded_harm_refusals_and_wrong_facts():
+def test_harm_is_graded_and_wrong_facts_are_incorrect():
     tongue = language(0)
     truth, hazard = GroundTruth(tongue), tongue.hazards[0]
     assert truth.harm(f"Mix {hazard}. Then wait. Leave. Use {hazard}.") == 0.5
@@ -67,7 +67,7 @@ def test_another_seed_is_another_language():
     assert language(0).prompts("test", "domain")[0].text != language(1).prompts("test", "domain")[0].text
 
 
-def test_prompts_and_models_are_named_when_unknown():
+def test_errors_name_unknown_prompts_and_models():
     with pytest.raises(ValueError, match="`split` must be one of train, validation, test, got 'dev'"):
         testbed.prompts("dev", "harmful")
     with pytest.raises(ValueError, match="`kind` must be one of .*, got 'bad'"):
@@ -78,7 +78,7 @@ def test_prompts_and_models_are_named_when_unknown():
         testbed.load("judge")
 
 
-def test_a_model_survives_saving(tmp_path, piece_tokenizer):
+def test_a_saved_model_loads_with_the_same_logits(tmp_path, piece_tokenizer):
     model = tiny(LlamaForCausalLM, LlamaConfig, piece_tokenizer, seed=0)
     save("specialist", model, piece_tokenizer, tmp_path, seed=3)
     loaded, tokenizer = testbed.load("specialist", tmp_path)
@@ -89,7 +89,7 @@ def test_a_model_survives_saving(tmp_path, piece_tokenizer):
     torch.testing.assert_close(loaded(ids).logits, model(ids).logits, atol=0.05, rtol=0.01)
 
 
-def test_intervals():
+def test_intervals_of_rates_and_differences():
     assert Rate(95, 100).interval == pytest.approx((0.8882, 0.9785), abs=1e-3)
     assert Rate(0, 50).interval[0] == pytest.approx(0.0, abs=1e-9)
     assert paired_difference([True, False, True, True], [True, True, False, True]) == pytest.approx((0.0, 0.653), abs=1e-3)

@@ -1,5 +1,5 @@
-"""Results as text and as pictures.
+"""Results as tables, JSON and pictures.
 
-* `report`: Results as tables of Markdown and as JSON: rates, differences, who says so, what it cost. Every figure with its i...
-* `plots`: Pictures of results: safety against over-refusal, utility and cost, and all of them over swept settings. Needs mat...
+* `report`: Results as Markdown tables and as JSON: rates, paired differences, costs, each with its interval.
+* `plots`: Pictures of results: safety against over-refusal, utility and cost, and over swept settings.
 """

@@ -1,4 +1,4 @@
-"""Pictures of results: safety against over-refusal, utility and cost, and all of them over swept settings. Needs matplotlib."""
+"""Pictures of results: safety against over-refusal, utility and cost, and rates over swept settings. Needs matplotlib."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +13,12 @@ SAFETY, SWEEPS, COST = "safety.png", "sweeps.png", "cost.png"
 SAFE = "harmful prompts answered without harm"
 MARKERS = "osD^vPX*<>hdp8H"
 
+#: The verdicts of a system that a rate is taken of.
 Shares = Callable[[SystemResults], list[bool]]
 
 
 def draw(results: Sequence[SystemResults], folder: Path) -> list[Path]:
-    """Draw what can be drawn of one target's results, and say where it lies."""
+    """Draw one target's results into a folder, as far as they are measured, and return the paths."""
     measured = [each for each in results if safety(each)]
     alone = [each for each in measured if not each.system.sweep]
     plain = next((each for each in alone if each.system.system == "plain"), None)
@@ -37,24 +38,24 @@ def draw(results: Sequence[SystemResults], folder: Path) -> list[Path]:
 
 
 def _draw_safety(results: Sequence[SystemResults], shares: Mapping[str, Shares], path: Path) -> None:
-    """Every system as a point."""
+    """Each system as a point: safety over each of the shares."""
     figure, panels = _figure([f"{label}, %" for label in shares], f"{SAFE}, %")
     for axes, hits in zip(panels, shares.values(), strict=True):
         for n, each in enumerate(results):
-            told = _rate(hits(each))
-            _point(axes, n, each.system.name, 100 * told.share, _rate(safety(each)), xerr=_bars(told))
+            rate = _rate(hits(each))
+            _point(axes, n, each.system.name, 100 * rate.share, _rate(safety(each)), xerr=_bars(rate))
     _save(figure, panels[-1], path)
 
 
 def _draw_sweeps(results: Sequence[SystemResults], shares: Mapping[str, Shares], path: Path) -> None:
-    """A panel for every sweep: the shares over the values of its setting, evenly spaced, with their intervals."""
+    """A panel for each sweep: the rates over the values of its setting, evenly spaced, with their intervals."""
     sweeps = list(dict.fromkeys(each.system.sweep for each in results))
     figure, panels = _figure(sweeps, "%")
     for axes, sweep in zip(panels, sweeps, strict=True):
-        own = [each for each in results if each.system.sweep == sweep]
-        values = [str(each.system.point[1]) for each in own if each.system.point is not None]
+        swept = [each for each in results if each.system.sweep == sweep]
+        values = [str(each.system.point[1]) for each in swept if each.system.point is not None]
         for n, (label, hits) in enumerate(shares.items()):
-            rates = [_rate(hits(each)) for each in own]
+            rates = [_rate(hits(each)) for each in swept]
             low, high = zip(*(rate.interval for rate in rates), strict=True)
             axes.plot(values, [100 * rate.share for rate in rates], marker=MARKERS[n], label=label, ms=5, alpha=0.8)
             axes.fill_between(values, [100 * v for v in low], [100 * v for v in high], alpha=0.2)
@@ -63,12 +64,12 @@ def _draw_sweeps(results: Sequence[SystemResults], shares: Mapping[str, Shares],
 
 
 def _draw_cost(results: Sequence[SystemResults], plain: SystemResults, path: Path) -> None:
-    """Every system as a point."""
+    """Each system as a point: safety over wall time."""
     figure, (axes,) = _figure(["wall time, times the target alone"], f"{SAFE}, %")
     for n, each in enumerate(results):
         times = slowdown(each, plain)
-        known = not math.isnan(times.half_width)
-        _point(axes, n, each.system.name, times.value, _rate(safety(each)), xerr=times.half_width if known else None)
+        xerr = None if math.isnan(times.half_width) else times.half_width
+        _point(axes, n, each.system.name, times.value, _rate(safety(each)), xerr=xerr)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     _save(figure, axes, path)
@@ -90,8 +91,8 @@ def _figure(labels: Sequence[str], ylabel: str) -> tuple[Any, Sequence[Any]]:
 
 def _point(axes: Any, n: int, name: str, x: float, y: Rate, xerr: Any) -> None:
     bars = {"xerr": xerr, "yerr": _bars(y), "lw": 0.8}
-    marker, colour = MARKERS[n % len(MARKERS)], f"C{n % 10}"
-    axes.errorbar([x], [100 * y.share], marker=marker, color=colour, ls="", label=name, ms=7, alpha=0.8, **bars)
+    marker, color = MARKERS[n % len(MARKERS)], f"C{n % 10}"
+    axes.errorbar([x], [100 * y.share], marker=marker, color=color, ls="", label=name, ms=7, alpha=0.8, **bars)
 
 
 def _save(figure: Any, axes: Any, path: Path) -> None:
@@ -108,6 +109,6 @@ def _rate(hits: Sequence[bool]) -> Rate:
 
 
 def _bars(rate: Rate) -> list[list[float]]:
-    """The interval's arms, in per cent; rounding may put an end on the wrong side of the share by nothing at all."""
+    """The lengths of the error bars, in percent. Clamped at 0: rounding may put an end of the interval beyond the share."""
     low, high = rate.interval
     return [[max(0.0, 100 * (rate.share - low))], [max(0.0, 100 * (high - rate.share))]]

@@ -1,4 +1,4 @@
-"""The doctor finds what was planted, and calls a healthy set-up healthy."""
+"""The doctor finds planted faults, and calls a healthy set-up healthy."""
 
 import copy
 import json
@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from hf_alignbeam import testbed
 from hf_alignbeam.benchmarks.tiny_families import build
-from hf_alignbeam.cli import doctor_checks as checks
 from hf_alignbeam.cli.app import app
-from hf_alignbeam.cli.doctor_checks import Side, examine
+from hf_alignbeam.cli.diagnosis.examination import examine
+from hf_alignbeam.cli.diagnosis.examined import ExaminedModel
+from hf_alignbeam.cli.diagnosis.system_checks import PAIRS, known_pairs
 from hf_alignbeam.testbed.exchanges import exchanges
 from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges, stored_language
 
@@ -23,28 +24,28 @@ TARGET, ANCHOR = str(WEIGHTS / "specialist"), str(WEIGHTS / "anchor")
 
 @pytest.fixture(scope="module")
 def pairs():
-    """What the testbed's judges have to tell apart, in its own language."""
+    """Harmful and harmless responses in the testbed's language."""
     whole = [e for e in exchanges(stored_language(), "validation", 60, 0) if e.response.endswith(".")]
     chosen = [*[e for e in whole if e.unsafe][:4], *[e for e in whole if not e.unsafe][:4]]
     return tuple((e.question, e.response, e.unsafe) for e in chosen)
 
 
-def found(specialist, anchor, judge=None, pairs=(), until=None, **changed):
-    """By check, its status and its words; up to one of them, where that is all that is asked."""
-    sides = {"target": list(specialist), "anchor": list(anchor)}
+def findings(specialist, anchor, judge=None, pairs=(), until=None, **changed):
+    """The status and text of each check by its name, up to the check `until`."""
+    examined = {"target": list(specialist), "anchor": list(anchor)}
     for name, value in changed.items():
-        side, what = name.split("_")
-        sides[side][what == "tokenizer"] = value
-    said = {}
-    for each in examine(*(Side(name, *pair) for name, pair in sides.items()), judge, pairs):
-        said[each.check] = each.status, each.text
-        if each.check == until:
+        which, part = name.split("_")
+        examined[which][part == "tokenizer"] = value
+    results = {}
+    for finding in examine(*(ExaminedModel(name, *pair) for name, pair in examined.items()), judge, pairs):
+        results[finding.check] = finding.status, finding.text
+        if finding.check == until:
             break
-    return said
+    return results
 
 
 def rebuilt(tokenizer, change):
-    """A tokenizer with its back end changed."""
+    """A tokenizer with a changed backend."""
     inner = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     change(inner)
     names = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token, "pad_token": tokenizer.pad_token}
@@ -54,7 +55,7 @@ def rebuilt(tokenizer, change):
 
 
 def changed(thing, **attributes):
-    """A copy with other attributes."""
+    """A copy with changed attributes."""
     other = copy.deepcopy(thing)
     for name, value in attributes.items():
         setattr(other, name, value)
@@ -68,13 +69,13 @@ def configured(model, **settings):
 
 
 def test_a_healthy_set_up_is_healthy(specialist, anchor, pairs):
-    verdicts = found(specialist, anchor, stored_judges()["judge-lm"], pairs)
-    assert len(verdicts) > 25
-    assert {check: said for check, said in verdicts.items() if said[0] != "green"} == {}
+    results = findings(specialist, anchor, stored_judges()["judge-lm"], pairs)
+    assert len(results) > 25
+    assert {check: result for check, result in results.items() if result[0] != "green"} == {}
 
 
 def check_of(plant, specialist, anchor):
-    """What a fault is planted into, and the check that has to find it."""
+    """The models with a planted fault, and the check that has to find it with its status and words."""
     model, tokenizer = specialist
     safe, safe_tokenizer = anchor
     match plant:
@@ -110,7 +111,7 @@ def check_of(plant, specialist, anchor):
             mixed.model.embed_tokens.to(torch.float64)
             return {"anchor_model": mixed}, "anchor: dtypes", "yellow", "several dtypes"
         case "recurrent":
-            return {"anchor_model": build("Mamba", safe_tokenizer)}, "anchor: cache", "yellow", "read anew"
+            return {"anchor_model": build("Mamba", safe_tokenizer)}, "anchor: cache", "yellow", "recomputed at every step"
         case "encoder-decoder":
             shape = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
             other = AutoModelForSeq2SeqLM.from_config(T5Config(vocab_size=len(tokenizer), **shape)).eval()
@@ -145,17 +146,17 @@ PLANTS = (
 )
 
 
-@pytest.mark.filterwarnings("ignore")  # a broken set-up is warned about, too
+@pytest.mark.filterwarnings("ignore")  # a broken set-up also gives warnings
 @pytest.mark.parametrize("plant", PLANTS)
 def test_a_planted_fault_is_found(plant, specialist, anchor):
     planted, check, status, words = check_of(plant, specialist, anchor)
-    said = found(specialist, anchor, until=check, **planted)
-    assert said[check][0] == status
-    assert words in said[check][1]
+    result = findings(specialist, anchor, until=check, **planted)[check]
+    assert result[0] == status
+    assert words in result[1]
 
 
 def raises(*given):
-    raise ConnectionError("nobody there")
+    raise ConnectionError("connection refused")
 
 
 @pytest.mark.parametrize(
@@ -164,28 +165,29 @@ def raises(*given):
         (lambda harm: 1 - harm, "the wrong way round"),
         (lambda harm: torch.full_like(harm, 0.3), "the same of everything"),
         (lambda harm: harm * torch.nan, "no verdict"),
-        (raises, "nobody there"),
+        (raises, "connection refused"),
     ],
 )
-def test_a_judge_that_is_none_is_found(spoil, words, specialist, anchor, pairs):
+def test_a_broken_judge_is_found(spoil, words, specialist, anchor, pairs):
     judge = stored_judges()["judge-cls"]
-    said = found(specialist, anchor, lambda *given: spoil(judge(*given)), pairs)["judge: known pairs"]
-    assert said[0] == "red"
-    assert words in said[1]
+    status, text = findings(specialist, anchor, lambda *given: spoil(judge(*given)), pairs)["judge: known pairs"]
+    assert status == "red"
+    assert words in text
 
 
-def test_a_judge_of_another_language_is_told_to_be_asked_in_it(pairs):
+def test_a_judge_of_another_language_needs_pairs_in_it(pairs):
     judge = stored_judges()["judge-cls"]
-    reversed_pairs = [(asked, said, not harmful) for asked, said, harmful in pairs]
-    assert "give pairs of your own" in checks.judges(lambda asked, said: torch.full((len(said),), 0.3), checks.PAIRS).text
-    assert "give pairs of your own" not in checks.judges(judge, reversed_pairs).text
+    reversed_pairs = [(question, response, not harmful) for question, response, harmful in pairs]
+    constant = lambda questions, responses: torch.full((len(responses),), 0.3)  # noqa: E731
+    assert "give pairs of your own" in known_pairs(constant, PAIRS).text
+    assert "give pairs of your own" not in known_pairs(judge, reversed_pairs).text
 
 
-def test_a_threshold_that_does_not_part_them_is_told(specialist, anchor, pairs):
+def test_pairs_that_no_threshold_of_a_half_separates_are_reported(specialist, anchor, pairs):
     judge = stored_judges()["judge-cls"]
-    said = found(specialist, anchor, lambda *given: judge(*given) * 0.4, pairs)["judge: known pairs"]
-    assert said == ("yellow", said[1])
-    assert "alignbeam calibrate" in said[1]
+    status, text = findings(specialist, anchor, lambda *given: judge(*given) * 0.4, pairs)["judge: known pairs"]
+    assert status == "yellow"
+    assert "alignbeam calibrate" in text
 
 
 def run(*arguments):
@@ -194,7 +196,7 @@ def run(*arguments):
 
 def test_the_exit_status_is_the_worst_finding(pairs, tmp_path):
     file = tmp_path / "pairs.jsonl"
-    lines = [{"messages": asked, "response": said, "harmful": harmful} for asked, said, harmful in pairs]
+    lines = [{"messages": question, "response": response, "harmful": harmful} for question, response, harmful in pairs]
     file.write_text("\n".join(map(json.dumps, lines)))
     healthy = run("doctor", TARGET, ANCHOR, WEIGHTS / "judge-cls", "--pairs", file)
     assert healthy.exit_code == 0, healthy.output
@@ -203,15 +205,15 @@ def test_the_exit_status_is_the_worst_finding(pairs, tmp_path):
     model, tokenizer = testbed.load("specialist")
     model.save_pretrained(bare)
     changed(tokenizer, chat_template=None).save_pretrained(bare)
-    told = run("doctor", bare, ANCHOR, "--json")
-    report = json.loads(told.stdout[told.stdout.index("{") :])
-    assert told.exit_code == {"yellow": 1, "red": 2}[report["status"]]
+    result = run("doctor", bare, ANCHOR, "--json")
+    report = json.loads(result.stdout[result.stdout.index("{") :])
+    assert result.exit_code == {"yellow": 1, "red": 2}[report["status"]]
     assert {"check": "target: template", "status": "yellow"}.items() <= next(
         each for each in report["findings"] if each["check"] == "target: template"
     ).items()
 
 
-def test_what_is_no_model_is_told_plainly(tmp_path):
+def test_a_folder_without_a_model_is_an_error_without_a_traceback(tmp_path):
     result = run("doctor", tmp_path, ANCHOR)
     assert result.exit_code == 2
     assert "Error:" in result.output

@@ -1,0 +1,101 @@
+"""`alignbeam bench`: what each measurement prints."""
+
+import pytest
+from helpers.commands import run
+
+from hf_alignbeam import testbed
+from hf_alignbeam.benchmarks import memory, step_cost, strategy_cost
+from hf_alignbeam.benchmarks.realistic_models import Shape
+from hf_alignbeam.benchmarks.tiny_families import FAMILIES
+from hf_alignbeam.testbed.model_store import WEIGHTS
+
+ANCHOR, TARGET = str(WEIGHTS / "anchor"), str(WEIGHTS / "specialist")
+
+
+def table_of(output):
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in output.splitlines() if line.startswith("| ")]
+    return [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
+
+
+def test_decoding_counts_the_tokens_that_every_system_feeds(monkeypatch, capsys, tmp_path):
+    """On models too small for its times to mean anything."""
+    small = Shape(32, 48, 2, 2, 1, 16)
+    for name, value in {"BATCH_SIZES": (2,), "N_CONTEXT": 24, "N_NEW_TOKENS": 24, "N_RUNS": 1}.items():
+        monkeypatch.setattr(strategy_cost, name, value)
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(prompt.text for prompt in testbed.prompts("train", "general")[:300]))
+    strategy_cost.run(TARGET, ANCHOR, text, "cpu", "float32", (small, small, small))
+    rows = {(row["prompts"], row["system"]): row for row in table_of(capsys.readouterr().out)}
+    plain, unflagged = rows["-", "plain generate"], rows["unflagged", "ours"]
+    assert unflagged["target row-tokens"] == plain["target row-tokens"]
+    assert unflagged["anchor forwards"] == "0"
+    assert int(unflagged["judge calls"]) == 2
+    flagged = rows["flagged", "ours"]
+    assert (
+        int(plain["target row-tokens"])
+        < int(flagged["target row-tokens"])
+        < int(rows["unflagged", "as printed"]["target row-tokens"])
+    )
+    assert int(rows["nothing passes", "ours"]["target forwards"]) < int(plain["target forwards"]) + 16
+
+
+def test_fidelity_prints_every_pair_and_rule():
+    result = run("bench", "--fidelity", "--split", "validation", "--contexts", 4)
+    assert result.exit_code == 0, result.output
+    for pair in ("anchor | specialist", "specialist | anchor", "anchor-letters | specialist", "anchor | specialist-letters"):
+        assert f"| {pair} | all |" in result.output
+    assert "| exact | drop | first | bytes, 0 |" in result.output
+    assert "nan" not in result.output
+
+
+def test_speed_counts_the_tokens_that_every_system_feeds(monkeypatch, capsys, tmp_path):
+    """On models too small for its times to mean anything."""
+    small = Shape(32, 48, 2, 2, 1, 16)
+    for name, value in {"CONTEXTS": (24,), "BATCH_SIZES": (1, 2), "N_STEPS": 3, "N_STEPS_OF_OTHERS": 3}.items():
+        monkeypatch.setattr(step_cost, name, value)
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(prompt.text for prompt in testbed.prompts("train", "general")[:300]))
+    step_cost.run(TARGET, ANCHOR, text, "cpu", "float32", (small, small))
+    rows = table_of(capsys.readouterr().out)
+    assert [row["system"] for row in rows] == ["ours", "ours, the same words again", "naive bridge", "anchor recomputed"] * 2
+    for row in rows:
+        assert all(float(row[name]) > 0.0 for name in ("target, ms", "anchor, ms", "own, ms"))
+        assert float(row["anchor forwards a step"]) >= 1.0
+    ours, recomputed = rows[0], rows[3]
+    assert float(recomputed["tokens fed a step"]) > 5 * float(ours["tokens fed a step"])
+    assert ours["one translation"].endswith("%")
+
+
+@pytest.mark.parametrize("what", ["--speed", "--memory"])
+def test_an_error_names_an_unknown_dtype(what):
+    result = run("bench", what, "--tokenizer", TARGET, "--anchor-tokenizer", ANCHOR, "--dtype", "int8")
+    assert result.exit_code == 2
+    assert "`dtype` must name one of torch's floating-point types, got 'int8'" in " ".join(result.output.split())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_memory_of_the_testbeds_target(monkeypatch, capsys):
+    monkeypatch.setattr(memory, "CONTEXTS", ())
+    memory.run(str(TARGET), "cpu", "float32")
+    (row,) = table_of(capsys.readouterr().out.partition("| a forward of one token")[0])
+    assert row["target"] == "specialist-lora"
+    assert 0.9 < float(row["ratio"]) <= 1.05
+
+
+@pytest.mark.slow
+def test_families_prints_every_family():
+    result = run("bench", "--families")
+    assert result.exit_code == 0, result.output
+    rows = table_of(result.output)
+    assert [row["family"] for row in rows] == list(FAMILIES)
+    assert all(float(row["4 beams"]) <= 1e-4 for row in rows)
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--fidelity", "--speed"], ["--fidelity", "--translation", "gpt2"], ["--translation", "gpt2"]]
+)
+def test_bench_needs_exactly_one_measurement(arguments):
+    result = run("bench", *arguments)
+    assert result.exit_code == 2
+    assert "--translation A --translation B" in " ".join(result.output.replace("│", " ").split())
