@@ -24,14 +24,7 @@ from hf_alignbeam.inference.branching_cache import choose_engine
 from hf_alignbeam.inference.engines import Scope
 from hf_alignbeam.steering.generate_call import CallState, GenerateCall, SteeringSchedule
 from hf_alignbeam.steering.ledger import Ledger
-from hf_alignbeam.steering.mixing import (
-    PAPER_TOP_TOKENS,
-    contrastive,
-    linear,
-    log_linear,
-    paper,
-    safe_decoding,
-)
+from hf_alignbeam.steering.mixing import PAPER_TOP_TOKENS, RULES, paper
 from hf_alignbeam.steering.settings import SteeringSettings
 from hf_alignbeam.tokenization.vocabulary import logits_widths, token_bytes
 from hf_alignbeam.translation.translator import VocabularyTranslator
@@ -174,8 +167,7 @@ class AnchorSteering:
             return paper(target_logp, anchor_prob, self.settings.alpha, n_sources), float((1.0 - anchor_prob.sum(-1)).sum())
         translation = follower.predict(target_prob, rows)
         anchor_prob = torch.addcmul(translation.prob, translation.lost[:, None], target_prob)
-        rules = {"linear": linear, "log_linear": log_linear, "safe_decoding": safe_decoding, "contrastive": contrastive}
-        return rules[self.settings.mixing](target_logp, anchor_prob, self.settings.alpha), float(translation.lost.sum())
+        return RULES[self.settings.mixing](target_logp, anchor_prob, self.settings.alpha), float(translation.lost.sum())
 
     def anchor_logp(self, call: GenerateCall, state: CallState) -> Tensor:
         """The translated log-probabilities (rows, V) of the anchor alone, for the rows that were steered at a state."""

@@ -5,6 +5,7 @@ in which a rule leaves no token keeps the target's own distribution. Knows no mo
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -126,3 +127,12 @@ def _allowed(logp: Tensor, target_logp: Tensor) -> Tensor:
     logp = logp.masked_fill(target_logp == -torch.inf, -torch.inf)
     empty = logp.amax(-1, keepdim=True) == -torch.inf  # (N, 1)
     return (torch.where(empty, target_logp, logp) if empty.any() else logp).log_softmax(-1)
+
+
+#: The rules that need nothing but the two distributions and `alpha`, by name; the paper's own needs more and stands apart.
+RULES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "linear": linear,
+    "log_linear": log_linear,
+    "safe_decoding": safe_decoding,
+    "contrastive": contrastive,
+}

@@ -21,7 +21,7 @@ CONTENTS = {
 def written(folder, name, text, encoding="utf-8"):
     file = folder / name
     data = text.encode(encoding)
-    file.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    file.write_bytes(gzip.compress(data, mtime=0) if name.endswith(".gz") else data)
     return file
 
 
@@ -60,8 +60,8 @@ def test_one_object_is_a_json_file_of_one_record(tmp_path):
         ("x.txt", b"fine\n\xff\n", "Line 2 of .* must be text in UTF-8: .*Convert the file"),
         ("x.csv", b"prompt\nfine\n\xff\n", "Line 3 of .* must be text in UTF-8"),
         ("x.txt.gz", b"no gzip", "must be a complete gzip file, as its suffix says"),
-        ("x.txt.gz", gzip.compress(b"cut off" * 99)[:-9], "must be a complete gzip file, as its suffix says"),
-        ("x.txt.gz", gzip.compress(b"x" * 99)[:12] + b"\xff" * 20, "must be a complete gzip file, as its suffix says"),
+        ("x.txt.gz", gzip.compress(b"cut off" * 99, mtime=0)[:-9], "must be a complete gzip file, as its suffix says"),
+        ("x.txt.gz", gzip.compress(b"x" * 99, mtime=0)[:12] + b"\xff" * 20, "must be a complete gzip file, as its suffix says"),
         ("x.csv", b'prompt\nfine\n"' + b"x" * 200_000 + b'"\n', "Line 3 of .* must be part of a table: field larger"),
         ("x.jsonl", b'{"prompt": "a"}\n\nnothing\n', "Line 3 of .* must be a JSON object, got 'nothing'"),
         ("x.json", b'[{"prompt": "a"},\n{"prompt": }]', "Line 2 of .* must be part of a JSON list"),
