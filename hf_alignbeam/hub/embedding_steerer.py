@@ -40,7 +40,8 @@ def embedding_steerer(
     settings = {**preset_settings(rest.pop("preset", None), {"tsa": TSA}), **settings}
     model_arguments = {name: rest.pop(name, None) for name in (*JUDGE_ARGUMENTS, "anchor_tokenizer", "accept_revision")}
     template, conversations = rest.pop("template", None), rest.pop("conversations", None)
-    prompts = get_or_build(tokenizer, ("prompts", *cache_key({"template": template})), lambda: PromptReader(tokenizer, template))
+    reader_key = ("prompt_reader", *cache_key({"template": template}))
+    reader = get_or_build(tokenizer, reader_key, lambda: PromptReader(tokenizer, template))
     ids = rest.pop("input_ids", None) if inputs is None else inputs
     if ids is None or rest.get("inputs_embeds") is not None:
         raise ValueError(
@@ -54,5 +55,5 @@ def embedding_steerer(
 
     key = ("embedding_steerer", id(loaded_judge), id(loaded_accept), id(tokenizer), *cache_key(settings))
     steerer = get_or_build(model, key, build)
-    asked, _ = prompts.asked(ids, as_message_lists_or_none(conversations))
-    return steerer.respond(ids, asked, **{**rest, "stopping_criteria": stateless_criteria(rest.get("stopping_criteria"))})
+    prompts, _ = reader.read(ids, as_message_lists_or_none(conversations))
+    return steerer.respond(ids, prompts, **{**rest, "stopping_criteria": stateless_criteria(rest.get("stopping_criteria"))})

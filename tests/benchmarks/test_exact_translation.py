@@ -83,7 +83,7 @@ def test_enumeration_agrees_with_sampling(n_kept, anchor, specialist):
     translator = VocabularyTranslator(anchor[1], specialist[1])
     reader = TemplateParser(specialist[1])
     prompt = prompts("validation", "harmful")[0]
-    parsed = reader.read(tuple(encode([prompt.conversation], specialist[1])["input_ids"][0].tolist()))
+    parsed = reader.parse(tuple(encode([prompt.conversation], specialist[1])["input_ids"][0].tolist()))
     ids, leading_whitespace = encode_prompt(anchor[1], translator.anchor.tokens, parsed.messages)
     first = exact_translation(
         anchor[0], translator.anchor, translator.target, AnswerPoint(ids, leading_whitespace, parsed.leading_whitespace, ())

@@ -290,7 +290,7 @@ def test_an_offloaded_model_is_searched_and_recognized_as_in_memory(offloaded, s
     other = AutoModelForCausalLM.from_pretrained(
         tmp_path / "other", device_map=ON_DISK, offload_folder=tmp_path / "offload", dtype=torch.float32
     )
-    with pytest.raises(ValueError, match="must be the one that the prompts were steered for"):
+    with pytest.raises(ValueError, match="must be the model that was searched"):
         SteeredPrompts.from_pretrained(tmp_path, other)
 
 
