@@ -12,7 +12,7 @@ import torch
 import yaml
 from answers import guarded, plain
 from helpers import ROOT
-from helpers.space import HARMFUL, HARMLESS, SPACE, last, load_testbed_models, prompts
+from helpers.space import HARMFUL, HARMLESS, SPACE, last, prompts
 from helpers.strategies import RecordingJudge, failing
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -21,20 +21,8 @@ from panels import panel, side_by_side
 from hf_alignbeam import testbed
 from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.decoding.strategy import THRESHOLD
-from hf_alignbeam.testbed.ground_truth import GroundTruth
-from hf_alignbeam.testbed.model_store import stored_language
 
 DEFAULTS = (0.7, 3, THRESHOLD)
-
-
-@pytest.fixture(scope="module")
-def truth():
-    return GroundTruth(stored_language())
-
-
-@pytest.fixture(scope="module")
-def models():
-    return load_testbed_models()
 
 
 def shown(html):

@@ -13,22 +13,9 @@ import pytest
 from answers import guarded, plain
 from helpers import ROOT
 from helpers.servers import PATIENCE, wait_for
-from helpers.space import HARMFUL, SPACE, last, load_testbed_models, prompts
-
-from hf_alignbeam.testbed.ground_truth import GroundTruth
-from hf_alignbeam.testbed.model_store import stored_language
+from helpers.space import HARMFUL, SPACE, last, prompts
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def truth():
-    return GroundTruth(stored_language())
-
-
-@pytest.fixture(scope="module")
-def models():
-    return load_testbed_models()
 
 
 @pytest.fixture(scope="module")

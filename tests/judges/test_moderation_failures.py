@@ -7,21 +7,7 @@ import threading
 import time
 
 import pytest
-from helpers.moderation_server import (
-    SCORES,
-    assert_harm,
-    at_most,
-    drip_body,
-    drip_headers,
-    drop,
-    echo_the_key,
-    fail,
-    hang,
-    harm_of,
-    respond,
-    scores_body,
-    shows_the_key,
-)
+from helpers import moderation_server as remote
 
 pytest.importorskip("openai", reason="the judge needs OpenAI's client library: pip install 'hf_alignbeam[openai]'")
 
@@ -31,14 +17,22 @@ from hf_alignbeam.judges.failsafe import judge_each_or_none
 NAN = math.nan
 
 
-RETRYABLE = [fail(408), fail(409), fail(429), fail(500), fail(503), respond("", 529), drop]
+RETRYABLE = [
+    remote.fail(408),
+    remote.fail(409),
+    remote.fail(429),
+    remote.fail(500),
+    remote.fail(503),
+    remote.respond("", 529),
+    remote.drop,
+]
 
 
 def test_a_retryable_failure_is_retried(server, build):
     texts = [f"text {i}" for i in range(len(RETRYABLE))]
     for text, failure in zip(texts, RETRYABLE, strict=True):
-        server.behaviors[text] = [failure, failure, respond(scores_body({"hate": 0.75}))]
-    assert_harm(harm_of(build(), "good", *texts), 0.5, *[0.75] * len(texts))
+        server.behaviors[text] = [failure, failure, remote.respond(remote.scores_body({"hate": 0.75}))]
+    remote.assert_harm(remote.harm_of(build(), "good", *texts), 0.5, *[0.75] * len(texts))
     assert sorted(server.texts) == sorted(["good", *texts * 3])
 
 
@@ -47,23 +41,27 @@ def test_after_the_last_retry_there_is_no_verdict(server, build, max_retries):
     texts = [f"text {i}" for i in range(len(RETRYABLE))]
     for text, failure in zip(texts, RETRYABLE, strict=True):
         server.behaviors[text] = [failure]
-    assert_harm(harm_of(build(max_retries=max_retries), "good", *texts, "fine"), 0.5, *[NAN] * len(texts), 0.5)
+    remote.assert_harm(remote.harm_of(build(max_retries=max_retries), "good", *texts, "fine"), 0.5, *[NAN] * len(texts), 0.5)
     assert sorted(server.texts) == sorted(["good", "fine", *texts * (max_retries + 1)])
 
 
 def test_no_server_can_cause_a_long_wait(server, build, monkeypatch):
     monkeypatch.setattr(moderation_api, "MAX_WAIT", 0.1)
-    server.behaviors["late"] = [fail(429, Retry_After="3600"), fail(503, Retry_After="inf"), respond(scores_body(SCORES))]
-    server.behaviors["later"] = [fail(429, retry_after_ms="3600000")]
-    with at_most(3):
-        assert_harm(harm_of(build(), "late", "later"), 0.5, NAN)
+    server.behaviors["late"] = [
+        remote.fail(429, Retry_After="3600"),
+        remote.fail(503, Retry_After="inf"),
+        remote.respond(remote.scores_body(remote.SCORES)),
+    ]
+    server.behaviors["later"] = [remote.fail(429, retry_after_ms="3600000")]
+    with remote.at_most(3):
+        remote.assert_harm(remote.harm_of(build(), "late", "later"), 0.5, NAN)
     assert sorted(server.texts) == ["late"] * 3 + ["later"] * 3
 
 
 def test_a_short_retry_after_is_honored(server, build):
-    server.behaviors["late"] = [fail(429, Retry_After="0.4"), respond(scores_body(SCORES))]
+    server.behaviors["late"] = [remote.fail(429, Retry_After="0.4"), remote.respond(remote.scores_body(remote.SCORES))]
     start = time.monotonic()
-    assert_harm(harm_of(build(), "late"), 0.5)
+    remote.assert_harm(remote.harm_of(build(), "late"), 0.5)
     assert time.monotonic() - start > 0.4
 
 
@@ -73,25 +71,25 @@ def test_waits_double_up_to_a_maximum():
     assert [moderation_api._wait(1, header) for header in headers] == [3.0, 8.0, 8.0, 1.0, 1.0, 1.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize("behave", [hang, drip_headers, drip_body])
+@pytest.mark.parametrize("behave", [remote.hang, remote.drip_headers, remote.drip_body])
 def test_a_slow_server_costs_each_request_its_timeout(server, build, behave):
     server.behaviors["slow"] = [behave]
-    with at_most(3):
-        assert_harm(harm_of(build(timeout=0.5, max_retries=1), "good", "slow"), 0.5, NAN)
+    with remote.at_most(3):
+        remote.assert_harm(remote.harm_of(build(timeout=0.5, max_retries=1), "good", "slow"), 0.5, NAN)
     assert sorted(server.texts) == ["good", "slow", "slow"]
 
 
 def test_a_slow_name_server_costs_each_request_its_timeout(server, build, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: server.ended.wait(5) and [])
-    with at_most(3):
-        assert_harm(harm_of(build(base_url="http://slow.invalid/v1", timeout=0.3, max_retries=1), "good"), NAN)
+    with remote.at_most(3):
+        remote.assert_harm(remote.harm_of(build(base_url="http://slow.invalid/v1", timeout=0.3, max_retries=1), "good"), NAN)
     server.ended.set()
 
 
 def test_without_a_server_there_is_no_verdict(build):
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
-    assert_harm(harm_of(build(base_url=f"http://127.0.0.1:{port}/v1"), "a", "b"), NAN, NAN)
+    remote.assert_harm(remote.harm_of(build(base_url=f"http://127.0.0.1:{port}/v1"), "a", "b"), NAN, NAN)
 
 
 @pytest.fixture
@@ -112,9 +110,9 @@ def test_an_interrupt_ends_the_call_and_its_requests(server, build):
         handler.server.ended.wait(0.5)
         handler.answer(b"", 500, {})
 
-    server.behaviors["first"] = [interrupt, respond(scores_body(SCORES))]
+    server.behaviors["first"] = [interrupt, remote.respond(remote.scores_body(remote.SCORES))]
     with pytest.raises(KeyboardInterrupt):
-        harm_of(build(timeout=20, max_concurrency=1), "first", "second")
+        remote.harm_of(build(timeout=20, max_concurrency=1), "first", "second")
     assert time.monotonic() - sent[0] < 0.4
     time.sleep(0.7)
     assert server.texts == ["first"]
@@ -122,13 +120,13 @@ def test_an_interrupt_ends_the_call_and_its_requests(server, build):
 
 def test_a_refused_text_has_no_verdict_and_no_retry(server, build):
     for status in (302, 400, 413, 422):
-        server.behaviors[str(status)] = [fail(status)]
-    assert_harm(harm_of(build(), "302", "400", "413", "422", "good"), NAN, NAN, NAN, NAN, 0.5)
+        server.behaviors[str(status)] = [remote.fail(status)]
+    remote.assert_harm(remote.harm_of(build(), "302", "400", "413", "422", "good"), NAN, NAN, NAN, NAN, 0.5)
     assert sorted(server.texts) == ["302", "400", "413", "422", "good"]
 
 
 def test_a_text_that_cannot_be_encoded_has_no_verdict(server, build):
-    assert_harm(harm_of(build(), "good", "\ud800"), 0.5, NAN)
+    remote.assert_harm(remote.harm_of(build(), "good", "\ud800"), 0.5, NAN)
     assert server.texts == ["good"]
 
 
@@ -149,31 +147,34 @@ MALFORMED = [
     '{"results": [{"category_scores": null}]}',
     '{"results": [{"category_scores": [0.1]}]}',
     '{"results": [{"category_scores": {}}]}',
-    *(scores_body({"hate": score, "violence": 0.1}) for score in (NAN, math.inf, 7.0, -0.1, 10**400, "0.1", None, True, [0.1])),
-    scores_body({"hate": 0.1, "violence": NAN}),
+    *(
+        remote.scores_body({"hate": score, "violence": 0.1})
+        for score in (NAN, math.inf, 7.0, -0.1, 10**400, "0.1", None, True, [0.1])
+    ),
+    remote.scores_body({"hate": 0.1, "violence": NAN}),
 ]
 
 
 def test_a_malformed_answer_is_no_verdict_and_not_retried(server, build):
     texts = [f"text {i}" for i in range(len(MALFORMED))]
     for text, body in zip(texts, MALFORMED, strict=True):
-        server.behaviors[text] = [respond(body)]
-    assert_harm(harm_of(build(), *texts, "good"), *[NAN] * len(texts), 0.5)
+        server.behaviors[text] = [remote.respond(body)]
+    remote.assert_harm(remote.harm_of(build(), *texts, "good"), *[NAN] * len(texts), 0.5)
     assert sorted(server.texts) == sorted([*texts, "good"])
 
 
 def test_a_missing_category_is_no_verdict(server, build):
-    server.behaviors["old"] = [respond(scores_body({"violence": 0.0}))]
-    assert_harm(harm_of(build(categories=["hate", "violence"]), "old", "good"), NAN, 0.5)
+    server.behaviors["old"] = [remote.respond(remote.scores_body({"violence": 0.0}))]
+    remote.assert_harm(remote.harm_of(build(categories=["hate", "violence"]), "old", "good"), NAN, 0.5)
 
 
 def test_scores_of_other_categories_do_not_matter(server, build):
-    server.behaviors["odd"] = [respond(scores_body({"violence": 0.25, "new": None}))]
-    assert_harm(harm_of(build(categories=["violence"]), "odd"), 0.25)
+    server.behaviors["odd"] = [remote.respond(remote.scores_body({"violence": 0.25, "new": None}))]
+    remote.assert_harm(remote.harm_of(build(categories=["violence"]), "odd"), 0.25)
 
 
 def test_a_missing_verdict_is_none_after_judge_each_or_none(server, build):
-    server.behaviors["bad"] = [fail(500)]
+    server.behaviors["bad"] = [remote.fail(500)]
     verdicts = judge_each_or_none(build(), [[{"role": "user", "content": "Hello?"}]] * 2, ["bad", "good"])
     assert verdicts.harm == [None, 0.5]
     assert verdicts.n_calls == 1
@@ -183,11 +184,11 @@ def test_a_missing_verdict_is_none_after_judge_each_or_none(server, build):
 def test_a_refused_key_or_model_raises_at_once(server, build, status):
     texts = [f"text {i}" for i in range(40)]
     for text in texts:
-        server.behaviors[text] = [echo_the_key(status)]
+        server.behaviors[text] = [remote.echo_the_key(status)]
     with pytest.raises(RuntimeError) as caught:
-        harm_of(build(model="guard-1", max_concurrency=2), *texts)
+        remote.harm_of(build(model="guard-1", max_concurrency=2), *texts)
     for part in ("guard-1", server.base_url, f"status {status}", "OPENAI_API_KEY"):
         assert part in str(caught.value)
     assert len(server.texts) < len(texts)
     assert len(set(server.texts)) == len(server.texts)
-    assert not shows_the_key(caught.value)
+    assert not remote.shows_the_key(caught.value)
