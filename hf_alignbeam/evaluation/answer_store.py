@@ -1,6 +1,6 @@
-"""What was paid for already, batch by batch on the disk, by any number of processes, so that a killed run goes on.
+"""Finished batches on the disk, written by any number of processes, so that a killed run resumes.
 
-Knows lines, files and keys. Knows no system and no score.
+Knows records, files and keys. Knows no system and no score.
 """
 
 import hashlib
@@ -20,13 +20,13 @@ from hf_alignbeam.utils.jsonl_log import JsonlLog, read_records
 Record = Mapping[str, Any]
 
 
-def digest(told: Any) -> str:
-    """A key of what a batch is made of, as JSON can hold it."""
-    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
+def digest(contents: Any) -> str:
+    """The key of a batch: a hash of everything that its answers depend on, in a form that JSON can hold."""
+    return hashlib.sha256(json.dumps(contents, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def files_of(name: str) -> list[tuple[str, int, int]]:
-    """What tells a folder's model from another one in its place: its files' names, sizes and times, an adapter's base's too."""
+    """The names, sizes and times of a folder's files, and of an adapter's base: they change when another model takes its place."""
     folder = Path(name)
     if not folder.is_dir():
         return []
@@ -38,33 +38,36 @@ def files_of(name: str) -> list[tuple[str, int, int]]:
 
 @lru_cache
 def commit_of(name: str, revision: str | None) -> str | None:
-    """The commit that a Hub id stands for now, as far as its configuration tells; None for a folder or an address."""
+    """The commit that a Hub id resolves to now, read from its configuration; None for a folder or a URL."""
     if Path(name).is_dir() or name.startswith(("http://", "https://")):
         return None
     try:
         return getattr(AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False), "_commit_hash", None)
-    except (OSError, ValueError):  # no model of its own, or none that can be reached: loading it will tell
+    except (OSError, ValueError):  # loading the model will raise an error that names the problem
         return None
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one batch gave: a record each, and what all of them cost."""
+    """The results of one batch: a record for each answer, and the cost of all of them."""
 
     records: list[Record]
     cost: Record
 
 
 class Store:
-    """Batches by their keys, kept in memory and in `<name>-<process>.jsonl` files of a folder that all processes share.
+    """Batches by key, kept in memory and in the files `<name>-<process>.jsonl` of a folder that all processes share.
 
-    The lines of a batch are written at once, the last one saying that they are all there; of a batch that was being written when
-    the process died nothing counts.
+    The lines of a batch are written together, and the last one says that the batch is complete. A batch that was being written
+    when its process died does not count.
 
     Args:
-        folder: Where the files lie or are begun; it is made if need be.
-        name: What they are called.
-        state: Which of how many processes this one is.
+        folder: The folder of the files; it is made if it does not exist.
+        name: The first part of the files' names.
+        state: The number of this process, and of all processes.
+
+    Raises:
+        ValueError: Another run writes to the same files.
     """
 
     def __init__(self, folder: Path, name: str, state: PartialState):
@@ -81,7 +84,7 @@ class Store:
         self._log = JsonlLog(own)
         state.wait_for_everyone()
         self._batches = self._read()
-        state.wait_for_everyone()  # nobody writes before everybody has read: all have to see the same batches as done
+        state.wait_for_everyone()  # no process writes before all have read: they must agree on which batches are done
 
     def __contains__(self, key: str) -> bool:
         return key in self._batches
@@ -90,29 +93,29 @@ class Store:
         return self._batches[key]
 
     def add(self, key: str, records: Sequence[Record], cost: Record) -> None:
-        """Keep a batch."""
+        """Store a batch."""
         self._batches[key] = Batch(list(records), cost)
         lines = [{"batch": key, **record} for record in records] + [{"batch": key, "done": len(records), "cost": cost}]
         self._log.append(*lines)
 
     def gather(self) -> None:
-        """Wait for all processes, and take in what they have written."""
+        """Wait for all processes, and read what they have written."""
         self._state.wait_for_everyone()
         self._batches = self._read()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file and release its lock."""
         self._log.close()
         self._lock.release()
 
     def _read(self) -> dict[str, Batch]:
         batches: dict[str, Batch] = {}
         for path in sorted(self._folder.glob(f"{self._name}-[0-9]*.jsonl")):
-            begun: dict[str, list[Record]] = {}
+            pending: dict[str, list[Record]] = {}
             for record in read_records(path):
                 key = record.pop("batch")
                 if "done" not in record:
-                    begun.setdefault(key, []).append(record)
-                elif len(found := begun.pop(key, [])) >= record["done"]:
-                    batches[key] = Batch(found[len(found) - record["done"] :], record["cost"])
+                    pending.setdefault(key, []).append(record)
+                elif len(records := pending.pop(key, [])) >= record["done"]:
+                    batches[key] = Batch(records[len(records) - record["done"] :], record["cost"])
         return batches

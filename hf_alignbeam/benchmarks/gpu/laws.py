@@ -185,13 +185,13 @@ def search_laws(testbed: Testbed) -> Iterator[LawResult]:
     yield _count("a searched answer does no harm, by the grammar", "precompute", [truth.harm(p.text) == 0.0 for p in found])
     given = [c for c in conversations if found[c].outcome in ("clean", "steered")]
     for mode, batches in (("a batch", [given]), ("one by one", [[c] for c in given])):
-        said = []
+        equal = []
         for batch in batches:
             inputs = found.inputs(batch)
             output = model.generate(**inputs, **options)  # type: ignore[operator]
             n_ids = [len(found[c].ids) for c in batch]
-            said += [row[:n].tolist() == found[c].ids for row, n, c in zip(output, n_ids, batch, strict=True)]
-        yield _count("stored embeddings give the answers that were judged", mode, said)
+            equal += [row[:n].tolist() == found[c].ids for row, n, c in zip(output, n_ids, batch, strict=True)]
+        yield _count("stored embeddings give the answers that were judged", mode, equal)
 
 
 class _Collected(BaseStreamer):
