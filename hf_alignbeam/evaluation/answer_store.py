@@ -26,7 +26,7 @@ def digest(contents: Any) -> str:
 
 
 def files_of(name: str) -> list[tuple[str, int, int]]:
-    """The names, sizes and times of a folder's files, and of an adapter's base: they change when another model takes its place."""
+    """The names, sizes and times of a folder's files, and of an adapter's base: another model in its place has others."""
     folder = Path(name)
     if not folder.is_dir():
         return []
