@@ -26,7 +26,8 @@ class Cover:
         table: The target tokens of every anchor token; None inside the text, where only completions of the pending bytes
             count.
         ids: (M,) the completions: anchor tokens that begin with the pending bytes; empty with a table.
-        next_tokens: (M,) the target's next token for each; -1 where the target's tokens so far are not canonical.
+        next_tokens: (M,) the target's next token for each; -1 where the target's tokens so far are not canonical, that is
+            not those into which its tokenizer itself would split the text.
     """
 
     path: Path

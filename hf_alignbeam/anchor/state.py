@@ -1,7 +1,7 @@
-"""One row of an answer: its text, the anchor's tokens for it, and the points that the anchor was fed to.
+"""One row of an answer: its text, the anchor's tokens for it, and the positions up to which the anchor has read.
 
-Knows log-probabilities and cache slots. Knows no model and no second vocabulary. The records are frozen: every change gives
-a new one.
+Knows log-probabilities, cache slots and the target's last ids. Knows no model and no bytes of a target token. The records are
+frozen: every change gives a new one.
 """
 
 import math
@@ -28,7 +28,7 @@ N_WORD_TOKENS = 24
 
 @dataclass(frozen=True)
 class Node:
-    """A point that the anchor was fed to.
+    """A position up to which the anchor has read.
 
     Attributes:
         logp: (A,) the anchor's next-token log-probabilities there.
@@ -55,7 +55,7 @@ class RowState:
     Attributes:
         text: The bytes of the answer, as the anchor would write them.
         path: The anchor's tokens for the text.
-        nodes: By path, every point fed; `()` is the last committed token.
+        nodes: By path, every position read; `()` is the last committed token.
         committed_slots: The cache slots of the answer's committed tokens.
         target_only_prefix: Bytes that the target still writes before the first byte of the answer.
         leading_whitespace: The white space at the start of `text` that belongs to no target token.
@@ -68,7 +68,7 @@ class RowState:
     committed_slots: tuple[int, ...]
     target_only_prefix: bytes
     leading_whitespace: bytes
-    written: Path = ()
+    written: tuple[int, ...] = ()
 
     def slots(self, path: Path) -> list[int]:
         """Return the cache slots of the answer's tokens up to the end of a path, in order."""
@@ -80,7 +80,7 @@ class RowState:
         return {*self.committed_slots, *(node.slot for node in self.nodes.values() if node.slot is not None)}
 
     def with_points(self, points: Iterable[tuple[Path, Tensor, int]], min_logp: float = MIN_TOKEN_LOGP) -> "RowState":
-        """Add points that the anchor was fed to.
+        """Add positions up to which the anchor has read.
 
         Args:
             points: The path, the next-token log-probabilities (A,) and the cache slot of each; a path's parent comes first.

@@ -81,7 +81,7 @@ class _Sheet:
     Args:
         axes: The axes to draw on, one unit a cell to the right and a line down.
         families: The fonts; a character is drawn in the first font that has it.
-        most: The KL at the end of the scale.
+        max_kl: The KL at the end of the scale.
     """
 
     def __init__(self, axes: "Axes", families: list[str], max_kl: float):

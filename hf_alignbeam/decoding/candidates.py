@@ -1,6 +1,6 @@
 """CandidateGenerator: the candidates of answers that roll back: how they begin, and how they are steered and written.
 
-Knows rows, scores and the anchor. Knows no judge, and not which candidate is chosen (`rollback`).
+Knows rows, scores and the anchor. Knows neither the judge nor which candidate is chosen (`rollback`).
 """
 
 import math
@@ -59,7 +59,7 @@ class CandidateGenerator:
         """Write candidates for some rows, after the first tokens of their answers.
 
         Candidates begin with the most likely tokens of the mixture, and continue as the target's answers do. Of several, the
-        first is steered only as long as its anchor objects, the others for all of `n_steps`, because harm may come later.
+        first is steered as the processor steers (`n_watch`), the others for all of `n_steps`, because harm may come later.
 
         Args:
             batch: The batch in which the answers are written.

@@ -29,7 +29,7 @@ class Fallback:
         self._max_length = max_length
 
     def on_fail_ids(self, answers: Sequence[Answer], committed: Sequence[bytes]) -> list[list[int]]:
-        """The tokens of `on_fail` for each answer; none where it returns nothing, or a text that is too long.
+        """The tokens of the text that `on_fail` returns for each answer; none where it returns no text, or too long a text.
 
         Args:
             answers: The answers.

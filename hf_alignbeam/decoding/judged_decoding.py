@@ -41,25 +41,21 @@ class JudgedDecoding:
         Raises:
             JudgeError: There is no verdict, and the policy says to raise.
         """
-        n_next = self._policy.judge_after
+        n_next = self._policy.next_check(None)
         try:
             if self._policy.escalation == "always":
                 (batch,) = self._batches
                 batch.logits[0] = self._writer.read(batch)
                 self._replace({(batch, 0): list(range(len(batch.answers)))}, n_next)
-                n_next = self._next_check()
+                n_next = self._policy.next_check(self._n_committed)
             while self._batches:
                 self._write(n_next)
                 flagged = self._check()
                 self._replace(self._rollback.cut_back(flagged, self._n_committed), n_next)
-                n_next = self._next_check()
+                n_next = self._policy.next_check(self._n_committed)
         finally:
             for batch in self._batches:
                 batch.end_steering()
-
-    def _next_check(self) -> int | None:
-        """The length at which answers are judged next; None for their ends."""
-        return None if self._policy.judge_every is None else self._n_committed + self._policy.judge_every
 
     def _write(self, n_next: int | None) -> None:
         """Write every active row to a length, or to its end."""

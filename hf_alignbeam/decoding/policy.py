@@ -36,14 +36,23 @@ class Policy:
             raise ValueError(f"`threshold` must be in [0, 1], got {self.threshold}. `alignbeam calibrate` finds one.")
         if not 0.0 <= self.min_start <= 1.0:
             raise ValueError(f"`min_start` must be in [0, 1], got {self.min_start}. Use 0 to allow any first token.")
-        for name in ("judge_after", "judge_every"):
+        for name, otherwise in (("judge_after", "only finished answers"), ("judge_every", "again only at the end")):
             number = getattr(self, name)
             if number is not None and number < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {number}. Use None to judge only finished answers.")
+                raise ValueError(f"`{name}` must be at least 1, got {number}. Use None to judge {otherwise}.")
         allowed = {"choice": ("likeliest", "safest"), "escalation": ("flagged", "always"), "on_judge_error": ("refuse", "raise")}
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"`{name}` must be one of {', '.join(values)}, got {getattr(self, name)!r}.")
+
+    def next_check(self, n_committed: int | None) -> int | None:
+        """The length at which answers are judged next, given how many tokens are committed; None for their ends.
+
+        Before the first check nothing is committed yet, which is None.
+        """
+        if n_committed is None:
+            return self.judge_after
+        return None if self.judge_every is None else n_committed + self.judge_every
 
     def passes(self, harm: float) -> bool:
         """Whether a text with this verdict may be returned; NaN, which stands for no verdict, does not pass."""

@@ -2,7 +2,7 @@
 
 In reading order: the lengths to which an answer may roll back (`rollback_points`), the one to which it does (`cut_back`), its
 candidates from there, the best of them, the fallback if none passes, and the batch in which it continues (`replace`).
-Does not know when answers are judged, or how a row is written.
+Does not decide the regular checks (`policy`), and does not know how a row is written.
 """
 
 import math

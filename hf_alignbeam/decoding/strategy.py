@@ -56,9 +56,10 @@ class AlignBeam:
     """A decoding strategy for `generate(..., custom_generate=strategy)` that returns only text that a judge has passed.
 
     The target writes as in plain `generate`, token for token. A judge reads its answer after `judge_after` tokens, after
-    every `judge_every` more and at its end. If the answer passes, nothing else happens. If it is flagged, it rolls back to
-    the last check that passed, and `num_candidates` continuations steered by the anchor are judged instead: of those that
-    pass, the one that the target itself finds likeliest continues the answer. If none passes, the refusal text ends it.
+    every `judge_every` more and at its end. If the answer passes, nothing else happens. If it is flagged, it is judged again
+    at every `judge_after` tokens since the last check that passed, and rolls back to the last of these points before the
+    first that fails. From there `num_candidates` continuations steered by the anchor are judged: of those that pass, the one
+    that the target itself finds likeliest continues the answer. If none passes, the refusal text ends it.
 
     Args:
         anchor: The safe model; or `"base"`, with the adapted target as `model`.
@@ -67,7 +68,8 @@ class AlignBeam:
         judge: Any callable of conversations and responses that returns `harm` (see `Judge`).
         num_candidates: How many continuations a flagged answer gets.
         threshold: The highest `harm` that passes, in [0, 1].
-        judge_after: After how many tokens an answer is first judged; None to judge only finished answers.
+        judge_after: After how many tokens an answer is first judged, and how far apart the points are to which it may roll
+            back; None to judge only finished answers.
         judge_every: After how many more tokens it is judged again; None for its end.
         choice: `"likeliest"`: the passing candidate with the highest mean log-probability under the target;
             `"safest"`: the one with the least harm.

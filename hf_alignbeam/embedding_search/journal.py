@@ -1,6 +1,7 @@
 """The journal of a search: every answer and every verdict that was paid for, on disk, so that a killed search resumes.
 
-Knows answers and verdicts by their place in the search. Knows neither how a search proceeds nor what a verdict decides.
+A resumed search starts again with the same random streams, and `search_loop` takes from here what was paid for. Knows answers
+and verdicts by their place in the search. Knows neither how a search proceeds nor what a verdict decides.
 """
 
 import hashlib

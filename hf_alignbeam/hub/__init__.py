@@ -1,6 +1,6 @@
 """Hub folders: the entry that each one runs as its `generate`, and how such a folder is written and published.
 
-* `arguments`: The arguments that several entries share, and the call of the model's own `generate`.
+* `shared_arguments`: The arguments that several entries share, and the call of the model's own `generate`.
 * `flatten`: Writes an entry and the modules it needs as a flat folder, as transformers' loader wants it.
 * `model_loading`: Models by Hub id or folder, and what is built from them, cached for the process.
 * `anchor_logits`: The entry of the strategy anchor-logits: `generate` with an `AnchorLogitsProcessor`.

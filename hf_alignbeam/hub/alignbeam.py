@@ -10,9 +10,9 @@ import torch
 from transformers import PreTrainedModel
 
 from hf_alignbeam.decoding.strategy import AlignBeam
-from hf_alignbeam.hub.arguments import JUDGE_ARGUMENTS, call_class_generate, preset_settings, split_settings
 from hf_alignbeam.hub.judge_loading import judge_from_arguments
 from hf_alignbeam.hub.model_loading import cache_key, get_or_build, load_anchor, tokenizer_for
+from hf_alignbeam.hub.shared_arguments import JUDGE_ARGUMENTS, call_class_generate, preset_settings, split_settings
 from hf_alignbeam.presets.published import PAPER
 
 #: Arguments, beside `anchor` and `judge`, that say which models are loaded and how the judge's output is read.

@@ -1,6 +1,6 @@
 """The entry of a protected model: its `generate`, whose anchor, judge and settings are fixed when the model is loaded.
 
-Knows which arguments a call may still give. How `AlignBeam` is built from the settings stands in `alignbeam`.
+Knows which arguments a call may still give. `alignbeam` builds the strategy from the settings.
 """
 
 import copy
@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.hub.alignbeam import MODEL_ARGUMENTS, PER_CALL_SETTINGS, alignbeam, build_strategy
-from hf_alignbeam.hub.arguments import setting_names
 from hf_alignbeam.hub.model_loading import tokenizer_for
+from hf_alignbeam.hub.shared_arguments import setting_names
 
 #: The key of generation_config.json under which a protected model names its anchor, its judge and their settings.
 PROTECTION_KEY = "alignbeam"
@@ -59,7 +59,7 @@ class ProtectedGenerate:
             fixed.add("conversations")  # the judge reads the conversation in the prompt's own ids
         for name in sorted(fixed & set(kwargs)):
             raise ValueError(
-                f"`{name}` is fixed by the protected model and must be left out, got {kwargs[name]!r}. Its value stands under "
+                f"`{name}` is fixed by the protected model and must be left out, got {kwargs[name]!r}. Its value is under "
                 f"{PROTECTION_KEY!r} in generation_config.json."
             )
         kwargs.pop("tokenizer", None)  # pipelines and servers pass one: the model's own is used
@@ -68,7 +68,7 @@ class ProtectedGenerate:
 
 
 def protected_generate(*args: Any, model: PreTrainedModel, **kwargs: Any) -> Any:
-    """`generate` of a model whose generation config names its own anchor and judge; arguments as in `ProtectedGenerate`.
+    """`generate` of a model whose generation config names its own anchor and judge; arguments as in `ProtectedGenerate.__call__`.
 
     Raises:
         ValueError: The generation config names no anchor or no judge, or the call gives an argument that is fixed.

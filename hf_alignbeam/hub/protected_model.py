@@ -29,13 +29,13 @@ HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_do
 
 
 class ProtectedConfig(PreTrainedConfig):
-    """The configuration at the top of a protected repository, which holds only its model type."""
+    """The configuration at the top of a protected repository, which says only what class loads it."""
 
     model_type = "alignbeam_protected"
 
 
 class ProtectedModelForCausalLM(PreTrainedModel):
-    """Loads the target of a protected repository and replaces its `generate` by the guarded one."""
+    """Loads the target of a protected repository and replaces its `generate` with the guarded one."""
 
     config_class = ProtectedConfig
 
@@ -54,7 +54,8 @@ class ProtectedModelForCausalLM(PreTrainedModel):
             )
         if kwargs.get("subfolder"):
             raise ValueError(
-                f"`subfolder` must be left out for a protected model, which is its whole repository, got {kwargs['subfolder']!r}."
+                "`subfolder` must be left out for a protected model, which takes up its whole repository, got "
+                f"{kwargs['subfolder']!r}."
             )
         replaced = ("config", "adapter_kwargs", "_from_auto", "subfolder")
         kwargs = {name: value for name, value in kwargs.items() if name not in replaced}

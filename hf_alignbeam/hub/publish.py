@@ -38,7 +38,7 @@ PROTECTED_MODEL = "hf_alignbeam.hub.protected_model"
 #: Files of the target that a protected repository holds at its top too, where tokenizers are looked for.
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "chat_template*", "added_tokens.json", "vocab*", "merges.txt")
 CARD_FILE, CODE_FOLDER = "README.md", "custom_generate"
-#: Files of the target that a protected repository does not hold: its card and its history describe the unguarded model.
+#: Files of the target that a protected repository does not hold: its card, its history, and a `generate` of its own.
 NOT_COPIED = (CARD_FILE, ".git*", f"{CODE_FOLDER}*")
 #: The file by which an adapter's repository is recognized.
 ADAPTER_CONFIG = "adapter_config.json"

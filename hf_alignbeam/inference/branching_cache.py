@@ -219,8 +219,8 @@ def _logp(logits: Tensor) -> Tensor:
     logp = logits.float().log_softmax(-1)
     if torch.isnan(logp[..., 0]).any():  # one NaN or positive infinity makes the whole row NaN
         raise ValueError(
-            "The anchor's logits must be numbers, got NaN or infinity. Check the anchor's weights and dtype (float16 "
-            "overflows in some models: load it in bfloat16 or float32)."
+            "The logits of an anchor or a judge must be numbers, got NaN or infinity. Check the model's weights and dtype "
+            "(float16 overflows in some models: load it in bfloat16 or float32)."
         )
     return logp
 

@@ -21,7 +21,7 @@ Scope = Callable[[], AbstractContextManager[Any]]
 #: The kinds of layers whose cached tokens can be masked one by one, and the setting that holds the window of each.
 WINDOW_SETTINGS = {"full_attention": None, "sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
 
-#: How many leaves of a row one forward should take: each costs one token in a cache, and a whole text recomputed.
+#: How many leaves of a row one forward should take: a leaf costs one token with a cache, and a whole text without.
 N_LEAVES_CACHED, N_LEAVES_RECOMPUTED = 24, 4
 
 

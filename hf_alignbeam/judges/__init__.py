@@ -6,4 +6,6 @@
 * `llm_judge`: A causal language model as judge.
 * `moderation_api`: A moderation endpoint as judge, through OpenAI's client library.
 * `plausibility`: Accepts answers that a safe model finds probable.
+
+To add a judge, write a module like `classifier_judge`; `hub.judge_loading` loads judges by name.
 """

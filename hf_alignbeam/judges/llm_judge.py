@@ -34,8 +34,8 @@ YES_NO_RUBRIC = (
 class LLMJudge:
     """A causal language model as judge: `harm` is the harmful verdict's share of both verdicts' probability.
 
-    It takes one forward pass; no text is generated or parsed. Of a response that has grown since the last call, only the new
-    tokens are read.
+    It takes a few forward passes at most; no text is generated or parsed. Of a response that has grown since the last call,
+    only the new tokens are read.
 
     Args:
         model: Any causal model, in evaluation mode.
@@ -46,11 +46,11 @@ class LLMJudge:
         verdicts: The words for a harmless and a harmful response. Default: `("no", "yes")` for `"yes_no"`, otherwise
             `("safe", "unsafe")`. A token counts for a word if, without white space, it is a prefix of that word and not of
             the other.
-        batch_size: Responses per forward pass.
+        batch_size: Responses per batch.
         rubric: The question of `"yes_no"`, in which `{conversation}` stands for the conversation; yes means harm.
 
     Raises:
-        ValueError: An argument is out of its range, or no token can begin one of the verdicts alone.
+        ValueError: An argument is out of its range, or no single token identifies one of the verdicts.
 
     Example:
         >>> judge = LLMJudge(model, tokenizer)

@@ -1,4 +1,4 @@
-"""One call of `generate` as a logits processor sees it: which row continues which, and which rows are steered.
+"""One run of steering, a call of `generate` or the candidates of one rollback: which row continues which, and which are steered.
 
 Knows token ids, rows and the rules by which steering ends. Knows no text, no anchor distribution and no mixing rule.
 """
@@ -37,7 +37,7 @@ class SteeringSchedule:
     def steers(self, was_active: bool, overruled: bool, i: int, n_written: int) -> bool:
         """Whether a row is steered after its token `i`: its answer has not ended, and the anchor was needed.
 
-        Where `generate` was given other EOS ids, an answer may continue after one of ours; steering then continues too.
+        Where `generate` was given other EOS ids, an answer may continue after one of ours; steering resumes with the next token.
         """
         if i in self.eos_ids or (self._is_watched(n_written) and not overruled):
             return False
@@ -59,7 +59,8 @@ class CallState:
     Attributes:
         input_ids: (rows, length) prompts and answers so far.
         active: By row, whether it is steered here.
-        overruled: By row, whether it contains a token that the target alone would hardly have written.
+        overruled: By row, whether it contains a token that the target alone would hardly have written; or whether it is a
+            candidate that is steered for all of `n_steps`.
         is_over: Whether steering has ended for all rows and for good.
         target_logp: By steered row, the target's own log-probabilities (V,).
     """
@@ -92,7 +93,7 @@ class CallState:
 
 
 class GenerateCall:
-    """One call of `generate`.
+    """One call of `generate`, or the candidates of one rollback within it.
 
     Args:
         schedule: When its rows are steered.

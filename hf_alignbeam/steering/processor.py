@@ -38,14 +38,15 @@ class AnchorLogitsProcessor(LogitsProcessor):
         tokenizer: The target's tokenizer.
         alpha: The anchor's share, in [0, 1]; 0 leaves the target unchanged. The last two rules of `mixing` have other ranges.
         n_steps: How many tokens of each answer are steered at most; None for all of them.
-        n_watch: After this many tokens, steering ends for an answer in which the anchor has not overruled the target, that is
-            where the target alone finds each token likely enough (`OVERRULED`). None steers every answer for `n_steps`.
+        n_watch: After this many tokens, steering ends for an answer in which the anchor has not overruled the target: the
+            target alone gave each token at least 1 %. None steers every answer for `n_steps`.
         conversations: The conversations of each call, one a prompt: a list of `{"role", "content"}` messages or a plain
             string. Where the last message is the assistant's, the answer continues it. By default, conversations are
             recovered from the prompt's ids by the target's chat template. `with_conversations` replaces them.
         mixing: `"log_linear"`, `"linear"` (over the union of both supports), `"paper"` (arXiv 2606.12342, to be used with
             `translation="drop"`), `"safe_decoding"` (arXiv 2402.08983; alpha at least 0) or `"contrastive"` (arXiv 2309.09117;
-            alpha at least 1). `PROCESSOR` holds the published settings of the last three.
+            alpha at least 1). `hf_alignbeam.presets.PROCESSOR` holds the published settings of
+            the last three.
         translation: The rule of `VocabularyTranslator`; or the `translator` of another processor for the same models, to save
             building one (a second or two for large vocabularies).
         n_lookahead: How many extra forwards of the anchor a step may cost where the anchor's tokens are shorter than the

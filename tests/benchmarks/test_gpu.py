@@ -39,8 +39,8 @@ def test_a_law_that_is_broken_is_seen(monkeypatch):
     testbed = laws.load_testbed(torch.device("cpu"), torch.float32)
     monkeypatch.setattr(laws, "STRATEGY_MODES", {"greedy": {}})
     results = {result.law: result for result in laws.strategy_laws(testbed)}
-    assert results["a judge that passes nothing refuses everything"].n_held == 0
-    assert results["a judge that passes everything is plain generate"].holds
+    assert results["with a judge that passes nothing, every answer is the refusal"].n_held == 0
+    assert results["with a judge that passes everything, the output is plain generate's"].holds
 
 
 @pytest.mark.parametrize("n_held", [2, 3])

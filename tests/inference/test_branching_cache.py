@@ -72,7 +72,7 @@ def test_selected_rows_keep_their_context(tiny_qwen):
 def test_nan_logits_are_an_error(tiny_qwen):
     broken = copy.deepcopy(tiny_qwen)
     broken.model.norm.weight.data.fill_(float("nan"))
-    with pytest.raises(ValueError, match="The anchor's logits must be numbers, got NaN"):
+    with pytest.raises(ValueError, match="The logits of an anchor or a judge must be numbers, got NaN"):
         BranchingCache(engine(broken), PROMPTS)
 
 

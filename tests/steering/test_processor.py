@@ -284,9 +284,9 @@ def test_nan_from_the_anchor_is_an_error(anchor, specialist):
     broken = copy.deepcopy(anchor[0])
     processor = AnchorLogitsProcessor(broken, anchor[1], specialist[1])
     broken.model.norm.weight.data.fill_(float("nan"))
-    with pytest.raises(ValueError, match="The anchor's logits must be numbers, got NaN"):
+    with pytest.raises(ValueError, match="The logits of an anchor or a judge must be numbers, got NaN"):
         tokens(*specialist, chats_of("harmful", 1), processor)
-    with pytest.raises(ValueError, match="The anchor's logits must be numbers, got NaN"):
+    with pytest.raises(ValueError, match="The logits of an anchor or a judge must be numbers, got NaN"):
         AnchorLogitsProcessor(broken, anchor[1], specialist[1])
 
 

@@ -25,7 +25,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def gpu(
-    tokenizer: Annotated[str | None, typer.Option(help="The target's, a folder or a Hub id. Default: no costs.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="The target's, a folder or a Hub id; left out: no costs.")] = None,
     anchor_tokenizer: Annotated[str | None, typer.Option(help="The anchor's and the judge's tokenizer.")] = None,
     device: Annotated[str, typer.Option(help="As torch names it.")] = "cuda",
     dtype: Annotated[str, typer.Option(help="Of all weights, as torch names it.")] = "bfloat16",
@@ -35,14 +35,14 @@ def gpu(
     with report_user_errors():
         if (tokenizer is None) != (anchor_tokenizer is None):
             raise ValueError("--tokenizer and --anchor-tokenizer must come together, got one of them.")
-        place, kind = torch.device(device), as_dtype(dtype)
+        place, weights_dtype = torch.device(device), as_dtype(dtype)
         if place.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"--device {device} needs CUDA, which this torch does not have. Use --device cpu.")
         began = time.perf_counter()
         console, lines = Console(width=200), [f"{device_name(place)}, {dtype}; {_versions()}"]
         tell(console, lines[0])
         results = []
-        for result in check_laws(place, kind):
+        for result in check_laws(place, weights_dtype):
             results.append(result)
             if not result.holds:
                 tell(console, f"does not hold in all cases: {_law_row(result)}")

@@ -51,7 +51,15 @@ N_CONTEXT = 128
 
 @dataclass(frozen=True)
 class StepCost:
-    """One decoding step of a steered batch, in milliseconds."""
+    """One decoding step of a steered batch.
+
+    Attributes:
+        n_rows: Rows of the batch.
+        target_ms, anchor_ms: Milliseconds in each model's forwards.
+        own_ms: Milliseconds in the processor outside the anchor's forwards.
+        n_anchor_forwards: Forwards of the anchor.
+        n_anchor_tokens: Tokens fed to the anchor, padding included.
+    """
 
     n_rows: int
     target_ms: float
@@ -72,7 +80,7 @@ class AnswerCost:
 
     Attributes:
         system: What decodes.
-        prompts: Whether the judge flags the answers.
+        prompts: `-` without a judge, else what the judge does: `unflagged`, `flagged` (once) or `nothing passes`.
         n_rows: Answers in the batch.
         seconds: The median of its runs.
         n_tokens: Tokens of all answers.
@@ -103,7 +111,7 @@ def build_models(
 
 
 def step_costs(pair: ModelPair, batch_sizes: tuple[int, ...]) -> Iterator[StepCost]:
-    """What a step costs that is always steered, for words that the translator has not met."""
+    """The cost of a step where every step is steered, on text that is new to the translator."""
     guard = AnchorLogitsProcessor(pair.anchor, pair.anchor_tokenizer, pair.tokenizer, n_steps=None, n_watch=None)
     for n_rows in batch_sizes:
         conversations, answers = forced_answers(pair, n_rows, N_CONTEXT)

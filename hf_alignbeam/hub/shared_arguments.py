@@ -1,4 +1,4 @@
-"""The arguments that several Hub entries share: which are settings, which go on to `generate`, and the call of it.
+"""The arguments that several Hub entries share: which are settings, which are passed on to `generate`, and the call to it.
 
 Knows the arguments of `generate` and of the code that loads a Hub folder. Knows no strategy.
 """
