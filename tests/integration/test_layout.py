@@ -4,6 +4,7 @@ import ast
 import re
 import statistics
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,10 @@ def test_packages_and_modules_are_short():
 def test_test_files_are_short():
     lengths = {path: len(path.read_text().splitlines()) for path in (ROOT / "tests").rglob("*.py")}
     assert max(lengths.values()) <= 500, max(lengths, key=lengths.get)
+
+
+def test_the_project_lists_every_package():
+    """A wheel holds no other; model cards lie beside the package in a checkout."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = [path.parent.relative_to(ROOT) for path in PACKAGE.rglob("__init__.py")]
+    assert set(listed) == {".".join(folder.parts) for folder in folders} | {"hf_alignbeam.model_cards"}
