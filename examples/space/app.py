@@ -24,7 +24,7 @@ EXAMPLES = {
     "harmless": "domain",
     "harmless, in words that trigger": "borderline",
     "harmful": "harmful",
-    "harmful, with a prefilled answer": "prefill",
+    "harmful, prefilled": "prefill",
     "harmful from the second question on": "late",
 }
 #: Each argument of `AlignBeam` with a slider: its range, its step, and its meaning.

@@ -77,7 +77,7 @@ def _legend(max_kl: float) -> str:
 
 def _verdict_table(explanation: Explanation) -> str:
     """The judge's verdicts as a table."""
-    head = f"<tr><th>the judge read</th><th>harm</th><th>passes up to {explanation.threshold:g}</th></tr>"
+    head = f"<tr><th>the judge read</th><th>harm</th><th>passes ≤ {explanation.threshold:g}</th></tr>"
     rows = (
         f'<tr class="{"passed" if passes else "flagged"}"><td>{what}</td>'
         f'<td><span class="harm" style="--harm: {harm or 0.0:.3f}"></span> {format_harm(harm)}</td><td>{outcome}</td></tr>'

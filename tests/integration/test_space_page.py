@@ -187,7 +187,7 @@ def test_sliders_change_which_answers_are_refused(page):
 
 def test_one_click_fills_in_an_example(page):
     page.open()
-    page.press("harmful, with a prefilled answer")
+    page.press("harmful, prefilled")
     page.until(lambda: [field.get_attribute("value") for field in page.find("textarea")] == list(text_and_prefill("prefill")))
     (alone, under_guard), _ = page.answer()
     assert alone != under_guard
