@@ -121,7 +121,7 @@ def step_costs(pair: ModelPair, batch_sizes: tuple[int, ...]) -> Iterator[StepCo
         )
 
 
-def answer_costs(pair: ModelPair, judge: PreTrainedModel, batch_sizes: tuple[int, ...], n_runs: int = 2) -> Iterator[AnswerCost]:
+def answer_costs(pair: ModelPair, judge: PreTrainedModel, batch_sizes: tuple[int, ...], n_runs: int = 1) -> Iterator[AnswerCost]:
     """What an answer costs: plain, unflagged, flagged once, and refused. Each system is run once unmeasured."""
     ours = AlignBeam(pair.anchor, pair.anchor_tokenizer, pair.tokenizer, lambda c, r: torch.zeros(len(r)))
     models = {"target": pair.target, "anchor": pair.anchor, "judge": judge}
