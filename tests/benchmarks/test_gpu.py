@@ -43,6 +43,21 @@ def test_a_law_that_is_broken_is_seen(monkeypatch):
     assert results["with a judge that passes everything, the output is plain generate's"].holds
 
 
+def test_an_error_in_some_laws_is_a_failure_and_leaves_the_others_their_run(monkeypatch):
+    def strategy_laws(testbed):
+        raise RuntimeError("two devices")
+
+    held = LawResult("law", "mode", 1, 1)
+    monkeypatch.setattr(laws, "load_testbed", lambda device, dtype: None)
+    monkeypatch.setattr(laws, "processor_laws", lambda testbed: iter([held]))
+    monkeypatch.setattr(laws, "strategy_laws", strategy_laws)
+    monkeypatch.setattr(laws, "search_laws", lambda testbed: iter([held]))
+    first, failed, last = laws.check_laws(torch.device("cpu"), torch.float32)
+    assert (first, last) == (held, held)
+    assert not failed.holds
+    assert failed.law.startswith("strategy_laws ended with RuntimeError: two devices (test_gpu.py:")
+
+
 @pytest.mark.parametrize("n_held", [2, 3])
 def test_the_exit_status_says_whether_every_law_holds(n_held, monkeypatch, tmp_path):
     monkeypatch.setattr(script, "check_laws", lambda device, dtype: [LawResult("law", "greedy", n_held, 3, 0.25)])
