@@ -4,7 +4,8 @@ Takes less than seven minutes and downloads nothing. It ends with status 1 where
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ import transformers
 import typer
 from rich.console import Console
 
-from hf_alignbeam.benchmarks.gpu.costs import AnswerCost, Shapes, answer_costs, build_models, choose_shapes, step_costs
+from hf_alignbeam.benchmarks.gpu.costs import AnswerCost, answer_costs, build_models, choose_shapes, step_costs
 from hf_alignbeam.benchmarks.gpu.laws import LawResult, check_laws
 from hf_alignbeam.benchmarks.realistic_models import as_dtype, device_name
 from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
@@ -46,16 +47,12 @@ def gpu(
             results.append(result)
             if not result.holds:
                 tell(console, f"does not hold in all cases: {_law_row(result)}")
-        tables = [_laws_table(results)]
-        if tokenizer is not None and anchor_tokenizer is not None:
-            tables += _costs(tokenizer, anchor_tokenizer, choose_shapes(place), device, dtype)
-        for table in tables:
-            lines += ["", *table]
-            tell(console, "", *table)
-        lines += ["", f"{time.perf_counter() - began:.0f} seconds in all."]
-        tell(console, *lines[-2:])
-        if to is not None:
-            to.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        report = chain(["", *_laws_table(results)], _costs(tokenizer, anchor_tokenizer, place, dtype))
+        for line in chain(report, _time_in_all(began)):
+            lines.append(line)
+            tell(console, line)
+            if to is not None:
+                to.write_text("\n".join(lines) + "\n", encoding="utf-8")
     if not all(result.holds for result in results):
         raise typer.Exit(1)
 
@@ -73,23 +70,31 @@ def _law_row(result: LawResult) -> str:
     return table_row([result.law, result.mode, f"{result.n_held} of {result.n_cases}", distance])
 
 
-def _costs(tokenizer: str, anchor_tokenizer: str, shapes: Shapes, device: str, dtype: str) -> list[list[str]]:
-    pair, judge = build_models(tokenizer, anchor_tokenizer, shapes, device, dtype)
-    steps = table_head(
+def _costs(tokenizer: str | None, anchor_tokenizer: str | None, device: torch.device, dtype: str) -> Iterator[str]:
+    """The lines of both tables, each as soon as it is measured, so that a run cut short leaves what it has."""
+    if tokenizer is None or anchor_tokenizer is None:
+        return
+    shapes = choose_shapes(device)
+    pair, judge = build_models(tokenizer, anchor_tokenizer, shapes, str(device), dtype)
+    yield from ["", f"Target, anchor and judge of {shapes.name} random weights; every step of the first table is steered.", ""]
+    yield from table_head(
         ["batch", "target, ms", "anchor, ms", "own, ms", "times target + anchor", "anchor forwards a step", "tokens fed a step"]
     )
     for step in step_costs(pair, BATCH_SIZES):
         times = [f"{step.target_ms:.1f}", f"{step.anchor_ms:.1f}", f"{step.own_ms:.1f}", f"{step.times_models:.2f}"]
-        steps.append(table_row([str(step.n_rows), *times, f"{step.n_anchor_forwards:.1f}", f"{step.n_anchor_tokens:.1f}"]))
-    answers = table_head(["batch", "answers", "system", "seconds", "times plain", "tokens a second", "peak memory, GiB"])
+        yield table_row([str(step.n_rows), *times, f"{step.n_anchor_forwards:.1f}", f"{step.n_anchor_tokens:.1f}"])
+    yield ""
+    yield from table_head(["batch", "answers", "system", "seconds", "times plain", "tokens a second", "peak memory, GiB"])
     plain: AnswerCost | None = None
     for cost in answer_costs(pair, judge, BATCH_SIZES):
         plain = cost if cost.prompts == "-" else plain
         ratio = "-" if plain is None else f"{cost.seconds / plain.seconds:.2f}"
         figures = [f"{cost.seconds:.2f}", ratio, f"{cost.n_tokens / cost.seconds:.0f}", f"{cost.peak_gib:.1f}"]
-        answers.append(table_row([str(cost.n_rows), cost.prompts, cost.system, *figures]))
-    note = f"Target, anchor and judge of {shapes.name} random weights; every step of the first table is steered."
-    return [[note], steps, answers]
+        yield table_row([str(cost.n_rows), cost.prompts, cost.system, *figures])
+
+
+def _time_in_all(began: float) -> Iterator[str]:
+    yield from ["", f"{time.perf_counter() - began:.0f} seconds in all."]
 
 
 if __name__ == "__main__":
