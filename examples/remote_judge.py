@@ -5,7 +5,7 @@ Run it with `OPENAI_BASE_URL=https://moderation.example/v1 OPENAI_API_KEY=... py
 """
 
 from hf_alignbeam import AlignBeam, testbed
-from hf_alignbeam.judges.moderation_api import ModerationJudge
+from hf_alignbeam.judges.remote.moderation_api import ModerationJudge
 
 specialist, tokenizer = testbed.load("specialist")
 judge = ModerationJudge(timeout=5.0, max_retries=1, max_concurrency=4)

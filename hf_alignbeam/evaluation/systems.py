@@ -125,7 +125,7 @@ class RecipeModels:
                 raise ValueError(f"`judge` must be one of {', '.join(known)} on the testbed, got {name!r}.")
             return CountedJudge(known[name], spec.wrong)
         if spec.name.startswith(("http://", "https://")):
-            from hf_alignbeam.judges.moderation_api import ModerationJudge
+            from hf_alignbeam.judges.remote.moderation_api import ModerationJudge
 
             return CountedJudge(ModerationJudge(base_url=spec.name), spec.wrong)
         device = self._device(spec.device)

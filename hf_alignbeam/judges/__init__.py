@@ -1,11 +1,15 @@
 """Judges: callables that say how harmful responses are, and the calls that make their failures harmless.
 
 * `base`: What a judge is, a cache for one, and the checks that judges with a model share.
-* `classifier_judge`: A sequence classifier as judge.
 * `failsafe`: Calls of a judge in which no failure lets a response through unjudged.
+* `reading/`: The texts that a judge reads of one answer: the answer itself, a folded copy, the parts of faked turns.
+* `profile`: What a guard model expects to read, and how it writes its verdict, as a record.
+* `profiles/`: The profiles of published guards, one family a file.
+* `classifier_judge`: A sequence classifier as judge.
 * `llm_judge`: A causal language model as judge.
-* `moderation_api`: A moderation endpoint as judge, through OpenAI's client library.
 * `plausibility`: Accepts answers that a safe model finds probable.
+* `remote/`: Judges behind an HTTP endpoint.
 
-To add a judge, write a module like `classifier_judge`; `hub.judge_loading` loads judges by name.
+To add a published guard, write a file like `profiles/llama_guard`; to add another kind of judge, a module like
+`classifier_judge`. `hub.judge_loading` loads judges by name.
 """

@@ -65,7 +65,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hf_alignbeam import SteeredPrompts
 from hf_alignbeam.hub import model_loading
 from hf_alignbeam.hub.alignbeam import alignbeam
-from hf_alignbeam.judges.moderation_api import ModerationJudge
+from hf_alignbeam.judges.remote.moderation_api import ModerationJudge
 transformers.utils.logging.set_verbosity_debug()
 place = Path(folder)
 (place / "prompts.jsonl").write_text(json.dumps({"prompt": prompt, "harmful": True}) + chr(10))

@@ -133,7 +133,7 @@ def test_neither_log_nor_repr_shows_the_key(server, build, caplog):
     with caplog.at_level(logging.DEBUG):
         assert_harm(harm_of(judge, "good", "bad", "odd", "long"), 0.5, NAN, NAN, NAN)
     assert KEY not in caplog.text
-    warned = [record.getMessage() for record in caplog.records if record.name == "hf_alignbeam.judges.moderation_api"]
+    warned = [record.getMessage() for record in caplog.records if record.name == "hf_alignbeam.judges.remote.moderation_api"]
     reasons = ["malformed answer.", "status 400.", "status 500."]
     assert sorted(warned) == [f"{judge!r} gave no verdict: {reason}" for reason in reasons]
     assert repr(judge) == f"ModerationJudge(model='omni-moderation-latest', base_url='{server.base_url}/')"
@@ -168,7 +168,7 @@ def test_wrong_arguments_are_named(build, options, message):
 
 def test_without_the_library_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
-    monkeypatch.delitem(sys.modules, "hf_alignbeam.judges.moderation_api")
+    monkeypatch.delitem(sys.modules, "hf_alignbeam.judges.remote.moderation_api")
     with pytest.raises(ImportError) as caught:
-        importlib.import_module("hf_alignbeam.judges.moderation_api")
+        importlib.import_module("hf_alignbeam.judges.remote.moderation_api")
     assert 'pip install "hf_alignbeam[openai]"' in str(caught.value)

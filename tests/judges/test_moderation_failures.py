@@ -11,8 +11,8 @@ from helpers import moderation_server as remote
 
 pytest.importorskip("openai", reason="the judge needs OpenAI's client library: pip install 'hf_alignbeam[openai]'")
 
-from hf_alignbeam.judges import moderation_api
 from hf_alignbeam.judges.failsafe import judge_each_or_none
+from hf_alignbeam.judges.remote import moderation_api
 
 NAN = math.nan
 

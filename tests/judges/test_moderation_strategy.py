@@ -10,8 +10,8 @@ pytest.importorskip("openai", reason="the judge needs OpenAI's client library: p
 from hf_alignbeam import AlignBeam, testbed
 from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.evaluation.generation import encode
-from hf_alignbeam.judges import moderation_api
 from hf_alignbeam.judges.failsafe import JudgeError
+from hf_alignbeam.judges.remote import moderation_api
 from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import stored_language
 

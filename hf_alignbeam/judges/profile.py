@@ -1,0 +1,124 @@
+"""GuardProfile: what a guard model expects to read, and how it writes its verdict.
+
+Knows the record, its checks and its form as a mapping. Knows no published guard, no tokenizer and no model.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+#: The places of a `prompt` text: the whole conversation with the response, the last user message, and the response.
+PLACES = ("{conversation}", "{user}", "{response}")
+
+
+@dataclass(frozen=True)
+class GuardProfile:
+    """How a guard model is asked, and how its verdict is read.
+
+    A causal model writes a verdict text; a sequence classifier has a label for each. Everything a judge needs to know about a
+    published guard is here.
+
+    Attributes:
+        name: What `profile=` calls it.
+        verdicts: The harm in [0, 1] of each verdict text, or of each label of a sequence classifier. Letter case is ignored.
+            Labels that are left out count as harmless; verdict texts that are left out are no verdict.
+        model_ids: The Hub ids of its models. `*` stands for any characters, and letter case is ignored.
+        template_marks: Texts that all stand in the chat template of such a model, for copies under another name.
+        prompt: None: the tokenizer's chat template renders the conversation, of which the response is the last message, and
+            asks for the verdict itself. Else a text with `{conversation}`, or `{user}` and `{response}`, or `{response}`.
+        as_message: Whether `prompt` is sent as a user message through the chat template, or is the whole text.
+        system: The system message before such a user message.
+        chat_template: A Jinja chat template to use in place of the tokenizer's.
+        typed_parts: Whether the chat template wants contents as `[{"type": "text", "text": ...}]`.
+        template_options: Further arguments of the chat template.
+        max_messages: How many messages it reads, the last ones; None for all.
+        judges: What it can judge: `"response"`, `"prompt"`, or both.
+        answer_start: What stands before every verdict text, fixed: it is fed to the model. White space before a verdict needs
+            no mention.
+        verdict_after: What stands before the verdict after a text that varies: the model generates up to it. The last one of
+            what it generates counts.
+        max_new_tokens: With `verdict_after`, how many tokens the model may generate before it.
+        threshold: Its own threshold, in (0, 1): the harm that is reported as .5. None: found when the judge is built.
+        license, size, source: Its license, its number of weights, and where all this is documented.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    name: str
+    verdicts: Mapping[str, float]
+    model_ids: tuple[str, ...] = ()
+    template_marks: tuple[str, ...] = ()
+    prompt: str | None = None
+    as_message: bool = True
+    system: str | None = None
+    chat_template: str | None = None
+    typed_parts: bool = False
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+    max_messages: int | None = None
+    judges: tuple[Literal["response", "prompt"], ...] = ("response", "prompt")
+    answer_start: str = ""
+    verdict_after: str | None = None
+    max_new_tokens: int = 0
+    threshold: float | None = 0.5
+    license: str = ""
+    size: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.verdicts or not all(
+            isinstance(text, str) and text.strip() and 0.0 <= harm <= 1.0 for text, harm in self.verdicts.items()
+        ):
+            raise ValueError(f"`verdicts` must give each verdict text a harm in [0, 1], got {dict(self.verdicts)}.")
+        if self.prompt is not None and not any(place in self.prompt for place in ("{conversation}", "{response}")):
+            raise ValueError(f"`prompt` must hold {{conversation}} or {{response}}, got {self.prompt!r}. Add one.")
+        if self.prompt is None and not self.as_message:
+            raise ValueError("`as_message` must be true without a `prompt`, got False. Leave it out.")
+        if (self.verdict_after is None) != (self.max_new_tokens == 0) or self.max_new_tokens < 0:
+            raise ValueError(
+                f"`verdict_after` and `max_new_tokens` must come together, got {self.verdict_after!r} and {self.max_new_tokens}."
+            )
+        if self.threshold is not None and not 0.0 < self.threshold < 1.0:
+            raise ValueError(f"`threshold` must be between 0 and 1, got {self.threshold}. Leave it out for .5.")
+        if self.max_messages is not None and self.max_messages < 1:
+            raise ValueError(f"`max_messages` must be at least 1, got {self.max_messages}. Use None for all.")
+        if not self.judges or not set(self.judges) <= {"response", "prompt"}:
+            raise ValueError(f'`judges` must hold "response", "prompt" or both, got {self.judges!r}.')
+
+    def has_id(self, model_id: str) -> bool:
+        """Whether a Hub id is one of its models."""
+        return any(fnmatchcase(model_id.lower(), pattern.lower()) for pattern in self.model_ids)
+
+    def has_template(self, chat_template: str) -> bool:
+        """Whether a chat template is that of its models."""
+        return bool(self.template_marks) and all(mark in chat_template for mark in self.template_marks)
+
+
+def profile_from_mapping(values: Mapping[str, Any]) -> GuardProfile:
+    """A profile from plain values, as YAML and JSON give them.
+
+    Raises:
+        ValueError: A key is unknown, a value has the wrong type or is out of its range.
+    """
+    known = {each.name for each in fields(GuardProfile)}
+    if unknown := sorted(map(str, set(values) - known)):
+        raise ValueError(
+            f"A profile must have keys of GuardProfile, got {', '.join(unknown)}. Known: {', '.join(sorted(known))}."
+        )
+    if missing := sorted({"name", "verdicts"} - set(values)):
+        raise ValueError(f"A profile must have {' and '.join(missing)}, got {', '.join(map(str, values))}.")
+    tuples = {name: _strings(name, values[name]) for name in ("model_ids", "template_marks", "judges") if name in values}
+    for name in ("verdicts", "template_options"):
+        if not isinstance(values.get(name, {}), Mapping):
+            raise ValueError(f"`{name}` of a profile must be a mapping, got {values[name]!r}.")
+    try:
+        return GuardProfile(**{**values, **tuples})
+    except TypeError as error:
+        raise ValueError(f"A profile must have values of the types of GuardProfile: {error}.") from error
+
+
+def _strings(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not all(isinstance(each, str) for each in value):
+        raise ValueError(f"`{name}` of a profile must be a list of texts, got {value!r}.")
+    return tuple(value)

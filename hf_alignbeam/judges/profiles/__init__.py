@@ -1,0 +1,1 @@
+"""The profiles of published guards, one family a file."""

@@ -1,0 +1,1 @@
+"""The texts that a judge reads of one answer."""
