@@ -1,19 +1,21 @@
 """A text as a person sees it: without invisible characters, and with disguised letters as the letters that they look like.
 
-Knows invisible characters, styled letters, stacked marks and look-alikes, and where ordinary writing has them. Knows no judge.
-Each step looks for its disguise with one regular expression, and does nothing in a text that has none.
+Knows invisible characters and unusual spaces, where ordinary writing has them, and the order of all steps. Knows no judge.
 """
 
 import re
-import unicodedata
 
-from hf_alignbeam.judges.reading.confusables import FOREIGN_LOOKALIKES, LATIN_LOOKALIKES
+from hf_alignbeam.judges.reading.lookalikes import fold_lookalikes
+from hf_alignbeam.judges.reading.styled_letters import fold_flags, fold_marks, fold_styles
 
 _RTL = "\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc"
 _ARABIC = "\u0620-\u06ff\u0750-\u077f"
 _VIRAMAS = "\u094d\u09cd\u0a4d\u0acd\u0b4d\u0bcd\u0c4d\u0ccd\u0d4d\u0dca"
 _BIDI = "\u061c\u200e\u200f\u202a-\u202c\u2066-\u2069"
-_PICTURES = "\u00a9\u00ae\u203c\u2049\u2122\u2139\u2190-\u21ff\u2300-\u27bf\u2900-\u297f\u2b00-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff"
+_PICTURES = (
+    "\u00a9\u00ae\u203c\u2049\u2122\u2139\u2190-\u21ff\u2300-\u27bf\u2900-\u297f\u2b00-\u2bff\u3030\u303d\u3297\u3299"
+    "\U0001f000-\U0001faff"
+)
 #: Where ordinary writing has invisible characters: emoji, Indic conjuncts, Persian, Arabic and Hebrew beside numbers and names.
 _ORDINARY = "|".join(
     (
@@ -28,10 +30,10 @@ _ORDINARY = "|".join(
     )
 )
 _INVISIBLE = re.compile(
-    f"({_ORDINARY})|"
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
     "\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
+_ORDINARY_OR_NOT = re.compile(f"({_ORDINARY})|{_INVISIBLE.pattern}")
 #: The only invisible characters of ASCII.
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f]")
 #: Text that is shown from its last letter to its first.
@@ -39,17 +41,9 @@ _REVERSED = re.compile(f"\u202e([^\u202c\n{_RTL}]*)\u202c?|\u202d([{_RTL}][^\u20
 _SPACES = "\u00a0\u1680\u2000-\u200a\u202f\u205f\u2800\u3000\u3164\uffa0"
 #: Unusual spaces between words of letters, three in a row: ordinary writing has them before punctuation and in numbers.
 _SPACED = re.compile(f"[{_SPACES}](?:[A-Za-z\u00c0-\u058f]+[{_SPACES}]){{2}}")
-_SPACE_TABLE = {code: " " for code in (0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x2800, 0x3000, 0x3164, 0xFFA0)}
-
-_MARKS = "\u0300-\u034e\u0350-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20dc\u20e1\u20e5-\u20f0\ufe20-\ufe2f"
-_LINES_THROUGH = "\u0305\u0332-\u0338\u033f\u0346\u0347\u035c-\u0362\u20d2\u20d3\u20dd-\u20e2\u20e5\u20e6\u20ea\u20eb"
-_WITH_MARK = "\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u0130\u0132-\u017e\u0180-\u024f\u1e00-\u1eff"
-#: More marks than any language puts on its letters: a line through two letters in a row, many on one letter, or on each letter.
-_STACKED = re.compile(
-    f"(?:\\w[{_LINES_THROUGH}]+){{2}}|[A-Za-z][{_MARKS}]{{3}}|\\w[{_MARKS}]{{4}}|(?:[A-Za-z][{_MARKS}]+|[{_WITH_MARK}][{_MARKS}]*){{5}}"
-)
-_MARKED_LETTERS = re.compile(f"[A-Za-z][{_MARKS}]|[{_WITH_MARK}]")
-_ASCII_LETTERS = re.compile("[A-Za-z]")
+#: Letters and patterns that are blank.
+_BLANK_LETTERS = re.compile("[\u2800\u3164\uffa0]")
+_SPACE_TABLE = dict.fromkeys([0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x2800, 0x3000, 0x3164, 0xFFA0], " ")
 
 
 def fold(text: str) -> str:
@@ -63,3 +57,13 @@ def fold(text: str) -> str:
     while (folded := _fold_once(text)) != text:  # each step leaves fewer disguised characters
         text = folded
     return text
+
+
+def _fold_once(text: str) -> str:
+    text = fold_flags(text)
+    if _INVISIBLE.search(text):
+        text = _REVERSED.sub(lambda shown: (shown[1] or shown[2] or "")[::-1], text)
+        text = _ORDINARY_OR_NOT.sub(lambda found: found[1] or "", text)
+    if _SPACED.search(text) or _BLANK_LETTERS.search(text):
+        text = text.translate(_SPACE_TABLE)
+    return fold_lookalikes(fold_styles(fold_marks(text)))
