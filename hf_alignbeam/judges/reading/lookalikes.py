@@ -55,7 +55,7 @@ def _fold_word(word: str, mainly_latin: bool, shortest: int) -> str:
     """A word in its own script; `shortest` is the length from which a word of look-alikes is one in disguise."""
     latin = set(filter(str.isascii, word))
     others = {letter for letter in word if letter in _IN_LATIN_WORDS or _UNMISTAKABLE.match(letter)}
-    if not others or (len(word) < 3 and others <= _SYMBOLS):
+    if not others or (mainly_latin and len(word) < 3 and others <= _SYMBOLS):
         return word
     if not latin:
         return (

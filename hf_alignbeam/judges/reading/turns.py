@@ -5,6 +5,7 @@ Knows role words, the markup of chat templates, and line ends of every kind. Kno
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from hf_alignbeam.chat.templates import escape_matches
 from hf_alignbeam.judges.reading.folding import fold
@@ -44,7 +45,8 @@ def split_turns(text: str) -> list[str]:
     """The parts of a text that fakes turns, without their marks: none where it fakes none.
 
     Turns are faked by role words at the start of a line, with a colon or alone, and by the markup of chat templates. The text
-    is read as a person sees it. Blank parts are dropped, and beyond `MAX_PARTS` neighbors are joined, so that no word is lost.
+    is read as a person sees it. Blank parts and repetitions are dropped, and beyond `MAX_PARTS` neighbors are joined: no word is
+    lost.
     """
     text = "\n" + fold(text)
     marks = sorted([*_ROLE.finditer(text), *_MARKUP.finditer(text)], key=lambda mark: mark.start())
@@ -54,9 +56,8 @@ def split_turns(text: str) -> list[str]:
     for mark in marks:
         parts.append(text[end : mark.start()])  # empty where a role stands inside markup
         end = max(end, mark.end())
-    parts = [part.strip() for part in [*parts, text[end:]] if part.strip()]
-    n_joined = -(-len(parts) // MAX_PARTS)
-    return ["\n\n".join(parts[start : start + n_joined]) for start in range(0, len(parts), n_joined or 1)]
+    parts.append(text[end:])
+    return _join_neighbors([part.strip() for part in parts if part.strip()])
 
 
 def escape_delimiters(text: str, delimiters: Sequence[str]) -> str:
@@ -88,6 +89,14 @@ def _are_turns(text: str, marks: Sequence[re.Match[str]]) -> bool:
     if any(kind not in ("question", "answer") for kind in kinds):
         return True
     return "question" in kinds and "answer" in kinds[kinds.index("question") :]
+
+
+def _join_neighbors(parts: Sequence[str]) -> list[str]:
+    """At most `MAX_PARTS` parts: the shortest are joined, as harm takes more words than thanks and refusals around it."""
+    parts = list(dict.fromkeys(parts))
+    borders = sorted(range(1, len(parts)), key=lambda n: len(parts[n - 1]) + len(parts[n]), reverse=True)
+    ends = [0, *sorted(borders[: MAX_PARTS - 1]), len(parts)]
+    return ["\n\n".join(parts[start:end]) for start, end in pairwise(ends) if start < end]
 
 
 def _pattern(delimiter: str) -> str:
