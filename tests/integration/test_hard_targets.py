@@ -209,7 +209,7 @@ def test_the_laws_hold_for_quantized_models(quantized, prompts):
     target, tokenizer, anchor, anchor_tokenizer = quantized
     prompts = prompts[:2]
     assert_laws_hold(target, tokenizer, anchor, anchor_tokenizer, "bytes", prompts)
-    judge = LLMJudge(anchor, anchor_tokenizer, "yes_no", ("a", "b"))
+    judge = LLMJudge(anchor, anchor_tokenizer, replace(YES_NO, verdicts={"a": 0.0, "b": 1.0}), threshold=0.5, probe=False)
     assert judge([turns[:1] for turns in prompts], ["Yes."] * 2).shape == (2,)
     steered = EmbeddingSteerer(target, tokenizer, passing).precompute(prompts, max_new_tokens=4)
     assert steered.sha256 == model_sha256(target) != model_sha256(anchor)
