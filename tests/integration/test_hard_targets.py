@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import re
+from dataclasses import replace
 from functools import cache
 
 import accelerate
@@ -25,6 +26,7 @@ from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompts
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.hub.anchor_logits import anchor_logits
 from hf_alignbeam.hub.publish import write_protected
+from hf_alignbeam.judges.profiles.general import YES_NO
 from hf_alignbeam.testbed.model_store import WEIGHTS
 
 KINDS = ("harmful", "general", "prefill")
