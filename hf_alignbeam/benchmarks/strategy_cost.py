@@ -166,7 +166,9 @@ def system_builders(
             pair.anchor,
             pair.anchor_tokenizer,
             pair.tokenizer,
-            ScriptedJudge(LLMJudge(judge, pair.anchor_tokenizer), script),  # new: its cache holds nothing of earlier runs
+            ScriptedJudge(
+                LLMJudge(judge, pair.anchor_tokenizer, "safe-unsafe", probe=False), script
+            ),  # new: its cache holds nothing of earlier runs
             conversations=conversations,
             **settings,
         )

@@ -112,7 +112,7 @@ def encode_prompt(
     if tokenizer.chat_template is None:
         text, leading_whitespace = "\n\n".join(message["content"] for message in messages) + "\n\n", b""
     else:
-        text, leading_whitespace = _render_to_answer(tokenizer, tokens, messages)
+        text, leading_whitespace = render_to_answer(tokenizer, tokens, messages)
     return encode_with_one_bos(tokenizer, text), leading_whitespace
 
 
@@ -197,7 +197,7 @@ def special_token_names(tokenizer: PreTrainedTokenizerBase) -> dict[int, bytes]:
     return {i: token.content.encode() for i, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
-def _render_to_answer(
+def render_to_answer(
     tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None], messages: list[Message]
 ) -> tuple[str, bytes]:
     """The rendered text before the next answer (an empty reasoning block included), and the answer's leading white space."""

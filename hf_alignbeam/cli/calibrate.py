@@ -13,7 +13,7 @@ from rich.progress import track
 from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
 from hf_alignbeam.evaluation.prompt_files import read_labeled_responses
 from hf_alignbeam.evaluation.statistics import Rate
-from hf_alignbeam.hub.judge_loading import load_judge
+from hf_alignbeam.hub.judge_loading import JudgeSettings, load_judge
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def run(name: str, template: str | None, device: str, file: Path, max_flagged: f
     console = Console(width=200)
     with report_user_errors():
         labeled = read_labeled_responses(file)
-        judge = load_judge(name, template=template, device=torch.device(device))
+        judge = load_judge(name, JudgeSettings(template=template), torch.device(device))
         harm: list[float] = []
         for start in track(range(0, len(labeled), batch_size), "judging", console=Console(stderr=True), transient=True):
             batch = labeled[start : start + batch_size]

@@ -65,17 +65,18 @@ class JudgeSpec:
     Attributes:
         name: As for a model; the testbed also has `oracle` and `graded`. Or the URL of an OpenAI-compatible endpoint.
         revision, device: As for a model.
-        template, rubric: As in `LLMJudge`.
-        labels: As in `ClassifierJudge`.
+        profile, rubric, template, labels, threshold: As in `JudgeSettings`.
         wrong: The share of responses whose verdict is inverted, the same responses in every run.
     """
 
     name: str
     revision: str | None = None
     device: str | None = None
-    template: str | None = None
+    profile: str | Mapping[str, Any] | None = None
     rubric: str | None = None
+    template: str | None = None
     labels: Mapping[str, float] | None = None
+    threshold: float | None = None
     wrong: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 

@@ -22,11 +22,10 @@ from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
 from hf_alignbeam.evaluation.devices import load_causal, named_device, this_process
 from hf_alignbeam.evaluation.generation import Responder, Response, without_prefill
 from hf_alignbeam.evaluation.recipe import TESTBED, JudgeSpec, Kind, ModelSpec, Recipe, SystemSpec
-from hf_alignbeam.hub.judge_loading import load_judge
+from hf_alignbeam.hub.judge_loading import JudgeSettings, load_judge
 from hf_alignbeam.inference.adapters import adapter_layers, adapters_off, base_of
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.failsafe import judge_each_or_none
-from hf_alignbeam.judges.llm_judge import LLMJudge
 from hf_alignbeam.judges.plausibility import PlausibleAnswer
 from hf_alignbeam.presets.published import PAPER, PROCESSOR, TSA
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
@@ -129,10 +128,8 @@ class RecipeModels:
 
             return CountedJudge(ModerationJudge(base_url=spec.name), spec.wrong)
         device = self._device(spec.device)
-        if spec.rubric is not None:
-            model, tokenizer = load_causal(spec.name, device, spec.revision)
-            return CountedJudge(LLMJudge(model, tokenizer, "yes_no", rubric=spec.rubric), spec.wrong)
-        return CountedJudge(load_judge(spec.name, spec.revision, spec.labels, spec.template, device), spec.wrong)
+        settings = JudgeSettings(spec.profile, spec.rubric, spec.template, spec.labels, spec.threshold, spec.revision)
+        return CountedJudge(load_judge(spec.name, settings, device), spec.wrong)
 
     def guard(self, settings: Mapping[str, Any]) -> AnchorLogitsProcessor:
         """Build a processor for the target."""

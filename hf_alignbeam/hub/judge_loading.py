@@ -4,17 +4,23 @@ Knows Hub ids, folders, models and labels, and the arguments that name a judge.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.hub.model_loading import auto_class_of, cache_key, explain_load_errors, get_or_build, load_once
+from hf_alignbeam.hub.model_loading import auto_class_of, explain_load_errors, get_or_build, load_once
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.base import Judge
+from hf_alignbeam.judges.calibration import CalibratedJudge
 from hf_alignbeam.judges.classifier_judge import ClassifierJudge
+from hf_alignbeam.judges.generating_judge import GeneratingJudge
 from hf_alignbeam.judges.llm_judge import LLMJudge
 from hf_alignbeam.judges.plausibility import PlausibleAnswer
+from hf_alignbeam.judges.profile import GuardProfile, profile_from_mapping
+from hf_alignbeam.judges.profiles.general import SAFE_UNSAFE, YES_NO
+from hf_alignbeam.judges.profiles.known import find_profile, named_profile
 
 #: Labels of classifiers that mean harm, in lower case.
 HARMFUL_LABELS = ("unsafe", "harmful", "toxic", "toxicity", "hate", "hateful", "offensive")
@@ -35,11 +41,56 @@ def load_accept(accept: Any, revision: str | None, model: PreTrainedModel, ancho
     return get_or_build(accept, ("plausible", id(anchor_tokenizer)), lambda: PlausibleAnswer(accept, anchor_tokenizer))
 
 
+@dataclass(frozen=True)
+class JudgeSettings:
+    """What may be said of a judge beside its name. Every way to name a judge takes all of these.
+
+    Attributes:
+        profile: How it is asked and answers: a `GuardProfile`, its values as a mapping, or the name of a known one. Default: as
+            `LLMJudge` finds it.
+        rubric: A question for an instruction-tuned model: `"yes-no"`, `"one-to-five"`, or a text with `{conversation}`, or with
+            `{user}` and `{response}`, which is answered as `labels` says, by default with yes (harm) or no.
+        template: A Jinja chat template to use in place of the tokenizer's.
+        labels: The harm in [0, 1] of each verdict text, or of each label of a classifier.
+        threshold: Its own threshold: the harm that is reported as .5. Default: the profile's, or one found on known exchanges.
+        revision: The branch, tag or commit of the Hub repository.
+    """
+
+    profile: GuardProfile | Mapping[str, Any] | str | None = None
+    rubric: str | None = None
+    template: str | None = None
+    labels: Mapping[str, float] | None = None
+    threshold: float | None = None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.profile is not None and self.rubric is not None:
+            raise ValueError(
+                f"`judge_profile` must be left out with `judge_rubric`, got {self.profile!r}. A rubric is a profile."
+            )
+
+    def resolved(self) -> GuardProfile | None:
+        """The profile that these settings describe; None where the judge's own is to be found.
+
+        Raises:
+            ValueError: A name is unknown, or a value is out of its range.
+        """
+        profile = named_profile(self.profile) if isinstance(self.profile, str) else self.profile
+        if isinstance(profile, Mapping):
+            profile = profile_from_mapping(profile)
+        if self.rubric is not None:
+            is_text = "{" in self.rubric
+            profile = replace(YES_NO, name="rubric", prompt=self.rubric) if is_text else named_profile(self.rubric)
+        if self.template is not None:
+            profile = replace(profile or SAFE_UNSAFE, name="template", prompt=None, as_message=True, chat_template=self.template)
+        if profile is not None and self.labels is not None:
+            profile = replace(profile, verdicts=self.labels)
+        return profile
+
+
 def load_judge(
     judge: Any,
-    revision: str | None = None,
-    labels: Mapping[str, float] | None = None,
-    template: str | None = None,
+    settings: JudgeSettings | None = None,
     device: torch.device | None = None,
     judge_tokenizer: Any = None,
 ) -> Judge:
@@ -47,38 +98,50 @@ def load_judge(
 
     Args:
         judge: A Hub id, a folder, a model, or any callable of conversations and responses.
-        revision: The branch, tag or commit of the Hub repository.
-        labels: For a classifier, the harm of each label by name; by default 1 for each label in `HARMFUL_LABELS`.
-        template: As in `LLMJudge` and `ClassifierJudge`.
+        settings: What is said of it.
         device: Where the judge goes; by default the CPU.
         judge_tokenizer: The tokenizer of a loaded model.
 
     Raises:
-        ValueError: `judge` is a model, and its tokenizer is missing.
+        ValueError: `judge` is a model, and its tokenizer is missing; the settings do not fit; or it gives no verdicts.
         OSError: The judge cannot be loaded.
     """
+    settings = settings or JudgeSettings()
     if isinstance(judge, str):
         with explain_load_errors(judge):
-            auto = auto_class_of(judge, revision)
-        network, judge_tokenizer = load_once(auto, judge, revision, device or torch.device("cpu"))
+            auto = auto_class_of(judge, settings.revision)
+        network, judge_tokenizer = load_once(auto, judge, settings.revision, device or torch.device("cpu"))
     elif isinstance(judge, PreTrainedModel):
         network = judge
         if judge_tokenizer is None:
             raise ValueError("`judge_tokenizer` must be given with a loaded judge, got None. Or pass an LLMJudge.")
     else:
-        return cast(Judge, judge)
-
-    def build() -> Judge:
-        if "SequenceClassification" not in type(network).__name__:
-            return LLMJudge(network, judge_tokenizer, template or "guard")
-        names = (network.config.id2label or {}).values()
-        harm_by_label = labels or {name: 1.0 for name in names if name.lower() in HARMFUL_LABELS}
-        return ClassifierJudge(network, judge_tokenizer, harm_by_label, template)
-
-    return cast(Judge, get_or_build(network, ("judge", id(judge_tokenizer), template, *cache_key(labels or {})), build))
+        return cast(Judge, judge) if settings.threshold is None else CalibratedJudge(judge, settings.threshold)
+    key = ("judge", id(judge_tokenizer), repr(settings))
+    return cast(Judge, get_or_build(network, key, lambda: _build(network, judge_tokenizer, settings)))
 
 
 def judge_from_arguments(judge: Any, arguments: Mapping[str, Any], model: PreTrainedModel) -> Judge:
     """The judge that an entry's `judge_...` arguments describe, on the target's device."""
-    labels, template = arguments["judge_labels"], arguments["judge_template"]
-    return load_judge(judge, arguments["judge_revision"], labels, template, input_device(model), arguments["judge_tokenizer"])
+    given = {each.name: arguments.get(f"judge_{each.name}") for each in fields(JudgeSettings)}
+    return load_judge(judge, JudgeSettings(**given), input_device(model), arguments["judge_tokenizer"])
+
+
+def _build(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: JudgeSettings) -> Judge:
+    profile = settings.resolved() or find_profile(network.config._name_or_path, tokenizer.chat_template)
+    if "SequenceClassification" in type(network).__name__:
+        judge: Judge = _classifier(network, tokenizer, profile, settings)
+    elif profile is not None and profile.verdict_after is not None:
+        judge = GeneratingJudge(network, tokenizer, profile)
+    else:
+        return LLMJudge(network, tokenizer, profile, settings.threshold)
+    return judge if settings.threshold is None else CalibratedJudge(judge, settings.threshold)
+
+
+def _classifier(
+    network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, profile: GuardProfile | None, settings: JudgeSettings
+) -> ClassifierJudge:
+    labels = settings.labels if profile is None else profile.verdicts
+    if labels is None:
+        labels = {name: 1.0 for name in (network.config.id2label or {}).values() if name.lower() in HARMFUL_LABELS}
+    return ClassifierJudge(network, tokenizer, labels, settings.template)

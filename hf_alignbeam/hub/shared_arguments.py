@@ -23,7 +23,15 @@ LOADER_ARGUMENTS = (
     "trust_remote_code",
 )
 #: Arguments, beside `judge`, that say which judge is loaded and how its output is read.
-JUDGE_ARGUMENTS = ("judge_revision", "judge_labels", "judge_template", "judge_tokenizer")
+JUDGE_ARGUMENTS = (
+    "judge_profile",
+    "judge_rubric",
+    "judge_template",
+    "judge_labels",
+    "judge_threshold",
+    "judge_revision",
+    "judge_tokenizer",
+)
 
 
 def setting_names(cls: type) -> set[str]:

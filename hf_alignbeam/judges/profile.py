@@ -95,6 +95,14 @@ class GuardProfile:
         return bool(self.template_marks) and all(mark in chat_template for mark in self.template_marks)
 
 
+def check_judges_responses(profile: GuardProfile) -> None:
+    """Raise ValueError, by its name, for a guard that judges prompts only."""
+    if "response" not in profile.judges:
+        raise ValueError(
+            f"A judge must judge responses, but {profile.name} judges prompts only. Use a guard of responses, such as Qwen3Guard."
+        )
+
+
 def profile_from_mapping(values: Mapping[str, Any]) -> GuardProfile:
     """A profile from plain values, as YAML and JSON give them.
 

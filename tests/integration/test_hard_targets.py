@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import re
+from dataclasses import replace
 from functools import cache
 
 import accelerate
@@ -25,6 +26,7 @@ from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompts
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.hub.anchor_logits import anchor_logits
 from hf_alignbeam.hub.publish import write_protected
+from hf_alignbeam.judges.profiles.general import YES_NO
 from hf_alignbeam.testbed.model_store import WEIGHTS
 
 KINDS = ("harmful", "general", "prefill")
@@ -209,7 +211,7 @@ def test_the_laws_hold_for_quantized_models(quantized, prompts):
     target, tokenizer, anchor, anchor_tokenizer = quantized
     prompts = prompts[:2]
     assert_laws_hold(target, tokenizer, anchor, anchor_tokenizer, "bytes", prompts)
-    judge = LLMJudge(anchor, anchor_tokenizer, "yes_no", ("a", "b"))
+    judge = LLMJudge(anchor, anchor_tokenizer, replace(YES_NO, verdicts={"a": 0.0, "b": 1.0}), threshold=0.5, probe=False)
     assert judge([turns[:1] for turns in prompts], ["Yes."] * 2).shape == (2,)
     steered = EmbeddingSteerer(target, tokenizer, passing).precompute(prompts, max_new_tokens=4)
     assert steered.sha256 == model_sha256(target) != model_sha256(anchor)

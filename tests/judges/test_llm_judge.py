@@ -1,6 +1,7 @@
 """The judge from a causal language model: what it reads, and how verdict probabilities become harm."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,8 +11,17 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from hf_alignbeam import LLMJudge, testbed
 from hf_alignbeam.judges.failsafe import judge_each_or_none
+from hf_alignbeam.judges.profiles.general import ONE_TO_FIVE, SAFE_UNSAFE, YES_NO
 from hf_alignbeam.testbed.exchanges import exchanges
 from hf_alignbeam.testbed.language import language
+
+#: Verdict texts that any toy tokenizer can write.
+A_B = replace(SAFE_UNSAFE, name="a-b", verdicts={"a": 0.0, "b": 1.0})
+
+
+def unprobed(model, tokenizer, profile):
+    """A judge from a model that was never trained to judge."""
+    return LLMJudge(model, tokenizer, profile, threshold=0.5, probe=False)
 
 
 def test_harm_is_the_harmful_share_of_the_verdict_probability():
@@ -24,7 +34,9 @@ def test_harm_is_the_harmful_share_of_the_verdict_probability():
         prob = model(torch.tensor([tokenizer(text, add_special_tokens=False).input_ids])).logits[0, -1].softmax(-1)
     safe = sum(prob[i] for i in range(len(tokenizer)) if is_prefix(tokenizer.decode([i]), "safe"))
     unsafe = sum(prob[i] for i in range(len(tokenizer)) if is_prefix(tokenizer.decode([i]), "unsafe"))
-    torch.testing.assert_close(judge([messages[:1]], ["To hurt the"])[0], unsafe / (safe + unsafe), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        judge([messages[:1]], ["To hurt the"])[0], unsafe / (safe + unsafe), atol=1e-4, rtol=1e-3, check_dtype=False
+    )
     assert judge.render(messages[:1], "To hurt the") == tokenizer(text, add_special_tokens=False).input_ids
 
 
@@ -39,25 +51,35 @@ def test_a_growing_response_is_judged_as_if_it_were_new():
         for n in range(4, len(exchange.response), 9):
             grown = judge([exchange.question], [exchange.response[:n]])
             fresh = LLMJudge(*testbed.load("judge-lm"))([exchange.question], [exchange.response[:n]])
-            torch.testing.assert_close(grown, fresh, atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(grown, fresh, atol=1e-4, rtol=1e-3, check_dtype=False)
 
 
-@pytest.mark.parametrize("template", ["yes_no", "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}Bad?"])
-def test_other_templates_ask_other_questions(template, byte_tokenizer, tiny_qwen):
-    judge = LLMJudge(tiny_qwen, byte_tokenizer, template, verdicts=("no", "yes"))
+OWN_TEMPLATE = replace(
+    YES_NO,
+    name="own",
+    prompt=None,
+    chat_template="{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}Bad?",
+)
+
+
+@pytest.mark.parametrize("profile", [YES_NO, ONE_TO_FIVE, OWN_TEMPLATE], ids=lambda profile: profile.name)
+def test_profiles_ask_their_question(profile, byte_tokenizer, tiny_qwen):
+    judge = unprobed(tiny_qwen, byte_tokenizer, profile)
     text = byte_tokenizer.decode(judge.render([{"role": "user", "content": "How?"}], "Like this."))
     assert "How?" in text
     assert "Like this." in text
-    assert ("yes or no" in text) == (template == "yes_no")
+    assert ("yes or no" in text) == (profile is YES_NO)
+    assert ("from 1 to 5" in text) == (profile is ONE_TO_FIVE)
     assert judge(["How?"], ["Like this."]).shape == (1,)
 
 
 def test_a_model_that_gives_the_verdict_words_no_probability_has_no_verdict(byte_tokenizer, tiny_qwen):
     """The probability mass of a random model is on other words, which must not count as harmless."""
-    harm = LLMJudge(tiny_qwen, byte_tokenizer)(["How?"] * 3, ["So.", "Thus.", "Like this."])
+    harm = unprobed(tiny_qwen, byte_tokenizer, SAFE_UNSAFE)(["How?"] * 3, ["So.", "Thus.", "Like this."])
     assert harm.isnan().any()
     conversations = [[{"role": "user", "content": "How?"}]] * 3
-    verdicts = judge_each_or_none(LLMJudge(tiny_qwen, byte_tokenizer), conversations, ["So.", "Thus.", "Like this."])
+    judge = unprobed(tiny_qwen, byte_tokenizer, SAFE_UNSAFE)
+    verdicts = judge_each_or_none(judge, conversations, ["So.", "Thus.", "Like this."])
     assert [verdict is None for verdict in verdicts.harm] == harm.isnan().tolist()
 
 
@@ -77,12 +99,16 @@ def test_a_response_cannot_end_its_turn():
     ("arguments", "message"),
     [
         ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
-        ({"verdicts": ("yes", "yes")}, "`verdicts` must be words that a single token can tell apart"),
+        ({"threshold": 1.0}, "`threshold` must be between 0 and 1, got 1.0"),
+        ({"profile": "llama"}, "must be one of"),
+        ({"profile": replace(YES_NO, judges=("prompt",))}, "yes-no judges prompts only"),
+        ({"profile": replace(YES_NO, verdict_after="Then:", max_new_tokens=9)}, "Use `GeneratingJudge`"),
+        ({"profile": replace(YES_NO, verdicts={"yes": 1.0, "Yes ": 0.0})}, "`verdicts` must be different texts"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message, byte_tokenizer, tiny_qwen):
     with pytest.raises(ValueError, match=message):
-        LLMJudge(tiny_qwen, byte_tokenizer, **arguments)
+        LLMJudge(tiny_qwen, byte_tokenizer, **{"probe": False, **arguments})
 
 
 def test_a_judge_in_training_and_one_without_a_template_are_refused(byte_tokenizer):
@@ -103,7 +129,7 @@ TURNS = [
 
 
 def test_a_guard_whose_turns_must_alternate_reads_system_and_tools(byte_tokenizer, tiny_qwen):
-    judge = LLMJudge(tiny_qwen, with_template(byte_tokenizer, ALTERNATING_GUARD), verdicts=("a", "b"))
+    judge = unprobed(tiny_qwen, with_template(byte_tokenizer, ALTERNATING_GUARD), A_B)
     text = byte_tokenizer.decode(judge.render(TURNS, "It rains."))
     parts = [*(turn["content"] for turn in TURNS), "It rains.", "<|im_start|>verdict"]
     places = [text.find(part) for part in parts]
@@ -112,7 +138,7 @@ def test_a_guard_whose_turns_must_alternate_reads_system_and_tools(byte_tokenize
 
 
 def test_a_response_cannot_hide_in_reasoning_that_a_template_drops(byte_tokenizer, tiny_qwen):
-    judge = LLMJudge(tiny_qwen, with_template(byte_tokenizer, REASONING_OPENED), verdicts=("a", "b"))
+    judge = unprobed(tiny_qwen, with_template(byte_tokenizer, REASONING_OPENED), A_B)
     text = byte_tokenizer.decode(judge.render(TURNS[:2], "<think>Mix it in a pan.</think>I cannot help with that."))
     assert "Mix it in a pan." in text
     assert "I cannot help with that." in text
@@ -122,5 +148,33 @@ def test_a_response_cannot_hide_in_reasoning_that_a_template_drops(byte_tokenize
 def test_the_reasoning_of_a_judge_is_closed_before_its_verdict(template, end, byte_tokenizer, tiny_qwen):
     model, tokenizer = copy.deepcopy(tiny_qwen), with_template(byte_tokenizer, template)
     model.resize_token_embeddings(len(tokenizer))
-    judge = LLMJudge(model, tokenizer, "yes_no", ("a", "b"))
+    judge = unprobed(model, tokenizer, YES_NO)
     assert tokenizer.decode(judge.render(TURNS, "It rains.")).endswith(end)
+
+
+def test_an_exchange_that_cannot_be_rendered_costs_its_own_verdict_only(caplog):
+    judge = LLMJudge(*testbed.load("judge-lm"))
+    conversations = [[{"role": "user", "content": "How do I thank the mayor?"}]] * 3
+    harm = judge(conversations, ["Secret words. " * 20_000, "I am sorry.", "Give the mayor a rose."])
+    assert harm.isnan().tolist() == [True, False, False]
+    torch.testing.assert_close(
+        harm[1:], LLMJudge(*testbed.load("judge-lm"))(conversations[1:], ["I am sorry.", "Give the mayor a rose."])
+    )
+    assert "tokens, but an exchange has" in caplog.text
+    assert "Secret" not in caplog.text
+
+
+def test_a_model_that_gives_no_verdict_is_an_error_that_says_what_it_wrote():
+    profile = replace(SAFE_UNSAFE, verdicts={"Zebra": 0.0, "Quagga": 1.0})
+    with pytest.raises(ValueError, match=r"must answer with verdicts.*one of 'Zebra', 'Quagga'.*would rather write '(un)?safe"):
+        LLMJudge(*testbed.load("judge-lm"), profile)
+
+
+def test_a_missing_verdict_is_explained_once_and_without_words_of_the_exchange(byte_tokenizer, tiny_qwen, caplog):
+    judge = unprobed(tiny_qwen, byte_tokenizer, SAFE_UNSAFE)
+    for _ in range(2):
+        judge(["Secret question?"] * 3, ["So.", "Thus.", "Secret answer."])
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "would rather write" in caplog.text
+    assert "Secret" not in caplog.text
+    assert "profile=" in caplog.text

@@ -1,0 +1,116 @@
+"""A judge that lets a causal language model write before it reads the verdict.
+
+Knows how long a model may write, and where in its text the verdict stands. Knows no cache, and no use of a verdict.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
+from hf_alignbeam.chat.templates import special_token_names
+from hf_alignbeam.inference.engines import input_device
+from hf_alignbeam.judges.base import check_model
+from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses
+from hf_alignbeam.judges.reading.readings import worst_of_readings
+from hf_alignbeam.judges.rendering import GuardPrompt
+from hf_alignbeam.judges.verdicts import VerdictReader
+from hf_alignbeam.tokenization.vocabulary import decode, token_bytes
+
+
+class GeneratingJudge:
+    """A causal language model that writes before its verdict, as guards that reason or answer in several lines do.
+
+    It is much slower than `LLMJudge`: the model generates up to `max_new_tokens` tokens for each response. It writes greedily.
+    The probabilities of the verdict texts are read after the last `verdict_after` that it writes; where it writes none, there is
+    no verdict. A growing response is read anew at every call.
+
+    Args:
+        model: Any causal model, in evaluation mode.
+        tokenizer: Its tokenizer.
+        profile: How it is asked and answers, with `verdict_after` and `max_new_tokens`.
+        batch_size: Responses per batch.
+
+    Raises:
+        ValueError: An argument is out of its range, or the profile names nothing to generate.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, profile: GuardProfile, batch_size: int = 8):
+        check_model(model, batch_size)
+        check_judges_responses(profile)
+        if profile.verdict_after is None:
+            raise ValueError(f"`profile` must have `verdict_after`, but {profile.name} has none. Use the faster `LLMJudge`.")
+        self.profile = profile
+        self._model = model
+        self._batch_size = batch_size
+        self._tokens = token_bytes(tokenizer)
+        names = special_token_names(tokenizer)
+        self._written = [token or names.get(i, b"") for i, token in enumerate(self._tokens)]  # a marker may hold special tokens
+        self._marker = profile.verdict_after.encode()
+        self._prompt = GuardPrompt(tokenizer, profile)
+        self._reader = VerdictReader(self._tokens, profile.verdicts)
+        configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+        eos = [configured] if isinstance(configured, int) else list(configured or [])
+        self._eos = sorted({*eos, *({tokenizer.eos_token_id} - {None})})
+        self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (self._eos or [0])[0]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._model.config._name_or_path!r}, profile={self.profile.name!r})"
+
+    def __call__(self, conversations: Sequence[Conversation], responses: Sequence[str]) -> Tensor:
+        """As `Judge.__call__`; a conversation may also be a plain string."""
+        return worst_of_readings(list(zip([as_messages(c) for c in conversations], responses, strict=True)), self._judge_all)
+
+    def write(self, pairs: Sequence[tuple[list[Message], str]]) -> list[list[int]]:
+        """The ids that the model writes about each exchange."""
+        prompts = [self._prompt.ids(*pair) for pair in pairs]
+        width = max(map(len, prompts))
+        ids = torch.tensor([[self._pad] * (width - len(each)) + each for each in prompts])  # (B, T)
+        mask = torch.tensor([[0] * (width - len(each)) + [1] * len(each) for each in prompts])
+        config = GenerationConfig(
+            max_new_tokens=self.profile.max_new_tokens,
+            do_sample=False,
+            eos_token_id=self._eos or None,
+            pad_token_id=self._pad,
+        )
+        device = input_device(self._model)
+        with torch.no_grad():
+            output = self._model.generate(  # type: ignore[operator]
+                input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config
+            )
+        return [row.tolist() for row in output[:, width:].cpu()]
+
+    def _judge_all(self, pairs: Sequence[tuple[list[Message], str]]) -> Tensor:
+        harm = [self._judge(pairs[start : start + self._batch_size]) for start in range(0, len(pairs), self._batch_size)]
+        return torch.cat(harm) if harm else torch.zeros(0)
+
+    def _judge(self, pairs: Sequence[tuple[list[Message], str]]) -> Tensor:
+        written = [self._before_verdict(ids) for ids in self.write(pairs)]
+        harm = torch.full((len(pairs),), torch.nan, dtype=torch.float64)
+        with_marker = [n for n, ids in enumerate(written) if ids is not None]
+        if with_marker:
+            rows = [[*self._prompt.ids(*pairs[n]), *(written[n] or [])] for n in with_marker]
+            harm[with_marker] = self._reader.read(rows, self._next_logp).harm
+        return harm
+
+    def _before_verdict(self, ids: Sequence[int]) -> list[int] | None:
+        """The ids up to the end of the last marker; None where there is no marker."""
+        text = decode(self._written, ids)
+        if self._marker not in text:
+            return None
+        ends = accumulate(len(decode(self._written, [i])) for i in ids)
+        n_bytes = text.rindex(self._marker) + len(self._marker)
+        return list(ids[: 1 + next(n for n, end in enumerate(ends) if end >= n_bytes)])
+
+    def _next_logp(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        width = max(map(len, rows))
+        ids = torch.tensor([[*row, *[self._pad] * (width - len(row))] for row in rows])  # (B, T)
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        device = input_device(self._model)
+        with torch.no_grad():
+            logits = self._model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
+        last = torch.tensor([len(row) - 1 for row in rows], device=logits.device)
+        return logits[torch.arange(len(rows), device=logits.device), last].float().log_softmax(-1)

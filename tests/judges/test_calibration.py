@@ -1,0 +1,99 @@
+"""A judge's own threshold: found on known exchanges, reported as .5, and the same order of responses as before."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_alignbeam.judges.calibration import (
+    MAX_FLAGGED,
+    CalibratedJudge,
+    KnownVerdict,
+    best_threshold,
+    error_rates,
+    own_threshold,
+    separation,
+    shifted,
+)
+from hf_alignbeam.judges.known_exchanges import EXCHANGES
+
+HARM = st.floats(0.001, 0.999)
+
+
+@given(st.lists(HARM, min_size=1, max_size=20), st.floats(0.01, 0.99))
+def test_the_threshold_becomes_one_half_and_the_order_stays(harm, threshold):
+    values = torch.tensor([*harm, threshold], dtype=torch.float64)
+    moved = shifted(values, threshold)
+    assert moved[-1].item() == pytest.approx(0.5)
+    assert ((moved > 0.5 + 1e-9) <= (values > threshold)).all()
+    assert torch.equal(moved.argsort(stable=True), values.argsort(stable=True))
+
+
+def test_certain_and_missing_verdicts_stay():
+    moved = shifted(torch.tensor([0.0, 1.0, torch.nan]), 0.2)
+    assert moved[:2].tolist() == [0.0, 1.0]
+    assert moved[2].isnan()
+
+
+@given(st.lists(HARM, min_size=2, max_size=20), st.lists(HARM, min_size=2, max_size=20))
+def test_the_own_threshold_flags_no_more_than_it_may(harmful, harmless):
+    verdicts = [*(KnownVerdict(h, True) for h in harmful), *(KnownVerdict(h, False) for h in harmless)]
+    if separation(verdicts) <= 0.5:
+        with pytest.raises(ValueError, match="must tell harmful from harmless"):
+            own_threshold(verdicts)
+        return
+    value = own_threshold(verdicts)
+    assert 0.0 < value < 1.0
+    assert error_rates(verdicts, value)[0] <= MAX_FLAGGED
+
+
+def test_a_judge_that_separates_gets_the_middle_of_the_gap():
+    verdicts = [KnownVerdict(h, h > 0.2) for h in (0.01, 0.1, 0.3, 0.35)]
+    value = own_threshold(verdicts)
+    assert 0.1 < value < 0.3
+    assert error_rates(verdicts, value) == (0.0, 0.0)
+
+
+def test_separation_is_the_area_under_the_curve():
+    """Compared with counting pairs."""
+    verdicts = [KnownVerdict(h, harmful) for h, harmful in ((0.1, False), (0.4, True), (0.4, False), (0.9, True), (0.2, True))]
+    pairs = [(a.harm, b.harm) for a in verdicts if a.harmful for b in verdicts if not b.harmful]
+    assert separation(verdicts) == pytest.approx(sum((a > b) + 0.5 * (a == b) for a, b in pairs) / len(pairs))
+
+
+def test_a_callable_judge_is_calibrated_on_known_exchanges():
+    """Its scale is squeezed into the lowest twentieth, where a threshold of .5 would flag nothing."""
+    known = {(each.question, each.response): each.harmful for each in EXCHANGES}
+
+    def squeezed(conversations, responses):
+        harmful = [known[c[-1]["content"], r] for c, r in zip(conversations, responses, strict=True)]
+        return torch.tensor([0.04 if each else 0.01 for each in harmful])
+
+    judge = CalibratedJudge(squeezed)
+    harm = judge([each.question for each in EXCHANGES], [each.response for each in EXCHANGES])
+    assert [h > 0.5 for h in harm.tolist()] == [each.harmful for each in EXCHANGES]
+    assert "threshold=0.0" in repr(judge)
+
+
+@pytest.mark.parametrize("answer", [lambda n: torch.full((n,), 0.3), lambda n: torch.full((n,), torch.nan)])
+def test_a_judge_that_says_the_same_of_everything_is_refused(answer):
+    with pytest.raises(ValueError, match="A judge must"):
+        CalibratedJudge(lambda conversations, responses: answer(len(responses)))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, float("nan")])
+def test_a_threshold_that_is_none_is_refused(threshold):
+    with pytest.raises(ValueError, match="`threshold` must be between 0 and 1"):
+        CalibratedJudge(lambda c, r: torch.zeros(len(r)), threshold)
+
+
+def test_the_best_threshold_keeps_to_the_wanted_rate():
+    verdicts = [KnownVerdict(i / 100, i % 3 == 0 or i > 70) for i in range(100)]
+    for rate in (0.0, 0.05, 0.3):
+        assert error_rates(verdicts, best_threshold(verdicts, rate))[0] <= rate
+    assert sum(error_rates(verdicts, best_threshold(verdicts))) == min(sum(error_rates(verdicts, i / 200)) for i in range(201))
+
+
+def test_known_exchanges_are_balanced_and_distinct():
+    assert len({(each.question, each.response) for each in EXCHANGES}) == len(EXCHANGES)
+    assert 0.3 < sum(each.harmful for each in EXCHANGES) / len(EXCHANGES) < 0.6
