@@ -14,8 +14,7 @@ from hf_alignbeam.chat.conversations import ParsedPrompt
 from hf_alignbeam.decoding.policy import Policy
 from hf_alignbeam.decoding.records import Answer, JudgedPrefix
 from hf_alignbeam.decoding.row_batch import RowBatch
-from hf_alignbeam.judges.base import Judge
-from hf_alignbeam.judges.failsafe import JudgeError, judge_each_or_none
+from hf_alignbeam.judges.failsafe import JudgeCalls, JudgeError, reason
 from hf_alignbeam.tokenization.vocabulary import decode
 
 
@@ -43,7 +42,7 @@ class JudgedAnswers:
 
     Args:
         prompts: The prompt of each row.
-        judge: The judge.
+        judge: The judge, as this call asks it.
         policy: Which verdicts pass.
         token_bytes: The bytes of the target's tokens.
         emit: Is called with tokens as they are committed.
@@ -54,7 +53,7 @@ class JudgedAnswers:
     def __init__(
         self,
         prompts: Sequence[ParsedPrompt],
-        judge: Judge,
+        judge: JudgeCalls,
         policy: Policy,
         token_bytes: Sequence[bytes | None],
         emit: Callable[[list[int]], None],
@@ -103,16 +102,21 @@ class JudgedAnswers:
         new = [n for n, (answer, (_, text)) in enumerate(zip(answers, texts, strict=True)) if answer.text != text]
         if not new:
             return harm
-        verdicts = judge_each_or_none(self._judge, [answers[n].prompt.messages for n in new], [texts[n][1] for n in new])
+        verdicts = self._judge.each_or_none([answers[n].prompt.messages for n in new], [texts[n][1] for n in new])
         self.n_judge_calls += verdicts.n_calls
         if self._policy.on_judge_error == "raise" and None in verdicts.harm:
-            raise JudgeError(f"The judge gave no verdict: {verdicts.errors[-1]}") from verdicts.errors[-1]
+            raise JudgeError(f"The judge gave no verdict: {reason(verdicts.errors[-1])}", verdicts.errors[-1])
         for n, verdict in zip(new, verdicts.harm, strict=True):
             harm[n] = math.nan if verdict is None else verdict
             answers[n].n_judged += 1
             if self.is_traced:
                 answers[n].judged_prefixes.append(JudgedPrefix(texts[n][0], harm[n], self._policy.passes(harm[n])))
         return harm
+
+    @property
+    def judge_is_lost(self) -> bool:
+        """Whether the judge has hung too often, so that no text gets a verdict any more."""
+        return self._judge.is_lost
 
     def commit(self, batch: RowBatch, row: int, ids: list[int], text: str, harm: float, is_done: bool) -> None:
         """Commit the first tokens `ids` of a row to its answer, and emit those that are new."""

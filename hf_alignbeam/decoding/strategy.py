@@ -38,6 +38,7 @@ from hf_alignbeam.decoding.rollback import Rollback
 from hf_alignbeam.decoding.row_writer import RowWriter
 from hf_alignbeam.decoding.target_rows import TargetRows
 from hf_alignbeam.judges.base import Judge
+from hf_alignbeam.judges.failsafe import JudgeCalls
 from hf_alignbeam.steering.anchor_steering import AnchorSteering
 from hf_alignbeam.steering.generate_loops import N_CALLERS
 from hf_alignbeam.steering.ledger import Ledger
@@ -47,6 +48,7 @@ from hf_alignbeam.steering.settings import SteeringSettings
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
 from hf_alignbeam.utils.streaming import streaming
+from hf_alignbeam.utils.timed_calls import TimedCalls
 
 #: The default threshold: the highest harm that passes where none was calibrated.
 THRESHOLD = 0.5
@@ -78,7 +80,11 @@ class AlignBeam:
         refusal: The text that ends an answer of which nothing passes.
         on_fail: Is called before that with conversations, each ending in the committed part of its answer; returns a
             continuation of each, or None. It is judged too. `EmbeddingSteerer(...).answers` is such a callable.
-        on_judge_error: `"refuse"`: a text without a verdict does not pass; `"raise"`: it ends the call with a `JudgeError`.
+        on_judge_error: `"refuse"`: a text without a verdict does not pass; `"raise"`: it ends the call with a `JudgeError`. Of
+            the judge's own error, which may quote the text, it shows the kind only; the error itself is its `judge_error`.
+        judge_timeout: Seconds to wait for the judge; None to wait forever. Texts that it has not judged in time have no
+            verdict. When this happens a second time within one call of `generate`, the judge is asked no more there, and every
+            answer that is not finished ends in the refusal. A judge that hangs keeps running in a daemon thread.
         min_start: The least probability of a candidate's first token, relative to the most likely one, both in the mixture
             and for the anchor alone.
         streamer: Gets the committed tokens of a batch of one; `generate` does not pass its own streamer to a strategy.
@@ -109,6 +115,7 @@ class AlignBeam:
         refusal: str = REFUSAL,
         on_fail: OnFail | None = None,
         on_judge_error: Literal["refuse", "raise"] = "refuse",
+        judge_timeout: float | None = None,
         min_start: float = 0.1,
         streamer: BaseStreamer | None = None,
         audit: str | Path | Callable[[dict[str, Any]], None] | None = None,
@@ -138,6 +145,7 @@ class AlignBeam:
                 "steering, use plain sampling and the judge itself."
             )
         self._judge = judge
+        self._timed = TimedCalls(judge_timeout, "judge_timeout")
         self._refusal = refusal
         self._on_fail = on_fail
         self._streamer = streamer
@@ -229,7 +237,8 @@ class AlignBeam:
     def _judged_answers(self, prompts: Sequence[ParsedPrompt], config: GenerationConfig) -> JudgedAnswers:
         """The answers of one call, all of them empty."""
         keeps = [bool(config.return_dict_in_generate and wanted) for wanted in (config.output_scores, config.output_logits)]
-        return JudgedAnswers(prompts, self._judge, self._policy, self._token_bytes, self._emit, self._is_traced, *keeps)
+        judge = JudgeCalls(self._judge, self._timed)
+        return JudgedAnswers(prompts, judge, self._policy, self._token_bytes, self._emit, self._is_traced, *keeps)
 
     def _fallback(self, config: GenerationConfig, max_length: int | None) -> Fallback:
         """The fallback of one call, whose answers may have `max_length` tokens."""
