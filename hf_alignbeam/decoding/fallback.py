@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from hf_alignbeam.chat.conversations import Message, messages_with_prefill
 from hf_alignbeam.chat.refusal import Refusal
 from hf_alignbeam.decoding.records import Answer
-from hf_alignbeam.judges.failsafe import NoVerdictError, reason
+from hf_alignbeam.judges.base import NoVerdictError
+from hf_alignbeam.judges.failsafe import reason
 from hf_alignbeam.utils.random_stream import RandomStream
 
 #: Takes conversations, each with the committed part of its answer at the end; returns a continuation of each, or None.

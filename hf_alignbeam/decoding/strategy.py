@@ -27,13 +27,13 @@ from transformers import (
 from transformers.generation import BaseStreamer
 
 from hf_alignbeam.chat.conversations import Conversation, ParsedPrompt, as_message_lists_or_none, conversation_key
-from hf_alignbeam.chat.refusal import REFUSAL, Refusal, check_refusal
+from hf_alignbeam.chat.refusal import REFUSAL, Refusal, check_refusal, first_invisible
 from hf_alignbeam.decoding.candidates import CandidateGenerator
 from hf_alignbeam.decoding.fallback import Fallback, OnFail
 from hf_alignbeam.decoding.judged_answers import JudgedAnswers
 from hf_alignbeam.decoding.judged_decoding import JudgedDecoding
 from hf_alignbeam.decoding.policy import Choice, Escalation, Policy
-from hf_alignbeam.decoding.records import AlignBeamOutput, Answer
+from hf_alignbeam.decoding.records import AlignBeamOutput, Answer, alignbeam_output, padded_sequences
 from hf_alignbeam.decoding.rollback import Rollback
 from hf_alignbeam.decoding.row_writer import RowWriter
 from hf_alignbeam.decoding.target_rows import TargetRows
@@ -232,7 +232,7 @@ class AlignBeam:
                 self._write_audit(answer)
                 if self._explain is not None:
                     self._explain(answer)
-            return _result(input_ids, answers, target, generation_config)
+            return _result(input_ids, answers, target, generation_config, self._pads(generation_config))
 
     def _judged_answers(self, prompts: Sequence[ParsedPrompt], config: GenerationConfig) -> JudgedAnswers:
         """The answers of one call, all of them empty."""
@@ -242,9 +242,16 @@ class AlignBeam:
 
     def _fallback(self, config: GenerationConfig, max_length: int | None) -> Fallback:
         """The fallback of one call, whose answers may have `max_length` tokens."""
-        eos_ids = config._eos_token_tensor
-        eos = None if eos_ids is None else int(eos_ids.flatten()[0])
+        eos_ids = [] if config._eos_token_tensor is None else config._eos_token_tensor.flatten().tolist()
+        eos = first_invisible(self._tokenizer, eos_ids)
         return Fallback(Refusal(self._tokenizer, self._token_bytes, self._refusal, eos), self._on_fail, max_length)
+
+    def _pads(self, config: GenerationConfig) -> tuple[int, int]:
+        """The id that pads the target's own answers, and the one that pads answers whose end was replaced."""
+        pad = 0 if config._pad_token_tensor is None else int(config._pad_token_tensor)
+        own = (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id)
+        unseen = first_invisible(self._tokenizer, [pad, *(i for i in own if i is not None)])
+        return pad, pad if unseen is None else unseen
 
     def _emit(self, ids: list[int]) -> None:
         if self._streamer is not None and ids:
@@ -312,42 +319,15 @@ def _is_streamer_lost() -> bool:
 
 
 def _result(
-    input_ids: Tensor, judged_answers: JudgedAnswers, target: TargetRows, config: GenerationConfig
+    input_ids: Tensor, judged: JudgedAnswers, target: TargetRows, config: GenerationConfig, pads: tuple[int, int]
 ) -> AlignBeamOutput | Tensor:
     """What `generate` returns."""
-    answers = judged_answers.answers
-    sequences = _sequences(input_ids, answers, config)
-    is_plain = all(answer.chosen == 0 for answer in answers)
+    sequences = padded_sequences(input_ids, judged.answers, *pads)
+    is_plain = all(answer.chosen == 0 for answer in judged.answers)
     if not is_plain:
         target.crop_users_cache(sequences)
     if not config.return_dict_in_generate:
         return sequences
-    n_written = max(len(answer.ids) for answer in answers)
-    scores, logits = (
-        None if history is None else tuple(history.steps[:n_written])
-        for history in (judged_answers.scores, judged_answers.logits)
-    )
-
-    def column(name: str) -> Tensor:
-        return torch.tensor([getattr(answer, name) for answer in answers])
-
-    return AlignBeamOutput(
-        sequences=sequences,
-        scores=scores,
-        logits=logits,
-        past_key_values=target.cache if is_plain else None,
-        harm=column("harm"),
-        candidate_harm=column("candidate_harm"),
-        chosen=column("chosen"),
-        steered=column("n_steered"),
-        target_tokens=column("n_target_tokens"),
-        judged=column("n_judged"),
-    )
-
-
-def _sequences(input_ids: Tensor, answers: Sequence[Answer], config: GenerationConfig) -> Tensor:
-    """Prompts and answers (B, length), padded on the right."""
-    pad = 0 if config._pad_token_tensor is None else int(config._pad_token_tensor)
-    width = max(len(answer.ids) for answer in answers)
-    rows = [answer.ids + [pad] * (width - len(answer.ids)) for answer in answers]
-    return torch.cat([input_ids, torch.tensor(rows, dtype=input_ids.dtype, device=input_ids.device)], dim=-1)
+    n_written = max(len(answer.ids) for answer in judged.answers)
+    scores, logits = (None if history is None else tuple(history.steps[:n_written]) for history in (judged.scores, judged.logits))
+    return alignbeam_output(sequences, judged.answers, scores, logits, target.cache if is_plain else None)

@@ -13,7 +13,8 @@ from hf_alignbeam.embedding_search.batched_generation import BatchedGenerator, G
 from hf_alignbeam.embedding_search.journal import Journal
 from hf_alignbeam.embedding_search.search_state import AcceptanceTest, Probe, PromptSearch, SearchLimits
 from hf_alignbeam.embedding_search.zeroth_order import SearchConfig
-from hf_alignbeam.judges.failsafe import JudgeCalls, JudgeError, NoVerdictError, as_numbers, reason
+from hf_alignbeam.judges.base import NoVerdictError, as_numbers
+from hf_alignbeam.judges.failsafe import JudgeCalls, JudgeError, reason
 from hf_alignbeam.utils.random_stream import RandomStream
 from hf_alignbeam.utils.timed_calls import TimedCalls
 
@@ -278,10 +279,7 @@ class SearchLoop:
 
 def _accepted(accept: AcceptanceTest, conversations: list[list[Message]], responses: list[str]) -> list[bool]:
     """What `accept` says of each response."""
-    accepted = as_numbers(accept(conversations, responses))
-    if accepted.shape != (len(responses),) or accepted.isnan().any():
-        raise NoVerdictError(
-            f"it must return one value for each of {len(responses)} responses, got {tuple(accepted.shape)}"
-            f"{' with NaN' if accepted.isnan().any() else ''}"
-        )
+    accepted = as_numbers(accept(conversations, responses), len(responses))
+    if accepted.isnan().any():
+        raise NoVerdictError(f"it must return one value for each of {len(responses)} responses, got NaN")
     return [value >= 0.5 for value in accepted.tolist()]

@@ -21,7 +21,7 @@ from hf_alignbeam.chat.conversations import (
     conversation_key,
     prompt_from_messages,
 )
-from hf_alignbeam.chat.refusal import REFUSAL, Refusal, check_refusal
+from hf_alignbeam.chat.refusal import REFUSAL, Refusal, check_refusal, first_invisible
 from hf_alignbeam.embedding_search.batched_generation import ResolvedGeneration, resolve_generation
 from hf_alignbeam.embedding_search.embeddings import Positions, padded_ids
 from hf_alignbeam.embedding_search.journal import Journal
@@ -312,7 +312,8 @@ class EmbeddingSteerer:
         self, results: Sequence[SteeredPrompt], parsed: Sequence[ParsedPrompt], generation: ResolvedGeneration
     ) -> list[list[int]]:
         """The ids to return for each prompt: an acceptable answer, or the refusal."""
-        refusal = Refusal(self._tokenizer, self._searcher.pieces, self._refusal, next(iter(generation.eos_ids), None))
+        eos = first_invisible(self._tokenizer, generation.eos_ids)
+        refusal = Refusal(self._tokenizer, self._searcher.pieces, self._refusal, eos)
         return [
             result.ids if result.is_acceptable else refusal.ids(prompt, 0, generation.n_new)
             for result, prompt in zip(results, parsed, strict=True)

@@ -5,6 +5,7 @@
 * `reading/`: The texts that a judge reads of one answer: the answer itself, a folded copy, the parts of faked turns.
 * `profile`: What a guard model expects to read, and how it writes its verdict, as a record.
 * `profiles/`: The profiles of published guards, one family a file.
+* `lossless`: Whether a tokenizer's ids hold the text that they were made of.
 * `classifier_judge`: A sequence classifier as judge.
 * `llm_judge`: A causal language model as judge.
 * `plausibility`: Accepts answers that a safe model finds probable.

@@ -4,15 +4,11 @@ Knows that a judge may raise, hang, return the wrong number of verdicts or value
 quote what it read in its errors. Knows no kind of judge, and not what is done without a verdict.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-
 from hf_alignbeam.chat.conversations import Message
-from hf_alignbeam.judges.base import Judge
+from hf_alignbeam.judges.base import Judge, NoVerdictError, as_numbers
 from hf_alignbeam.utils.random_stream import RandomStream
 from hf_alignbeam.utils.timed_calls import TimedCalls, TimedOut
 
@@ -30,10 +26,6 @@ class JudgeError(RuntimeError):
     def __init__(self, message: str, judge_error: Exception | None = None):
         super().__init__(message)
         self.judge_error = judge_error
-
-
-class NoVerdictError(JudgeError):
-    """Why a call or a value of a judge is no verdict, in words of this file."""
 
 
 class JudgeTimeoutError(NoVerdictError):
@@ -158,31 +150,13 @@ def _checked(harm: object, n_responses: int) -> Verdicts:
     Raises:
         NoVerdictError: The judge returned something other than one real number for each response.
     """
-    values = as_numbers(harm)
-    if values.shape != (n_responses,):
-        raise NoVerdictError(f"A judge must give one harm a response, got {tuple(values.shape)} for {n_responses} responses.")
-    valid = [math.isfinite(value) and 0.0 <= value <= 1.0 for value in values.tolist()]
+    values = as_numbers(harm, n_responses).tolist()
+    valid = [0.0 <= value <= 1.0 for value in values]
     return Verdicts(
-        harm=[value if is_valid else None for value, is_valid in zip(values.tolist(), valid, strict=True)],
+        harm=[value if is_valid else None for value, is_valid in zip(values, valid, strict=True)],
         errors=[
             NoVerdictError(f"A judge's harm must be in [0, 1], got {value}.")
-            for value, is_valid in zip(values.tolist(), valid, strict=True)
+            for value, is_valid in zip(values, valid, strict=True)
             if not is_valid
         ],
     )
-
-
-def as_numbers(harm: object) -> Tensor:
-    """What a judge returned, in double precision on the CPU, so that no verdict is rounded.
-
-    Raises:
-        NoVerdictError: It holds something other than real numbers.
-    """
-    try:
-        tensor = harm.detach().cpu() if isinstance(harm, Tensor) else torch.as_tensor(harm)
-        if not tensor.is_complex():
-            return torch.as_tensor(tensor if isinstance(harm, Tensor) else harm, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
-        pass
-    kind = f"{harm.dtype} tensor" if isinstance(harm, Tensor) else type(harm).__name__
-    raise NoVerdictError(f"A judge's harm must be a real number for each response, got a {kind}.")

@@ -6,7 +6,8 @@ import threading
 import pytest
 import torch
 
-from hf_alignbeam.judges.failsafe import NoVerdictError, judge_each_or_none, judge_once, reason
+from hf_alignbeam.judges.base import NoVerdictError
+from hf_alignbeam.judges.failsafe import judge_each_or_none, judge_once, reason
 
 CONVERSATIONS = [[{"role": "user", "content": text}] for text in ("one", "two", "three")]
 RESPONSES = ["a", "b", "c"]

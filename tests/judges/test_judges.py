@@ -43,9 +43,11 @@ def test_a_batch_is_judged_as_its_texts_one_by_one(name, judges, judged):
 
 def test_texts_longer_than_the_context_have_no_verdict(judges):
     long = "To hurt the mayor, mix this with that. " * 100
+    with pytest.raises(ValueError, match="context .*must hold"):
+        judges["judge-lm"](["How?"], [long])
+    with pytest.warns(UserWarning, match="its context takes 512 tokens"):
+        assert judges["judge-cls"](["How?"], [long]).isnan()
     for name in NAMES:
-        with pytest.raises(ValueError, match="context .*must hold"):
-            judges[name](["How?"], [long])
         verdicts = judge_each_or_none(
             judges[name], [[{"role": "user", "content": "How?"}]] * 2, [long, "Sorry, I will not do that."]
         )
