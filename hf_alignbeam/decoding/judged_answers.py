@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.conversations import ParsedPrompt
 from hf_alignbeam.decoding.policy import Policy
 from hf_alignbeam.decoding.records import Answer, JudgedPrefix
 from hf_alignbeam.decoding.row_batch import RowBatch
 from hf_alignbeam.judges.failsafe import JudgeCalls, JudgeError, reason
+from hf_alignbeam.tokenization.seen_text import seen_bytes
 from hf_alignbeam.tokenization.vocabulary import decode
 
 
@@ -44,7 +46,8 @@ class JudgedAnswers:
         prompts: The prompt of each row.
         judge: The judge, as this call asks it.
         policy: Which verdicts pass.
-        token_bytes: The bytes of the target's tokens.
+        tokenizer: The target's tokenizer.
+        token_bytes: The bytes of its tokens.
         emit: Is called with tokens as they are committed.
         is_traced: Whether to record the texts that are judged, and the rollbacks.
         keeps_scores, keeps_logits: Whether to keep these for `generate`'s output.
@@ -55,6 +58,7 @@ class JudgedAnswers:
         prompts: Sequence[ParsedPrompt],
         judge: JudgeCalls,
         policy: Policy,
+        tokenizer: PreTrainedTokenizerBase,
         token_bytes: Sequence[bytes | None],
         emit: Callable[[list[int]], None],
         is_traced: bool,
@@ -63,6 +67,7 @@ class JudgedAnswers:
     ):
         self._judge = judge
         self._policy = policy
+        self._tokenizer = tokenizer
         self._token_bytes = token_bytes
         self._emit = emit
         self.is_traced = is_traced
@@ -76,9 +81,13 @@ class JudgedAnswers:
         """The bytes of some tokens."""
         return decode(self._token_bytes, ids)
 
+    def seen_bytes_of(self, ids: Sequence[int]) -> bytes:
+        """What a user sees of some tokens: the judge and `on_fail` read that."""
+        return seen_bytes(self._tokenizer, self._token_bytes, ids)
+
     def text_of(self, answer: Answer, ids: Sequence[int]) -> str:
         """The text that the judge reads where an answer consists of these tokens: the prefill is part of it."""
-        return answer.prompt.continued(self.bytes_of(ids)).prefill.decode(errors="replace").strip()
+        return answer.prompt.continued(self.seen_bytes_of(ids)).prefill.decode(errors="replace").strip()
 
     def written(self, batch: RowBatch, row: int) -> tuple[list[int], str]:
         """The tokens of a row's answer, and their text."""

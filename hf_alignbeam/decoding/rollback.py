@@ -154,7 +154,7 @@ class Rollback:
         if self._answers.judge_is_lost:
             self._refuse(answers)
             return
-        all_ids = self._fallback.on_fail_ids(answers, [self._answers.bytes_of(answer.ids) for answer in answers])
+        all_ids = self._fallback.on_fail_ids(answers, [self._answers.seen_bytes_of(answer.ids) for answer in answers])
         given = [n for n, ids in enumerate(all_ids) if ids]
         whole = [[*answers[n].ids, *all_ids[n]] for n in given]
         texts = [(ids, self._answers.text_of(answers[n], ids)) for n, ids in zip(given, whole, strict=True)]

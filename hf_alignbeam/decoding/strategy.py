@@ -238,7 +238,8 @@ class AlignBeam:
         """The answers of one call, all of them empty."""
         keeps = [bool(config.return_dict_in_generate and wanted) for wanted in (config.output_scores, config.output_logits)]
         judge = JudgeCalls(self._judge, self._timed)
-        return JudgedAnswers(prompts, judge, self._policy, self._token_bytes, self._emit, self._is_traced, *keeps)
+        tokens = self._tokenizer, self._token_bytes
+        return JudgedAnswers(prompts, judge, self._policy, *tokens, self._emit, self._is_traced, *keeps)
 
     def _fallback(self, config: GenerationConfig, max_length: int | None) -> Fallback:
         """The fallback of one call, whose answers may have `max_length` tokens."""

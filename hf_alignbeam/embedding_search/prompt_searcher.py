@@ -23,7 +23,8 @@ from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompt
 from hf_alignbeam.embedding_search.zeroth_order import ProbeSampler, SearchConfig
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.failsafe import JudgeCalls
-from hf_alignbeam.tokenization.vocabulary import decode, token_bytes
+from hf_alignbeam.tokenization.seen_text import seen_bytes
+from hf_alignbeam.tokenization.vocabulary import token_bytes
 from hf_alignbeam.utils.timed_calls import TimedCalls
 
 #: Prompts that are searched together. Their results are reported before the next ones start.
@@ -186,6 +187,6 @@ class PromptSearcher:
         )
 
     def _response_text(self, parsed: ParsedPrompt, ids: Sequence[int]) -> str:
-        """The whole response, prefill included."""
-        text = decode(self.pieces, ids)
+        """The whole response, prefill included, as a user sees it."""
+        text = seen_bytes(self._tokenizer, self.pieces, ids)
         return parsed.continued(text).prefill.decode(errors="replace").strip()

@@ -197,7 +197,9 @@ class _PairLayout:
         first, second = places[0], places[-1]
         between = ids[first + n : second]
         kinds = list(encoded["token_type_ids"]) if takes_types and "token_type_ids" in encoded else None
-        types = kinds and (kinds[0], kinds[first], kinds[first + n if between else first], kinds[second], kinds[-1])
+        types = (
+            None if kinds is None else (kinds[0], kinds[first], kinds[first + n if between else first], kinds[second], kinds[-1])
+        )
         special = set(tokenizer.all_special_ids)
         return cls(ids[:first], between if special & set(between) else [*between, separator], ids[second + n :], separator, types)
 
