@@ -1,5 +1,6 @@
 """What a user sees of an answer, who decodes it without special tokens, is what was judged, whatever the tokenizer."""
 
+import copy
 import hashlib
 from functools import partial
 
@@ -46,10 +47,7 @@ REAL = ("gpt2", "llama2", "qwen3", "gemma2", "t5")
 @pytest.fixture(scope="module")
 def target_of(texts, real_tokenizer):
     def load(name):
-        if name in TOY:
-            tokenizer = TOY[name](texts)
-        else:
-            tokenizer = real_tokenizer(name)
+        tokenizer = TOY[name](texts) if name in TOY else copy.deepcopy(real_tokenizer(name))
         tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         sizes = {"hidden_size": 8, "intermediate_size": 8, "head_dim": 2} if name in REAL else {}
