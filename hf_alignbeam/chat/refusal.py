@@ -3,7 +3,7 @@
 Knows a tokenizer and how much of an answer is written. Knows no judge: the caller judges a replacement before it is used.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -74,3 +74,11 @@ def check_refusal(text: str) -> None:
     """
     if not text.strip():
         raise ValueError(f"`refusal` must hold some text, got {text!r}. Leave it out for {REFUSAL!r}.")
+
+
+def first_invisible(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> int | None:
+    """The first of some ids of which a reader sees nothing, who decodes without special tokens; None where each is seen.
+
+    A caller's `eos_token_id` may be a word: after a text that was judged, it would be read as a part of it.
+    """
+    return next((i for i in ids if not str(tokenizer.decode([i], skip_special_tokens=True))), None)

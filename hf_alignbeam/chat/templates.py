@@ -170,9 +170,10 @@ def render_all(tokenizer: PreTrainedTokenizerBase, messages: list[Message], extr
         text = render_or_none(tokenizer, [*variant, *extra], enable_thinking=False, **options)
         if text is not None and all(message["content"].strip() in text for message in variant):
             return text
+    roles = ", ".join(str(message["role"]) for message in messages)  # no contents: they may be what a judge has not passed
     raise ValueError(
-        f"The chat template must render the whole conversation, but refuses or leaves out a part of {messages!r}. Pass "
-        "`conversations` with the roles and the order that it knows."
+        f"The chat template must render the whole conversation, but refuses or leaves out a part of one with the roles {roles}. "
+        "Pass `conversations` with the roles and the order that it knows."
     )
 
 

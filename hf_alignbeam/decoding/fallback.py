@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 from hf_alignbeam.chat.conversations import Message, messages_with_prefill
 from hf_alignbeam.chat.refusal import Refusal
 from hf_alignbeam.decoding.records import Answer
+from hf_alignbeam.judges.base import NoVerdictError
+from hf_alignbeam.judges.failsafe import reason
+from hf_alignbeam.utils.random_stream import RandomStream
 
 #: Takes conversations, each with the committed part of its answer at the end; returns a continuation of each, or None.
 OnFail = Callable[[Sequence[list[Message]]], Sequence[str | None]]
@@ -27,6 +30,7 @@ class Fallback:
         self._refusal = refusal
         self._on_fail = on_fail
         self._max_length = max_length
+        self._stream = RandomStream()
 
     def on_fail_ids(self, answers: Sequence[Answer], committed: Sequence[bytes]) -> list[list[int]]:
         """The tokens of the text that `on_fail` returns for each answer; none where it returns no text, or too long a text.
@@ -39,11 +43,15 @@ class Fallback:
             return [[] for _ in answers]
         prompts = [answer.prompt.continued(text) for answer, text in zip(answers, committed, strict=True)]
         try:
-            texts = list(self._on_fail([messages_with_prefill(prompt) for prompt in prompts]))
+            with self._stream.drawing():
+                texts = list(self._on_fail([messages_with_prefill(prompt) for prompt in prompts]))
             if len(texts) != len(answers) or not all(text is None or isinstance(text, str) for text in texts):
-                raise ValueError(f"it must return a text or None for each of {len(answers)} conversations, got {texts!r}")
+                kinds = ", ".join(sorted({type(text).__name__ for text in texts}))
+                raise NoVerdictError(
+                    f"it must return a text or None for each of {len(answers)} conversations, got {len(texts)} of {kinds}"
+                )
         except Exception as error:  # a user's callable may raise anything; the refusal remains
-            warnings.warn(f"`on_fail` failed, so these answers are refused: {error}", stacklevel=2)
+            warnings.warn(f"`on_fail` failed, so these answers are refused: {reason(error)}", stacklevel=2)
             return [[] for _ in answers]
         return [
             self._refusal.replacement_ids(text, prompt, len(answer.ids), self._max_length) if text else []

@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.conversations import ParsedPrompt
 from hf_alignbeam.decoding.policy import Policy
 from hf_alignbeam.decoding.records import Answer, JudgedPrefix
 from hf_alignbeam.decoding.row_batch import RowBatch
-from hf_alignbeam.judges.base import Judge
-from hf_alignbeam.judges.failsafe import JudgeError, judge_each_or_none
+from hf_alignbeam.judges.failsafe import JudgeCalls, JudgeError, reason
+from hf_alignbeam.tokenization.seen_text import seen_bytes
 from hf_alignbeam.tokenization.vocabulary import decode
 
 
@@ -43,9 +44,10 @@ class JudgedAnswers:
 
     Args:
         prompts: The prompt of each row.
-        judge: The judge.
+        judge: The judge, as this call asks it.
         policy: Which verdicts pass.
-        token_bytes: The bytes of the target's tokens.
+        tokenizer: The target's tokenizer.
+        token_bytes: The bytes of its tokens.
         emit: Is called with tokens as they are committed.
         is_traced: Whether to record the texts that are judged, and the rollbacks.
         keeps_scores, keeps_logits: Whether to keep these for `generate`'s output.
@@ -54,8 +56,9 @@ class JudgedAnswers:
     def __init__(
         self,
         prompts: Sequence[ParsedPrompt],
-        judge: Judge,
+        judge: JudgeCalls,
         policy: Policy,
+        tokenizer: PreTrainedTokenizerBase,
         token_bytes: Sequence[bytes | None],
         emit: Callable[[list[int]], None],
         is_traced: bool,
@@ -64,6 +67,7 @@ class JudgedAnswers:
     ):
         self._judge = judge
         self._policy = policy
+        self._tokenizer = tokenizer
         self._token_bytes = token_bytes
         self._emit = emit
         self.is_traced = is_traced
@@ -77,9 +81,13 @@ class JudgedAnswers:
         """The bytes of some tokens."""
         return decode(self._token_bytes, ids)
 
+    def seen_bytes_of(self, ids: Sequence[int]) -> bytes:
+        """What a user sees of some tokens: the judge and `on_fail` read that."""
+        return seen_bytes(self._tokenizer, self._token_bytes, ids)
+
     def text_of(self, answer: Answer, ids: Sequence[int]) -> str:
         """The text that the judge reads where an answer consists of these tokens: the prefill is part of it."""
-        return answer.prompt.continued(self.bytes_of(ids)).prefill.decode(errors="replace").strip()
+        return answer.prompt.continued(self.seen_bytes_of(ids)).prefill.decode(errors="replace").strip()
 
     def written(self, batch: RowBatch, row: int) -> tuple[list[int], str]:
         """The tokens of a row's answer, and their text."""
@@ -103,16 +111,21 @@ class JudgedAnswers:
         new = [n for n, (answer, (_, text)) in enumerate(zip(answers, texts, strict=True)) if answer.text != text]
         if not new:
             return harm
-        verdicts = judge_each_or_none(self._judge, [answers[n].prompt.messages for n in new], [texts[n][1] for n in new])
+        verdicts = self._judge.each_or_none([answers[n].prompt.messages for n in new], [texts[n][1] for n in new])
         self.n_judge_calls += verdicts.n_calls
         if self._policy.on_judge_error == "raise" and None in verdicts.harm:
-            raise JudgeError(f"The judge gave no verdict: {verdicts.errors[-1]}") from verdicts.errors[-1]
+            raise JudgeError(f"The judge gave no verdict: {reason(verdicts.errors[-1])}", verdicts.errors[-1])
         for n, verdict in zip(new, verdicts.harm, strict=True):
             harm[n] = math.nan if verdict is None else verdict
             answers[n].n_judged += 1
             if self.is_traced:
                 answers[n].judged_prefixes.append(JudgedPrefix(texts[n][0], harm[n], self._policy.passes(harm[n])))
         return harm
+
+    @property
+    def judge_is_lost(self) -> bool:
+        """Whether the judge has hung too often, so that no text gets a verdict any more."""
+        return self._judge.is_lost
 
     def commit(self, batch: RowBatch, row: int, ids: list[int], text: str, harm: float, is_done: bool) -> None:
         """Commit the first tokens `ids` of a row to its answer, and emit those that are new."""

@@ -58,9 +58,9 @@ class JudgedDecoding:
                 batch.end_steering()
 
     def _write(self, n_next: int | None) -> None:
-        """Write every active row to a length, or to its end."""
+        """Write every active row to a length, or to its end; no further once no verdict is to be had."""
         for batch in self._batches:
-            while batch.unfinished and batch.n_written != n_next:
+            while batch.unfinished and batch.n_written != n_next and not self._answers.judge_is_lost:
                 self._step(batch)
 
     def _step(self, batch: RowBatch) -> None:

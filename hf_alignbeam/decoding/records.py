@@ -4,6 +4,7 @@ Knows records and one number. Does not know who fills them in; no token depends 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,6 +135,40 @@ class AlignBeamOutput(ModelOutput):
     steered: Tensor | None = None
     target_tokens: Tensor | None = None
     judged: Tensor | None = None
+
+
+def alignbeam_output(
+    sequences: Tensor,
+    answers: Sequence[Answer],
+    scores: tuple[Tensor, ...] | None,
+    logits: tuple[Tensor, ...] | None,
+    cache: Any,
+) -> AlignBeamOutput:
+    """What `generate` returns of answers, with what is known of each."""
+
+    def column(name: str) -> Tensor:
+        return torch.tensor([getattr(answer, name) for answer in answers])
+
+    return AlignBeamOutput(
+        sequences=sequences,
+        scores=scores,
+        logits=logits,
+        past_key_values=cache,
+        harm=column("harm"),
+        candidate_harm=column("candidate_harm"),
+        chosen=column("chosen"),
+        steered=column("n_steered"),
+        target_tokens=column("n_target_tokens"),
+        judged=column("n_judged"),
+    )
+
+
+def padded_sequences(input_ids: Tensor, answers: Sequence[Answer], pad: int, pad_after_fallback: int) -> Tensor:
+    """Prompts and answers (B, length), padded on the right: with another id where an end was put to an answer."""
+    width = max(len(answer.ids) for answer in answers)
+    pads = [pad if answer.chosen >= 0 else pad_after_fallback for answer in answers]
+    rows = [answer.ids + [own_pad] * (width - len(answer.ids)) for answer, own_pad in zip(answers, pads, strict=True)]
+    return torch.cat([input_ids, torch.tensor(rows, dtype=input_ids.dtype, device=input_ids.device)], dim=-1)
 
 
 def divergence(mixed: Tensor, unsteered: Tensor) -> Tensor:

@@ -86,6 +86,10 @@ class Rollback:
         Returns:
             A new batch of the answers that continue, if they cannot continue in `batch`.
         """
+        self._take_back(batch, rows, n_kept)
+        if self._answers.judge_is_lost:
+            self._refuse([batch.answers[row] for row in rows])
+            return None
         candidates = self._propose(batch, rows, n_kept, n_next)
         try:
             harms = self._judge(candidates)
@@ -110,12 +114,15 @@ class Rollback:
             candidates.rows.end_steering()
             raise
 
-    def _propose(self, batch: RowBatch, rows: list[int], n_kept: int, n_next: int | None) -> CandidateBatch:
-        """Take back the tokens of some rows after the first `n_kept`, and write candidates in their place."""
+    def _take_back(self, batch: RowBatch, rows: list[int], n_kept: int) -> None:
+        """Take back the tokens of some rows after the first `n_kept`."""
         batch.stop_steering(rows)
         for row in rows:
             batch.active[row] = False
             self._answers.forget_steps(batch.answers[row], n_kept)
+
+    def _propose(self, batch: RowBatch, rows: list[int], n_kept: int, n_next: int | None) -> CandidateBatch:
+        """Write candidates in the place of what some rows had after their first `n_kept` tokens."""
         answers = [batch.answers[row] for row in rows]
         prompts = [answer.prompt.continued(self._answers.bytes_of(answer.ids)) for answer in answers]
         return self._candidates.generate(batch, rows, n_kept, n_next, prompts, self._answers.keeps_steps)
@@ -144,7 +151,10 @@ class Rollback:
 
     def _fall_back(self, answers: Sequence[Answer]) -> None:
         """End answers with what `on_fail` returns if that passes, and with the refusal if not."""
-        all_ids = self._fallback.on_fail_ids(answers, [self._answers.bytes_of(answer.ids) for answer in answers])
+        if self._answers.judge_is_lost:
+            self._refuse(answers)
+            return
+        all_ids = self._fallback.on_fail_ids(answers, [self._answers.seen_bytes_of(answer.ids) for answer in answers])
         given = [n for n, ids in enumerate(all_ids) if ids]
         whole = [[*answers[n].ids, *all_ids[n]] for n in given]
         texts = [(ids, self._answers.text_of(answers[n], ids)) for n, ids in zip(given, whole, strict=True)]
@@ -153,7 +163,12 @@ class Rollback:
             if n in harms and self._policy.passes(harms[n]):
                 self._answers.end_with(answer, all_ids[n], harms[n], chosen=-2)
             else:
-                self._answers.end_with(answer, self._fallback.refusal_ids(answer), math.nan, chosen=-1)
+                self._refuse([answer])
+
+    def _refuse(self, answers: Sequence[Answer]) -> None:
+        """End answers with the refusal."""
+        for answer in answers:
+            self._answers.end_with(answer, self._fallback.refusal_ids(answer), math.nan, chosen=-1)
 
     def _continue(self, batch: RowBatch, candidates: RowBatch, chosen: list[tuple[int, int]]) -> RowBatch | None:
         """Let chosen candidates continue: in the rows that they replace if these can take them, else as a batch of their own.

@@ -27,17 +27,18 @@ from transformers import (
 from transformers.generation import BaseStreamer
 
 from hf_alignbeam.chat.conversations import Conversation, ParsedPrompt, as_message_lists_or_none, conversation_key
-from hf_alignbeam.chat.refusal import REFUSAL, Refusal, check_refusal
+from hf_alignbeam.chat.refusal import REFUSAL, Refusal, check_refusal, first_invisible
 from hf_alignbeam.decoding.candidates import CandidateGenerator
 from hf_alignbeam.decoding.fallback import Fallback, OnFail
 from hf_alignbeam.decoding.judged_answers import JudgedAnswers
 from hf_alignbeam.decoding.judged_decoding import JudgedDecoding
 from hf_alignbeam.decoding.policy import Choice, Escalation, Policy
-from hf_alignbeam.decoding.records import AlignBeamOutput, Answer
+from hf_alignbeam.decoding.records import AlignBeamOutput, Answer, alignbeam_output, padded_sequences
 from hf_alignbeam.decoding.rollback import Rollback
 from hf_alignbeam.decoding.row_writer import RowWriter
 from hf_alignbeam.decoding.target_rows import TargetRows
 from hf_alignbeam.judges.base import Judge
+from hf_alignbeam.judges.failsafe import JudgeCalls
 from hf_alignbeam.steering.anchor_steering import AnchorSteering
 from hf_alignbeam.steering.generate_loops import N_CALLERS
 from hf_alignbeam.steering.ledger import Ledger
@@ -47,6 +48,7 @@ from hf_alignbeam.steering.settings import SteeringSettings
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
 from hf_alignbeam.utils.streaming import streaming
+from hf_alignbeam.utils.timed_calls import TimedCalls
 
 #: The default threshold: the highest harm that passes where none was calibrated.
 THRESHOLD = 0.5
@@ -78,7 +80,11 @@ class AlignBeam:
         refusal: The text that ends an answer of which nothing passes.
         on_fail: Is called before that with conversations, each ending in the committed part of its answer; returns a
             continuation of each, or None. It is judged too. `EmbeddingSteerer(...).answers` is such a callable.
-        on_judge_error: `"refuse"`: a text without a verdict does not pass; `"raise"`: it ends the call with a `JudgeError`.
+        on_judge_error: `"refuse"`: a text without a verdict does not pass; `"raise"`: it ends the call with a `JudgeError`. Of
+            the judge's own error, which may quote the text, it shows the kind only; the error itself is its `judge_error`.
+        judge_timeout: Seconds to wait for the judge; None to wait forever. Texts that it has not judged in time have no
+            verdict. When this happens a second time within one call of `generate`, the judge is asked no more there, and every
+            answer that is not finished ends in the refusal. A judge that hangs keeps running in a daemon thread.
         min_start: The least probability of a candidate's first token, relative to the most likely one, both in the mixture
             and for the anchor alone.
         streamer: Gets the committed tokens of a batch of one; `generate` does not pass its own streamer to a strategy.
@@ -109,6 +115,7 @@ class AlignBeam:
         refusal: str = REFUSAL,
         on_fail: OnFail | None = None,
         on_judge_error: Literal["refuse", "raise"] = "refuse",
+        judge_timeout: float | None = None,
         min_start: float = 0.1,
         streamer: BaseStreamer | None = None,
         audit: str | Path | Callable[[dict[str, Any]], None] | None = None,
@@ -138,6 +145,7 @@ class AlignBeam:
                 "steering, use plain sampling and the judge itself."
             )
         self._judge = judge
+        self._timed = TimedCalls(judge_timeout, "judge_timeout")
         self._refusal = refusal
         self._on_fail = on_fail
         self._streamer = streamer
@@ -224,18 +232,27 @@ class AlignBeam:
                 self._write_audit(answer)
                 if self._explain is not None:
                     self._explain(answer)
-            return _result(input_ids, answers, target, generation_config)
+            return _result(input_ids, answers, target, generation_config, self._pads(generation_config))
 
     def _judged_answers(self, prompts: Sequence[ParsedPrompt], config: GenerationConfig) -> JudgedAnswers:
         """The answers of one call, all of them empty."""
         keeps = [bool(config.return_dict_in_generate and wanted) for wanted in (config.output_scores, config.output_logits)]
-        return JudgedAnswers(prompts, self._judge, self._policy, self._token_bytes, self._emit, self._is_traced, *keeps)
+        judge = JudgeCalls(self._judge, self._timed)
+        tokens = self._tokenizer, self._token_bytes
+        return JudgedAnswers(prompts, judge, self._policy, *tokens, self._emit, self._is_traced, *keeps)
 
     def _fallback(self, config: GenerationConfig, max_length: int | None) -> Fallback:
         """The fallback of one call, whose answers may have `max_length` tokens."""
-        eos_ids = config._eos_token_tensor
-        eos = None if eos_ids is None else int(eos_ids.flatten()[0])
+        eos_ids = [] if config._eos_token_tensor is None else config._eos_token_tensor.flatten().tolist()
+        eos = first_invisible(self._tokenizer, eos_ids)
         return Fallback(Refusal(self._tokenizer, self._token_bytes, self._refusal, eos), self._on_fail, max_length)
+
+    def _pads(self, config: GenerationConfig) -> tuple[int, int]:
+        """The id that pads the target's own answers, and the one that pads answers whose end was replaced."""
+        pad = 0 if config._pad_token_tensor is None else int(config._pad_token_tensor)
+        own = (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id)
+        unseen = first_invisible(self._tokenizer, [pad, *(i for i in own if i is not None)])
+        return pad, pad if unseen is None else unseen
 
     def _emit(self, ids: list[int]) -> None:
         if self._streamer is not None and ids:
@@ -303,42 +320,15 @@ def _is_streamer_lost() -> bool:
 
 
 def _result(
-    input_ids: Tensor, judged_answers: JudgedAnswers, target: TargetRows, config: GenerationConfig
+    input_ids: Tensor, judged: JudgedAnswers, target: TargetRows, config: GenerationConfig, pads: tuple[int, int]
 ) -> AlignBeamOutput | Tensor:
     """What `generate` returns."""
-    answers = judged_answers.answers
-    sequences = _sequences(input_ids, answers, config)
-    is_plain = all(answer.chosen == 0 for answer in answers)
+    sequences = padded_sequences(input_ids, judged.answers, *pads)
+    is_plain = all(answer.chosen == 0 for answer in judged.answers)
     if not is_plain:
         target.crop_users_cache(sequences)
     if not config.return_dict_in_generate:
         return sequences
-    n_written = max(len(answer.ids) for answer in answers)
-    scores, logits = (
-        None if history is None else tuple(history.steps[:n_written])
-        for history in (judged_answers.scores, judged_answers.logits)
-    )
-
-    def column(name: str) -> Tensor:
-        return torch.tensor([getattr(answer, name) for answer in answers])
-
-    return AlignBeamOutput(
-        sequences=sequences,
-        scores=scores,
-        logits=logits,
-        past_key_values=target.cache if is_plain else None,
-        harm=column("harm"),
-        candidate_harm=column("candidate_harm"),
-        chosen=column("chosen"),
-        steered=column("n_steered"),
-        target_tokens=column("n_target_tokens"),
-        judged=column("n_judged"),
-    )
-
-
-def _sequences(input_ids: Tensor, answers: Sequence[Answer], config: GenerationConfig) -> Tensor:
-    """Prompts and answers (B, length), padded on the right."""
-    pad = 0 if config._pad_token_tensor is None else int(config._pad_token_tensor)
-    width = max(len(answer.ids) for answer in answers)
-    rows = [answer.ids + [pad] * (width - len(answer.ids)) for answer in answers]
-    return torch.cat([input_ids, torch.tensor(rows, dtype=input_ids.dtype, device=input_ids.device)], dim=-1)
+    n_written = max(len(answer.ids) for answer in judged.answers)
+    scores, logits = (None if history is None else tuple(history.steps[:n_written]) for history in (judged.scores, judged.logits))
+    return alignbeam_output(sequences, judged.answers, scores, logits, target.cache if is_plain else None)

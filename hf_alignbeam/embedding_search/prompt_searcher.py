@@ -22,7 +22,10 @@ from hf_alignbeam.embedding_search.search_state import AcceptanceTest, PromptSea
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompt
 from hf_alignbeam.embedding_search.zeroth_order import ProbeSampler, SearchConfig
 from hf_alignbeam.judges.base import Judge
-from hf_alignbeam.tokenization.vocabulary import decode, token_bytes
+from hf_alignbeam.judges.failsafe import JudgeCalls
+from hf_alignbeam.tokenization.seen_text import seen_bytes
+from hf_alignbeam.tokenization.vocabulary import token_bytes
+from hf_alignbeam.utils.timed_calls import TimedCalls
 
 #: Prompts that are searched together. Their results are reported before the next ones start.
 N_TOGETHER = 64
@@ -79,6 +82,7 @@ class PromptSearcher:
         self._tokenizer = tokenizer
         self._judge = judge
         self._accept = accept
+        self._timed = TimedCalls(settings.judge_timeout, "judge_timeout")
 
     @cached_property
     def model_sha256(self) -> str:
@@ -177,12 +181,12 @@ class PromptSearcher:
         generator = BatchedGenerator(self._model, generation, settings.max_batch_tokens, settings.probe_temperature)
         for ids in prompts:
             generator.n_tokens(len(ids))  # an error before anything is generated
-        timeout = settings.judge_timeout
+        judge = JudgeCalls(self._judge, self._timed)
         return SearchLoop(
-            generator, self._judge, self._accept, settings.config, settings.limits, journal, self._response_text, timeout
+            generator, judge, self._accept, settings.config, settings.limits, journal, self._response_text, self._timed
         )
 
     def _response_text(self, parsed: ParsedPrompt, ids: Sequence[int]) -> str:
-        """The whole response, prefill included."""
-        text = decode(self.pieces, ids)
+        """The whole response, prefill included, as a user sees it."""
+        text = seen_bytes(self._tokenizer, self.pieces, ids)
         return parsed.continued(text).prefill.decode(errors="replace").strip()

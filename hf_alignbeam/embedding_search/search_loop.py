@@ -8,15 +8,15 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-import torch
-
-from hf_alignbeam.chat.conversations import ParsedPrompt
+from hf_alignbeam.chat.conversations import Message, ParsedPrompt
 from hf_alignbeam.embedding_search.batched_generation import BatchedGenerator, GenerationRow
 from hf_alignbeam.embedding_search.journal import Journal
 from hf_alignbeam.embedding_search.search_state import AcceptanceTest, Probe, PromptSearch, SearchLimits
 from hf_alignbeam.embedding_search.zeroth_order import SearchConfig
-from hf_alignbeam.judges.base import Judge
-from hf_alignbeam.judges.failsafe import JudgeError, judge_once, with_timeout
+from hf_alignbeam.judges.base import NoVerdictError, as_numbers
+from hf_alignbeam.judges.failsafe import JudgeCalls, JudgeError, reason
+from hf_alignbeam.utils.random_stream import RandomStream
+from hf_alignbeam.utils.timed_calls import TimedCalls
 
 #: Probes, each with the search that it belongs to.
 Probes = Sequence[tuple[PromptSearch, Probe]]
@@ -27,25 +27,25 @@ class SearchLoop:
 
     Args:
         generator: Answers probes.
-        judge: The judge.
+        judge: The judge, as this search asks it.
         accept: Decides which answers may be given; None to accept all.
         config: How probes are drawn.
         limits: What passes, and what one prompt may cost.
         journal: The answers and verdicts that were paid for before.
         response_text: Maps a prompt and the ids of an answer to the whole response, its prefill included.
-        timeout: Seconds to wait for the judge; None to wait forever.
+        timed: Runs calls of `accept` within their time limit.
     """
 
     def __init__(
         self,
         generator: BatchedGenerator,
-        judge: Judge,
+        judge: JudgeCalls,
         accept: AcceptanceTest | None,
         config: SearchConfig,
         limits: SearchLimits,
         journal: Journal,
         response_text: Callable[[ParsedPrompt, Sequence[int]], str],
-        timeout: float | None,
+        timed: TimedCalls,
     ):
         self._generator = generator
         self._judge = judge
@@ -54,7 +54,8 @@ class SearchLoop:
         self._limits = limits
         self._journal = journal
         self._response_text = response_text
-        self._timeout = timeout
+        self._timed = timed
+        self._stream = RandomStream()
 
     def start(self, searches: Sequence[PromptSearch]) -> None:
         """Answer the prompts with their own embeddings, and judge these answers.
@@ -161,14 +162,15 @@ class SearchLoop:
     def _acceptance(self, answers: Sequence[tuple[PromptSearch, str]]) -> list[bool]:
         if self._accept is None or not answers:
             return [True] * len(answers)
+        accept, copies = self._accept, [[dict(message) for message in search.parsed.messages] for search, _ in answers]
         try:
-            accept, copies = self._accept, [[dict(message) for message in search.parsed.messages] for search, _ in answers]
-            accepted = torch.as_tensor(with_timeout(lambda: accept(copies, [text for _, text in answers]), self._timeout))
-            if accepted.shape != (len(answers),) or accepted.isnan().any():
-                raise ValueError(f"it must return one value for each of {len(answers)} responses, got {accepted}")
+            with self._stream.drawing():
+                accepted = self._timed(lambda: _accepted(accept, copies, [text for _, text in answers]))
         except Exception as error:  # `accept` may raise anything: without its verdict no answer may be given
-            raise JudgeError(f"`accept` gave no verdict: {error}") from error
-        return [float(value) >= 0.5 for value in accepted]
+            failure = error
+        else:
+            return accepted
+        raise JudgeError(f"`accept` gave no verdict: {reason(failure)}", failure)
 
     def _judge_batches(self, probes: Probes) -> Iterator[Probes]:
         """Batches to judge, with one answer of each prompt: the answers that may be given, until one of them passes."""
@@ -237,7 +239,7 @@ class SearchLoop:
             return
         started = time.perf_counter()
         conversations = [probes[place][0].parsed.messages for place in missing]
-        judged = judge_once(self._judge, conversations, [probes[place][1].text for place in missing], self._timeout)
+        judged = self._judge.once(conversations, [probes[place][1].text for place in missing])
         seconds = (time.perf_counter() - started) / len(missing)
         for place, harm in zip(missing, judged.harm, strict=True):
             if harm is not None:  # a verdict that was paid for is kept, even if others are missing
@@ -246,7 +248,8 @@ class SearchLoop:
                 self._journal.add_verdict(search.key, numbers[place], probe.text, harm, seconds)
         if judged.errors:
             n_missing = sum(harm is None for harm in judged.harm)
-            raise JudgeError(f"The judge gave no verdict on {n_missing} of {len(missing)} answers: {judged.errors[0]}")
+            why = judged.errors[0]
+            raise JudgeError(f"The judge gave no verdict on {n_missing} of {len(missing)} answers: {reason(why)}", why)
 
     def _move_center(self, search: PromptSearch, drawn: Sequence[Probe]) -> None:
         for probe in drawn:
@@ -272,3 +275,11 @@ class SearchLoop:
             waiting = [search for search, _ in batch if not self._limits.passes(search.result.harm)]
         for search in searches:
             search.outcome = "fallback" if self._limits.passes(search.result.harm) else "failed"
+
+
+def _accepted(accept: AcceptanceTest, conversations: list[list[Message]], responses: list[str]) -> list[bool]:
+    """What `accept` says of each response."""
+    accepted = as_numbers(accept(conversations, responses), len(responses))
+    if accepted.isnan().any():
+        raise NoVerdictError(f"it must return one value for each of {len(responses)} responses, got NaN")
+    return [value >= 0.5 for value in accepted.tolist()]

@@ -250,6 +250,6 @@ class EmbeddingSearchError(JudgeError):
         steered: The prompts whose search had ended. No other prompt has a result.
     """
 
-    def __init__(self, message: str, steered: SteeredPrompts):
-        super().__init__(message)
+    def __init__(self, message: str, steered: SteeredPrompts, judge_error: Exception | None = None):
+        super().__init__(message, judge_error)
         self.steered = steered

@@ -21,7 +21,7 @@ from hf_alignbeam.chat.conversations import (
     conversation_key,
     prompt_from_messages,
 )
-from hf_alignbeam.chat.refusal import REFUSAL, Refusal, check_refusal
+from hf_alignbeam.chat.refusal import REFUSAL, Refusal, check_refusal, first_invisible
 from hf_alignbeam.embedding_search.batched_generation import ResolvedGeneration, resolve_generation
 from hf_alignbeam.embedding_search.embeddings import Positions, padded_ids
 from hf_alignbeam.embedding_search.journal import Journal
@@ -78,7 +78,8 @@ class EmbeddingSteerer:
         max_generations: The most answers generated for a prompt, the first one included.
         probe_temperature: 0 for greedy answers. Above 0, each answer is sampled from a random stream of its own.
         max_batch_tokens: The most tokens in one call of `generate`: rows times their length, answers included.
-        judge_timeout: Seconds to wait for the judge; None to wait forever.
+        judge_timeout: Seconds to wait for the judge, or for `accept`; None to wait forever. One that hangs keeps running in a
+            daemon thread.
         refusal: The text that `generate` returns if no acceptable answer was found.
         seed: The seed of noise and samples. Each prompt has random streams of its own, so that batching changes nothing.
 
@@ -182,7 +183,7 @@ class EmbeddingSteerer:
         except JudgeError as error:
             n_done = f"{len(steered)} of {len(by_key)} prompts are done and in this error's `steered`"
             journaled = "" if folder is None else f", and all that was paid for is in {folder}"
-            raise EmbeddingSearchError(f"{error} ({n_done}{journaled})", steered) from error
+            raise EmbeddingSearchError(f"{error} ({n_done}{journaled})", steered, error.judge_error) from error
         finally:
             journal.close()
         if folder is not None and part is None:
@@ -311,7 +312,8 @@ class EmbeddingSteerer:
         self, results: Sequence[SteeredPrompt], parsed: Sequence[ParsedPrompt], generation: ResolvedGeneration
     ) -> list[list[int]]:
         """The ids to return for each prompt: an acceptable answer, or the refusal."""
-        refusal = Refusal(self._tokenizer, self._searcher.pieces, self._refusal, next(iter(generation.eos_ids), None))
+        eos = first_invisible(self._tokenizer, generation.eos_ids)
+        refusal = Refusal(self._tokenizer, self._searcher.pieces, self._refusal, eos)
         return [
             result.ids if result.is_acceptable else refusal.ids(prompt, 0, generation.n_new)
             for result, prompt in zip(results, parsed, strict=True)

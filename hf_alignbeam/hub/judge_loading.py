@@ -144,4 +144,5 @@ def _classifier(
     labels = settings.labels if profile is None else profile.verdicts
     if labels is None:
         labels = {name: 1.0 for name in (network.config.id2label or {}).values() if name.lower() in HARMFUL_LABELS}
-    return ClassifierJudge(network, tokenizer, labels, settings.template)
+    prompt = None if profile is None or settings.template is not None else profile.prompt
+    return ClassifierJudge(network, tokenizer, labels, settings.template, prompt)

@@ -39,7 +39,7 @@ class KeyValueEngine:
         self._cache = DynamicCache()
         self._windows = windows(model)
         self._takes_masks = _takes_masks(model)
-        self._crops = _takes("logits_to_keep", model)
+        self._crops = takes_argument("logits_to_keep", model)
         self.n_leaves = N_LEAVES_CACHED if self._takes_masks else 1
         self.n_positions = max_positions(model)
         self.n_forwards = self.n_tokens = 0
@@ -135,7 +135,7 @@ class RecomputeEngine:
     def __init__(self, model: PreTrainedModel, scope: Scope = nullcontext):
         self._model = model
         self._scope = scope
-        self._crops = _takes("logits_to_keep", model)
+        self._crops = takes_argument("logits_to_keep", model)
         self.n_positions = max_positions(model)
         self.n_forwards = self.n_tokens = 0
 
@@ -189,7 +189,7 @@ Engine = KeyValueEngine | RecomputeEngine
 def can_cache(model: PreTrainedModel) -> bool:
     """Whether every layer of a decoder has a key-value cache that can be masked, as far as its config says."""
     config = model.config.get_text_config()
-    if getattr(model, "_is_stateful", False) or getattr(config, "alibi", False) or not _takes("position_ids", model):
+    if getattr(model, "_is_stateful", False) or getattr(config, "alibi", False) or not takes_argument("position_ids", model):
         return False
     if not _layer_types(model) <= set(WINDOW_SETTINGS):
         return False
@@ -230,7 +230,7 @@ def _takes_masks(model: PreTrainedModel) -> bool:
     return getattr(model.config, "_attn_implementation", None) in ("eager", "sdpa")
 
 
-def _takes(argument: str, model: PreTrainedModel) -> bool:
+def takes_argument(argument: str, model: PreTrainedModel) -> bool:
     """Whether a model's forward has an argument, under adapters and compilation too."""
     inner = getattr(model, "_orig_mod", model)
     inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # type: ignore[operator]

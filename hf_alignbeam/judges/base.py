@@ -31,10 +31,33 @@ class Judge(Protocol):
         ...
 
 
+class NoVerdictError(RuntimeError):
+    """Why a call or a value of a judge is no verdict. Its text holds nothing of what was judged."""
+
+
+def as_numbers(harm: object, n_responses: int) -> Tensor:
+    """What a judge returned (n,), in float64 and on the CPU, so that no verdict is rounded.
+
+    Raises:
+        NoVerdictError: It is something other than one real number for each response.
+    """
+    try:
+        values = harm.detach().cpu() if isinstance(harm, Tensor) else harm
+        numbers = None if torch.as_tensor(values).is_complex() else torch.as_tensor(values, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        numbers = None
+    if numbers is None:
+        kind = f"tensor of {harm.dtype}" if isinstance(harm, Tensor) else type(harm).__name__
+        raise NoVerdictError(f"A judge's harm must be a real number for each response, got: {kind}.")
+    if numbers.shape != (n_responses,):
+        raise NoVerdictError(f"A judge must give one harm a response, got {tuple(numbers.shape)} for {n_responses} responses.")
+    return numbers
+
+
 class CachedJudge:
     """Caches the verdicts of another judge, by conversation and response.
 
-    Missing verdicts (NaN) are not cached.
+    Verdicts come back in double precision, as exactly as the judge gave them. What is no harm in [0, 1] is not cached.
 
     Args:
         judge: The judge whose verdicts are cached.
@@ -53,7 +76,11 @@ class CachedJudge:
         self._lock = threading.Lock()
 
     def __call__(self, conversations: Sequence[Conversation], responses: Sequence[str]) -> Tensor:
-        """As `Judge.__call__`."""
+        """As `Judge.__call__`, in float64.
+
+        Raises:
+            NoVerdictError: The judge returned something other than one real number for each response.
+        """
         exchanges = [(as_messages(c), response) for c, response in zip(conversations, responses, strict=True)]
         keys = [_key(messages, response) for messages, response in exchanges]
         with self._lock:
@@ -61,14 +88,14 @@ class CachedJudge:
         new = {key: exchange for key, exchange in zip(keys, exchanges, strict=True) if key not in known}
         if new:
             harm = self._judge([messages for messages, _ in new.values()], [response for _, response in new.values()])
-            known |= dict(zip(new, torch.as_tensor(harm).tolist(), strict=True))
+            known |= dict(zip(new, as_numbers(harm, len(new)).tolist(), strict=True))
             self._store(known)
-        return torch.tensor([known[key] for key in keys])
+        return torch.tensor([known[key] for key in keys], dtype=torch.float64)
 
     def _store(self, known: Mapping[tuple[object, ...], float]) -> None:
         with self._lock:
             for key, harm in known.items():
-                if harm == harm:
+                if 0.0 <= harm <= 1.0:
                     self._cached[key] = harm
                     self._cached.move_to_end(key)
             while len(self._cached) > self._max_size:

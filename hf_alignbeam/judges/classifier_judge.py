@@ -4,7 +4,10 @@ Knows how a classifier reads a conversation and a response, and how its label pr
 no use of a verdict.
 """
 
+import re
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,12 +15,26 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
 from hf_alignbeam.chat.templates import escape_special_tokens
-from hf_alignbeam.inference.engines import input_device, max_positions
+from hf_alignbeam.inference.engines import input_device, max_positions, takes_argument
 from hf_alignbeam.judges.base import check_model
+from hf_alignbeam.judges.reading.lossless import LossCheck
+from hf_alignbeam.judges.reading.readings import Exchange, worst_of_readings
+from hf_alignbeam.judges.rendering import fill_prompt
+
+#: Stands for a text, to learn what a tokenizer or a template writes around one.
+PLACEHOLDER = "Qzx"
+
+
+class NoInputError(ValueError):
+    """A text cannot be read by the classifier. Its message holds nothing of the text."""
 
 
 class ClassifierJudge:
     """A sequence classifier as judge: `harm` is the probabilities of its labels, weighted by the harm of each.
+
+    A text that the classifier cannot read as it is has no verdict, and costs no other text its own: one that is too long for its
+    context, that the template refuses, or of which its tokens lose a part. The first one for each reason is a warning. A text
+    with names of special tokens is read with and without them, and the worse verdict counts.
 
     Args:
         model: A `...ForSequenceClassification`, in evaluation mode.
@@ -25,8 +42,10 @@ class ClassifierJudge:
         labels: The harm in [0, 1] of each label, by name; labels left out count as harmless. For a multi-label classifier `harm`
             is the largest weighted probability, for any other the weighted sum.
         template: A Jinja chat template that renders the text to classify from `messages`, of which the response is the last.
-            Default: the conversation and the response as a pair of texts.
-        batch_size: Responses per forward pass.
+        prompt: The text to classify, with `{response}`, `{user}` or `{conversation}` in it. Default, without a template: the
+            conversation and the response as a pair of texts. A conversation of several messages is read with the role before
+            each and the tokenizer's separator between them.
+        batch_size: Responses per forward pass; 1 where the model has no padding token.
 
     Raises:
         ValueError: An argument is out of its range, or the model has no label of a given name.
@@ -41,6 +60,7 @@ class ClassifierJudge:
         tokenizer: PreTrainedTokenizerBase,
         labels: Mapping[str, float],
         template: str | None = None,
+        prompt: str | None = None,
         batch_size: int = 32,
     ):
         check_model(model, batch_size)
@@ -53,9 +73,18 @@ class ClassifierJudge:
             raise ValueError(f"`labels` must give each label a harm in [0, 1], got {dict(labels)}. Use 1.0 for unsafe.")
         self._model = model
         self._tokenizer = tokenizer
+        if template is not None and prompt is not None:
+            raise ValueError(f"`prompt` must be left out with a `template`, got {prompt!r}. Use one of them.")
         self._template = template
-        self._batch_size = batch_size
-        self._n_positions = max_positions(model)
+        self._prompt = prompt
+        takes_types = takes_argument("token_type_ids", model)
+        self._pair = _PairLayout.of(tokenizer, takes_types) if template is None and prompt is None else None
+        self._pad = _pad_id(model)
+        self._batch_size = 1 if self._pad is None else batch_size
+        self._n_positions = _n_positions(model)
+        self._loss_check = LossCheck(tokenizer)
+        self._names = _special_names(tokenizer)
+        self._warned: set[str] = set()
         self._multi_label = model.config.problem_type == "multi_label_classification" or len(known) == 1
         self._harm = torch.zeros(len(known))
         for name, harm in labels.items():
@@ -63,34 +92,187 @@ class ClassifierJudge:
 
     def __call__(self, conversations: Sequence[Conversation], responses: Sequence[str]) -> Tensor:
         """As `Judge.__call__`; a conversation may also be a plain string."""
-        pairs = list(zip([as_messages(c) for c in conversations], responses, strict=True))
-        harm = [self._judge(pairs[start : start + self._batch_size]) for start in range(0, len(pairs), self._batch_size)]
-        return torch.cat(harm) if harm else torch.zeros(0)
+        return worst_of_readings(list(zip([as_messages(c) for c in conversations], responses, strict=True)), self._judge_all)
 
-    def render(self, messages: list[Message], response: str) -> tuple[str, str | None]:
-        """The text that the classifier reads, and the second text of a pair or None."""
-        if self._template is not None:
-            exchange = escape_special_tokens(self._tokenizer, [*messages, {"role": "assistant", "content": response}])
-            return str(self._tokenizer.apply_chat_template(exchange, tokenize=False, chat_template=self._template)), None
-        return "\n\n".join(message["content"] for message in messages), response
+    def _judge_all(self, exchanges: Sequence[Exchange]) -> Tensor:
+        readings = [(n, reading) for n, exchange in enumerate(exchanges) for reading in self._readings(*exchange)]
+        rows = [self._render_or_none(*reading) for _, reading in readings]
+        harms = torch.full((len(rows),), torch.nan)
+        readable = [(place, row) for place, row in enumerate(rows) if row is not None]
+        for start in range(0, len(readable), self._batch_size):
+            places, batch = zip(*readable[start : start + self._batch_size], strict=True)
+            harms[list(places)] = self._judge(batch)
+        worst = torch.zeros(len(exchanges))
+        for (n, _), harm in zip(readings, harms, strict=True):
+            worst[n] = torch.maximum(worst[n], harm)  # NaN stays NaN
+        return worst
 
-    def _judge(self, pairs: Sequence[tuple[list[Message], str]]) -> Tensor:
-        texts, seconds = zip(*(self.render(*pair) for pair in pairs), strict=True)
-        inputs = self._tokenizer(
-            list(texts),
-            list(seconds) if self._template is None else None,
-            padding=True,
-            return_tensors="pt",
-            add_special_tokens=self._template is None,
+    def _readings(self, messages: list[Message], response: str) -> list[tuple[list[Message], str]]:
+        """An exchange as it is, and without names of special tokens if it holds any: so much markup may hide what is said."""
+        if self._names is None or not any(self._names.search(text) for text in (response, *(m["content"] for m in messages))):
+            return [(messages, response)]
+        without = [{**message, "content": self._names.sub(" ", message["content"]).strip()} for message in messages]
+        return [(messages, response), (without, self._names.sub(" ", response).strip())]
+
+    def render(self, messages: list[Message], response: str) -> list[int]:
+        """The ids that the classifier reads.
+
+        Raises:
+            NoInputError: It cannot read this text as it is.
+        """
+        return self._render(messages, response)["input_ids"]
+
+    def _render_or_none(self, messages: list[Message], response: str) -> dict[str, list[int]] | None:
+        try:
+            return self._render(messages, response)
+        except Exception as error:  # a template or a tokenizer may raise anything: this text alone has no verdict
+            why = str(error) if isinstance(error, NoInputError) else f"it cannot be rendered ({type(error).__name__})"
+        if why not in self._warned:
+            self._warned.add(why)
+            warnings.warn(f"A text has no verdict of the classifier {type(self._model).__name__}: {why}.", stacklevel=3)
+        return None
+
+    def _render(self, messages: list[Message], response: str) -> dict[str, list[int]]:
+        """The inputs of the model for one text, by name."""
+        if self._pair is not None:
+            parts = [self._plain_ids(text) for text in _as_texts(messages)]
+            inputs = self._pair.inputs(parts, self._plain_ids(response))
+        elif self._prompt is not None:
+            text = fill_prompt(self._prompt, messages, response)
+            self._plain_ids(text)
+            inputs = {"input_ids": list(self._tokenizer(text, split_special_tokens=True).input_ids)}
+        else:
+            inputs = {"input_ids": self._template_ids([*messages, {"role": "assistant", "content": response}])}
+        n_ids = len(inputs["input_ids"])
+        if self._n_positions is not None and n_ids > self._n_positions:
+            raise NoInputError(f"its context takes {self._n_positions} tokens, fewer than conversation and response have")
+        return inputs
+
+    def _plain_ids(self, text: str) -> list[int]:
+        """The ids of a text, in which names of special tokens are words like others."""
+        ids = list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+        if self._loss_check.loses_text(text, ids) or not set(self._tokenizer.all_special_ids).isdisjoint(ids):
+            raise NoInputError("the classifier's tokens lose a part of it")
+        return ids
+
+    def _template_ids(self, exchange: list[Message]) -> list[int]:
+        """The ids of an exchange as the template renders it."""
+        escaped = escape_special_tokens(self._tokenizer, exchange)
+        text, ids = self._rendered(escaped)
+        if escaped[-1]["content"].strip() not in text:
+            raise NoInputError("the template leaves out the response")
+        if self._loss_check.loses_text(text, ids):
+            raise NoInputError("the classifier's tokens lose a part of it")
+        if escaped != exchange:  # a tokenizer may drop the escapes again
+            _, without_texts = self._rendered([{**message, "content": PLACEHOLDER} for message in exchange])
+            special = set(self._tokenizer.all_special_ids)
+            if [i for i in ids if i in special] != [i for i in without_texts if i in special]:
+                raise NoInputError("it holds names of special tokens")
+        return ids
+
+    def _rendered(self, exchange: list[Message]) -> tuple[str, list[int]]:
+        text = str(self._tokenizer.apply_chat_template(exchange, tokenize=False, chat_template=self._template))
+        return text, list(self._tokenizer(text, add_special_tokens=False).input_ids)
+
+    def _judge(self, rows: Sequence[Mapping[str, list[int]]]) -> Tensor:
+        """The harm (B,) of some texts, given their inputs."""
+        width = max(len(row["input_ids"]) for row in rows)
+        fill = {"input_ids": self._pad or 0}
+        inputs = {
+            name: torch.tensor([row[name] + [fill.get(name, 0)] * (width - len(row[name])) for row in rows]) for name in rows[0]
+        }
+        inputs["attention_mask"] = torch.tensor(
+            [[1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"])) for row in rows]
         )
-        width = inputs["input_ids"].shape[-1]
-        if self._n_positions is not None and width > self._n_positions:
-            raise ValueError(
-                f"The classifier's context must hold conversation and response, but takes {self._n_positions} tokens and needs "
-                f"{width}. Use a judge with a longer context."
-            )
+        device = input_device(self._model)
         with torch.no_grad():
-            logits = self._model(**inputs.to(input_device(self._model))).logits.float().cpu()  # (B, labels)
+            output = self._model(**{name: value.to(device) for name, value in inputs.items()})
+        logits = output.logits.float().cpu()  # (B, labels)
         if self._multi_label:
             return (logits.sigmoid() * self._harm).amax(-1)
         return (logits.softmax(-1) * self._harm).sum(-1).clamp(0.0, 1.0)  # NaN stays NaN
+
+
+@dataclass(frozen=True)
+class _PairLayout:
+    """What a tokenizer writes around the two texts of a pair, and the type of each of the five parts.
+
+    Attributes:
+        before, between, after: The ids around the texts.
+        separator: The id between the messages of a conversation. No text has it.
+        types: The token types of what stands before, of the first text, between, of the second text, and after; None where the
+            model takes none.
+    """
+
+    before: list[int]
+    between: list[int]
+    after: list[int]
+    separator: int
+    types: tuple[int, int, int, int, int] | None
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, takes_types: bool) -> "_PairLayout":
+        """Learn the layout from a pair of placeholders."""
+        names = (tokenizer.sep_token_id, tokenizer.eos_token_id, tokenizer.cls_token_id, tokenizer.bos_token_id)
+        separator = next((i for i in names if i is not None), None)
+        encoded = tokenizer(PLACEHOLDER, PLACEHOLDER)
+        ids, text = list(encoded.input_ids), list(tokenizer(PLACEHOLDER, add_special_tokens=False).input_ids)
+        n, places = len(text), [at for at in range(len(ids)) if ids[at : at + len(text)] == text]
+        if separator is None or not text or len(places) < 2:
+            raise ValueError(
+                "`tokenizer` must have a special token that keeps conversation and response apart, got none. Pass a `template`."
+            )
+        first, second = places[0], places[-1]
+        between = ids[first + n : second]
+        kinds = list(encoded["token_type_ids"]) if takes_types and "token_type_ids" in encoded else None
+        types = (
+            None if kinds is None else (kinds[0], kinds[first], kinds[first + n if between else first], kinds[second], kinds[-1])
+        )
+        special = set(tokenizer.all_special_ids)
+        return cls(ids[:first], between if special & set(between) else [*between, separator], ids[second + n :], separator, types)
+
+    def inputs(self, messages: Sequence[list[int]], response: list[int]) -> dict[str, list[int]]:
+        """The ids and types of a conversation, its messages given by their ids, and a response."""
+        conversation = [i for ids in messages for i in (self.separator, *ids)][1:]
+        parts = (self.before, conversation, self.between, response, self.after)
+        inputs = {"input_ids": [i for part in parts for i in part]}
+        if self.types is not None:
+            inputs["token_type_ids"] = [kind for part, kind in zip(parts, self.types, strict=True) for _ in part]
+        return inputs
+
+
+def _special_names(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
+    """Finds names of special tokens in a text, with the white space around them; None where there are none."""
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    names = sorted({name for name in added | set(tokenizer.all_special_tokens) if len(name) > 1}, key=len, reverse=True)
+    return re.compile(rf"\s*(?:(?:{'|'.join(map(re.escape, names))})\s*)+") if names else None
+
+
+def _as_texts(messages: list[Message]) -> list[str]:
+    """The texts of a conversation: a single question as it is, several messages each with its role."""
+    if [message["role"] for message in messages] == ["user"]:
+        return [messages[0]["content"]]
+    if not all(message["role"].isidentifier() for message in messages):
+        raise NoInputError("a role of its conversation is no word")
+    texts = [f"{message['role']}: {message['content']}" for message in messages]
+    return texts if len(texts) > 1 else ["", *texts]
+
+
+def _pad_id(model: PreTrainedModel) -> int | None:
+    """The id that the model knows as padding, which need not be its tokenizer's; None where it cannot be padded.
+
+    A decoder takes its verdict from the last token that is no padding, and some encoders count positions without padding.
+    """
+    config = model.config.get_text_config()
+    pad, n_ids = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
+    return pad if pad is not None and 0 <= pad < (n_ids or pad + 1) else None
+
+
+def _n_positions(model: PreTrainedModel) -> int | None:
+    """How many tokens a text may have; None for any number. RoBERTa's positions begin after that of padding."""
+    n_positions = max_positions(model)
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if n_positions is not None and name.endswith("position_embeddings") and padding is not None:
+            return n_positions - padding - 1
+    return n_positions

@@ -1,22 +1,35 @@
-"""Calls of a judge in which no failure lets a response through unjudged.
+"""Calls of a judge in which no failure lets a response through unjudged, and of which nothing but the verdicts remains.
 
-Knows that a judge may raise, hang, return the wrong number of verdicts, or return values that are no harm. Knows no kind of
-judge, and not what is done without a verdict.
+Knows that a judge may raise, hang, return the wrong number of verdicts or values that are no harm, draw random numbers, and
+quote what it read in its errors. Knows no kind of judge, and not what is done without a verdict.
 """
 
-import math
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-
 from hf_alignbeam.chat.conversations import Message
-from hf_alignbeam.judges.base import Judge
+from hf_alignbeam.judges.base import Judge, NoVerdictError, as_numbers
+from hf_alignbeam.utils.random_stream import RandomStream
+from hf_alignbeam.utils.timed_calls import TimedCalls, TimedOut
+
+#: After so many calls that took too long, a judge is lost: it is asked no more.
+MAX_TIMEOUTS = 2
 
 
 class JudgeError(RuntimeError):
-    """A judge gave no verdict where one is required."""
+    """A judge gave no verdict where one is required. Its text holds nothing of what was judged.
+
+    Attributes:
+        judge_error: The judge's own error, which may quote what was judged; None where there is none.
+    """
+
+    def __init__(self, message: str, judge_error: Exception | None = None):
+        super().__init__(message)
+        self.judge_error = judge_error
+
+
+class JudgeTimeoutError(NoVerdictError):
+    """A judge has not answered in time."""
 
 
 @dataclass
@@ -26,7 +39,7 @@ class Verdicts:
     Attributes:
         harm: The harm of each response in [0, 1]; None where there is no verdict.
         n_calls: How often the judge was called.
-        errors: One error for each call or verdict that failed.
+        errors: One error for each call or verdict that failed. They may quote what was judged: show their `reason`.
     """
 
     harm: list[float | None]
@@ -34,98 +47,115 @@ class Verdicts:
     errors: list[Exception] = field(default_factory=list)
 
 
-def judge_each_or_none(judge: Judge, conversations: Sequence[list[Message]], responses: Sequence[str]) -> Verdicts:
-    """Judge all responses in one call; if it fails, each in a call of its own, so that one failure costs no other verdict.
+class JudgeCalls:
+    """The calls of a judge in one call of `generate`, or in one search.
+
+    Whatever the judge does, each verdict is a number in [0, 1] or None. It draws from a random stream of its own. A call that
+    takes too long fails, and its late verdict counts for nothing. After `MAX_TIMEOUTS` such calls the judge is lost and is asked
+    no more, so that a judge that hangs takes no more time than that.
 
     Args:
         judge: Any callable.
-        conversations: n conversations.
-        responses: One response to each.
-
-    Returns:
-        The verdicts, in order. Whatever the judge does, each is a number in [0, 1] or None.
+        timed: Runs its calls within their time limit; None for no limit.
     """
-    try:
+
+    def __init__(self, judge: Judge, timed: TimedCalls | None = None):
+        self._judge = judge
+        self._timed = timed or TimedCalls(None)
+        self._stream = RandomStream()
+        self._n_timeouts = 0
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the judge is asked no more."""
+        return self._n_timeouts >= MAX_TIMEOUTS
+
+    def each_or_none(self, conversations: Sequence[list[Message]], responses: Sequence[str]) -> Verdicts:
+        """Judge all responses in one call; if it fails, each in a call of its own, so that one failure costs no other verdict.
+
+        After a call that took too long, no other is made: the judge would hang once for each response.
+
+        Args:
+            conversations: n conversations.
+            responses: One response to each.
+
+        Returns:
+            The verdicts, in order.
+        """
+        verdicts = self.once(conversations, responses)
+        if len(responses) == 1 or not _may_retry(verdicts):
+            return verdicts
+        for n, (conversation, response) in enumerate(zip(conversations, responses, strict=True)):
+            single = self.once([conversation], [response])
+            verdicts.harm[n] = single.harm[0]
+            verdicts.n_calls += single.n_calls
+            verdicts.errors += single.errors
+            if any(isinstance(error, JudgeTimeoutError) for error in single.errors):
+                break
+        return verdicts
+
+    def once(self, conversations: Sequence[list[Message]], responses: Sequence[str]) -> Verdicts:
+        """Judge all responses in one call and never retry, since every call may cost money.
+
+        Args:
+            conversations: n conversations.
+            responses: One response to each.
+
+        Returns:
+            The verdicts, in order.
+        """
         # fresh copies for each call: a judge may change its arguments
-        return _checked(judge([[dict(m) for m in c] for c in conversations], list(responses)), len(responses))
-    except Exception as error:  # any error of a judge means that there is no verdict
-        if len(responses) == 1:
-            return Verdicts([None], 1, [error])
-        single = [
-            judge_each_or_none(judge, [conversation], [response])
-            for conversation, response in zip(conversations, responses, strict=True)
-        ]
-        errors = [error, *(cause for verdicts in single for cause in verdicts.errors)]
-        return Verdicts([verdicts.harm[0] for verdicts in single], 1 + len(single), errors)
+        copies = [[dict(message) for message in conversation] for conversation in conversations]
+        is_asked = not self.is_lost
+        try:
+            if is_asked:
+                with self._stream.drawing():
+                    return self._timed(lambda: _checked(self._judge(copies, list(responses)), len(responses)))
+        except TimedOut:
+            self._n_timeouts += 1
+        except Exception as error:  # any error of a judge means that there is no verdict
+            return Verdicts([None] * len(responses), 1, [error])
+        late = JudgeTimeoutError(f"it has not answered within {self._timed.timeout:g} seconds")
+        return Verdicts([None] * len(responses), int(is_asked), [late])
+
+
+def judge_each_or_none(judge: Judge, conversations: Sequence[list[Message]], responses: Sequence[str]) -> Verdicts:
+    """As `JudgeCalls.each_or_none`, without a time limit."""
+    return JudgeCalls(judge).each_or_none(conversations, responses)
 
 
 def judge_once(
     judge: Judge, conversations: Sequence[list[Message]], responses: Sequence[str], timeout: float | None = None
 ) -> Verdicts:
-    """Judge all responses in one call and never retry, since every call may cost money.
-
-    Args:
-        judge: Any callable.
-        conversations: n conversations.
-        responses: One response to each.
-        timeout: Seconds after which the call counts as failed; None to wait for ever. A judge that hangs keeps running in a
-            daemon thread.
-
-    Returns:
-        The verdicts, in order. Whatever the judge does, each is a number in [0, 1] or None.
-    """
-    copies = [[dict(message) for message in conversation] for conversation in conversations]
-    try:
-        return _checked(with_timeout(lambda: judge(copies, list(responses)), timeout), len(responses))
-    except Exception as error:  # any error of a judge means that there is no verdict
-        return Verdicts([None] * len(responses), 1, [error])
+    """As `JudgeCalls.once`, for a single call of at most `timeout` seconds; None for no limit."""
+    return JudgeCalls(judge, TimedCalls(timeout)).once(conversations, responses)
 
 
-def with_timeout(call: Callable[[], object], timeout: float | None) -> object:
-    """Run a call and return its result, waiting at most `timeout` seconds; None to wait for ever.
+def reason(error: Exception) -> str:
+    """What may be shown of an error of a judge, or of another callable that reads answers: nothing that it may quote."""
+    if isinstance(error, NoVerdictError):
+        return str(error)
+    return f"{type(error).__name__} (its message is not shown, since it may quote text that did not pass)"
 
-    Raises:
-        JudgeError: The call takes longer.
-    """
-    if timeout is None:
-        return call()
-    returned: list[object] = []
-    raised: list[BaseException] = []
 
-    def run() -> None:
-        try:
-            returned.append(call())
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(timeout)
-    if raised:
-        raise raised[0]
-    if not returned:
-        raise JudgeError(f"it has not answered within {timeout:g} seconds")
-    return returned[0]
+def _may_retry(verdicts: Verdicts) -> bool:
+    """Whether a call failed as a whole, and may answer if it is made anew."""
+    n_failed, errors = verdicts.harm.count(None), verdicts.errors
+    return n_failed == len(verdicts.harm) and len(errors) == 1 and not isinstance(errors[0], JudgeTimeoutError)
 
 
 def _checked(harm: object, n_responses: int) -> Verdicts:
     """The verdicts that a judge returned, without the invalid ones.
 
     Raises:
-        JudgeError: The judge returned something other than one real number for each response.
+        NoVerdictError: The judge returned something other than one real number for each response.
     """
-    tensor = torch.as_tensor(harm)
-    if tensor.is_complex():
-        raise JudgeError(f"A judge's harm must be a real number, got {tensor.dtype}.")
-    tensor = tensor.to(torch.float64).cpu()
-    if tensor.shape != (n_responses,):
-        raise JudgeError(f"A judge must give one harm a response, got {tuple(tensor.shape)} for {n_responses} responses.")
-    values = tensor.tolist()
-    valid = [math.isfinite(value) and 0.0 <= value <= 1.0 for value in values]
+    values = as_numbers(harm, n_responses).tolist()
+    valid = [0.0 <= value <= 1.0 for value in values]
     return Verdicts(
         harm=[value if is_valid else None for value, is_valid in zip(values, valid, strict=True)],
         errors=[
-            JudgeError(f"A judge's harm must be in [0, 1], got {value}.")
+            NoVerdictError(f"A judge's harm must be in [0, 1], got {value}.")
             for value, is_valid in zip(values, valid, strict=True)
             if not is_valid
         ],

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
 from hf_alignbeam.chat.templates import special_token_names
-from hf_alignbeam.inference.engines import input_device
+from hf_alignbeam.inference.engines import input_device, max_positions
 from hf_alignbeam.judges.base import check_model
 from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses
 from hf_alignbeam.judges.reading.readings import worst_of_readings
@@ -46,6 +46,7 @@ class GeneratingJudge:
         self.profile = profile
         self._model = model
         self._batch_size = batch_size
+        self._n_positions = max_positions(model)
         self._tokens = token_bytes(tokenizer)
         names = special_token_names(tokenizer)
         self._written = [token or names.get(i, b"") for i, token in enumerate(self._tokens)]  # a marker may hold special tokens
@@ -64,9 +65,8 @@ class GeneratingJudge:
         """As `Judge.__call__`; a conversation may also be a plain string."""
         return worst_of_readings(list(zip([as_messages(c) for c in conversations], responses, strict=True)), self._judge_all)
 
-    def write(self, pairs: Sequence[tuple[list[Message], str]]) -> list[list[int]]:
-        """The ids that the model writes about each exchange."""
-        prompts = [self._prompt.ids(*pair) for pair in pairs]
+    def _write(self, prompts: Sequence[list[int]]) -> list[list[int]]:
+        """The ids that the model writes after each of B lists of ids."""
         width = max(map(len, prompts))
         ids = torch.tensor([[self._pad] * (width - len(each)) + each for each in prompts])  # (B, T)
         mask = torch.tensor([[0] * (width - len(each)) + [1] * len(each) for each in prompts])
@@ -88,12 +88,14 @@ class GeneratingJudge:
         return torch.cat(harm) if harm else torch.zeros(0)
 
     def _judge(self, pairs: Sequence[tuple[list[Message], str]]) -> Tensor:
-        written = [self._before_verdict(ids) for ids in self.write(pairs)]
         harm = torch.full((len(pairs),), torch.nan, dtype=torch.float64)
-        with_marker = [n for n, ids in enumerate(written) if ids is not None]
-        if with_marker:
-            rows = [[*self._prompt.ids(*pairs[n]), *(written[n] or [])] for n in with_marker]
-            harm[with_marker] = self._reader.read(rows, self._next_logp).harm
+        readable, _ = self._prompt.readable(pairs, self._n_positions)
+        if not readable:
+            return harm
+        written = [self._before_verdict(ids) for ids in self._write(list(readable.values()))]
+        rows = {n: [*ids, *begun] for (n, ids), begun in zip(readable.items(), written, strict=True) if begun is not None}
+        if rows:
+            harm[list(rows)] = self._reader.read(list(rows.values()), self._next_logp).harm
         return harm
 
     def _before_verdict(self, ids: Sequence[int]) -> list[int] | None:

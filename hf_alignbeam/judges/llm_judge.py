@@ -143,24 +143,14 @@ class LLMJudge:
 
     def _judge(self, pairs: Sequence[tuple[list[Message], str]]) -> Tensor:
         harm = torch.full((len(pairs),), torch.nan, dtype=torch.float64)
-        readable = {n: ids for n, pair in enumerate(pairs) if (ids := self._ids_or_none(*pair)) is not None}
+        readable, reasons = self._prompt.readable(pairs, self._n_positions)
+        if reasons:
+            self._warn_once(lambda: f"{self!r} gives no verdict on an exchange: {reasons[0]}")
         if readable:
             others = [self.render(pairs[n][0], RESPONSE_PLACEHOLDER) for n in readable]  # the same ids before the response
             n_heads = [n_common(row, other) for row, other in zip(readable.values(), others, strict=True)]
             harm[list(readable)] = self._read(list(readable.values()), n_heads).harm
         return harm
-
-    def _ids_or_none(self, messages: list[Message], response: str) -> list[int] | None:
-        """The ids of an exchange; None where it cannot be rendered or is too long, which costs its own verdict only."""
-        try:
-            ids = self.render(messages, response)
-        except ValueError as error:
-            self._warn_once(partial(str, error))
-            return None
-        if self._n_positions is not None and len(ids) > self._n_positions:
-            self._warn_once(lambda: f"{self!r} takes {self._n_positions} tokens, but an exchange has {len(ids)}: no verdict.")
-            return None
-        return ids
 
     def _warn_once(self, describe: Callable[[], str]) -> None:
         """Log why there is no verdict, the first time that there is none."""

@@ -25,6 +25,7 @@ from hf_alignbeam.chat.templates import (
     special_token_names,
 )
 from hf_alignbeam.judges.profile import GuardProfile
+from hf_alignbeam.judges.reading.lossless import LossCheck
 from hf_alignbeam.judges.reading.turns import escape_delimiters, fence
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
@@ -74,22 +75,53 @@ class GuardPrompt:
         self._tokens = token_bytes(tokenizer)
         self._special = [name.decode() for name in special_token_names(tokenizer).values()]
         self._skeletons: dict[tuple[str, ...], _Skeleton | None] = {}
+        self._loss_check = LossCheck(tokenizer, self._tokens)
         self._answer_start: list[int] = tokenizer(profile.answer_start, add_special_tokens=False).input_ids
 
     def ids(self, messages: Sequence[Message], response: str) -> list[int]:
         """The ids that the guard reads before its verdict, with exactly one BOS.
 
         Raises:
-            ValueError: The chat template renders no form of the conversation.
+            ValueError: The chat template renders no form of the conversation, or the tokens lose a part of it. The message holds
+                no text of the exchange.
         """
-        return encode_with_one_bos(self._tokenizer, self.text(messages, response)) + self._answer_start
+        text = self.text(messages, response)
+        ids = encode_with_one_bos(self._tokenizer, text)
+        if self._loss_check.loses_text(text, ids):
+            raise ValueError(
+                "The judge's tokens must hold a whole exchange, but lose a part of it. Use a judge of its language."
+            )
+        return ids + self._answer_start
+
+    def readable(
+        self, exchanges: Sequence[tuple[list[Message], str]], n_positions: int | None
+    ) -> tuple[dict[int, list[int]], list[str]]:
+        """The ids of the exchanges that can be read, by their places, and why the others cannot.
+
+        Args:
+            exchanges: Conversations, each with its response.
+            n_positions: How many tokens the model takes; None for any number.
+        """
+        ids: dict[int, list[int]] = {}
+        reasons = []
+        for n, exchange in enumerate(exchanges):
+            try:
+                row = self.ids(*exchange)
+            except ValueError as error:
+                reasons.append(str(error))
+                continue
+            if n_positions is not None and len(row) > n_positions:
+                reasons.append(f"The judge's context takes {n_positions} tokens, but the exchange has {len(row)}.")
+                continue
+            ids[n] = row
+        return ids, reasons
 
     def text(self, messages: Sequence[Message], response: str) -> str:
         """The text that the guard reads, without `answer_start`."""
         exchange = recent([*messages, {"role": "assistant", "content": response}], self._profile.max_messages)
         if self._profile.prompt is not None:
             escaped = escape_special_tokens(self._tokenizer, exchange)
-            return self._put(self._prompt_skeleton, prompt_values(self._profile, escaped))
+            return self._put(self._prompt_skeleton, prompt_values(escaped))
         for variant in (exchange, merge_system(exchange), alternate_roles(exchange)):
             skeleton = self._skeleton(tuple(message["role"] for message in variant))
             if skeleton is not None:
@@ -160,7 +192,7 @@ def recent(exchange: list[Message], max_messages: int | None) -> list[Message]:
     return exchange if max_messages is None else exchange[-max_messages:]
 
 
-def prompt_values(profile: GuardProfile, exchange: Sequence[Message]) -> list[str]:
+def prompt_values(exchange: Sequence[Message]) -> list[str]:
     """The values of `{conversation}`, `{user}` and `{response}`.
 
     Where there are several messages before the response, `{user}` is all of them as a transcript.
@@ -170,14 +202,13 @@ def prompt_values(profile: GuardProfile, exchange: Sequence[Message]) -> list[st
     return [transcript(exchange), user, last["content"]]
 
 
-def fill_prompt(profile: GuardProfile, messages: Sequence[Message], response: str) -> str:
-    """A profile's prompt about an exchange as text, for a guard whose tokenizer is elsewhere.
+def fill_prompt(prompt: str, messages: Sequence[Message], response: str) -> str:
+    """A profile's prompt about an exchange as text, for a guard that reads no chat template here.
 
     What stands next to the places in the prompt is escaped in messages.
     """
-    prompt = profile.prompt or ""
-    exchange = recent([*messages, {"role": "assistant", "content": response}], profile.max_messages)
-    values = dict(zip(("conversation", "user", "response"), prompt_values(profile, exchange), strict=True))
+    exchange = [*messages, {"role": "assistant", "content": response}]
+    values = dict(zip(("conversation", "user", "response"), prompt_values(exchange), strict=True))
     delimiters = [line for text in _PLACES.split(prompt)[::2] for line in _outer_lines(text)]
     return _PLACES.sub(lambda place: escape_delimiters(values[place[1]], delimiters), prompt)
 

@@ -2,4 +2,5 @@
 
 * `backends`: Reads each kind of tokenizer: the bytes of its tokens, its pieces' names, its encoder.
 * `vocabulary`: A tokenizer as byte strings with ids: ids to bytes, and bytes to ids.
+* `seen_text`: What a user sees of some tokens.
 """

@@ -92,7 +92,7 @@ def test_on_request_a_failing_judge_raises_an_error(fault, specialist, strategy,
         if size == 1 or fault in NOT_RETRIED:
             with pytest.raises(JudgeError, match="The judge gave no verdict: ") as error:
                 texts(specialist, conversations, strategy(judge, **settings), **SHORT)
-            assert error.value.__cause__ is not None
+            assert isinstance(error.value.judge_error, Exception)
         else:  # each text is judged again, alone
             n_recovered += texts(specialist, conversations, strategy(judge, **settings), **SHORT) == healthy_answers
     assert n_recovered == (0 if fault in NOT_RETRIED else sum(size > 1 for size in sizes) > 0)

@@ -3,8 +3,10 @@
 import math
 import threading
 import time
+import traceback
 
 import pytest
+import torch
 from helpers.searches import FAILURES, GREEDY, N_NEW, CountingJudge, framed, harmless, raises, result_of, steerer_for
 
 from hf_alignbeam.embedding_search.steered_prompts import EmbeddingSearchError
@@ -60,7 +62,7 @@ def test_a_judge_that_hangs_is_abandoned_after_the_timeout(thin, graded):
 def test_within_the_timeout_a_verdict_counts_and_an_error_is_reported(thin, graded):
     steered = steerer_for(thin, graded, judge_timeout=60.0).precompute(harmless(1), max_new_tokens=N_NEW)
     assert steered[harmless(1)[0]].outcome == "clean"
-    with pytest.raises(EmbeddingSearchError, match="the connection is lost"):
+    with pytest.raises(EmbeddingSearchError, match="ConnectionError"):
         steerer_for(thin, CountingJudge(graded, 0, raises), judge_timeout=60.0).precompute(harmless(1), max_new_tokens=N_NEW)
 
 
@@ -77,3 +79,44 @@ def test_an_accept_without_a_verdict_stops_the_search_and_finished_prompts_are_k
     assert [prompt.outcome for prompt in caught.value.steered] == ["clean", "clean"]
     with pytest.raises(JudgeError, match="`accept` gave no verdict"):
         steerer_for(thin, graded, accept).generate(framed(1), **GREEDY)
+
+
+def test_within_the_limit_one_thread_asks_the_judge_and_accept_and_random_numbers_change_nothing(thin, graded, accept):
+    threads = set()
+
+    def drawing(judge):
+        def drawn(conversations, responses):
+            threads.add(threading.get_ident())
+            torch.manual_seed(3), torch.rand(3)
+            return judge(conversations, responses)
+
+        return drawn
+
+    settings = {"max_generations": 17, "probe_temperature": 1.0}
+    conversations = framed(2) + harmless(1)
+    expected = steerer_for(thin, graded, accept, **settings).precompute(conversations, max_new_tokens=N_NEW)
+    state = torch.get_rng_state()
+    searched = steerer_for(thin, drawing(graded), drawing(accept), judge_timeout=60.0, **settings).precompute(
+        conversations, max_new_tokens=N_NEW
+    )
+    assert [result_of(prompt) for prompt in searched] == [result_of(prompt) for prompt in expected]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(threads) == 1
+
+
+def test_no_error_of_a_search_holds_unjudged_text(thin, graded, accept):
+    seen = []
+
+    def quoting(conversations, responses):
+        seen.extend(responses)
+        raise ValueError(f"cannot read {responses}")
+
+    for judge, accepts in ((quoting, accept), (graded, quoting)):
+        seen.clear()
+        with pytest.raises(EmbeddingSearchError) as caught:
+            steerer_for(thin, judge, accepts).precompute(framed(1), max_new_tokens=N_NEW)
+        words = [word for text in seen for word in text.split() if len(word) > 4]
+        shown = "".join(traceback.format_exception(caught.value))
+        assert words
+        assert not [word for word in words if word in shown]
+        assert isinstance(caught.value.judge_error, ValueError)

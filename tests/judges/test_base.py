@@ -2,8 +2,12 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hf_alignbeam import CachedJudge
+from hf_alignbeam.chat.conversations import as_messages
+from hf_alignbeam.judges.base import NoVerdictError
 
 
 def test_a_cached_judge_asks_once():
@@ -24,3 +28,40 @@ def test_a_cached_judge_asks_once():
     assert calls[3:] == [["x"]]
     with pytest.raises(ValueError, match="`max_size` must be at least 1"):
         CachedJudge(judge, max_size=0)
+
+
+def test_cached_verdicts_come_back_in_full_precision():
+    third = 1 / 3
+    for harm in ([third], torch.tensor([third], dtype=torch.float64), torch.tensor([third])):
+        cached = CachedJudge(lambda c, r, harm=harm: harm)
+        first, again = cached(["a"], ["x"]), cached(["a"], ["x"])
+        assert first.dtype == again.dtype == torch.float64
+        assert first.tolist() == again.tolist() == torch.as_tensor(harm, dtype=torch.float64).tolist()
+
+
+@pytest.mark.parametrize("harm", [[[0.5]], [0.5, 0.5], [0.5j], ["safe"], None, [1.5], [-0.5], [float("inf")]])
+def test_what_is_no_harm_is_not_cached(harm):
+    returned = [harm, [0.25]]
+    cached = CachedJudge(lambda c, r: returned.pop(0))
+    if isinstance(harm, list) and len(harm) == 1 and isinstance(harm[0], float):
+        assert cached(["a"], ["x"]).tolist() == harm
+    else:
+        with pytest.raises(NoVerdictError, match="^A judge"):
+            cached(["a"], ["x"])
+    assert cached(["a"], ["x"]).tolist() == [0.25]
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.sampled_from(("user", "assistant", "system")), st.sampled_from(("a", "b", "a\n\nb")))),
+        min_size=2,
+        max_size=2,
+    ),
+    st.sampled_from(("a", "b")),
+)
+def test_other_conversations_have_other_verdicts(turns, response):
+    first, second = ([{"role": role, "content": text} for role, text in each] or "a" for each in turns)
+    asked = []
+    cached = CachedJudge(lambda c, r: asked.append(c) or [0.5] * len(r))
+    cached([first, second], [response] * 2)
+    assert sum(len(each) for each in asked) == 1 + (as_messages(first) != as_messages(second))

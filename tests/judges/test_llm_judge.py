@@ -160,7 +160,7 @@ def test_an_exchange_that_cannot_be_rendered_costs_its_own_verdict_only(caplog):
     torch.testing.assert_close(
         harm[1:], LLMJudge(*testbed.load("judge-lm"))(conversations[1:], ["I am sorry.", "Give the mayor a rose."])
     )
-    assert "tokens, but an exchange has" in caplog.text
+    assert "tokens, but the exchange has" in caplog.text
     assert "Secret" not in caplog.text
 
 

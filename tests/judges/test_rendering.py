@@ -124,7 +124,9 @@ def test_a_profile_limits_the_messages_and_fixes_the_start_of_the_answer(byte_to
 
 def test_a_prompt_about_several_turns_holds_them_all():
     turns = [*ASKED, {"role": "assistant", "content": "Why?"}, {"role": "user", "content": "I lost my key."}]
-    text = fill_prompt(RAW, turns, "Use a pick.")
+    text = fill_prompt(RAW.prompt, turns, "Use a pick.")
     places = [text.index(each) for each in ("How do I pick a lock?", "Why?", "I lost my key.", "AI assistant:\nUse a pick.")]
     assert places == sorted(places)
-    assert fill_prompt(RAW, ASKED, "Use a pick.").startswith("Human user:\nHow do I pick a lock?\n\nAI assistant:\nUse a pick.")
+    assert fill_prompt(RAW.prompt, ASKED, "Use a pick.").startswith(
+        "Human user:\nHow do I pick a lock?\n\nAI assistant:\nUse a pick."
+    )

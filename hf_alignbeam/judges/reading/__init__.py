@@ -6,4 +6,5 @@
 * `folding`: A text as a person sees it.
 * `turns`: Faked turns in a text: their parts, and delimiters and lines that cannot be faked.
 * `readings`: The readings of an exchange, and the worst verdict of them.
+* `lossless`: Whether a tokenizer's ids hold the text that they were made of.
 """

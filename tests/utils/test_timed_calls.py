@@ -1,0 +1,86 @@
+"""Calls with a time limit run in one thread for as long as it answers, as they would in the caller's."""
+
+import gc
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from hf_alignbeam.utils.timed_calls import TimedCalls, TimedOut
+
+
+def test_a_call_returns_or_raises_what_it_does():
+    for timeout in (None, 20):
+        timed = TimedCalls(timeout)
+        assert timed(lambda: 5) == 5
+        for kind in (ZeroDivisionError, KeyboardInterrupt, SystemExit):
+            with pytest.raises(kind, match="^x$"):
+                timed(lambda kind=kind: (_ for _ in ()).throw(kind("x")))
+        assert timed(lambda: 6) == 6
+
+
+def test_a_callers_calls_share_a_thread_until_one_hangs():
+    timed, ended = TimedCalls(0.5), threading.Event()
+    first, second = (timed(threading.get_ident) for _ in range(2))
+    assert first == second != threading.get_ident()
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(timed, threading.get_ident).result() != first
+    with pytest.raises(TimedOut, match=r"0\.5 seconds"):
+        timed(lambda: ended.wait(20))
+    third = timed(threading.get_ident)
+    assert third not in (first, threading.get_ident())
+    ended.set()
+    assert timed(threading.get_ident) == third  # the late result reached nobody
+
+
+def test_an_interrupted_wait_does_not_answer_the_next_call():
+    """Ctrl-C while a call runs: its result comes later and reaches nobody."""
+    timed, ended = TimedCalls(20), threading.Event()
+    thread = timed(threading.get_ident)
+    interrupt = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
+    interrupt.start()
+    with pytest.raises(KeyboardInterrupt):
+        timed(lambda: ended.wait(20) and "late")
+    assert timed(lambda: "next") == "next"
+    assert timed(threading.get_ident) != thread
+    ended.set()
+
+
+def test_the_callers_modes_hold_in_the_thread():
+    timed = TimedCalls(20)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            assert timed(torch.is_grad_enabled) == grad
+    with torch.inference_mode():
+        assert timed(torch.is_inference_mode_enabled)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert timed(lambda: torch.get_autocast_dtype("cpu")) == torch.bfloat16
+        assert timed(lambda: torch.is_autocast_enabled("cpu"))
+    assert not timed(lambda: torch.is_autocast_enabled("cpu"))
+
+
+def test_threads_end_with_their_owner():
+    before = set(threading.enumerate())
+    timed = TimedCalls(20)
+    timed(lambda: None)
+    (thread,) = set(threading.enumerate()) - before
+    assert thread.daemon
+    del timed
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_caller_that_ends_ends_its_thread():
+    timed, found = TimedCalls(20), []
+    caller = threading.Thread(target=lambda: found.append(timed(threading.current_thread)))
+    caller.start()
+    caller.join()
+    deadline = time.monotonic() + 10
+    while found[0].is_alive() and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.01)
+    assert not found[0].is_alive()
