@@ -5,6 +5,7 @@ Knows ids, folders and template texts, and which guards cannot be judges here. K
 
 import re
 from fnmatch import fnmatchcase
+from itertools import pairwise
 
 from hf_alignbeam.judges.profile import GuardProfile
 from hf_alignbeam.judges.profiles.classifiers import (
@@ -108,7 +109,7 @@ def refuse_unsupported(model_id: str | None) -> None:
 def _candidates(model_id: str | None) -> list[tuple[str, bool]]:
     """What a Hub id or a folder may be the id of, the likeliest first, and whether each is a whole id or a name without owner."""
     parts = [part for part in re.split(r"[/\\]", (model_id or "").partition("@")[0]) if part]
-    pairs = [f"{owner}/{name}" for owner, name in zip(parts, parts[1:], strict=False)]
+    pairs = [f"{owner}/{name}" for owner, name in pairwise(parts)]
     unpacked = [part.removeprefix("models--").replace("--", "/", 1) for part in parts]
     whole = [*reversed(pairs), *(each for each in reversed(unpacked) if "/" in each)]
     named = [*unpacked[-1:], *(each for part, each in zip(parts, unpacked, strict=True) if part.startswith("models--"))]
