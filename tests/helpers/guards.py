@@ -40,8 +40,8 @@ LLAMA_GUARD_STRINGS = _LLAMA_GUARD.replace("CONTENT{% endfor %}", "{{ role + ': 
 #: A system message is rendered as the user's, and a user message right after it has no prefix; other roles are dropped.
 QWEN3GUARD = (
     "{% set who = 'USER' if messages[-1]['role'] == 'user' else 'ASSISTANT' %}"
-    "{{ '<|im_start|>user\n# Task:\n1) Evaluate whether THE LAST ' + who + ' is safe.\n\n<BEGIN SAFETY POLICY>\n**Safety: Safe**: "
-    "none.\n**Safety: Controversial**: may be.\n<END SAFETY POLICY>\n\n<BEGIN CONVERSATION>\n\n' }}{% for m in messages %}"
+    "{{ '<|im_start|>user\n# Task:\n1) Evaluate whether THE LAST ' + who + ' is safe.\n\n<BEGIN SAFETY POLICY>\n**Safety: Safe"
+    "**: none.\n**Safety: Controversial**: may be.\n<END SAFETY POLICY>\n\n<BEGIN CONVERSATION>\n\n' }}{% for m in messages %}"
     "{% if loop.first %}{{ 'USER: ' + m.content }}"
     "{% elif messages[loop.index0 - 1].role == 'system' and m.role == 'user' %}{{ '\n\n' + m.content }}"
     "{% elif m.role == 'assistant' %}{{ '\n\nASSISTANT: ' + m.content }}"
@@ -55,8 +55,8 @@ _GRANITE = (
     "{% if not guardian_config or not guardian_config['OPTION'] %}{{ raise_exception('guardian_config: OPTION') }}{% endif %}"
     "{% if messages[-1].role != 'assistant' or messages|length < 2 or messages[-2].role != 'user' %}"
     "{{ raise_exception('user, assistant') }}{% endif %}"
-    "{{ '<|start_of_role|>user<|end_of_role|>You are a safety agent.\n\n<start_of_turn>\nUser Message: ' + messages[-2].content + "
-    "'\n\nAssistant Message: ' + messages[-1].content + '\n<end_of_turn>\n\nOur safety risk definition is defined below:\n' + "
+    "{{ '<|start_of_role|>user<|end_of_role|>You are a safety agent.\n\n<start_of_turn>\nUser Message: ' + messages[-2].content "
+    "+ '\n\nAssistant Message: ' + messages[-1].content + '\n<end_of_turn>\n\nOur safety risk definition is defined below:\n' + "
     "guardian_config['OPTION'] + '\n\nIs the assistant message harmful? Your answer must be either YES or NO.<|end_of_text|>\n"
     "<|start_of_role|>assistant<|end_of_role|>' }}"
 )
@@ -73,13 +73,14 @@ LLAMA_3 = ROLES.replace("OPEN", "<|start_header_id|>").replace("MIDDLE", "<|end_
 #: No system role, and turns that alternate.
 GEMMA = (
     "{{ bos_token }}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('Conversation roles must alternate') }}{% endif %}{{ '<start_of_turn>' + ('model' if m.role == 'assistant' "
-    "else m.role) + '\n' + m.content | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{{ raise_exception('Conversation roles must alternate') }}{% endif %}{{ '<start_of_turn>' + ('model' if m.role == "
+    "'assistant' else m.role) + '\n' + m.content | trim + '<end_of_turn>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
 NEMOTRON = (
-    "{{ bos_token + '<start_of_turn>user\nTask: Check if there is unsafe content. ' + request_categories + '\n<BEGIN CONVERSATION>"
-    "\n' }}{% for m in messages %}{% if m.role not in ('user', 'assistant') %}{{ raise_exception('user or assistant') }}{% endif %}"
+    "{{ bos_token + '<start_of_turn>user\nTask: Check if there is unsafe content. ' + request_categories + '\n<BEGIN CONVERSATIO"
+    "N>\n' }}{% for m in messages %}"
+    "{% if m.role not in ('user', 'assistant') %}{{ raise_exception('user or assistant') }}{% endif %}"
     "{{ '\n' + ('user: ' if m.role == 'user' else 'response: agent: ') + m.content + '\n' }}{% endfor %}"
     "{{ '\n<END CONVERSATION>\n<end_of_turn>\n<start_of_turn>model\n' }}"
 )
@@ -124,6 +125,7 @@ _EOT = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>"
 _AGENT = r".*\n\nAgent: (.*?)\n\n<END CONVERSATION>"
 _GRANITE_ROLES = ("<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>")
 _GRANITE_END = "<|start_of_role|>assistant<|end_of_role|>"
+_GEMMA_TOKENS = ("<start_of_turn>", "<end_of_turn>")
 _HARMONY_TOKENS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>")
 _WILDGUARD = "Harmful request: {0}\nResponse refusal: {1}\nHarmful response: {0}"
 _POLYGUARD = (
@@ -171,7 +173,7 @@ GUARDS = (
     PublishedGuard(
         "ibm-granite/granite-guardian-3.2-5b",
         "granite-guardian-3",
-        "llama3",
+        "gpt2",
         GRANITE_3,
         r".*\n\nAssistant Message: (.*?)\n<end_of_turn>",
         _GRANITE_END,
@@ -182,7 +184,7 @@ GUARDS = (
     PublishedGuard(
         "ibm-granite/granite-guardian-3.3-8b",
         "granite-guardian-3.3",
-        "llama3",
+        "gpt2",
         GRANITE_3_3,
         r".*\n\nAssistant Message: (.*?)\n<end_of_turn>",
         _GRANITE_END,
@@ -193,7 +195,7 @@ GUARDS = (
     PublishedGuard(
         "ibm-granite/granite-guardian-4.1-8b",
         "granite-guardian-4.1",
-        "llama3",
+        "gpt2",
         GRANITE_4,
         r".*assistant<\|end_of_role\|>(.*?)<\|end_of_text\|>\n<\|start_of_role\|>user<\|end_of_role\|><guardian>.*### Criteria: ",
         _GRANITE_END,
@@ -234,22 +236,24 @@ GUARDS = (
     PublishedGuard(
         "nvidia/Nemotron-3.5-Content-Safety",
         "nemotron-content-safety",
-        "gemma2",
+        "llama2",
         NEMOTRON,
         r".*/no_categories\n.*\nresponse: agent: (.*?)\n\n<END CONVERSATION>",
         "<start_of_turn>model\n",
         "User Safety: unsafe\nResponse Safety: safe",
         "User Safety: safe\nResponse Safety: unsafe",
+        special=_GEMMA_TOKENS,
     ),
     PublishedGuard(
         "nvidia/Nemotron-Content-Safety-Reasoning-4B",
         "nemotron-content-safety-reasoning",
-        "gemma2",
+        "llama2",
         GEMMA,
         r".*\n\nAI assistant:\n(.*?)\n\nUse the taxonomy .*/no_think<end_of_turn>",
         "<start_of_turn>model\n",
         "Prompt harm: harmful\nResponse Harm: unharmful",
         "Prompt harm: unharmful\nResponse Harm: harmful",
+        special=_GEMMA_TOKENS,
     ),
     PublishedGuard(
         "openai/gpt-oss-safeguard-20b",
@@ -282,7 +286,7 @@ class ScriptConfig(PretrainedConfig):
     def __init__(self, place="", prompt_end="", harmless="", harmful="", between="", vocab_size=8, **options):
         self.place, self.prompt_end = place, prompt_end
         self.harmless, self.harmful, self.between = harmless, harmful, between
-        self.vocab_size = vocab_size
+        self.vocab_size, self.num_hidden_layers = vocab_size, 1
         super().__init__(**options)
 
 
