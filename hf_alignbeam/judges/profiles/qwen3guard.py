@@ -10,7 +10,7 @@ from hf_alignbeam.judges.profile import GuardProfile
 QWEN3GUARD_GEN = GuardProfile(
     name="qwen3guard-gen",
     verdicts={"Safe": 0.0, "Controversial": 0.5, "Unsafe": 1.0},
-    model_ids=("Qwen/Qwen3Guard-Gen-*", "Qwen/Qwen3Guard-*-Gen*"),
+    model_ids=("Qwen/Qwen3Guard-Gen-*",),
     template_marks=("<BEGIN SAFETY POLICY>", "Safety: Controversial"),
     answer_start="Safety:",
     license="Apache-2.0",
