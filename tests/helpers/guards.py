@@ -269,15 +269,6 @@ GUARDS = (
 )
 
 
-def recreated_tokenizer(guard, tokenizer):
-    """A copy of a real tokenizer with a guard's special tokens and its chat template."""
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.chat_template = guard.template
-    if guard.special:
-        tokenizer.add_special_tokens({"extra_special_tokens": list(guard.special)})
-    return tokenizer
-
-
 class ScriptConfig(PretrainedConfig):
     """What a scripted model looks for and answers."""
 
@@ -301,6 +292,10 @@ class ScriptedGuard(PreTrainedModel, GenerationMixin):
         self.embedding = torch.nn.Embedding(config.vocab_size, 1)
         self._reader = None
         self.post_init()
+
+    def read_with(self, tokenizer):
+        """Read ids by a tokenizer; without this call, by the one in the model's own folder."""
+        self._reader = _Reader(tokenizer)
 
     def get_input_embeddings(self):
         return self.embedding
@@ -328,7 +323,7 @@ class ScriptedGuard(PreTrainedModel, GenerationMixin):
     def _next(self, ids):
         """The longest token that goes on with the answer, or the end of it."""
         if self._reader is None:
-            self._reader = _Reader(AutoTokenizer.from_pretrained(self.config._name_or_path))
+            self.read_with(AutoTokenizer.from_pretrained(self.config._name_or_path))
         text = self._reader.text(ids)
         for found in re.finditer(re.escape(self.config.prompt_end), text):  # earlier turns and the answer may hold it, too
             answer, written = self.answer(text[: found.end()]).encode(), text[found.end() :].encode()
@@ -360,11 +355,21 @@ AutoConfig.register("scripted_guard", ScriptConfig)
 AutoModelForCausalLM.register(ScriptConfig, ScriptedGuard)
 
 
-def save_guard(guard, tokenizer, folder):
-    """Write a recreated guard to a folder named like the model's id, and return the folder."""
-    folder = folder / guard.model_id.replace("/", "--")
-    recreated = recreated_tokenizer(guard, tokenizer)
-    recreated.save_pretrained(folder)
+def recreate(guard, tokenizer):
+    """A scripted model under the guard's id, and a copy of a real tokenizer with its special tokens and chat template."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = guard.template
+    if guard.special:
+        tokenizer.add_special_tokens({"extra_special_tokens": list(guard.special)})
     script = {name: getattr(guard, name) for name in ("place", "prompt_end", "harmless", "harmful", "between")}
-    ScriptedGuard(ScriptConfig(**script, vocab_size=len(recreated))).save_pretrained(folder)
-    return folder
+    model = ScriptedGuard(ScriptConfig(**script, vocab_size=len(tokenizer), name_or_path=guard.model_id)).eval()
+    model.read_with(tokenizer)
+    return model, tokenizer
+
+
+def save(model, tokenizer, folder):
+    """Write a recreated guard to a folder named like its id, and return the folder."""
+    folder = folder / model.config._name_or_path.replace("/", "--")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)

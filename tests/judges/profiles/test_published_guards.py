@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.guards import BETWEEN, GUARDS, HARM, save_guard
+from helpers.guards import BETWEEN, GUARDS, HARM, recreate, save
 
 from hf_alignbeam.hub.judge_loading import load_judge
 
@@ -26,21 +26,16 @@ CONVERSATIONS = {
 }
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """The folder for recreated guards."""
-    return tmp_path_factory.mktemp("guards")
-
-
 @pytest.fixture(scope="module", params=GUARDS, ids=lambda guard: guard.profile)
 def guard(request):
     return request.param
 
 
 @pytest.fixture(scope="module")
-def judge(guard, folder, real_tokenizer):
-    """The judge that a guard's id alone gives."""
-    return load_judge(str(save_guard(guard, real_tokenizer(guard.tokenizer), folder)))
+def judge(guard, real_tokenizer):
+    """The judge that a guard gives without a word about its format."""
+    model, tokenizer = recreate(guard, real_tokenizer(guard.tokenizer))
+    return load_judge(model, judge_tokenizer=tokenizer)
 
 
 def test_the_id_finds_the_profile(guard, judge):
@@ -64,3 +59,11 @@ def test_a_growing_answer_is_judged_at_each_step(guard, judge):
     for n in range(0, len(answer), 7):
         (harm,) = judge([QUESTION], [answer[:n]])
         assert harm == pytest.approx(float(HARM in answer[:n]), abs=0.01), answer[:n]
+
+
+@pytest.mark.parametrize("name", ["granite-guardian-3", "wildguard"])
+def test_a_folder_named_like_the_id_is_enough(name, tmp_path, real_tokenizer):
+    (guard,) = [guard for guard in GUARDS if guard.profile == name]
+    judge = load_judge(save(*recreate(guard, real_tokenizer(guard.tokenizer)), tmp_path))
+    assert judge.profile.name == name
+    assert judge([QUESTION], [f"All of {HARM}."]).item() == pytest.approx(1.0, abs=0.01)
