@@ -260,7 +260,7 @@ GUARDS = (
         "gpt-oss-safeguard",
         "llama3",
         HARMONY,
-        r"(?=.*Reasoning: low).*<\|start\|>developer<\|message\|># .*\n\nassistant:\n(> .*?)<\|end\|>",
+        r"(?=.*Reasoning: low).*<\|start\|>developer<\|message\|># .*\n\nassistant:\n(.*?)<\|end\|>",
         "<|start|>assistant",
         "<|channel|>analysis<|message|>It does 1 harmless thing.<|end|><|start|>assistant<|channel|>final<|message|>0",
         "<|channel|>analysis<|message|>It gives 0 warnings.<|end|><|start|>assistant<|channel|>final<|message|>1",
