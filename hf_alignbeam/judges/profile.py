@@ -32,6 +32,7 @@ class GuardProfile:
         chat_template: A Jinja chat template to use in place of the tokenizer's.
         typed_parts: Whether the chat template wants contents as `[{"type": "text", "text": ...}]`.
         template_options: Further arguments of the chat template.
+        question: A user message about the response, fixed, which stands after it. Without a `prompt` only.
         max_messages: How many messages it reads, the last ones; None for all.
         judges: What it can judge: `"response"`, `"prompt"`, or both.
         answer_start: What stands before every verdict text, fixed: it is fed to the model. White space before a verdict needs
@@ -56,6 +57,7 @@ class GuardProfile:
     chat_template: str | None = None
     typed_parts: bool = False
     template_options: Mapping[str, Any] = field(default_factory=dict)
+    question: str | None = None
     max_messages: int | None = None
     judges: tuple[Literal["response", "prompt"], ...] = ("response", "prompt")
     answer_start: str = ""
@@ -75,6 +77,8 @@ class GuardProfile:
             raise ValueError(f"`prompt` must hold {{conversation}} or {{response}}, got {self.prompt!r}. Add one.")
         if self.prompt is None and not self.as_message:
             raise ValueError("`as_message` must be true without a `prompt`, got False. Leave it out.")
+        if self.question is not None and self.prompt is not None:
+            raise ValueError(f"`question` must be left out with a `prompt`, got {self.question!r}. Write it into the prompt.")
         if (self.verdict_after is None) != (self.max_new_tokens == 0) or self.max_new_tokens < 0:
             raise ValueError(
                 f"`verdict_after` and `max_new_tokens` must come together, got {self.verdict_after!r} and {self.max_new_tokens}."

@@ -153,6 +153,8 @@ class GuardPrompt:
         """
         if roles not in self._skeletons:
             messages = [{"role": role, "content": _PLACEHOLDER.format(n)} for n, role in enumerate(roles)]
+            if self._profile.question is not None:
+                messages.append({"role": "user", "content": self._profile.question})
             forms = (self._profile.typed_parts, not self._profile.typed_parts)
             rendered = (_split(self._render(messages, typed), range(len(roles))) for typed in forms)
             self._skeletons[roles] = next((skeleton for skeleton in rendered if skeleton is not None), None)
