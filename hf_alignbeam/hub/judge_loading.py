@@ -18,9 +18,9 @@ from hf_alignbeam.judges.classifier_judge import ClassifierJudge
 from hf_alignbeam.judges.generating_judge import GeneratingJudge
 from hf_alignbeam.judges.llm_judge import LLMJudge
 from hf_alignbeam.judges.plausibility import PlausibleAnswer
-from hf_alignbeam.judges.profile import GuardProfile, profile_from_mapping
+from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses, profile_from_mapping
 from hf_alignbeam.judges.profiles.general import SAFE_UNSAFE, YES_NO
-from hf_alignbeam.judges.profiles.known import find_profile, named_profile
+from hf_alignbeam.judges.profiles.known import find_profile, named_profile, refuse_unsupported
 
 #: Labels of classifiers that mean harm, in lower case.
 HARMFUL_LABELS = ("unsafe", "harmful", "toxic", "toxicity", "hate", "hateful", "offensive")
@@ -69,13 +69,16 @@ class JudgeSettings:
                 f"`judge_profile` must be left out with `judge_rubric`, got {self.profile!r}. A rubric is a profile."
             )
 
-    def resolved(self) -> GuardProfile | None:
-        """The profile that these settings describe; None where the judge's own is to be found.
+    def resolved(self, found: GuardProfile | None = None) -> GuardProfile | None:
+        """The profile that these settings describe; None where they name none.
+
+        Args:
+            found: The judge's own profile, by its id or template.
 
         Raises:
             ValueError: A name is unknown, or a value is out of its range.
         """
-        profile = named_profile(self.profile) if isinstance(self.profile, str) else self.profile
+        profile = named_profile(self.profile) if isinstance(self.profile, str) else self.profile or found
         if isinstance(profile, Mapping):
             profile = profile_from_mapping(profile)
         if self.rubric is not None:
@@ -108,6 +111,7 @@ def load_judge(
     """
     settings = settings or JudgeSettings()
     if isinstance(judge, str):
+        refuse_unsupported(judge)
         with explain_load_errors(judge):
             auto = auto_class_of(judge, settings.revision)
         network, judge_tokenizer = load_once(auto, judge, settings.revision, device or torch.device("cpu"))
@@ -128,7 +132,9 @@ def judge_from_arguments(judge: Any, arguments: Mapping[str, Any], model: PreTra
 
 
 def _build(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: JudgeSettings) -> Judge:
-    profile = settings.resolved() or find_profile(network.config._name_or_path, tokenizer.chat_template)
+    profile = settings.resolved(find_profile(network.config._name_or_path, tokenizer.chat_template))
+    if profile is not None:
+        check_judges_responses(profile)
     if "SequenceClassification" in type(network).__name__:
         judge: Judge = _classifier(network, tokenizer, profile, settings)
     elif profile is not None and profile.verdict_after is not None:

@@ -39,8 +39,8 @@ class ClassifierJudge:
     Args:
         model: A `...ForSequenceClassification`, in evaluation mode.
         tokenizer: Its tokenizer.
-        labels: The harm in [0, 1] of each label, by name; labels left out count as harmless. For a multi-label classifier `harm`
-            is the largest weighted probability, for any other the weighted sum.
+        labels: The harm in [0, 1] of each label, by its name in any letter case; labels left out count as harmless. For a
+            multi-label classifier `harm` is the largest weighted probability, for any other the weighted sum.
         template: A Jinja chat template that renders the text to classify from `messages`, of which the response is the last.
         prompt: The text to classify, with `{response}`, `{user}` or `{conversation}` in it. Default, without a template: the
             conversation and the response as a pair of texts. A conversation of several messages is read with the role before
@@ -64,7 +64,8 @@ class ClassifierJudge:
         batch_size: int = 32,
     ):
         check_model(model, batch_size)
-        known = {name: int(i) for i, name in (model.config.id2label or {}).items()}
+        known = {name.lower(): int(i) for i, name in (model.config.id2label or {}).items()}
+        labels = {name.lower(): harm for name, harm in labels.items()}
         if not labels or not set(labels) <= set(known):
             raise ValueError(
                 f"`labels` must name labels of the model ({', '.join(known)}), got {dict(labels)}. Use names from its `id2label`."

@@ -50,7 +50,7 @@ class GeneratingJudge:
         self._tokens = token_bytes(tokenizer)
         names = special_token_names(tokenizer)
         self._written = [token or names.get(i, b"") for i, token in enumerate(self._tokens)]  # a marker may hold special tokens
-        self._marker = profile.verdict_after.encode()
+        self._marker = profile.verdict_after.lower().encode()
         self._prompt = GuardPrompt(tokenizer, profile)
         self._reader = VerdictReader(self._tokens, profile.verdicts)
         configured = model.generation_config.eos_token_id if model.generation_config is not None else None
@@ -100,7 +100,7 @@ class GeneratingJudge:
 
     def _before_verdict(self, ids: Sequence[int]) -> list[int] | None:
         """The ids up to the end of the last marker; None where there is no marker."""
-        text = decode(self._written, ids)
+        text = decode(self._written, ids).lower()
         if self._marker not in text:
             return None
         ends = accumulate(len(decode(self._written, [i])) for i in ids)

@@ -88,9 +88,7 @@ class GuardPrompt:
         text = self.text(messages, response)
         ids = encode_with_one_bos(self._tokenizer, text)
         if self._loss_check.loses_text(text, ids):
-            raise ValueError(
-                "The judge's tokens must hold a whole exchange, but lose a part of it. Use a judge of its language."
-            )
+            raise ValueError("The judge's tokens must hold a whole exchange, but lose a part of it. Use a judge of its language.")
         return ids + self._answer_start
 
     def readable(
@@ -169,7 +167,11 @@ class GuardPrompt:
         text = _PLACES.sub(lambda _: _PLACEHOLDER.format(next(numbers)), prompt)
         if self._profile.as_message:
             system = [] if self._profile.system is None else [{"role": "system", "content": self._profile.system}]
-            text = render_to_answer(self._tokenizer, self._tokens, [*system, {"role": "user", "content": text}])[0]
+            messages: list[Message] = [*system, {"role": "user", "content": text}]
+            # A guard that reasons opens its reasoning itself; for another, an answer begins where its verdict does.
+            reasons = self._profile.verdict_after is not None or self._profile.chat_template is not None
+            rendered = self._render(messages, self._profile.typed_parts) if reasons else None
+            text = rendered or render_to_answer(self._tokenizer, self._tokens, messages)[0]
         skeleton = _split(text, range(len(names)))
         if skeleton is None:
             raise ValueError(f"The chat template must render the prompt of the profile {self._profile.name!r}, but drops a part.")
