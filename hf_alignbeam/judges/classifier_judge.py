@@ -243,10 +243,10 @@ class _PairLayout:
 
 
 def _special_names(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
-    """Finds names of special tokens in a text, with the white space around them; None where there are none."""
+    """Finds names of special tokens in a text, with the white space after them; None where there are none."""
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     names = sorted({name for name in added | set(tokenizer.all_special_tokens) if len(name) > 1}, key=len, reverse=True)
-    return re.compile(rf"\s*(?:(?:{'|'.join(map(re.escape, names))})\s*)+") if names else None
+    return re.compile(rf"(?:(?:{'|'.join(map(re.escape, names))})\s*)+") if names else None
 
 
 def _as_texts(messages: list[Message]) -> list[str]:
