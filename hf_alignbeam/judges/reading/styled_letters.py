@@ -26,8 +26,8 @@ def _any_of(table: Iterable[int]) -> str:
 #: Full-width, letter-like, parenthesized, circled, squared and mathematical letters, and their digits.
 _STYLED = {
     **_table(range(0xFF10, 0xFF5B), range(0x2100, 0x2150), range(0x249C, 0x24EB), range(0x1D400, 0x1D800)),
-    **_table(range(0x1F110, 0x1F150), range(0x1FBF0, 0x1FBFA)),
-    **{start + n: chr(65 + n) for start in (0x1F150, 0x1F170) for n in range(26)},
+    **_table(range(0x1F110, 0x1F130), range(0x1FBF0, 0x1FBFA)),
+    **{start + n: chr(97 + n) for start in (0x1F130, 0x1F150, 0x1F170) for n in range(26)},  # styles without small letters
 }
 _STYLED_LETTERS = {code: plain for code, plain in _STYLED.items() if plain.isalpha()}
 _RAISED = _table([0xAA, 0xBA, 0x2071, 0x207F, 0x2C7C, 0x2C7D], range(0x2B0, 0x2E5), range(0x1D2C, 0x1DC0), range(0x2090, 0x209D))
@@ -63,7 +63,7 @@ def fold_flags(text: str) -> str:
     """Regional indicators that are no flag, as the letters that they show."""
     if not re.search(_FLAG_LETTER, text):
         return text
-    return _SINGLE_FLAG_LETTER.sub(lambda letter: chr(ord(letter[0]) - 0x1F1E6 + 65), text)
+    return _SINGLE_FLAG_LETTER.sub(lambda letter: chr(ord(letter[0]) - 0x1F1E6 + 97), text)
 
 
 def fold_styles(text: str) -> str:
