@@ -113,9 +113,7 @@ def test_labeled_responses_come_from_published_layouts(tmp_path):
 
     assert rows(gptfuzz) == [("Why?", 'So,\n"so".', False), ("How?", "Thus.", True)]
     assert rows(xstest) == [("How?", "Thus.", False), ("Why?", "So.", True), ("Why?", "No.", False), ("Why?", "Well.", False)]
-    with pytest.raises(
-        ValueError, match="Row 1 of .* must have a question of gptfuzz_questions.csv and .*, got '7'"
-    ):
+    with pytest.raises(ValueError, match="Row 1 of .* must have a question of gptfuzz_questions.csv and .*, got '7'"):
         rows(written(tmp_path, "a.csv", "question,Response,label\n7,So.,0\n"))
     (tmp_path / "gptfuzz_questions.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"gptfuzz_questions\.csv"):

@@ -53,8 +53,8 @@ _WITH_MARK = "\u00c0-\u00d6\u00d8-\u00de\u00e0-\u00f6\u00f8-\u0130\u0132-\u017e\
 _MARKED = f"(?:[A-Za-z][{_MARKS}]+|[{_WITH_MARK}][{_MARKS}]*)"
 #: A line through two letters in a row, or more marks on one letter than any language has.
 _STACKED = re.compile(f"(?:\\w[{_LINES}]+){{2}}|[A-Za-z][{_MARKS}]{{3}}|\\w[{_MARKS}]{{4}}")
-#: Five letters with marks in a row; three, where most letters of the text have one.
-_MARKED_RUN, _LONG_MARKED_RUN, _MARKED_LETTER = (re.compile(_MARKED + n) for n in ("{3}", "{5}", ""))
+#: Five letters with marks in a row; four, where most letters of the text have one.
+_MARKED_RUN, _LONG_MARKED_RUN, _MARKED_LETTER = (re.compile(_MARKED + n) for n in ("{4}", "{5}", ""))
 _HAS_MARK = re.compile(f"[{_MARKS}{_WITH_MARK}]")
 _MARK, _LATIN = re.compile(f"[{_MARKS}\u20dd-\u20e2]"), re.compile("[A-Za-z\u00c0-\u024f\u1e00-\u1eff]")
 
