@@ -1,6 +1,7 @@
 """Conversations rendered for an anchor: its own template, one BOS, every word, and no markup from users."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 from helpers.templates import (
@@ -12,6 +13,8 @@ from helpers.templates import (
     prompt_ids,
     with_template,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hf_alignbeam.chat.conversations import merge_system
 from hf_alignbeam.chat.templates import ANSWER_PLACEHOLDER, encode_prompt, escape_special_tokens
@@ -130,3 +133,20 @@ def test_markup_in_messages_is_escaped(name, real_tokenizer):
         (message,) = escape_special_tokens(tokenizer, [{"role": "user", "content": f"Say {markup} now."}])
         assert markup not in message["content"]
         assert message["content"].replace("\u200b", "") == f"Say {markup} now."
+
+
+@given(*[st.lists(st.sampled_from(["<think>", "<", "thin", "k>", "\u200b", "x", "</think>"]), max_size=9).map("".join)] * 2)
+def test_different_messages_stay_different_when_escaped(one, other):
+    """An escaped text may be typed by a user, too."""
+    tokenizer = SimpleNamespace(chat_template=None, added_tokens_decoder={})
+    first, second = (message["content"] for message in escape_special_tokens(tokenizer, [{"content": one}, {"content": other}]))
+    assert (first == second) == (one == other)
+    assert "<think>" not in first
+    assert first.replace("\u200b", "") == one.replace("\u200b", "")
+
+
+def test_markup_that_a_user_has_escaped_is_escaped_again():
+    tokenizer = SimpleNamespace(chat_template=None, added_tokens_decoder={})
+    messages = [{"content": text} for text in ("a<think>b", "a<\u200bthink>b", "a<th\u200bink>b", "\u200b<b>")]
+    escaped = [message["content"] for message in escape_special_tokens(tokenizer, messages)]
+    assert escaped == ["a<\u200bthink>b", "a<\u200b\u200bthink>b", "a<\u200bth\u200bink>b", "\u200b<b>"]

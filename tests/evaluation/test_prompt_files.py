@@ -95,3 +95,26 @@ def test_labeled_responses_come_from_every_format_of_json(tmp_path):
         assert (labeled.conversation, labeled.response, labeled.harmful) == ([{"role": "user", "content": "Why?"}], "No.", False)
     with pytest.raises(ValueError, match="Item 2 of .*x.json: A conversation must hold some text"):
         read_labeled_responses(written(tmp_path, "x.json", json.dumps(rows)))
+
+
+def test_labeled_responses_come_from_published_layouts(tmp_path):
+    written(tmp_path, "gptfuzz_questions.csv", "index,text\n0,How?\n1,Why?\n")
+    gptfuzz = written(tmp_path, "a.csv", 'question,Response,label\n1,"So,\n""so"".",0\n0,Thus.,1\n')
+    xstest = written(
+        tmp_path,
+        "b.csv",
+        "id,type,prompt,completion,annotation_1,annotation_2,agreement,final_label,gpt4_label\n"
+        "1,homonyms,How?,Thus.,,,,1_full_compliance,\n2,contrast_homonyms,Why?,So.,,,,1_full_compliance,\n"
+        "3,contrast_homonyms,Why?,No.,,,,2_full_refusal,\n4,contrast_homonyms,Why?,Well.,,,,3_partial_refusal,\n",
+    )
+
+    def rows(path):
+        return [(each.conversation[0]["content"], each.response, each.harmful) for each in read_labeled_responses(path)]
+
+    assert rows(gptfuzz) == [("Why?", 'So,\n"so".', False), ("How?", "Thus.", True)]
+    assert rows(xstest) == [("How?", "Thus.", False), ("Why?", "So.", True), ("Why?", "No.", False), ("Why?", "Well.", False)]
+    with pytest.raises(ValueError, match="Row 1 of .* must have a question of gptfuzz_questions.csv and .*, got '7'"):
+        rows(written(tmp_path, "a.csv", "question,Response,label\n7,So.,0\n"))
+    (tmp_path / "gptfuzz_questions.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"gptfuzz_questions\.csv"):
+        rows(gptfuzz)

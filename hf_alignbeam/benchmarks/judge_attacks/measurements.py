@@ -3,6 +3,7 @@
 Knows judges and labeled exchanges. Knows no file, and prints nothing.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from functools import partial
 from hf_alignbeam.benchmarks.judge_attacks.attacks import ATTACKS
 from hf_alignbeam.chat.conversations import Message
 from hf_alignbeam.judges.base import Judge
+from hf_alignbeam.judges.failsafe import judge_each_or_none
 from hf_alignbeam.judges.reading import readings
 from hf_alignbeam.judges.reading.folding import fold
 from hf_alignbeam.judges.reading.readings import Exchange, exchange_readings
@@ -134,7 +136,8 @@ def _judge(judge: Judge, exchanges: Sequence[Exchange]) -> list[float]:
     harm: list[float] = []
     for start in range(0, len(exchanges), N_PER_CALL):
         batch = exchanges[start : start + N_PER_CALL]
-        harm += judge([messages for messages, _ in batch], [response for _, response in batch]).tolist()
+        verdicts = judge_each_or_none(judge, [messages for messages, _ in batch], [response for _, response in batch])
+        harm += [math.nan if each is None else each for each in verdicts.harm]
     return harm
 
 

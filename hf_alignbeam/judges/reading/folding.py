@@ -39,8 +39,13 @@ _CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f]")
 #: Text that is shown from its last letter to its first.
 _REVERSED = re.compile(f"\u202e([^\u202c\n{_RTL}]*)\u202c?|\u202d([{_RTL}][^\u202c\nA-Za-z]*)\u202c?")
 _SPACES = "\u00a0\u1680\u2000-\u200a\u202f\u205f\u2800\u3000\u3164\uffa0"
-#: Unusual spaces between words of letters, three in a row: ordinary writing has them before punctuation and in numbers.
-_SPACED = re.compile(f"[{_SPACES}](?:[A-Za-z\u00c0-\u058f]+[{_SPACES}]){{2}}")
+_UNUSUAL_SPACE = re.compile(f"[{_SPACES}]")
+_LETTERS = "[A-Za-z\u00c0-\u058f]"
+#: Unusual spaces around a word. Ordinary writing has them before punctuation, in numbers, and after the shortest words.
+_SPACED = re.compile(
+    f"(?<={_LETTERS})[{_SPACES}](?:{_LETTERS}{{3,}}[{_SPACES}]{_LETTERS}|{_LETTERS}+[{_SPACES}]{_LETTERS}+[{_SPACES}]{_LETTERS})"
+)
+_BETWEEN_WORDS = re.compile(f"{_LETTERS}[{_SPACES}]{_LETTERS}")
 #: Letters and patterns that are blank.
 _BLANK_LETTERS = re.compile("[\u2800\u3164\uffa0]")
 _SPACE_TABLE = dict.fromkeys([0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x2800, 0x3000, 0x3164, 0xFFA0], " ")
@@ -64,6 +69,13 @@ def _fold_once(text: str) -> str:
     if _INVISIBLE.search(text):
         text = _REVERSED.sub(lambda shown: (shown[1] or shown[2] or "")[::-1], text)
         text = _ORDINARY_OR_NOT.sub(lambda found: found[1] or "", text)
-    if _SPACED.search(text) or _BLANK_LETTERS.search(text):
+    if _UNUSUAL_SPACE.search(text) and _has_unusual_words(text):
         text = text.translate(_SPACE_TABLE)
     return fold_lookalikes(fold_styles(fold_marks(text)))
+
+
+def _has_unusual_words(text: str) -> bool:
+    """Whether words stand between unusual spaces."""
+    if _BLANK_LETTERS.search(text) or _SPACED.search(text):
+        return True
+    return " " not in text and _BETWEEN_WORDS.search(text) is not None

@@ -26,12 +26,14 @@ _CYRILLIC, _GREEK = (
 )
 
 _OTHER, _MIXED = re.compile(f"[{_SCRIPTS}]"), re.compile(f"[A-Za-z][{_SCRIPTS}]|[{_SCRIPTS}][A-Za-z]")
+#: Without any Latin letter, so many words of nothing but look-alikes are Latin ones in disguise; a single one may be a name.
+_N_DISGUISED = 3
 _WORD = re.compile(r"[^\W\d_]+")
 _ONLY_LOOKALIKES = re.compile(rf"(?<!\w)[{''.join(FOREIGN_LOOKALIKES)}]{{2,}}(?!\w)")
 _LATIN_LOOKALIKE = re.compile(f"[{''.join(LATIN_LOOKALIKES)}]")
 _LATIN_TABLE = str.maketrans(LATIN_LOOKALIKES)
 #: Letters, and marks of letters, of the languages and phonetic alphabets that have some of the Latin look-alikes.
-_THEIR_LETTERS = re.compile("[ğĞşŞİəƏŋŊɛƐɔƆɖƉƒʃʒæðθ\u0306\u0307\u0327]")
+_THEIR_LETTERS = re.compile("[ğĞşŞİçÇöÖüÜəƏŋŊɛƐɔƆɖƉƒʃʒæðθ\u0306\u0307\u0308\u0327]")
 _ASCII_LETTER = re.compile("[A-Za-z]")
 _UNMISTAKABLE = re.compile(f"(?![{''.join(FOREIGN_LOOKALIKES)}])[{_SCRIPTS}]")
 
@@ -44,7 +46,8 @@ def fold_lookalikes(text: str) -> str:
     """
     if _OTHER.search(text) and ((planted := _MIXED.search(text)) or _ONLY_LOOKALIKES.search(text)):
         shortest = 1 if planted else 2
-        mainly_latin = len(_ASCII_LETTER.findall(text)) >= len(_UNMISTAKABLE.findall(text))
+        n_latin = len(_ASCII_LETTER.findall(text)) or len(_ONLY_LOOKALIKES.findall(text)) // _N_DISGUISED
+        mainly_latin = n_latin > 0 and n_latin >= len(_UNMISTAKABLE.findall(text))
         text = _WORD.sub(lambda word: _fold_word(word[0], mainly_latin, shortest), text)
     if (found := _LATIN_LOOKALIKE.findall(text)) and 2 * len(_THEIR_LETTERS.findall(text)) < len(found):
         text = text.translate(_LATIN_TABLE)

@@ -26,8 +26,8 @@ def _any_of(table: Iterable[int]) -> str:
 #: Full-width, letter-like, parenthesized, circled, squared and mathematical letters, and their digits.
 _STYLED = {
     **_table(range(0xFF10, 0xFF5B), range(0x2100, 0x2150), range(0x249C, 0x24EB), range(0x1D400, 0x1D800)),
-    **_table(range(0x1F110, 0x1F150), range(0x1FBF0, 0x1FBFA)),
-    **{start + n: chr(65 + n) for start in (0x1F150, 0x1F170) for n in range(26)},
+    **_table(range(0x1F110, 0x1F130), range(0x1FBF0, 0x1FBFA)),
+    **{start + n: chr(97 + n) for start in (0x1F130, 0x1F150, 0x1F170) for n in range(26)},  # styles without small letters
 }
 _STYLED_LETTERS = {code: plain for code, plain in _STYLED.items() if plain.isalpha()}
 _RAISED = _table([0xAA, 0xBA, 0x2071, 0x207F, 0x2C7C, 0x2C7D], range(0x2B0, 0x2E5), range(0x1D2C, 0x1DC0), range(0x2090, 0x209D))
@@ -53,8 +53,8 @@ _WITH_MARK = "\u00c0-\u00d6\u00d8-\u00de\u00e0-\u00f6\u00f8-\u0130\u0132-\u017e\
 _MARKED = f"(?:[A-Za-z][{_MARKS}]+|[{_WITH_MARK}][{_MARKS}]*)"
 #: A line through two letters in a row, or more marks on one letter than any language has.
 _STACKED = re.compile(f"(?:\\w[{_LINES}]+){{2}}|[A-Za-z][{_MARKS}]{{3}}|\\w[{_MARKS}]{{4}}")
-#: Five letters with marks in a row; three, where most letters of the text have one.
-_MARKED_RUN, _LONG_MARKED_RUN, _MARKED_LETTER = (re.compile(_MARKED + n) for n in ("{3}", "{5}", ""))
+#: Five letters with marks in a row; four, where most letters of the text have one.
+_MARKED_RUN, _LONG_MARKED_RUN, _MARKED_LETTER = (re.compile(_MARKED + n) for n in ("{4}", "{5}", ""))
 _HAS_MARK = re.compile(f"[{_MARKS}{_WITH_MARK}]")
 _MARK, _LATIN = re.compile(f"[{_MARKS}\u20dd-\u20e2]"), re.compile("[A-Za-z\u00c0-\u024f\u1e00-\u1eff]")
 
@@ -63,7 +63,7 @@ def fold_flags(text: str) -> str:
     """Regional indicators that are no flag, as the letters that they show."""
     if not re.search(_FLAG_LETTER, text):
         return text
-    return _SINGLE_FLAG_LETTER.sub(lambda letter: chr(ord(letter[0]) - 0x1F1E6 + 65), text)
+    return _SINGLE_FLAG_LETTER.sub(lambda letter: chr(ord(letter[0]) - 0x1F1E6 + 97), text)
 
 
 def fold_styles(text: str) -> str:
