@@ -139,8 +139,8 @@ class Server(ThreadingHTTPServer):
 
 @contextlib.contextmanager
 def moderation_server(monkeypatch):
-    """A running server, and an environment in which OpenAI's client library reaches it with `KEY`."""
-    for name in ("OPENAI_BASE_URL", "OPENAI_CUSTOM_HEADERS", "OPENAI_LOG"):
+    """A running server, and an environment in which judges reach it with `KEY`."""
+    for name in ("OPENAI_BASE_URL",):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)

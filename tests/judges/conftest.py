@@ -13,7 +13,7 @@ def server(monkeypatch):
 @pytest.fixture
 def build(server, monkeypatch):
     """Build a moderation judge that asks the server and hardly waits between retries."""
-    from hf_alignbeam.judges.remote import moderation_api  # needs OpenAI's client library
+    from hf_alignbeam.judges.remote import http_client, moderation_api  # need httpx
 
-    monkeypatch.setattr(moderation_api, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(http_client, "FIRST_WAIT", 0.01)
     return lambda **options: moderation_api.ModerationJudge(**{"base_url": server.base_url, **options})
