@@ -38,12 +38,11 @@ def read_harm(answer: Any, profile: GuardProfile, has_start: bool) -> float:
         return math.nan
     start = "" if has_start else profile.answer_start
     verdicts = {verdict.encode().lower().strip(LEADING): harm for verdict, harm in profile.verdicts.items()}
-    if tokens is not None:
-        place = _place(b"".join(token.text for token in tokens), start, profile.verdict_after)
-        harm = math.nan if place is None else _harm_of_tokens(tokens, place, verdicts)
-        if not math.isnan(harm):
-            return harm
     written = text.encode(errors="replace").lower()
+    joined = b"".join(token.text for token in tokens or ())
+    if tokens is not None and written.strip() in joined:  # servers may give ids or pieces in place of texts
+        place = _place(joined, start, profile.verdict_after)
+        return math.nan if place is None else _harm_of_tokens(tokens, place, verdicts)
     place = _place(written, start, profile.verdict_after)
     return math.nan if place is None else _harm_of_text(written[place:], verdicts)
 

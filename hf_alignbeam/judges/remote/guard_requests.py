@@ -19,7 +19,7 @@ N_VERDICT_TOKENS = 8
 
 #: What tokenizers and templates read as markup. The endpoint's own cannot be known here.
 _MARKUP = re.compile(
-    r"<(?=\u200b*(?:[|｜][^<>\n]{1,60}[|｜]>|/?[A-Za-z_]{1,30}[0-9]{0,3}>|<SYS>>|</SYS>>))"
+    r"<(?=\u200b*(?:[|｜][^<>\n]{1,60}[|｜]>|/?[A-Za-z_]{1,30}[0-9]{0,3}>))"
     r"|\[(?=\u200b*/?[A-Z_]{1,30}\])"
 )
 #: What begins a text by itself at every endpoint.
