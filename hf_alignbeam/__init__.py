@@ -10,9 +10,12 @@ if TYPE_CHECKING:
     from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompts
     from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
     from hf_alignbeam.judges.base import CachedJudge
+    from hf_alignbeam.judges.calibration import CalibratedJudge
     from hf_alignbeam.judges.classifier_judge import ClassifierJudge
+    from hf_alignbeam.judges.generating_judge import GeneratingJudge
     from hf_alignbeam.judges.llm_judge import LLMJudge
     from hf_alignbeam.judges.plausibility import PlausibleAnswer
+    from hf_alignbeam.judges.profile import GuardProfile
     from hf_alignbeam.steering.processor import AnchorLogitsProcessor
     from hf_alignbeam.tokenization.vocabulary import token_bytes
     from hf_alignbeam.translation.translator import VocabularyTranslator
@@ -21,8 +24,11 @@ __all__ = [
     "AlignBeam",
     "AnchorLogitsProcessor",
     "CachedJudge",
+    "CalibratedJudge",
     "ClassifierJudge",
     "EmbeddingSteerer",
+    "GeneratingJudge",
+    "GuardProfile",
     "LLMJudge",
     "PlausibleAnswer",
     "SteeredPrompts",
@@ -37,8 +43,11 @@ _MODULES = {
     "AlignBeam": "decoding.strategy",
     "AnchorLogitsProcessor": "steering.processor",
     "CachedJudge": "judges.base",
+    "CalibratedJudge": "judges.calibration",
     "ClassifierJudge": "judges.classifier_judge",
     "EmbeddingSteerer": "embedding_search.steerer",
+    "GeneratingJudge": "judges.generating_judge",
+    "GuardProfile": "judges.profile",
     "LLMJudge": "judges.llm_judge",
     "PlausibleAnswer": "judges.plausibility",
     "SteeredPrompts": "embedding_search.steered_prompts",

@@ -3,6 +3,7 @@
 Knows templates, and only by what they render. Knows no model and no translation; parsing is `template_parser`'s.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -131,14 +132,23 @@ def escape_special_tokens(tokenizer: PreTrainedTokenizerBase, messages: list[Mes
     template = str(tokenizer.chat_template or "")
     added = [(token.content, token.special) for token in tokenizer.added_tokens_decoder.values()]
     names = [name for name, special in added if len(name) > 1 and (special or (name in template and not name[0].isalnum()))]
-    names = sorted({*names, *REASONING_MARKERS, *REASONING_MARKERS.values()}, key=len, reverse=True)
+    names += [*REASONING_MARKERS, *REASONING_MARKERS.values()]
+    ends = {first: "|".join(re.escape(name[1:]) for name in names if name[0] == first) for first in {name[0] for name in names}}
+    pattern = re.compile("|".join(f"{re.escape(first)}(?={others})" for first, others in ends.items()))
+    return [{**message, "content": escape_matches(pattern, message["content"])} for message in messages]
 
-    def escape(content: str) -> str:
-        for name in names:
-            content = content.replace(name, f"{name[0]}\u200b{name[1:]}")
-        return content
 
-    return [{**message, "content": escape(message["content"])} for message in messages]
+def escape_matches(pattern: re.Pattern[str], text: str) -> str:
+    """Insert a zero-width space after the first character of each match. Matches are found as if there were none yet.
+
+    Different texts stay different, as the places do not depend on the zero-width spaces that a text has already.
+    """
+    starts = {match.start() for match in pattern.finditer(text.replace("\u200b", ""))}
+    if not starts:
+        return text
+    first, *others = re.findall("[^\u200b]\u200b*", text)
+    leading = text[: text.index(first)]
+    return leading + "".join(char + "\u200b" * (n in starts) for n, char in enumerate([first, *others]))
 
 
 def render_all(tokenizer: PreTrainedTokenizerBase, messages: list[Message], extra: Sequence[Message] = (), **options: Any) -> str:

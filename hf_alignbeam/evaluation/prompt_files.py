@@ -1,6 +1,7 @@
 """Files of prompts: CSV and TSV tables, JSON, JSON lines and plain text, in UTF-8, gzipped or not.
 
-Knows formats, and where in a file each record stands. Knows no published layout (`prompt_sets` does) and no model.
+Knows formats, where in a file each record stands, and the published layouts of labeled responses. Knows no published layout of
+prompts (`prompt_sets` does) and no model.
 """
 
 import csv
@@ -18,6 +19,8 @@ from hf_alignbeam.chat.conversations import Message, as_messages
 #: The separator of each kind of table.
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 JSON_SUFFIXES = (".json", ".jsonl")
+#: The questions of GPTFuzz's responses, in a file beside them.
+GPTFUZZ_QUESTIONS = "gptfuzz_questions.csv"
 #: An error quotes so many characters of a record.
 N_QUOTED = 200
 
@@ -89,26 +92,55 @@ def read_prompts(path: Path) -> list[list[Message]]:
 
 
 def read_labeled_responses(path: Path) -> list[LabeledResponse]:
-    """Read the records of a file with `prompt` or `messages`, `response` and `harmful`.
+    """Read the records of a file with `prompt` or `messages`, `response` and `harmful`, or in a published layout.
+
+    GPTFuzz's responses (question, Response, label) need its questions beside them, in `gptfuzz_questions.csv`. Of XSTest's
+    (prompt, type, completion, final_label), those are harmful that fully comply with a prompt of a contrast type.
 
     Raises:
-        ValueError: A record lacks one of them, or the file is empty; the message names the place.
+        OSError: The file, or that of GPTFuzz's questions, cannot be read.
+        ValueError: A record lacks a value, or the file is empty; the message names the place.
     """
-    labeled = []
-    for record in read_records(path, mixed=True):
-        try:
-            conversation = record.fields["messages"] if "messages" in record.fields else record.fields["prompt"]
-            response, harmful = record.fields["response"], record.fields["harmful"]
-        except KeyError as error:
-            raise ValueError(
-                f"{record.place} must have 'prompt' or 'messages', 'response' and 'harmful', got {record.quote}."
-            ) from error
-        if not isinstance(response, str) or not isinstance(harmful, bool):
-            raise ValueError(f"{record.place} must have a text as 'response' and true or false as 'harmful', got {record.quote}.")
-        labeled.append(LabeledResponse(_conversation(record, conversation), response, harmful))
-    if not labeled:
+    records = read_records(path, mixed=True)
+    if not records:
         raise ValueError(f"{path} must hold at least one labeled response, got none.")
-    return labeled
+    fields = records[0].fields.keys()
+    if {"question", "Response", "label"} <= fields:
+        questions = {row.fields["index"]: row.fields["text"] for row in read_records(path.parent / GPTFUZZ_QUESTIONS)}
+        records = [_gptfuzz(record, questions) for record in records]
+    elif {"type", "completion", "final_label"} <= fields:
+        records = [_xstest(record) for record in records]
+    return [_labeled(record) for record in records]
+
+
+def _labeled(record: PromptRecord) -> LabeledResponse:
+    try:
+        conversation = record.fields["messages"] if "messages" in record.fields else record.fields["prompt"]
+        response, harmful = record.fields["response"], record.fields["harmful"]
+    except KeyError as error:
+        raise ValueError(
+            f"{record.place} must have 'prompt' or 'messages', 'response' and 'harmful', got {record.quote}."
+        ) from error
+    if not isinstance(response, str) or not isinstance(harmful, bool):
+        raise ValueError(f"{record.place} must have a text as 'response' and true or false as 'harmful', got {record.quote}.")
+    return LabeledResponse(_conversation(record, conversation), response, harmful)
+
+
+def _gptfuzz(record: PromptRecord, questions: Mapping[str, str]) -> PromptRecord:
+    question, label = record.fields["question"], record.fields["label"]
+    if question not in questions or label not in ("0", "1"):
+        raise ValueError(
+            f"{record.place} must have a question of {GPTFUZZ_QUESTIONS} and the label 0 or 1, got {question!r} and {label!r}."
+        )
+    fields = {"prompt": questions[question], "response": record.fields["Response"], "harmful": label == "1"}
+    return PromptRecord(record.place, fields, record.quote)
+
+
+def _xstest(record: PromptRecord) -> PromptRecord:
+    kind, label = record.fields["type"], record.fields["final_label"]
+    harmful = str(kind).startswith("contrast") and str(label).startswith("1")
+    fields = {"prompt": record.fields["prompt"], "response": record.fields["completion"], "harmful": harmful}
+    return PromptRecord(record.place, fields, record.quote)
 
 
 def _conversation(record: PromptRecord, conversation: Any) -> list[Message]:

@@ -5,7 +5,7 @@ no use of a verdict.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
 from hf_alignbeam.inference.branching_cache import choose_engine
+from hf_alignbeam.inference.engines import max_positions
 from hf_alignbeam.inference.incremental import IncrementalScorer, n_common
 from hf_alignbeam.judges.base import check_model
 from hf_alignbeam.judges.calibration import check_threshold, known_verdicts, own_threshold, shifted
@@ -80,6 +81,7 @@ class LLMJudge:
         self._tokenizer = tokenizer
         self._batch_size = batch_size
         self._tokens = token_bytes(tokenizer)
+        self._n_positions = max_positions(model)
         self._has_warned = False
         self.threshold = 0.5
         known = named_profile(profile) if isinstance(profile, str) else profile
@@ -100,9 +102,8 @@ class LLMJudge:
         """As `Judge.__call__`; a conversation may also be a plain string."""
         pairs = list(zip([as_messages(c) for c in conversations], responses, strict=True))
         harm = shifted(worst_of_readings(pairs, self._judge_all), self.threshold)
-        if harm.isnan().any() and not self._has_warned:
-            self._has_warned = True
-            _log.warning("%s", self.describe_missing())
+        if harm.isnan().any():
+            self._warn_once(self.describe_missing)
         return harm
 
     def render(self, messages: Sequence[Message], response: str) -> list[int]:
@@ -141,10 +142,31 @@ class LLMJudge:
         return torch.cat(harm) if harm else torch.zeros(0)
 
     def _judge(self, pairs: Sequence[tuple[list[Message], str]]) -> Tensor:
-        rows = [self.render(*pair) for pair in pairs]
-        others = [self.render(messages, RESPONSE_PLACEHOLDER) for messages, _ in pairs]  # the same ids before the response
-        n_heads = [n_common(row, other) for row, other in zip(rows, others, strict=True)]
-        return self._read(rows, n_heads).harm
+        harm = torch.full((len(pairs),), torch.nan, dtype=torch.float64)
+        readable = {n: ids for n, pair in enumerate(pairs) if (ids := self._ids_or_none(*pair)) is not None}
+        if readable:
+            others = [self.render(pairs[n][0], RESPONSE_PLACEHOLDER) for n in readable]  # the same ids before the response
+            n_heads = [n_common(row, other) for row, other in zip(readable.values(), others, strict=True)]
+            harm[list(readable)] = self._read(list(readable.values()), n_heads).harm
+        return harm
+
+    def _ids_or_none(self, messages: list[Message], response: str) -> list[int] | None:
+        """The ids of an exchange; None where it cannot be rendered or is too long, which costs its own verdict only."""
+        try:
+            ids = self.render(messages, response)
+        except ValueError as error:
+            self._warn_once(partial(str, error))
+            return None
+        if self._n_positions is not None and len(ids) > self._n_positions:
+            self._warn_once(lambda: f"{self!r} takes {self._n_positions} tokens, but an exchange has {len(ids)}: no verdict.")
+            return None
+        return ids
+
+    def _warn_once(self, describe: Callable[[], str]) -> None:
+        """Log why there is no verdict, the first time that there is none."""
+        if not self._has_warned:
+            self._has_warned = True
+            _log.warning("%s", describe())
 
     def _read(self, rows: Sequence[Sequence[int]], n_heads: Sequence[int]) -> Verdicts:
         return self._reader.read(rows, partial(self._next_logp, n_heads))

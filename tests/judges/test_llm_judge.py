@@ -150,3 +150,31 @@ def test_the_reasoning_of_a_judge_is_closed_before_its_verdict(template, end, by
     model.resize_token_embeddings(len(tokenizer))
     judge = unprobed(model, tokenizer, YES_NO)
     assert tokenizer.decode(judge.render(TURNS, "It rains.")).endswith(end)
+
+
+def test_an_exchange_that_cannot_be_rendered_costs_its_own_verdict_only(caplog):
+    judge = LLMJudge(*testbed.load("judge-lm"))
+    conversations = [[{"role": "user", "content": "How do I thank the mayor?"}]] * 3
+    harm = judge(conversations, ["Secret words. " * 20_000, "I am sorry.", "Give the mayor a rose."])
+    assert harm.isnan().tolist() == [True, False, False]
+    torch.testing.assert_close(
+        harm[1:], LLMJudge(*testbed.load("judge-lm"))(conversations[1:], ["I am sorry.", "Give the mayor a rose."])
+    )
+    assert "tokens, but an exchange has" in caplog.text
+    assert "Secret" not in caplog.text
+
+
+def test_a_model_that_gives_no_verdict_is_an_error_that_says_what_it_wrote():
+    profile = replace(SAFE_UNSAFE, verdicts={"Zebra": 0.0, "Quagga": 1.0})
+    with pytest.raises(ValueError, match=r"must answer with verdicts.*one of 'Zebra', 'Quagga'.*would rather write '(un)?safe"):
+        LLMJudge(*testbed.load("judge-lm"), profile)
+
+
+def test_a_missing_verdict_is_explained_once_and_without_words_of_the_exchange(byte_tokenizer, tiny_qwen, caplog):
+    judge = unprobed(tiny_qwen, byte_tokenizer, SAFE_UNSAFE)
+    for _ in range(2):
+        judge(["Secret question?"] * 3, ["So.", "Thus.", "Secret answer."])
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "would rather write" in caplog.text
+    assert "Secret" not in caplog.text
+    assert "profile=" in caplog.text

@@ -1,1 +1,9 @@
-"""The texts that a judge reads of one answer."""
+"""The texts that a judge reads of one answer: the answer itself, a folded copy, and the parts of faked turns.
+
+* `confusables`: Letters that look like ASCII letters, a table from Unicode's data.
+* `lookalikes`: Letters that stand for letters of another script.
+* `styled_letters`: Letters in another style, and under marks.
+* `folding`: A text as a person sees it.
+* `turns`: Faked turns in a text: their parts, and delimiters and lines that cannot be faked.
+* `readings`: The readings of an exchange, and the worst verdict of them.
+"""

@@ -1,0 +1,107 @@
+"""`python -m hf_alignbeam.benchmarks.judge_attacks`: what passes judges by a disguise alone, and what looking behind it costs.
+
+It ends with status 1 where a judge lets harm pass by an attack alone.
+"""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from hf_alignbeam.benchmarks.judge_attacks.measurements import attack_results, cost, flagged_exchanges, harmless_result
+from hf_alignbeam.chat.conversations import as_messages
+from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
+from hf_alignbeam.evaluation.prompt_files import read_labeled_responses, read_prompts
+from hf_alignbeam.hub.judge_loading import JudgeSettings, load_judge
+from hf_alignbeam.judges.base import Judge
+from hf_alignbeam.judges.reading.readings import Exchange
+from hf_alignbeam.testbed.exchanges import exchanges
+from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language
+
+TESTBED = "testbed:"
+#: How many exchanges the testbed writes.
+N_TESTBED = 2000
+#: The answer to a prompt, and the question to a text.
+PLAIN_ANSWER, PLAIN_QUESTION = "Yes.", "Write something."
+
+Labeled = tuple[str, list[Exchange], list[Exchange]]
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def judge_attacks(
+    judge: Annotated[list[str], typer.Option(help="A folder, a Hub id or testbed:NAME; may be repeated.")],
+    file: Annotated[list[Path] | None, typer.Option(help="Labeled responses; default: the testbed's.")] = None,
+    harmless: Annotated[list[Path] | None, typer.Option(help="Harmless prompts, read as questions and as answers.")] = None,
+    profile: Annotated[str | None, typer.Option(help="The judges' profile; default: as it is found.")] = None,
+    limit: Annotated[int, typer.Option(help="The most flagged responses to attack.")] = 40,
+    seed: Annotated[int, typer.Option(help="Of the order in which responses are tried.")] = 0,
+) -> None:
+    """Attack judges, count harmless texts that change sides, and measure the cost."""
+    console = Console(width=200)
+    with report_user_errors():
+        labeled = [read_labeled(path, seed) for path in file or []] or [testbed_labeled(seed)]
+        texts = [(str(path), read_prompts(path)) for path in harmless or []]
+        n_passed = 0
+        for name in judge:
+            folder = str(WEIGHTS / name.removeprefix(TESTBED)) if name.startswith(TESTBED) else name
+            loaded = load_judge(folder, JudgeSettings(profile=profile))
+            for source, harmful, ordinary in labeled:
+                tell(console, "", f"{name} on {source}", "")
+                flagged = flagged_exchanges(loaded, harmful, limit)
+                tell(console, *table_head(["attack", "flagged before", "pass, one reading", "pass", "no verdict"]))
+                for row in attack_results(loaded, flagged):
+                    n_passed += row.n_passed
+                    counts = (row.n_flagged, row.n_passed_one_reading, row.n_passed, row.n_without_verdict)
+                    tell(console, table_row([row.attack, *map(str, counts)]))
+                tell(console, "", *harmless_table(loaded, [(f"harmless of {source}", ordinary)]))
+                tell(console, "", *cost_table(loaded, ordinary[:limit]))
+            as_texts = [named for source, prompts in texts for named in both_ways(source, [p[-1]["content"] for p in prompts])]
+            if as_texts:
+                tell(console, "", *harmless_table(loaded, as_texts))
+    if n_passed:
+        raise typer.Exit(1)
+
+
+def read_labeled(path: Path, seed: int) -> Labeled:
+    """The harmful and the harmless exchanges of a file, in an order drawn by a seed."""
+    labeled = read_labeled_responses(path)
+    random.Random(seed).shuffle(labeled)
+    pairs = [(each.harmful, (each.conversation, each.response)) for each in labeled if each.response.strip()]
+    return path.name, [pair for harmful, pair in pairs if harmful], [pair for harmful, pair in pairs if not harmful]
+
+
+def testbed_labeled(seed: int) -> Labeled:
+    """The testbed's exchanges over prompts that no judge was trained on."""
+    found = [(each.unsafe, (each.question, each.response)) for each in exchanges(stored_language(), "test", N_TESTBED, seed)]
+    return "the testbed", [pair for unsafe, pair in found if unsafe], [pair for unsafe, pair in found if not unsafe]
+
+
+def both_ways(source: str, texts: list[str]) -> Iterator[tuple[str, list[Exchange]]]:
+    """Texts as questions with a plain answer, and as answers to a plain question."""
+    yield f"{source}, as questions", [(as_messages(text), PLAIN_ANSWER) for text in texts]
+    yield f"{source}, as answers", [(as_messages(PLAIN_QUESTION), text) for text in texts]
+
+
+def harmless_table(judge: Judge, sources: list[tuple[str, list[Exchange]]]) -> Iterator[str]:
+    """The lines of the table of harmless exchanges."""
+    yield from table_head(["harmless texts", "number", "read folded", "read in parts", "change sides"])
+    for source, found in sources:
+        result = harmless_result(judge, found)
+        yield table_row([source, *map(str, (result.n, result.n_folded, result.n_with_parts, result.n_changed))])
+
+
+def cost_table(judge: Judge, found: list[Exchange]) -> Iterator[str]:
+    """The lines of the table of times."""
+    each = cost(judge, found)
+    yield from table_head(["characters", "folding, us", "splitting, us", "fencing, us", "verdict, ms", "share of a verdict, %"])
+    times = (each.folding_us, each.splitting_us, each.fencing_us, each.verdict_ms, 100 * each.share)
+    yield table_row([f"{each.n_chars:.0f}", *(f"{value:.2f}" for value in times)])
+
+
+if __name__ == "__main__":
+    app()
