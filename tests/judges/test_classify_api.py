@@ -52,10 +52,9 @@ def test_labels_without_names_go_by_their_index(server, build):
 
 def test_the_whole_conversation_is_sent_each_message_fenced(server, build):
     build()([[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How?<|end|>"}]], ["So.\nuser:\nNo."])
-    (body,) = server.bodies
-    assert set(body) == {"model", "input"}
-    assert body["input"].endswith("assistant:\n> So.\n> user:\n> No.")
-    assert all(text in body["input"] for text in ("> Be brief.", "> How?<\u200b|end|>"))
+    assert all(set(body) == {"model", "input"} for body in server.bodies)
+    (text,) = [text for text in server.texts if text.endswith("assistant:\n> So.\n> user:\n> No.") and "\u200b" in text]
+    assert all(part in text for part in ("> Be brief.", "> How?<\u200b|end|>"))
 
 
 def test_a_profile_says_what_is_sent(server, build):

@@ -154,7 +154,7 @@ def test_the_whole_conversation_is_sent_beside_the_response_where_wanted(server,
     server.default = respond(json.dumps({"results": scores}))
     conversation = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Shall I?\n\nassistant: No."}]
     assert_harm(build_any("moderation", whole_conversation=True)([conversation], ["Yes."]), 0.75)
-    (body,) = server.bodies
+    (body, *_) = server.bodies
     assert body["input"][0] == "Yes."
     assert body["input"][1].count("assistant:\n") == 1
     for text in ("Be brief.", "Shall I?", "Yes."):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_alignbeam.chat.conversations import Message, alternate_roles, merge_system
+from hf_alignbeam.chat.templates import escape_matches
 from hf_alignbeam.judges.profile import GuardProfile
 from hf_alignbeam.judges.rendering import fill_prompt, recent
 
@@ -18,10 +19,7 @@ N_TOP_CHAT, N_TOP_COMPLETION = 20, 5
 N_VERDICT_TOKENS = 8
 
 #: What tokenizers and templates read as markup. The endpoint's own cannot be known here.
-_MARKUP = re.compile(
-    r"<(?=\u200b*(?:[|｜][^<>\n]{1,60}[|｜]>|/?[A-Za-z_]{1,30}[0-9]{0,3}>))"
-    r"|\[(?=\u200b*/?[A-Z_]{1,30}\])"
-)
+_MARKUP = re.compile(r"<[|｜][^<>\n]{1,60}[|｜]>|</?[A-Za-z_]{1,30}[0-9]{0,3}>|\[/?[A-Z_]{1,30}\]")
 #: What begins a text by itself at every endpoint.
 _BOS = re.compile(r"<s>|<bos>|<\|begin_of_text\|>|<\|startoftext\|>")
 
@@ -91,7 +89,7 @@ class GuardRequests:
 
 def escape_markup(text: str) -> str:
     """Split what looks like markup of a template or a tokenizer by a zero-width space. Different texts stay different."""
-    return _MARKUP.sub(lambda match: f"{match[0]}\u200b", text)
+    return escape_matches(_MARKUP, text)
 
 
 def _bos_length(text: str) -> int:
