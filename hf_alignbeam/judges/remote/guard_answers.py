@@ -36,15 +36,15 @@ def read_harm(answer: Any, profile: GuardProfile, has_start: bool) -> float:
     text, tokens = _parse(answer)
     if text is None:
         return math.nan
-    start = "" if has_start else profile.answer_start
+    written = text.encode(errors="replace").lower().strip()
+    place = _place(written, "" if has_start else profile.answer_start, profile.verdict_after)
+    if place is None:
+        return math.nan
     verdicts = {verdict.encode().lower().strip(LEADING): harm for verdict, harm in profile.verdicts.items()}
-    written = text.encode(errors="replace").lower()
     joined = b"".join(token.text for token in tokens or ())
-    if tokens is not None and written.strip() in joined:  # servers may give ids or pieces in place of texts
-        place = _place(joined, start, profile.verdict_after)
-        return math.nan if place is None else _harm_of_tokens(tokens, place, verdicts)
-    place = _place(written, start, profile.verdict_after)
-    return math.nan if place is None else _harm_of_text(written[place:], verdicts)
+    if tokens is not None and written in joined:  # servers may give ids or pieces in place of texts, or no special tokens
+        return _harm_of_tokens(tokens, joined.rindex(written) + place, verdicts)
+    return _harm_of_text(written[place:], verdicts)
 
 
 def written_text(answer: Any) -> str | None:
@@ -105,19 +105,24 @@ def _token(text: bytes, logp: float, tops: Iterable[tuple[bytes, float]]) -> Tok
 
 
 def _place(text: bytes, start: str, after: str | None) -> int | None:
-    """Where the verdict begins in a text in lower case; None where what must stand before it does not."""
-    place = 0
-    if start.strip():
-        expected = start.strip().encode().lower()
-        place = len(text) - len(text.lstrip(LEADING))
-        if not text.startswith(expected.lstrip(LEADING), place):
+    """Where the verdict begins in a text in lower case; None where what must stand before it does not.
+
+    Of `start` the end is enough, and white space does not count: a template may write its beginning, and a server cut out
+    reasoning. A server that knows a template's markup does not show it: its text then begins after the marker.
+    """
+    place = len(text) - len(text.lstrip(LEADING))
+    if chunks := [re.escape(chunk.encode().lower()) for chunk in start.split()]:
+        ends = [rb"\s*".join(chunks[n:]) for n in range(len(chunks))]
+        match = re.compile(b"|".join(ends)).match(text, place)
+        if match is None:
             return None
-        place += len(expected.lstrip(LEADING))
+        place = match.end()
     if after is not None:
         found = text.rfind(after.encode().lower(), place)
-        if found < 0:
+        if found >= 0:
+            place = found + len(after.encode())
+        elif "<|" not in after:
             return None
-        place = found + len(after.encode())
     return len(text) - len(text[place:].lstrip(LEADING))
 
 
