@@ -1,14 +1,14 @@
-"""A moderation endpoint on this machine: an HTTP server that treats each request as a test tells it to.
+"""An endpoint on this machine, of moderations or of guards: an HTTP server that treats each request as a test tells it to.
 
 A behavior is a callable that answers one request through its handler, or fails to.
 """
 
 import contextlib
+import gzip
 import json
 import threading
 import time
 import traceback
-from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import torch
@@ -68,6 +68,26 @@ def drip_body(handler):
     drip(handler, b" " * 1000)
 
 
+def redirect(status, to):
+    return respond("", status, Location=to)
+
+
+def endless_body(handler):
+    """Gigabytes of white space, in pieces."""
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    piece = b" " * 2**16
+    while not handler.server.ended.is_set():
+        handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+        handler.server.n_bytes += len(piece)
+
+
+def bomb(handler):
+    """A small compressed body that becomes a large one."""
+    handler.answer(gzip.compress(b" " * 2**26), 200, {"Content-Encoding": "gzip"})
+
+
 def drip(handler, text):
     for byte in text:
         if handler.server.ended.wait(0.05):
@@ -80,7 +100,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.request_body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.close_connection = True  # unless `answer` is reached
         behave = self.server.begin(self.path, self.headers, body)
         try:
@@ -105,6 +125,14 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+def text_of(body):
+    """What a request is about: its first input, its last message, or its prompt."""
+    if "messages" in body:
+        content = body["messages"][-1]["content"]
+        return content if isinstance(content, str) else content[0]["text"]
+    return body["prompt"] if "prompt" in body else body["input"] if isinstance(body["input"], str) else body["input"][0]
+
+
 class Server(ThreadingHTTPServer):
     """Treats requests with a text by its `behaviors`, in order and the last one for ever; by default, it answers `SCORES`."""
 
@@ -116,8 +144,10 @@ class Server(ThreadingHTTPServer):
         self.base_url = f"http://127.0.0.1:{self.server_port}/v1"
         self.ended = threading.Event()
         self.lock = threading.Lock()
-        self.behaviors = defaultdict(lambda: [respond(scores_body(SCORES))])
+        self.default = respond(scores_body(SCORES))
+        self.behaviors = {}
         self.requests = []
+        self.n_bytes = 0
         self.in_flight = set()
         self.most_in_flight = 0
 
@@ -126,7 +156,7 @@ class Server(ThreadingHTTPServer):
             self.requests.append((path, headers["authorization"], body))
             self.in_flight.add(threading.get_ident())
             self.most_in_flight = max(self.most_in_flight, len(self.in_flight))
-            behaviors = self.behaviors[body["input"]]
+            behaviors = self.behaviors.get(text_of(body), [self.default])
             return behaviors.pop(0) if len(behaviors) > 1 else behaviors[0]
 
     def handle_error(self, request, client_address):
@@ -134,13 +164,17 @@ class Server(ThreadingHTTPServer):
 
     @property
     def texts(self):
-        return [body["input"] for _, _, body in self.requests]
+        return [text_of(body) for body in self.bodies]
+
+    @property
+    def bodies(self):
+        return [body for _, _, body in self.requests]
 
 
 @contextlib.contextmanager
-def moderation_server(monkeypatch):
-    """A running server, and an environment in which OpenAI's client library reaches it with `KEY`."""
-    for name in ("OPENAI_BASE_URL", "OPENAI_CUSTOM_HEADERS", "OPENAI_LOG"):
+def running_server(monkeypatch):
+    """A running server, and an environment in which judges reach it with `KEY`."""
+    for name in ("OPENAI_BASE_URL",):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)

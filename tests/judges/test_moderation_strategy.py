@@ -5,13 +5,13 @@ import threading
 import pytest
 from helpers.moderation_server import drop, fail, hang, respond, scores_body
 
-pytest.importorskip("openai", reason="the judge needs OpenAI's client library: pip install 'hf_alignbeam[openai]'")
+pytest.importorskip("httpx", reason="the judge needs it: pip install 'hf_alignbeam[openai]'")
 
 from hf_alignbeam import AlignBeam, testbed
 from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.judges.failsafe import JudgeError
-from hf_alignbeam.judges.remote import moderation_api
+from hf_alignbeam.judges.remote import http_client
 from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import stored_language
 
@@ -54,7 +54,7 @@ REDUNDANT = ("500", "no results", "drops")
 @pytest.mark.parametrize("fault", [pytest.param(f, marks=pytest.mark.slow) if f in REDUNDANT else f for f in FAULTS])
 def test_no_unjudged_text_is_returned_whatever_the_server_does(fault, server, build, monkeypatch, anchor, specialist):
     """With the fault at every request in turn, only a prompt whose text met it may be refused; the others lose nothing."""
-    monkeypatch.setattr(moderation_api, "MAX_WAIT", 0.02)
+    monkeypatch.setattr(http_client, "MAX_WAIT", 0.02)
     model, tokenizer = specialist
     conversations = [testbed.prompts("validation", kind)[0].conversation for kind in ("general", "late")]
     judge, judged = build(timeout=0.15, max_retries=1), set()

@@ -1,0 +1,131 @@
+"""A judge that asks a sequence classifier behind vLLM's or SGLang's `/classify`.
+
+Knows the requests and answers of that endpoint, and which index is which label. Knows no use of a verdict.
+"""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
+from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses
+from hf_alignbeam.judges.reading.readings import worst_of_readings
+from hf_alignbeam.judges.remote.guard_requests import escape_markup
+from hf_alignbeam.judges.remote.http_client import Answer, HttpClient, check_model_name, counted
+from hf_alignbeam.judges.rendering import fill_prompt, recent
+
+#: By how much the probabilities of labels that exclude each other may miss 1.
+_ROUNDING = 0.02
+
+_log = logging.getLogger(__name__)
+
+
+class ClassifyJudge:
+    """A sequence classifier behind `/classify` as judge: `harm` is the probabilities of its labels, weighted by the harm of each.
+
+    The endpoint answers with the probability of each index and names only the likeliest label, so the names of all must be known
+    here. If the name that it gives is not the one known for that index, there is no verdict (NaN), as there is none if the last
+    retry failed or the answer is malformed; the log gives the reason.
+
+    Args:
+        model: The classifier's name at the endpoint.
+        labels: The harm in [0, 1] of each label; labels left out count as harmless. Or a `GuardProfile`, whose `verdicts` these
+            are, and whose `prompt` is the text to classify; without a prompt the endpoint's chat template renders messages.
+            With a mapping, the text is the conversation with the response, each message under its role and fenced.
+        base_url: The URL before `/classify`: the server's root for vLLM, with `/v1` for SGLang. Otherwise as for `HttpClient`,
+            and so are `timeout`, `max_retries`, `max_concurrency` and `key_variable`.
+        names: The classifier's labels in order, as `id2label` in its config. Default: `LABEL_0`, `LABEL_1` and so on, as
+            classifiers without names have them.
+        multi_label: Whether labels do not exclude each other, or there is only one; `harm` is then the largest weighted
+            probability.
+
+    Raises:
+        ValueError: An argument is out of its range, or `labels` holds none of the names.
+
+    Example:
+        >>> judge = ClassifyJudge("you/guard", {"unsafe": 1.0}, "http://localhost:8000", ["safe", "unsafe"], key_variable=None)
+        >>> judge(["How do I kill the weeds?"], ["Use vinegar."])
+        tensor([0.0004])
+    """
+
+    def __init__(
+        self,
+        model: str,
+        labels: GuardProfile | Mapping[str, float],
+        base_url: str,
+        names: Sequence[str] | None = None,
+        multi_label: bool = False,
+        timeout: float = 10.0,
+        max_retries: int = 2,
+        max_concurrency: int = 8,
+        key_variable: str | None = "OPENAI_API_KEY",
+    ):
+        if isinstance(labels, Mapping):
+            labels = GuardProfile(name="labels", verdicts=labels, prompt="{conversation}", as_message=False)
+        check_judges_responses(labels)
+        self.profile = labels
+        self._harm = {_folded(label): harm for label, harm in labels.verdicts.items()}
+        self._names = None if names is None else [_folded(name) for name in names]
+        numbered = all(label.startswith("label_") and label[6:].isdecimal() for label in self._harm)
+        if not (numbered if self._names is None else set(self._harm) <= set(self._names)):
+            known = "LABEL_0, LABEL_1, ..." if names is None else ", ".join(names)
+            raise ValueError(
+                f"`labels` must be among the classifier's names ({known}), got {', '.join(labels.verdicts)}. Give the labels in "
+                "order in `names`, as `id2label` in the model's config has them."
+            )
+        self._multi_label = multi_label
+        self._model = check_model_name(model)
+        self._client = HttpClient(base_url, timeout, max_retries, max_concurrency, key_variable)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(model={self._model!r}, base_url={self._client.url!r}, profile={self.profile.name!r})"
+
+    def __call__(self, conversations: Sequence[Conversation], responses: Sequence[str]) -> Tensor:
+        """As `Judge.__call__`; equal exchanges are sent once.
+
+        Raises:
+            RuntimeError: The endpoint refused the key, knows no such model or path, or redirects, so no response can get a
+                verdict.
+        """
+        return worst_of_readings(list(zip([as_messages(c) for c in conversations], responses, strict=True)), self._judge_pairs)
+
+    def _judge_pairs(self, pairs: Sequence[tuple[list[Message], str]]) -> Tensor:
+        answers = self._client.post_all("/classify", [self._request(*pair) for pair in pairs])
+        harm = [self._harm_of(answer) for answer in answers]
+        if missing := [answer.problem for answer, value in zip(answers, harm, strict=True) if value != value]:
+            _log.warning("%r gave no verdict: %s.", self, counted(missing))
+        return torch.tensor(harm, dtype=torch.float64)
+
+    def _request(self, messages: list[Message], response: str) -> dict[str, Any]:
+        escaped = [{**message, "content": escape_markup(message["content"])} for message in messages]
+        if self.profile.prompt is not None:
+            return {"model": self._model, "input": fill_prompt(self.profile, escaped, escape_markup(response))}
+        exchange = recent([*escaped, {"role": "assistant", "content": escape_markup(response)}], self.profile.max_messages)
+        return {"model": self._model, "messages": exchange}
+
+    def _harm_of(self, answer: Answer) -> float:
+        """The harm in an answer; NaN where it is malformed or its label has another name here."""
+        try:
+            (result,) = answer.json()["data"]
+            probs, label = result["probs"], result.get("label")
+            names = [f"label_{i}" for i in range(len(probs))] if self._names is None else self._names
+            if len(probs) != len(names) or not all(type(prob) in (int, float) and 0.0 <= prob <= 1.0 for prob in probs):
+                return math.nan
+            if label is not None and _folded(label) != names[probs.index(max(probs))]:
+                return math.nan
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return math.nan
+        if not set(self._harm) <= set(names):
+            return math.nan
+        weighted = [prob * self._harm.get(name, 0.0) for prob, name in zip(probs, names, strict=True)]
+        if self._multi_label:
+            return float(max(weighted))
+        return min(1.0, float(sum(weighted))) if abs(sum(probs) - 1.0) <= _ROUNDING else math.nan
+
+
+def _folded(label: str) -> str:
+    return label.strip().lower()

@@ -1,0 +1,97 @@
+"""GuardRequests: what a completion endpoint is asked about an exchange, by a guard's profile.
+
+Knows profiles and the requests of `/v1/chat/completions` and `/v1/completions`. Knows no tokenizer, no answer and no connection.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hf_alignbeam.chat.conversations import Message, alternate_roles, merge_system
+from hf_alignbeam.chat.templates import escape_matches
+from hf_alignbeam.judges.profile import GuardProfile
+from hf_alignbeam.judges.rendering import fill_prompt, recent
+
+#: How many likeliest tokens are asked for: the most that OpenAI's chats and vLLM allow, and OpenAI's completions.
+N_TOP_CHAT, N_TOP_COMPLETION = 20, 5
+#: How many tokens a verdict may have, with the white space before it.
+N_VERDICT_TOKENS = 8
+
+#: What tokenizers and templates read as markup. The endpoint's own cannot be known here.
+_MARKUP = re.compile(r"<[|｜][^<>\n]{1,60}[|｜]>|</?[A-Za-z_]{1,30}[0-9]{0,3}>|\[/?[A-Z_]{1,30}\]")
+#: What begins a text by itself at every endpoint.
+_BOS = re.compile(r"<s>|<bos>|<\|begin_of_text\|>|<\|startoftext\|>")
+
+
+@dataclass(frozen=True)
+class GuardRequests:
+    """Builds requests for a guard.
+
+    Attributes:
+        profile: What the guard expects.
+        model: Its name at the endpoint.
+    """
+
+    profile: GuardProfile
+    model: str
+
+    @property
+    def path(self) -> str:
+        """The path after the base URL."""
+        return "/chat/completions" if self.profile.as_message else "/completions"
+
+    @property
+    def has_start(self) -> bool:
+        """Whether requests hold the profile's `answer_start`. A chat has no place for it: the guard writes it."""
+        return not self.profile.as_message
+
+    def values(self, messages: Sequence[Message], response: str) -> Iterator[dict[str, Any]]:
+        """The request about an exchange, without probabilities; then the same in other forms, for a template that refuses one."""
+        common = {"model": self.model, "temperature": 0, "max_tokens": self._max_tokens()}
+        profile = self.profile
+        if profile.prompt is None:
+            exchange = recent([*messages, {"role": "assistant", "content": response}], profile.max_messages)
+            forms: list[list[Message]] = []
+            for form in (exchange, merge_system(exchange), alternate_roles(exchange)):
+                if form not in forms:
+                    forms.append(form)
+                    yield {**common, "messages": [self._message(each) for each in form], **self._template()}
+            return
+        exchange = [{**message, "content": escape_markup(message["content"])} for message in messages]
+        text = fill_prompt(profile, exchange, escape_markup(response))
+        if profile.as_message:
+            system = [] if profile.system is None else [{"role": "system", "content": profile.system}]
+            yield {**common, "messages": [*system, {"role": "user", "content": text}], **self._template()}
+        else:
+            yield {**common, "prompt": text[_bos_length(text) :] + profile.answer_start}
+
+    def with_probabilities(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        """The same request, which asks for the likeliest tokens as well."""
+        if self.profile.as_message:
+            return {**value, "logprobs": True, "top_logprobs": N_TOP_CHAT}
+        return {**value, "logprobs": N_TOP_COMPLETION}
+
+    def _message(self, message: Message) -> dict[str, Any]:
+        content = escape_markup(message["content"])
+        return {**message, "content": [{"type": "text", "text": content}] if self.profile.typed_parts else content}
+
+    def _template(self) -> dict[str, Any]:
+        """What vLLM, SGLang and llama.cpp take beyond OpenAI's; nothing where the profile has nothing of it."""
+        options = {"chat_template_kwargs": dict(self.profile.template_options)} if self.profile.template_options else {}
+        return options if self.profile.chat_template is None else {**options, "chat_template": self.profile.chat_template}
+
+    def _max_tokens(self) -> int:
+        """A token holds at least a byte of the fixed text that the guard writes first."""
+        start = 0 if self.has_start else len(self.profile.answer_start.encode())
+        return self.profile.max_new_tokens + start + N_VERDICT_TOKENS
+
+
+def escape_markup(text: str) -> str:
+    """Split what looks like markup of a template or a tokenizer by a zero-width space. Different texts stay different."""
+    return escape_matches(_MARKUP, text)
+
+
+def _bos_length(text: str) -> int:
+    match = _BOS.match(text)
+    return match.end() if match else 0
