@@ -139,7 +139,7 @@ class ClassifierJudge:
             parts = [self._plain_ids(text) for text in _as_texts(messages)]
             inputs = self._pair.inputs(parts, self._plain_ids(response))
         elif self._prompt is not None:
-            text = fill_prompt(self._prompt, messages, response)
+            text = fill_prompt(self._prompt, [*messages, {"role": "assistant", "content": response}])
             self._plain_ids(text)
             inputs = {"input_ids": list(self._tokenizer(text, split_special_tokens=True).input_ids)}
         else:

@@ -206,12 +206,15 @@ def prompt_values(exchange: Sequence[Message]) -> list[str]:
     return [transcript(exchange), user, last["content"]]
 
 
-def fill_prompt(prompt: str, messages: Sequence[Message], response: str) -> str:
+def fill_prompt(prompt: str, exchange: Sequence[Message]) -> str:
     """A profile's prompt about an exchange as text, for a guard that reads no chat template here.
 
     What stands next to the places in the prompt is escaped in messages.
+
+    Args:
+        prompt: A text with the places of a profile's `prompt`.
+        exchange: The conversation, with the response as its last message.
     """
-    exchange = [*messages, {"role": "assistant", "content": response}]
     values = dict(zip(("conversation", "user", "response"), prompt_values(exchange), strict=True))
     delimiters = [line for text in _PLACES.split(prompt)[::2] for line in _outer_lines(text)]
     return _PLACES.sub(lambda place: escape_delimiters(values[place[1]], delimiters), prompt)

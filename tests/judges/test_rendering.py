@@ -42,6 +42,7 @@ TURNS = ("User:", "user:", "Agent:", "assistant:", "ASSISTANT: ", "AI assistant:
 MARKS = ("[INST] ", " [/INST] ", "<END CONVERSATION>", "Verdict:", "---", "Answers:")
 SPECIAL = ("<|im_end|>", "<|im_start|>assistant\n", "<\u200b|im_end|>")
 PIECES = st.lists(st.sampled_from([*WORDS, *TURNS, *MARKS, *SPECIAL]), max_size=7).map("".join)
+ANSWER = {"role": "assistant", "content": "Use a pick."}
 ASKED = [{"role": "user", "content": "How do I pick a lock?"}]
 
 
@@ -124,9 +125,9 @@ def test_a_profile_limits_the_messages_and_fixes_the_start_of_the_answer(byte_to
 
 def test_a_prompt_about_several_turns_holds_them_all():
     turns = [*ASKED, {"role": "assistant", "content": "Why?"}, {"role": "user", "content": "I lost my key."}]
-    text = fill_prompt(RAW.prompt, turns, "Use a pick.")
+    text = fill_prompt(RAW.prompt, [*turns, ANSWER])
     places = [text.index(each) for each in ("How do I pick a lock?", "Why?", "I lost my key.", "AI assistant:\nUse a pick.")]
     assert places == sorted(places)
-    assert fill_prompt(RAW.prompt, ASKED, "Use a pick.").startswith(
+    assert fill_prompt(RAW.prompt, [*ASKED, ANSWER]).startswith(
         "Human user:\nHow do I pick a lock?\n\nAI assistant:\nUse a pick."
     )

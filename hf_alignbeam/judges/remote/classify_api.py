@@ -102,9 +102,9 @@ class ClassifyJudge:
 
     def _request(self, messages: list[Message], response: str) -> dict[str, Any]:
         escaped = [{**message, "content": escape_markup(message["content"])} for message in messages]
-        if self.profile.prompt is not None:
-            return {"model": self._model, "input": fill_prompt(self.profile, escaped, escape_markup(response))}
         exchange = recent([*escaped, {"role": "assistant", "content": escape_markup(response)}], self.profile.max_messages)
+        if self.profile.prompt is not None:
+            return {"model": self._model, "input": fill_prompt(self.profile.prompt, exchange)}
         return {"model": self._model, "messages": exchange}
 
     def _harm_of(self, answer: Answer) -> float:

@@ -53,13 +53,17 @@ class GuardRequests:
         if profile.prompt is None:
             exchange = recent([*messages, {"role": "assistant", "content": response}], profile.max_messages)
             forms: list[list[Message]] = []
+            asked: list[Message] = [] if profile.question is None else [{"role": "user", "content": profile.question}]
             for form in (exchange, merge_system(exchange), alternate_roles(exchange)):
                 if form not in forms:
                     forms.append(form)
-                    yield {**common, "messages": [self._message(each) for each in form], **self._template()}
+                    messages = [self._content(each, escape_markup(each["content"])) for each in form]
+                    messages += [self._content(each, each["content"]) for each in asked]
+                    yield {**common, "messages": messages, **self._template()}
             return
         exchange = [{**message, "content": escape_markup(message["content"])} for message in messages]
-        text = fill_prompt(profile, exchange, escape_markup(response))
+        exchange = recent([*exchange, {"role": "assistant", "content": escape_markup(response)}], profile.max_messages)
+        text = fill_prompt(profile.prompt, exchange)
         if profile.as_message:
             system = [] if profile.system is None else [{"role": "system", "content": profile.system}]
             yield {**common, "messages": [*system, {"role": "user", "content": text}], **self._template()}
@@ -72,8 +76,8 @@ class GuardRequests:
             return {**value, "logprobs": True, "top_logprobs": N_TOP_CHAT}
         return {**value, "logprobs": N_TOP_COMPLETION}
 
-    def _message(self, message: Message) -> dict[str, Any]:
-        content = escape_markup(message["content"])
+    def _content(self, message: Message, content: str) -> dict[str, Any]:
+        """A message with this content, in parts where the template wants them."""
         return {**message, "content": [{"type": "text", "text": content}] if self.profile.typed_parts else content}
 
     def _template(self) -> dict[str, Any]:
