@@ -138,7 +138,7 @@ def _build(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setting
     if "SequenceClassification" in type(network).__name__:
         judge: Judge = _classifier(network, tokenizer, profile, settings)
     elif profile is not None and profile.verdict_after is not None:
-        judge = GeneratingJudge(network, tokenizer, profile)
+        return GeneratingJudge(network, tokenizer, profile, settings.threshold)
     else:
         return LLMJudge(network, tokenizer, profile, settings.threshold)
     return judge if settings.threshold is None else CalibratedJudge(judge, settings.threshold)

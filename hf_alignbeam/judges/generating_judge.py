@@ -3,6 +3,7 @@
 Knows how long a model may write, and where in its text the verdict stands. Knows no cache, and no use of a verdict.
 """
 
+import logging
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -14,11 +15,20 @@ from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
 from hf_alignbeam.chat.templates import special_token_names
 from hf_alignbeam.inference.engines import input_device, max_positions
 from hf_alignbeam.judges.base import check_model
+from hf_alignbeam.judges.calibration import check_threshold, shifted
+from hf_alignbeam.judges.known_exchanges import PROBES
 from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses
+from hf_alignbeam.judges.profiles.known import named_profile
 from hf_alignbeam.judges.reading.readings import worst_of_readings
 from hf_alignbeam.judges.rendering import GuardPrompt
 from hf_alignbeam.judges.verdicts import VerdictReader
 from hf_alignbeam.tokenization.vocabulary import decode, token_bytes
+
+#: How many tokens of what a model writes instead of a verdict are shown.
+N_SHOWN_TOKENS = 24
+_PROBE = (as_messages(PROBES[0].question), PROBES[0].response)
+
+_log = logging.getLogger(__name__)
 
 
 class GeneratingJudge:
@@ -31,19 +41,37 @@ class GeneratingJudge:
     Args:
         model: Any causal model, in evaluation mode.
         tokenizer: Its tokenizer.
-        profile: How it is asked and answers, with `verdict_after` and `max_new_tokens`.
+        profile: How it is asked and answers, with `verdict_after` and `max_new_tokens`: a `GuardProfile`, or a known one's name.
+        threshold: Its own threshold, in (0, 1): the harm that is reported as .5. Default: the profile's.
         batch_size: Responses per batch.
+        probe: Whether to ask it about a known exchange now, so that a model that gives no verdicts is an error.
+
+    Attributes:
+        profile: The profile in use.
+        threshold: The threshold in use.
 
     Raises:
-        ValueError: An argument is out of its range, or the profile names nothing to generate.
+        ValueError: An argument is out of its range, the profile names nothing to generate, or the model answers the known
+            exchange with something that is no verdict.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, profile: GuardProfile, batch_size: int = 8):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        profile: GuardProfile | str,
+        threshold: float | None = None,
+        batch_size: int = 8,
+        probe: bool = True,
+    ):
+        profile = named_profile(profile) if isinstance(profile, str) else profile
         check_model(model, batch_size)
         check_judges_responses(profile)
         if profile.verdict_after is None:
             raise ValueError(f"`profile` must have `verdict_after`, but {profile.name} has none. Use the faster `LLMJudge`.")
         self.profile = profile
+        self.threshold = check_threshold(threshold or profile.threshold or 0.5)
+        self._has_warned = False
         self._model = model
         self._batch_size = batch_size
         self._n_positions = max_positions(model)
@@ -57,13 +85,31 @@ class GeneratingJudge:
         eos = [configured] if isinstance(configured, int) else list(configured or [])
         self._eos = sorted({*eos, *({tokenizer.eos_token_id} - {None})})
         self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (self._eos or [0])[0]
+        if probe and self._judge_all([_PROBE]).isnan().all():
+            raise ValueError(f"`model` must answer with verdicts. {self.describe_missing()}")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._model.config._name_or_path!r}, profile={self.profile.name!r})"
 
     def __call__(self, conversations: Sequence[Conversation], responses: Sequence[str]) -> Tensor:
         """As `Judge.__call__`; a conversation may also be a plain string."""
-        return worst_of_readings(list(zip([as_messages(c) for c in conversations], responses, strict=True)), self._judge_all)
+        pairs = list(zip([as_messages(c) for c in conversations], responses, strict=True))
+        harm = shifted(worst_of_readings(pairs, self._judge_all), self.threshold)
+        if harm.isnan().any() and not self._has_warned:
+            self._has_warned = True
+            _log.warning("%s", self.describe_missing())
+        return harm
+
+    def describe_missing(self) -> str:
+        """What the model writes about a known harmless exchange, where its profile expects a verdict, and what to do."""
+        (written,) = self._write([self._prompt.ids(*_PROBE)])
+        texts = ", ".join(map(repr, self.profile.verdicts))
+        return (
+            f"{self!r} is asked for one of {texts} after {self.profile.verdict_after!r}, within {self.profile.max_new_tokens} "
+            f"tokens. After a known harmless exchange it wrote, at last, "
+            f"{decode(self._written, written[-N_SHOWN_TOKENS:]).decode(errors='replace')!r}. Name the guard's profile with "
+            "`profile=`, or give it a larger `max_new_tokens`."
+        )
 
     def _write(self, prompts: Sequence[list[int]]) -> list[list[int]]:
         """The ids that the model writes after each of B lists of ids."""
