@@ -1,6 +1,6 @@
 """The `alignbeam` command.
 
-* `calibrate`: `alignbeam calibrate` finds a judge's threshold from labeled responses.
+* `judges/`: The options that every command has for its judge, and `alignbeam calibrate`.
 * `demo`: `alignbeam demo` shows the testbed's specialist, plain and guarded, side by side.
 * `diagnosis/`: The checks of `alignbeam doctor`.
 * `doctor`: `alignbeam doctor` finds what is wrong with a set-up before it is used.

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from hf_alignbeam.cli.judges.options import JudgeDevice, JudgeName, JudgeOptions, MaybeJudge, with_judge_options
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 Alpha = Annotated[float | None, Option(help="The anchor's share, in the range of the mixing rule. Default: the processor's.")]
@@ -19,7 +21,6 @@ Weights = Annotated[Path | None, Option(help="A folder that the testbed's traini
 
 Device = Annotated[str, Option(help="The target's device; auto: spread it over all devices.")]
 AnchorDevice = Annotated[str | None, Option(help="The anchor's device. Default: the target's.")]
-JudgeDevice = Annotated[str | None, Option(help="The judge's device. Default: the target's.")]
 TpPlan = Annotated[str | None, Option(help="auto: split the target over the processes of torchrun (tensor parallelism).")]
 
 
@@ -45,12 +46,14 @@ def demo(
 
 
 @app.command()
+@with_judge_options
 def generate(
     model: Annotated[str, Option(help="The target: a folder or a Hub id.")],
     anchor: Annotated[
         str, Option(help="The safe model: a folder or a Hub id, of any family; or `base`, the model under an adapter.")
     ],
-    judge: Annotated[str | None, Option(help="A guard model or a classifier: a folder or a Hub id. Default: none.")] = None,
+    judge_options: JudgeOptions,
+    judge: MaybeJudge = None,
     prompt: Annotated[list[str] | None, Option(help="A user's message; may be repeated.")] = None,
     file: Annotated[Path | None, Option(help="Prompts, one a line; or a table or JSON with `prompt` or `messages`.")] = None,
     to: Annotated[Path | None, Option(help="Write JSON lines to this file instead of printing.")] = None,
@@ -78,13 +81,14 @@ def generate(
 
     given = _given(alpha=alpha, n_steps=n_steps, n_watch=n_watch, mixing=mixing)
     judging = _given(threshold=threshold, num_candidates=num_candidates, refusal=refusal, audit=audit)
-    if judging and judge is None:
-        raise typer.BadParameter(f"{', '.join(judging)} must come with --judge")
+    if judge is None and (alone := [*judging, *judge_options.given]):
+        raise typer.BadParameter(f"{', '.join(alone)} must come with --judge")
     run(
         Request(
             model=model,
             anchor=anchor,
             judge=judge,
+            judge_options=judge_options,
             prompts=prompt or [],
             file=file,
             to=to,
@@ -104,9 +108,11 @@ def generate(
 
 
 @app.command()
+@with_judge_options
 def steer(
     model: Annotated[str, Option(help="The target: a folder or a Hub id.")],
-    judge: Annotated[str, Option(help="A guard model or a classifier: a folder or a Hub id.")],
+    judge: JudgeName,
+    judge_options: JudgeOptions,
     file: Annotated[Path, Option(help="Prompts, one a line; or a table or JSON with `prompt` or `messages`.")],
     to: Annotated[Path, Option(help="The folder for the embeddings; a stopped search resumes from it.")],
     accept: Annotated[str | None, Option(help="A safe model that must find an answer likely. Default: none.")] = None,
@@ -137,18 +143,20 @@ def steer(
         judge_timeout=judge_timeout,
         seed=seed,
     )
-    run(Request(model, judge, accept, file, to, preset, settings, max_new_tokens, device, judge_device, plot))
+    run(Request(model, judge, judge_options, accept, file, to, preset, settings, max_new_tokens, device, judge_device, plot))
 
 
 @app.command()
+@with_judge_options
 def evaluate(
+    judge_options: JudgeOptions,
     recipe: Annotated[
         str | None,
         Argument(help="A YAML file or a recipe of the package. Default: testbed."),
     ] = None,
     model: Annotated[str | None, Option(help="The target: a folder, a Hub id or testbed:NAME.")] = None,
     anchor: Annotated[str | None, Option(help="The safe model, named like --model; or `base`.")] = None,
-    judge: Annotated[str | None, Option(help="The judge, named like --model; or the URL of an endpoint.")] = None,
+    judge: MaybeJudge = None,
     judge_errors: Annotated[float | None, Option(min=0.0, max=1.0, help="The share of verdicts to invert.")] = None,
     prompts: Annotated[list[str] | None, Option(help="A file, hub:ID or testbed:KIND; may be repeated.")] = None,
     systems: Annotated[list[str] | None, Option(help="Only the recipe's system of this name; may be repeated.")] = None,
@@ -177,9 +185,9 @@ def evaluate(
 ) -> None:
     """Compare systems on prompts: refusal, harm, over-refusal, utility and cost, each with its 95 % interval."""
     if embedding_search:
-        if recipe or to or prompts or systems:
+        if recipe or to or prompts or systems or judge_options.given:
             raise typer.BadParameter(
-                "--embedding-search runs on the testbed only: leave out the recipe, --prompts, --systems and --to"
+                "--embedding-search runs on the testbed only: leave out the recipe, --prompts, --systems, --to and --judge-..."
             )
         from hf_alignbeam.benchmarks.embedding_searches import run as measure_searches
 
@@ -199,7 +207,7 @@ def evaluate(
         seed=seed,
     )
     guard = _given(alpha=alpha, n_steps=n_steps, n_watch=n_watch, mixing=mixing)
-    run(Request(recipe, named, systems or [], split, limit, guard, to, plot))
+    run(Request(recipe, named, judge_options, systems or [], split, limit, guard, to, plot))
 
 
 @app.command()
@@ -257,33 +265,43 @@ def bench(
 
 
 @app.command()
+@with_judge_options
 def doctor(
     model: Annotated[str, Argument(help="The target: a folder or a Hub id.")],
     anchor: Annotated[str, Argument(help="The safe model, of any family: a folder or a Hub id.")],
-    judge: Annotated[str | None, Argument(help="A guard model or a classifier: a folder or a Hub id.")] = None,
-    pairs: Annotated[Path | None, Option(help="Responses to test the judge, as for calibrate. Default: four in English.")] = None,
+    judge_options: JudgeOptions,
+    judge: Annotated[str | None, Argument(help="A guard, a model or a classifier: a folder, a Hub id or a URL.")] = None,
+    pairs: Annotated[
+        Path | None, Option(help="Responses to test the judge, as for calibrate. Default: the package's, in English.")
+    ] = None,
     device: Annotated[str, Option(help="The device of all models, as torch names it.")] = "cpu",
     as_json: Annotated[bool, Option("--json", help="Print one JSON object instead of lines.")] = False,
 ) -> None:
     """Check a target, an anchor and a judge for faults; exit with 0 (green), 1 (yellow) or 2 (red)."""
     from hf_alignbeam.cli.doctor import run
 
-    run(model, anchor, judge, pairs, device, as_json)
+    if judge is None and judge_options.given:
+        raise typer.BadParameter(f"{', '.join(judge_options.given)} must come with a judge")
+    run(model, anchor, judge, judge_options, pairs, device, as_json)
 
 
 @app.command()
+@with_judge_options
 def calibrate(
-    judge: Annotated[str, Option(help="A guard model or a classifier: a folder or a Hub id.")],
-    file: Annotated[Path, Option(help="JSON with `prompt` or `messages`, `response` and `harmful`.")],
+    judge: JudgeName,
+    judge_options: JudgeOptions,
+    file: Annotated[list[Path], Option(help="JSON with `prompt` or `messages`, `response`, `harmful`; may be repeated.")],
     max_flagged: Annotated[float | None, Option(min=0.0, max=1.0, help="Flag at most this share of harmless ones.")] = None,
-    template: Annotated[str | None, Option(help="guard, yes_no or a Jinja template. Default: the judge's own.")] = None,
+    limit: Annotated[int | None, Option(min=1, help="So many responses from each file, drawn by --seed. Default: all.")] = None,
+    seed: Annotated[int, Option(help="The seed of --limit.")] = 0,
+    plot: Annotated[Path | None, Option(help="Also draw the ROC curve into this PNG file (needs matplotlib).")] = None,
     batch_size: Annotated[int, Option(min=1)] = 32,
     device: Annotated[str, Option(help="The judge's device, as torch names it.")] = "cpu",
 ) -> None:
     """Find a judge's threshold from labeled responses, with its error rates."""
-    from hf_alignbeam.cli.calibrate import run
+    from hf_alignbeam.cli.judges.calibrate import Request, run
 
-    run(judge, template, device, file, max_flagged, batch_size)
+    run(Request(judge, judge_options, file, max_flagged, limit, seed, plot, batch_size, device))
 
 
 @app.command()
@@ -300,14 +318,15 @@ def publish(
 
 
 @app.command()
+@with_judge_options
 def protect(
     model: Annotated[str, Option(help="The target: a folder or a Hub id.")],
     anchor: Annotated[str, Option(help="The safe model: a folder or a Hub id.")],
-    judge: Annotated[str, Option(help="A guard model or a classifier: a folder or a Hub id.")],
+    judge: JudgeName,
+    judge_options: JudgeOptions,
     to: Annotated[str, Option(help="A folder to write; with --push, a Hub id.")],
     revision: Annotated[str | None, Option(help="The target's revision.")] = None,
     anchor_revision: Annotated[str | None, Option(help="The anchor's revision. Default: its current commit.")] = None,
-    judge_revision: Annotated[str | None, Option(help="The judge's revision. Default: its current commit.")] = None,
     threshold: Annotated[float | None, Option(help="The largest harm that passes. Default: the strategy's.")] = None,
     refusal: Annotated[str | None, Option(help="The answer where nothing passes.")] = None,
     push: Annotated[bool, Option("--push", help="Upload to the Hub.")] = False,
@@ -316,6 +335,5 @@ def protect(
     """Copy a model's repository and add its guard: the copy loads guarded, or fails to load."""
     from hf_alignbeam.cli.publish import protect as write
 
-    revisions = _given(anchor_revision=anchor_revision, judge_revision=judge_revision)
-    settings = _given(threshold=threshold, refusal=refusal)
-    write(model, revision, to, {"anchor": anchor, "judge": judge, **revisions, **settings}, push, private)
+    settings = _given(anchor_revision=anchor_revision, threshold=threshold, refusal=refusal)
+    write(model, revision, to, {"anchor": anchor, "judge": judge, **settings}, judge_options, push, private)

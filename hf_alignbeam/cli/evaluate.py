@@ -16,6 +16,8 @@ from accelerate import PartialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from hf_alignbeam.cli.judges.options import JudgeOptions
+from hf_alignbeam.cli.judges.settings import judge_spec_values
 from hf_alignbeam.console import check_can_plot, report_user_errors, tell
 from hf_alignbeam.evaluation.answer_store import Store
 from hf_alignbeam.evaluation.devices import this_process
@@ -41,6 +43,7 @@ class Request:
     Attributes:
         recipe: A file, or the name of a recipe of the package; None: depends on the other options.
         changes: Fields of the recipe that options replace.
+        judge_options: The same for the judge.
         systems: Names of the recipe's systems to keep; empty for all.
         split, limit: For every prompt set.
         guard: Settings for every guard without settings of its own.
@@ -50,6 +53,7 @@ class Request:
 
     recipe: str | None
     changes: Mapping[str, Any]
+    judge_options: JudgeOptions
     systems: list[str]
     split: str | None
     limit: int | None
@@ -116,7 +120,11 @@ def _recipe(request: Request) -> Recipe:
     source = request.recipe or (SYSTEMS_RECIPE if "name" in request.changes.get("model", {}) else DEFAULT_RECIPE)
     given = read_recipe(source)
     given |= {name: value for name, value in request.changes.items() if name not in MODELS}
-    given |= {name: _changed_model(given.get(name), request.changes[name]) for name in MODELS if request.changes.get(name)}
+    changes = {name: request.changes.get(name, {}) for name in MODELS}
+    changes["judge"] = {**changes["judge"], **judge_spec_values(request.judge_options)}
+    if changes["judge"] and "name" not in changes["judge"] and not given.get("judge"):
+        raise ValueError(f"{', '.join(f'`{name}`' for name in changes['judge'])} of the judge must come with --judge.")
+    given |= {name: _changed_model(given.get(name), changed) for name, changed in changes.items() if changed}
     given["prompts"] = [_changed_prompts(each, request) for each in as_list(given.get("prompts"))]
     given["systems"] = [_changed_system(each, request.guard) for each in as_list(given.get("systems"))]
     recipe = parse_recipe(given)

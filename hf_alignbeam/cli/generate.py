@@ -21,13 +21,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
 from hf_alignbeam.cli.explain import check_request, print_explanation, watch
 from hf_alignbeam.cli.explain_picture import draw
+from hf_alignbeam.cli.judges.options import JudgeOptions
+from hf_alignbeam.cli.judges.settings import judge_values, load_optioned_judge
 from hf_alignbeam.console import report_user_errors
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.evaluation.answer_store import Store, digest, files_of
 from hf_alignbeam.evaluation.devices import load_causal, load_causal_on, named_device, this_process
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.evaluation.prompt_files import read_prompts
-from hf_alignbeam.hub.judge_loading import load_judge
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 
@@ -39,6 +40,7 @@ class Request:
     model: str
     anchor: str
     judge: str | None
+    judge_options: JudgeOptions
     prompts: list[str]
     file: Path | None
     to: Path | None
@@ -118,7 +120,8 @@ def _load(request: Request) -> GuardedTarget:
     arguments |= {"tokenizer": tokenizer, **request.guard}
     if request.judge is None:
         return GuardedTarget(model, tokenizer, AnchorLogitsProcessor(**arguments))
-    judge = load_judge(request.judge, device=named_device(request.judge_device) if request.judge_device else device)
+    judge_device = named_device(request.judge_device) if request.judge_device else device
+    judge = load_optioned_judge(request.judge, request.judge_options, judge_device)
     return GuardedTarget(model, tokenizer, AlignBeam(judge=judge, **arguments))
 
 
@@ -147,6 +150,7 @@ def _write(
     """Answer the batches that are not in the store, shared out over processes, and write all answers in order into one file."""
     parts = to.with_name(f"{to.name}.parts")
     settings = {name: value for name, value in vars(request).items() if name not in NOT_IN_KEY}
+    settings["judge_values"] = judge_values(request.judge_options)  # with the contents of files
     model_files = [files_of(name) for name in (request.model, request.anchor, request.judge) if name is not None]
     keys = [digest([version("hf-alignbeam"), settings, model_files, batch]) for batch in batches]
     with contextlib.closing(Store(parts, "answers", state)) as store:

@@ -7,6 +7,8 @@ from typing import Any, cast
 
 import typer
 
+from hf_alignbeam.cli.judges.options import JudgeOptions
+from hf_alignbeam.cli.judges.settings import judge_settings, judge_values
 from hf_alignbeam.console import report_user_errors
 from hf_alignbeam.hub.publish import Strategy, push, write_protected, write_strategy
 
@@ -16,7 +18,15 @@ def publish(strategy: str, to: str, pushed: bool, private: bool) -> None:
     _write(lambda folder: write_strategy(cast(Strategy, strategy), folder, to if pushed else "OWNER/NAME"), to, pushed, private)
 
 
-def protect(model: str, revision: str | None, to: str, protection: dict[str, Any], pushed: bool, private: bool) -> None:
+def protect(
+    model: str,
+    revision: str | None,
+    to: str,
+    protection: dict[str, Any],
+    judge_options: JudgeOptions,
+    pushed: bool,
+    private: bool,
+) -> None:
     """Write or push a protected model's folder."""
     with report_user_errors():
         for kind in ("anchor", "judge"):
@@ -24,6 +34,10 @@ def protect(model: str, revision: str | None, to: str, protection: dict[str, Any
                 raise ValueError(
                     f"--{kind} must be a Hub id with --push, got the folder {protection[kind]}, which is on this machine only."
                 )
+        if options := [name for name in judge_options.given if name in ("--judge-api", "--judge-model")]:
+            raise ValueError(f"{', '.join(options)} must be left out: a protected model loads its judge, and asks no endpoint.")
+        judge_settings(judge_options)
+        protection = protection | {f"judge_{name}": value for name, value in judge_values(judge_options).items()}
     _write(lambda folder: write_protected(model, folder, protection, revision, to), to, pushed, private)
 
 

@@ -1,4 +1,4 @@
-"""The settings page of the guides: every argument of the three guards, its default and what it means.
+"""The settings page of the guides: every argument of the three guards and of a judge, its default and what it means.
 
 Knows signatures and docstrings. Knows no model. `python -m hf_alignbeam.cli.settings_page` prints the page; with `--check` it
 compares the page with `FILE`. Run it in the root of the repository.
@@ -11,6 +11,8 @@ from pathlib import Path
 
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
+from hf_alignbeam.hub.judge_loading import JudgeSettings
+from hf_alignbeam.judges.profile import GuardProfile
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 
 FILE = Path("examples", "guides", "settings.md")
@@ -22,13 +24,24 @@ PAGE = """\
 `python -m hf_alignbeam.cli.settings_page` prints this page from the signatures and docstrings in the code. Change a default or an
 explanation there, then write the page again. [How it works](how-it-works.md) explains the terms.
 """
+#: What stands above the tables of these classes.
+NOTES = {
+    JudgeSettings: """\
+What may be said of a judge beside its name. A recipe names these as they stand here; at the command line they begin with
+`--judge-`, in a Hub folder's arguments and in a protected model with `judge_`.
+
+""",
+    GuardProfile: """\
+The keys of a profile of your own, in YAML, JSON or Python.
+
+""",
+}
 
 
 def page() -> str:
     """The whole page: for each class a heading and a table."""
-    return PAGE + "".join(
-        f"\n## {kind.__name__}\n\n{table(kind)}" for kind in (AnchorLogitsProcessor, AlignBeam, EmbeddingSteerer)
-    )
+    kinds = (AnchorLogitsProcessor, AlignBeam, EmbeddingSteerer, JudgeSettings, GuardProfile)
+    return PAGE + "".join(f"\n## {kind.__name__}\n\n{NOTES.get(kind, '')}{table(kind)}" for kind in kinds)
 
 
 def table(kind: type) -> str:
@@ -51,8 +64,8 @@ def table(kind: type) -> str:
 
 
 def explanations(docstring: str) -> list[tuple[list[str], str]]:
-    """The entries of a docstring's `Args:`: the names that share an entry, and its text on one line."""
-    _, _, rest = docstring.partition("\nArgs:\n")
+    """The entries of a docstring's `Args:` or `Attributes:`: the names that share an entry, and its text on one line."""
+    rest = re.split(r"\n(?:Args|Attributes):\n", docstring, maxsplit=1)[-1]
     section = re.split(r"^\S", rest, maxsplit=1, flags=re.M)[0]
     entries = re.findall(r"^    (\w+(?:, \w+)*): (.*(?:\n {8,}.*)*)", section, re.M)
     return [(names.split(", "), " ".join(text.split()).replace("|", "\\|")) for names, text in entries]
@@ -63,7 +76,7 @@ def _default(parameter: inspect.Parameter) -> str:
         return REQUIRED
     if isinstance(parameter.default, str | tuple):
         return f"`{parameter.default!r}`".replace("'", '"')
-    return f"`{parameter.default}`"
+    return "`{}`" if repr(parameter.default) == "<factory>" else f"`{parameter.default}`"
 
 
 def main(arguments: list[str]) -> int:

@@ -15,12 +15,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hf_alignbeam.chat.conversations import Conversation, as_messages, conversation_key
+from hf_alignbeam.cli.judges.options import JudgeOptions
+from hf_alignbeam.cli.judges.settings import load_optioned_judge
 from hf_alignbeam.console import check_can_plot, report_user_errors, table_head, table_row, tell
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompt, SteeredPrompts
 from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
 from hf_alignbeam.evaluation.devices import load_causal_on, named_device, this_process
 from hf_alignbeam.evaluation.prompt_files import read_prompts
-from hf_alignbeam.hub.judge_loading import load_accept, load_judge
+from hf_alignbeam.hub.judge_loading import load_accept
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.presets.published import TSA
@@ -34,6 +36,7 @@ class Request:
 
     model: str
     judge: str
+    judge_options: JudgeOptions
     accept: str | None
     file: Path
     to: Path
@@ -60,7 +63,7 @@ def run(request: Request) -> None:
         with errors.status("loading"):
             model, tokenizer = load_causal_on(request.model, request.device)
             judge_device = named_device(request.judge_device) if request.judge_device else input_device(model)
-            judge = load_judge(request.judge, device=judge_device)
+            judge = load_optioned_judge(request.judge, request.judge_options, judge_device)
             accept = load_accept(request.accept, None, model)
             preset = TSA if request.preset else {}
             steerer = EmbeddingSteerer(model, tokenizer, judge, accept, **{**preset, **request.settings})

@@ -1,4 +1,4 @@
-"""Loads models onto devices by their names, and knows which of several processes this one is.
+"""Loads models and judges onto devices by their names, and knows which of several processes this one is.
 
 Knows torch's devices and accelerate. Knows no guard and no prompt.
 """
@@ -11,7 +11,9 @@ from accelerate import PartialState
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.distributed import DistributedConfig
 
+from hf_alignbeam.hub.judge_loading import JudgeSettings, load_judge
 from hf_alignbeam.hub.model_loading import load_model
+from hf_alignbeam.judges.base import Judge
 
 #: How long processes wait for the slowest one; torch's default of half an hour is too short.
 PROCESS_TIMEOUT = timedelta(days=7)
@@ -63,6 +65,37 @@ def load_causal(
 def load_causal_on(name: str, device: str, tp_plan: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model onto a device as a user names it, or spread it over all devices with `auto`."""
     return load_causal(name, None if "auto" in (device, tp_plan) else named_device(device), tp_plan=tp_plan)
+
+
+def load_named_judge(
+    name: str, settings: JudgeSettings, device: torch.device, api: str | None = None, model: str | None = None
+) -> Judge:
+    """A judge by its Hub id, its folder, or the URL of an endpoint.
+
+    Args:
+        name: The id, the folder or the URL.
+        settings: What is said of it.
+        device: Where a model goes.
+        api: For a URL, the kind of endpoint, as in `judge_from_url`.
+        model: For a URL, the model's name there.
+
+    Raises:
+        ValueError: The settings do not fit, or the judge gives no verdicts.
+        OSError: The judge cannot be loaded.
+    """
+    if name.startswith(("http://", "https://")):
+        for field in ("revision", "template"):
+            if (value := getattr(settings, field)) is not None:
+                raise ValueError(f"`judge_{field}` must be left out for a URL, got {value!r}. The endpoint has its own.")
+        try:
+            from hf_alignbeam.judges.remote.from_url import judge_from_url
+        except ImportError as error:  # an extra
+            raise ValueError(str(error)) from error
+        return judge_from_url(name, api, model, settings.resolved(), settings.threshold, settings.labels)
+    for field, value in (("api", api), ("model", model)):
+        if value is not None:
+            raise ValueError(f"`judge_{field}` must come with a URL as judge, got {value!r} for {name}. Leave it out.")
+    return load_judge(name, settings, device)
 
 
 def load_padding_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:

@@ -12,6 +12,8 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
+from hf_alignbeam.hub.judge_loading import JudgeSettings
+
 RECIPES = Path(__file__).parent / "recipes"
 #: The prefix of the testbed's models, judges and prompts.
 TESTBED = "testbed:"
@@ -20,6 +22,7 @@ STRICT = ConfigDict(strict=True, extra="forbid")
 
 Spec = TypeVar("Spec")
 Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Kind = Literal["plain", "anchor", "system-prompt", "anchor-logits", "alignbeam", "output-filter", "steerer"]
 #: The models that each kind of system needs besides the target.
 REQUIRED_MODELS: dict[Kind, tuple[str, ...]] = {
@@ -36,6 +39,7 @@ ADVICE = {
     "limit": "Leave it out to use all prompts.",
     "temperature": "0 is greedy search.",
     "wrong": "Leave it out for a judge without added errors.",
+    "threshold": "`alignbeam calibrate` finds one.",
 }
 
 
@@ -66,6 +70,7 @@ class JudgeSpec:
         name: As for a model; the testbed also has `oracle` and `graded`. Or the URL of an OpenAI-compatible endpoint.
         revision, device: As for a model.
         profile, rubric, template, labels, threshold: As in `JudgeSettings`.
+        api, model: For a URL, the kind of endpoint and the model's name there, as in `judge_from_url`.
         wrong: The share of responses whose verdict is inverted, the same responses in every run.
     """
 
@@ -75,9 +80,19 @@ class JudgeSpec:
     profile: str | Mapping[str, Any] | None = None
     rubric: str | None = None
     template: str | None = None
-    labels: Mapping[str, float] | None = None
-    threshold: float | None = None
-    wrong: Annotated[float, Field(ge=0, le=1)] = 0.0
+    labels: Mapping[str, Share] | None = None
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    api: str | None = None
+    model: str | None = None
+    wrong: Share = 0.0
+
+    def __post_init__(self) -> None:
+        self.settings.resolved()  # raises for a profile or a rubric that does not exist
+
+    @property
+    def settings(self) -> JudgeSettings:
+        """What is said of the judge beside its name."""
+        return JudgeSettings(self.profile, self.rubric, self.template, self.labels, self.threshold, self.revision)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -295,7 +310,7 @@ def _sentence(spec: Any, place: str, error: ValidationError) -> str:
     errors = sorted(error.errors(), key=lambda one: one["type"] != "unexpected_keyword_argument")
     first, field = errors[0], next(iter(errors[0]["loc"]), "")
     if first["type"] == "value_error":
-        return str(first["ctx"]["error"])
+        return str(first["ctx"]["error"]) if spec is Recipe else f"{place}: {first['ctx']['error']}"
     if first["type"] == "unexpected_keyword_argument":
         known = sorted(info.alias or name for name, info in spec.__pydantic_fields__.items())
         return f"{place} must have no keys but {', '.join(known)}, got {field!r}."

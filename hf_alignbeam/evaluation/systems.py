@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.chat.templates import render_target_prompt
 from hf_alignbeam.decoding.strategy import THRESHOLD, AlignBeam
 from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
-from hf_alignbeam.evaluation.devices import load_causal, named_device, this_process
+from hf_alignbeam.evaluation.devices import load_causal, load_named_judge, named_device, this_process
 from hf_alignbeam.evaluation.generation import Responder, Response, without_prefill
 from hf_alignbeam.evaluation.recipe import TESTBED, JudgeSpec, Kind, ModelSpec, Recipe, SystemSpec
 from hf_alignbeam.hub.judge_loading import JudgeSettings, load_judge
@@ -119,17 +120,10 @@ class RecipeModels:
     def load_judge(self, spec: JudgeSpec) -> CountedJudge:
         """Load a judge."""
         if spec.name.startswith(TESTBED):
-            known = stored_judges(self._weights)
-            if (name := spec.name.removeprefix(TESTBED)) not in known:
-                raise ValueError(f"`judge` must be one of {', '.join(known)} on the testbed, got {name!r}.")
-            return CountedJudge(known[name], spec.wrong)
-        if spec.name.startswith(("http://", "https://")):
-            from hf_alignbeam.judges.remote.moderation_api import ModerationJudge
-
-            return CountedJudge(ModerationJudge(base_url=spec.name), spec.wrong)
-        device = self._device(spec.device)
-        settings = JudgeSettings(spec.profile, spec.rubric, spec.template, spec.labels, spec.threshold, spec.revision)
-        return CountedJudge(load_judge(spec.name, settings, device), spec.wrong)
+            return CountedJudge(self._testbed_judge(spec), spec.wrong)
+        return CountedJudge(
+            load_named_judge(spec.name, spec.settings, self._device(spec.device), spec.api, spec.model), spec.wrong
+        )
 
     def guard(self, settings: Mapping[str, Any]) -> AnchorLogitsProcessor:
         """Build a processor for the target."""
@@ -161,6 +155,17 @@ class RecipeModels:
         arguments |= {"anchor_tokenizer": anchor_tokenizer, "tokenizer": self.responder.tokenizer}
         rule = settings.get("translation", "bytes")
         return {**arguments, **settings, "translation": self._translators.get(rule, rule)}
+
+    def _testbed_judge(self, spec: JudgeSpec) -> Judge:
+        """A judge of the testbed; a model is loaded anew where anything is said of it."""
+        known = stored_judges(self._weights)
+        if (name := spec.name.removeprefix(TESTBED)) not in known:
+            raise ValueError(f"`judge` must be one of {', '.join(known)} on the testbed, got {name!r}.")
+        if spec.settings == JudgeSettings():
+            return known[name]
+        if (folder := Path(self._weights) / name).is_dir():
+            return load_judge(str(folder), spec.settings, self._device(spec.device))
+        return load_judge(known[name], spec.settings)
 
     def _load(self, spec: ModelSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         if spec.name.startswith(TESTBED):

@@ -32,7 +32,8 @@ def alignbeam(*args: Any, model: PreTrainedModel, anchor: Any, judge: Any, token
             callable judge.
         tokenizer: The target's tokenizer; by default the one in the model's own repository or folder.
         args, kwargs: The arguments of `generate`, `streamer` included; the settings of `AlignBeam`; `preset="paper"`;
-            `anchor_revision`, `judge_revision`, `judge_labels`, `judge_template`.
+            `anchor_revision`; and what is said of the judge, as in `JudgeSettings`: `judge_profile`, `judge_rubric`,
+            `judge_template`, `judge_labels`, `judge_threshold`, `judge_revision`.
     """
     tokenizer = tokenizer_for(model, tokenizer)
     settings, rest = split_settings(kwargs, AlignBeam)

@@ -32,8 +32,9 @@ def embedding_steerer(
             callable check. None: every answer that the judge passes is accepted.
         tokenizer: The target's tokenizer; by default the one in the model's own repository or folder.
         kwargs: The arguments of `generate`, `streamer` included; the settings of `EmbeddingSteerer`; `preset="tsa"`;
-            `conversations` and `template` as in `AnchorLogitsProcessor`; `accept_revision`, `judge_revision`, `judge_labels`,
-            `judge_template`.
+            `conversations` and `template` as in `AnchorLogitsProcessor`; `accept_revision`, and what is said of the
+            judge, as in `JudgeSettings`: `judge_profile`, `judge_rubric`, `judge_template`, `judge_labels`, `judge_threshold`,
+            `judge_revision`.
     """
     tokenizer = tokenizer_for(model, tokenizer)
     settings, rest = split_settings(kwargs, EmbeddingSteerer)

@@ -51,7 +51,8 @@ class JudgeSettings:
         rubric: A question for an instruction-tuned model: `"yes-no"`, `"one-to-five"`, or a text with `{conversation}`, or with
             `{user}` and `{response}`, which is answered as `labels` says, by default with yes (harm) or no.
         template: A Jinja chat template to use in place of the tokenizer's.
-        labels: The harm in [0, 1] of each verdict text, or of each label of a classifier.
+        labels: The harm in [0, 1] of verdict texts: of some of the profile's own, or of others in place of all of them. Of a
+            classifier, the harm of each label; those left out count as harmless.
         threshold: Its own threshold: the harm that is reported as .5. Default: the profile's, or one found on known exchanges.
         revision: The branch, tag or commit of the Hub repository.
     """
@@ -86,8 +87,6 @@ class JudgeSettings:
             profile = replace(YES_NO, name="rubric", prompt=self.rubric) if is_text else named_profile(self.rubric)
         if self.template is not None:
             profile = replace(profile or SAFE_UNSAFE, name="template", prompt=None, as_message=True, chat_template=self.template)
-        if profile is not None and self.labels is not None:
-            profile = replace(profile, verdicts=self.labels)
         return profile
 
 
@@ -120,35 +119,63 @@ def load_judge(
         if judge_tokenizer is None:
             raise ValueError("`judge_tokenizer` must be given with a loaded judge, got None. Or pass an LLMJudge.")
     else:
+        if settings.resolved() is not None or settings.labels is not None:
+            raise ValueError(
+                f"A judge must be a model, or named, to be asked by a profile, a rubric, a template or labels, got {judge!r}. "
+                "Leave these out, or build the judge with them."
+            )
         return cast(Judge, judge) if settings.threshold is None else CalibratedJudge(judge, settings.threshold)
     key = ("judge", id(judge_tokenizer), repr(settings))
     return cast(Judge, get_or_build(network, key, lambda: _build(network, judge_tokenizer, settings)))
 
 
+def judge_settings(arguments: Mapping[str, Any]) -> JudgeSettings:
+    """The settings among an entry's `judge_...` arguments."""
+    return JudgeSettings(**{each.name: arguments.get(f"judge_{each.name}") for each in fields(JudgeSettings)})
+
+
 def judge_from_arguments(judge: Any, arguments: Mapping[str, Any], model: PreTrainedModel) -> Judge:
     """The judge that an entry's `judge_...` arguments describe, on the target's device."""
-    given = {each.name: arguments.get(f"judge_{each.name}") for each in fields(JudgeSettings)}
-    return load_judge(judge, JudgeSettings(**given), input_device(model), arguments["judge_tokenizer"])
+    return load_judge(judge, judge_settings(arguments), input_device(model), arguments["judge_tokenizer"])
 
 
 def _build(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: JudgeSettings) -> Judge:
-    profile = settings.resolved(find_profile(network.config._name_or_path, tokenizer.chat_template))
+    found = find_profile(network.config._name_or_path, tokenizer.chat_template)
+    classifies = "SequenceClassification" in type(network).__name__
+    profile = (replace(settings, template=None) if classifies else settings).resolved(found)  # it says nothing of labels
     if profile is not None:
         check_judges_responses(profile)
-    if "SequenceClassification" in type(network).__name__:
-        judge: Judge = _classifier(network, tokenizer, profile, settings)
-    elif profile is not None and profile.verdict_after is not None:
+    if classifies:
+        judge = _classifier(network, tokenizer, profile, settings)
+        own = profile.threshold if profile is not None and settings.threshold is None else settings.threshold
+        return judge if own in (None, 0.5) else CalibratedJudge(judge, own)
+    if settings.labels is not None:
+        profile = _with_labels(profile or SAFE_UNSAFE, settings.labels)
+    if profile is not None and profile.verdict_after is not None:
         return GeneratingJudge(network, tokenizer, profile, settings.threshold)
-    else:
-        return LLMJudge(network, tokenizer, profile, settings.threshold)
-    return judge if settings.threshold is None else CalibratedJudge(judge, settings.threshold)
+    return LLMJudge(network, tokenizer, profile, settings.threshold)
+
+
+def _with_labels(profile: GuardProfile, labels: Mapping[str, float]) -> GuardProfile:
+    """A profile with another harm of its verdict texts; labels that are none of these take the place of all."""
+    own = {text.lower() for text in profile.verdicts}
+    if not {text.lower() for text in labels} <= own:
+        return replace(profile, verdicts=labels)
+    given = {text.lower(): harm for text, harm in labels.items()}
+    return replace(profile, verdicts={text: given.get(text.lower(), harm) for text, harm in profile.verdicts.items()})
 
 
 def _classifier(
     network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, profile: GuardProfile | None, settings: JudgeSettings
 ) -> ClassifierJudge:
-    labels = settings.labels if profile is None else profile.verdicts
+    known = (network.config.id2label or {}).values()
+    labels = profile.verdicts if settings.labels is None and profile is not None else settings.labels
     if labels is None:
-        labels = {name: 1.0 for name in (network.config.id2label or {}).values() if name.lower() in HARMFUL_LABELS}
+        labels = {name: 1.0 for name in known if name.lower() in HARMFUL_LABELS}
+    if not labels:
+        raise ValueError(
+            f"A classifier must have a label that means harm, but {network.config._name_or_path} has {', '.join(known)}, whose "
+            "meaning is not known. Say which mean harm: `judge_labels` (--judge-labels LABEL=1)."
+        )
     prompt = None if profile is None or settings.template is not None else profile.prompt
     return ClassifierJudge(network, tokenizer, labels, settings.template, prompt)

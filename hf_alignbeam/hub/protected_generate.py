@@ -4,6 +4,7 @@ Knows which arguments a call may still give. `alignbeam` builds the strategy fro
 """
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.hub.alignbeam import MODEL_ARGUMENTS, PER_CALL_SETTINGS, alignbeam, build_strategy
+from hf_alignbeam.hub.judge_loading import judge_settings
 from hf_alignbeam.hub.model_loading import tokenizer_for
 from hf_alignbeam.hub.shared_arguments import setting_names
 
@@ -18,6 +20,25 @@ from hf_alignbeam.hub.shared_arguments import setting_names
 PROTECTION_KEY = "alignbeam"
 #: Model arguments whose values JSON cannot hold.
 NOT_IN_JSON = ("anchor_tokenizer", "judge_tokenizer")
+
+
+def check_protection(protection: Mapping[str, Any]) -> None:
+    """Check the names of a protection's values, and what it says of the judge.
+
+    Raises:
+        ValueError: A name is unknown, the judge is behind a URL, or its settings are wrong.
+    """
+    known = {"anchor", "judge", *MODEL_ARGUMENTS, *setting_names(AlignBeam)} - {*PER_CALL_SETTINGS, *NOT_IN_JSON}
+    if unknown := sorted(set(protection) - known):
+        raise ValueError(
+            f"generation_config.json must hold settings of AlignBeam under {PROTECTION_KEY!r}, got {', '.join(unknown)}."
+        )
+    if str(protection["judge"]).startswith(("http://", "https://")):
+        raise ValueError(
+            f"`judge` of a protected model must be a Hub id or a folder, got {protection['judge']!r}: the model loads its judge. "
+            "Serve the model with a strategy that calls name instead."
+        )
+    judge_settings(protection).resolved()
 
 
 class ProtectedGenerate:
@@ -35,11 +56,7 @@ class ProtectedGenerate:
     def __init__(self, model: PreTrainedModel, tokenizer: Any = None):
         self.model = model
         settings = _protection_of(model)
-        known = {"anchor", "judge", *MODEL_ARGUMENTS, *setting_names(AlignBeam)} - {*PER_CALL_SETTINGS, *NOT_IN_JSON}
-        if unknown := sorted(set(settings) - known):
-            raise ValueError(
-                f"generation_config.json must hold settings of AlignBeam under {PROTECTION_KEY!r}, got {', '.join(unknown)}."
-            )
+        check_protection(settings)
         self._tokenizer = tokenizer_for(model, tokenizer)
         self._anchor, self._judge = settings.pop("anchor"), settings.pop("judge")
         self._settings = settings

@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from transformers import AutoConfig
 
 from hf_alignbeam.hub.flatten import flat_name, write_flat
 from hf_alignbeam.hub.model_loading import explain_load_errors
-from hf_alignbeam.hub.protected_generate import PROTECTION_KEY
+from hf_alignbeam.hub.protected_generate import PROTECTION_KEY, check_protection
 from hf_alignbeam.hub.protected_model import TARGET_CONFIG, TARGET_FOLDER, ProtectedConfig
 from hf_alignbeam.utils.hub_push import explain_push_errors, push_folder
 from hf_alignbeam.versions import OLDEST
@@ -45,8 +46,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 #: For each strategy, the arguments of the example in an adapter's card.
 EXAMPLE_ARGUMENTS = {
     "anchor-logits": 'anchor="base"',
-    "alignbeam": 'anchor="base",\n    judge="meta-llama/Llama-Guard-3-1B"',
-    "embedding-steerer": 'judge="meta-llama/Llama-Guard-3-1B"',
+    "alignbeam": 'anchor="base",\n    judge="Qwen/Qwen3Guard-Gen-0.6B"',
+    "embedding-steerer": 'judge="Qwen/Qwen3Guard-Gen-0.6B"',
 }
 #: The section of an adapter's card that this package writes.
 CARD_SECTION = re.compile(r"\n*<!-- hf_alignbeam -->.*<!-- /hf_alignbeam -->\n*", re.S)
@@ -89,16 +90,19 @@ def write_protected(model: str, folder: Path, protection: Mapping[str, Any], rev
     Args:
         model: The target: a folder, whose files are hard-linked if possible, or a Hub id.
         folder: The folder; it must be new or empty.
-        protection: `anchor` and `judge`, their revisions, and the settings of `AlignBeam` that JSON can hold. An anchor or a
-            judge on the Hub is pinned to its current commit.
+        protection: `anchor` and `judge`, their revisions, what is said of the judge (`judge_profile` as a name or a mapping,
+            `judge_rubric` and so on), and the settings of `AlignBeam` that JSON can hold. An anchor or a judge on the Hub is
+            pinned to its current commit.
         revision: The branch, tag or commit of the target's repository.
         repo: The repository's name, for the card.
 
     Raises:
-        ValueError: The target is not a causal model or brings its own code, or the folder is not empty.
+        ValueError: The target is not a causal model or brings its own code, the folder is not empty, or a setting is unknown or
+            says something wrong of the judge.
         OSError: The target, the anchor or the judge cannot be loaded.
     """
     _check_unused(folder, set())
+    check_protection(protection)
     with explain_load_errors(model):
         source = Path(model if os.path.isdir(model) else snapshot_download(model, revision=revision))
     if (source / ADAPTER_CONFIG).is_file() and not (source / "config.json").is_file():
@@ -124,7 +128,9 @@ def write_protected(model: str, folder: Path, protection: Mapping[str, Any], rev
     for pattern in TOKENIZER_FILES:
         for file in source.glob(pattern):
             shutil.copy(file, folder / file.name)
-    (folder / "generation_config.json").write_text(json.dumps({**generation, PROTECTION_KEY: protection}, indent=2) + "\n")
+    (folder / "generation_config.json").write_text(
+        json.dumps({**generation, PROTECTION_KEY: protection}, indent=2, default=asdict) + "\n"
+    )
     config = {
         "model_type": ProtectedConfig.model_type,
         "architectures": ["AutoModelForCausalLM"],  # `transformers serve` looks this up among its own classes (5.23)

@@ -15,7 +15,6 @@ from hf_alignbeam.benchmarks.tiny_families import build
 from hf_alignbeam.cli.app import app
 from hf_alignbeam.cli.diagnosis.examination import examine
 from hf_alignbeam.cli.diagnosis.examined import ExaminedModel
-from hf_alignbeam.cli.diagnosis.system_checks import PAIRS, known_pairs
 from hf_alignbeam.testbed.exchanges import exchanges
 from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges, stored_language
 
@@ -37,7 +36,8 @@ def findings(specialist, anchor, judge=None, pairs=(), until=None, **changed):
         which, part = name.split("_")
         examined[which][part == "tokenizer"] = value
     results = {}
-    for finding in examine(*(ExaminedModel(name, *pair) for name, pair in examined.items()), judge, pairs):
+    load = None if judge is None else lambda: judge
+    for finding in examine(*(ExaminedModel(name, *pair) for name, pair in examined.items()), load, pairs):
         results[finding.check] = finding.status, finding.text
         if finding.check == until:
             break
@@ -155,41 +155,6 @@ def test_a_planted_fault_is_found(plant, specialist, anchor):
     assert words in result[1]
 
 
-def raises(*given):
-    raise ConnectionError("connection refused")
-
-
-@pytest.mark.parametrize(
-    ("spoil", "words"),
-    [
-        (lambda harm: 1 - harm, "the wrong way round"),
-        (lambda harm: torch.full_like(harm, 0.3), "the same of everything"),
-        (lambda harm: harm * torch.nan, "no verdict"),
-        (raises, "connection refused"),
-    ],
-)
-def test_a_broken_judge_is_found(spoil, words, specialist, anchor, pairs):
-    judge = stored_judges()["judge-cls"]
-    status, text = findings(specialist, anchor, lambda *given: spoil(judge(*given)), pairs)["judge: known pairs"]
-    assert status == "red"
-    assert words in text
-
-
-def test_a_judge_of_another_language_needs_pairs_in_it(pairs):
-    judge = stored_judges()["judge-cls"]
-    reversed_pairs = [(question, response, not harmful) for question, response, harmful in pairs]
-    constant = lambda questions, responses: torch.full((len(responses),), 0.3)  # noqa: E731
-    assert "give pairs of your own" in known_pairs(constant, PAIRS).text
-    assert "give pairs of your own" not in known_pairs(judge, reversed_pairs).text
-
-
-def test_pairs_that_no_threshold_of_a_half_separates_are_reported(specialist, anchor, pairs):
-    judge = stored_judges()["judge-cls"]
-    status, text = findings(specialist, anchor, lambda *given: judge(*given) * 0.4, pairs)["judge: known pairs"]
-    assert status == "yellow"
-    assert "alignbeam calibrate" in text
-
-
 def run(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
@@ -200,7 +165,7 @@ def test_the_exit_status_is_the_worst_finding(pairs, tmp_path):
     file.write_text("\n".join(map(json.dumps, lines)))
     healthy = run("doctor", TARGET, ANCHOR, WEIGHTS / "judge-cls", "--pairs", file)
     assert healthy.exit_code == 0, healthy.output
-    assert "judge: known pairs" in healthy.output
+    assert "judge: known answers" in healthy.output
     bare = tmp_path / "bare"
     model, tokenizer = testbed.load("specialist")
     model.save_pretrained(bare)

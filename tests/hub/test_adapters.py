@@ -50,7 +50,7 @@ def test_an_adapters_repository_guards_the_calls_that_name_it(strategy, hub, in_
     (example,) = re.findall(r"```python\n(.*?)```", card.partition("<!-- hf_alignbeam -->")[2], re.S)
     (conversation,) = chats_of("harmful", 1)
     example = example.replace("FULL_SHA_OF_A_COMMIT_YOU_HAVE_READ", sha).replace('"..."', repr(conversation[0]["content"]))
-    done = in_a_process(WITHOUT_PACKAGE + example.replace("meta-llama/Llama-Guard-3-1B", "world/judge-lm"))
+    done = in_a_process(WITHOUT_PACKAGE + example.replace("Qwen/Qwen3Guard-Gen-0.6B", "world/judge-lm"))
     assert done.returncode == 0, done.stderr
     model, tokenizer = adapted
     judge, inputs = stored_judges()["judge-lm"], encode([conversation], tokenizer)

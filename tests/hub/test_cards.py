@@ -18,7 +18,7 @@ from hf_alignbeam.testbed_training.train import KNOWN
 STAND_INS = {
     "you/medical-llama": "specialist",
     "Qwen/Qwen2.5-0.5B-Instruct": "anchor",
-    "meta-llama/Llama-Guard-3-1B": "judge-lm",
+    "Qwen/Qwen3Guard-Gen-0.6B": "judge-lm",
 }
 PUSH = """
 import sys

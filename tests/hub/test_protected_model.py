@@ -181,6 +181,9 @@ def test_no_argument_of_a_call_bypasses_the_guard(protected, specialist, alignbe
     for name, value in {
         "custom_generate": alignbeam,
         "judge": lambda c, r: torch.zeros(len(r)),
+        "judge_profile": "safe-unsafe",
+        "judge_rubric": "yes-no",
+        "judge_threshold": 0.9,
         "judge_template": "user: hello\nassistant: ok",
         "judge_labels": {"safe": 0.0},
         "judge_tokenizer": specialist[1],

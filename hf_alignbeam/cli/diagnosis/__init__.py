@@ -2,6 +2,7 @@
 
 * `examined`: A loaded model with its tokenizer, the result of a check, and the questions that checks ask.
 * `model_checks`: Checks of one model with its tokenizer.
-* `system_checks`: Checks of a target with its anchor, and of a judge.
+* `system_checks`: Checks of a target with its anchor.
+* `judge_checks`: The check of a judge.
 * `examination`: Runs every check, in order.
 """

@@ -13,6 +13,7 @@ import torch
 from hf_alignbeam.cli.diagnosis import model_checks as model
 from hf_alignbeam.cli.diagnosis import system_checks as system
 from hf_alignbeam.cli.diagnosis.examined import CheckResult, ExaminedModel, Status
+from hf_alignbeam.cli.diagnosis.judge_checks import KNOWN_PAIRS, known_pairs
 from hf_alignbeam.judges.base import Judge
 
 #: The checks of each model, by their name.
@@ -43,15 +44,15 @@ class Finding:
 def examine(
     target: ExaminedModel,
     anchor: ExaminedModel,
-    judge: Judge | None = None,
-    pairs: Sequence[tuple[Any, str, bool]] = system.PAIRS,
+    load: Callable[[], Judge] | None = None,
+    pairs: Sequence[tuple[Any, str, bool]] = KNOWN_PAIRS,
 ) -> Iterator[Finding]:
     """Run every check.
 
     Args:
         target: The specialist.
         anchor: The safe model.
-        judge: The judge; None skips its check.
+        load: Loads the judge; where that raises, it is a finding. None skips the check.
         pairs: Conversations, responses, and whether these do harm, for the judge.
     """
     for examined in (target, anchor):
@@ -64,13 +65,15 @@ def examine(
     yield _run("pair: overhead", partial(system.overhead, target, anchor))
     yield _run("law: the target as its own anchor is plain generate", partial(system.target_as_anchor, target))
     yield _run("law: a batch is its prompts one by one", partial(system.batches, target, anchor))
-    if judge is not None:
-        yield _run("judge: known pairs", partial(system.known_pairs, judge, pairs))
+    if load is not None:
+        yield _run("judge: known answers", lambda: known_pairs(load(), pairs))
 
 
 def _run(name: str, check: Callable[[], CheckResult]) -> Finding:
     try:
         with torch.no_grad():
             return Finding(name, *check())
+    except ValueError as error:  # says what is wrong and what to do
+        return Finding(name, "red", str(error))
     except Exception as error:  # any exception of a broken set-up tells what is wrong with it
         return Finding(name, "red", f"{type(error).__name__}: {error}")

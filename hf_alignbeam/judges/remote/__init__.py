@@ -7,4 +7,5 @@
 * `guard_answers`: The verdict in what a completion endpoint answers.
 * `chat_api`: A guard behind a completion endpoint as judge.
 * `classify_api`: A sequence classifier behind `/classify` as judge.
+* `from_url`: The judge behind a URL, by the kind of its endpoint.
 """

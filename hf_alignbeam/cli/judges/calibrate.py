@@ -1,0 +1,140 @@
+"""`alignbeam calibrate`: finds a judge's threshold from labeled responses.
+
+Knows the terminal, and which threshold a judge has without this command. `roc` counts.
+"""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from hf_alignbeam.cli.judges.options import JudgeOptions
+from hf_alignbeam.cli.judges.roc import check_picture, draw, rates_at, roc
+from hf_alignbeam.cli.judges.settings import judge_settings
+from hf_alignbeam.console import check_can_plot, report_user_errors, table_head, table_row, tell
+from hf_alignbeam.evaluation.devices import load_named_judge, named_device
+from hf_alignbeam.evaluation.prompt_files import LabeledResponse, read_labeled_responses
+from hf_alignbeam.evaluation.statistics import auc_interval
+from hf_alignbeam.judges.base import Judge
+from hf_alignbeam.judges.calibration import KnownVerdict, best_threshold, known_verdicts, own_threshold, separation
+from hf_alignbeam.judges.known_exchanges import EXCHANGES
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of the command."""
+
+    judge: str
+    judge_options: JudgeOptions
+    files: list[Path]
+    max_flagged: float | None
+    limit: int | None
+    seed: int
+    plot: Path | None
+    batch_size: int
+    device: str
+
+
+def run(request: Request) -> None:
+    """Judge the labeled responses; print the ROC curve, the best threshold and the judge's own; optionally draw them."""
+    console = Console(width=200)
+    with report_user_errors():
+        if request.plot is not None:
+            check_can_plot("--plot")
+            check_picture(request.plot)
+        labeled = [each for file in request.files for each in _drawn(read_labeled_responses(file), request.limit, request.seed)]
+        settings = judge_settings(request.judge_options)
+        raw = replace(settings, threshold=0.5)  # harm as the model gives it
+        options = request.judge_options
+        judge = load_named_judge(request.judge, raw, named_device(request.device), options.api, options.model)
+        verdicts = _verdicts(judge, labeled, request.batch_size)
+        missing = _why_missing(judge, len(labeled) - len(verdicts))
+        if missing and {each.harmful for each in verdicts} < {each.harmful for each in labeled}:
+            raise ValueError(missing)
+        chosen = best_threshold(verdicts, request.max_flagged)
+        default, origin = _default_threshold(judge, settings.threshold)
+        thresholds = [("chosen", chosen), *([] if default is None else [(f"default ({origin})", default)])]
+        if request.plot is not None:
+            draw(verdicts, thresholds, f"{request.judge}, {len(verdicts)} responses", request.plot)
+    tell(console, *_summary(labeled, verdicts), "", *_roc_table(verdicts), "")
+    tell(console, *table_head(["threshold", "value", "false alarms", "recall"]))
+    for name, value in thresholds:
+        false_alarms, recall = rates_at(verdicts, value)
+        tell(console, table_row([name, f"{value:.6g}", str(false_alarms), str(recall)]))
+    tell(console, "", *_advice(chosen, default, origin))
+    if missing:
+        tell(console, "", missing)
+    if request.plot is not None:
+        tell(console, "", f"Written: {request.plot}")
+
+
+def _drawn(labeled: list[LabeledResponse], limit: int | None, seed: int) -> list[LabeledResponse]:
+    """So many of a file's responses, drawn by a seed, in their order; all without a limit."""
+    if limit is None or limit >= len(labeled):
+        return labeled
+    return [labeled[n] for n in sorted(random.Random(seed).sample(range(len(labeled)), limit))]
+
+
+def _verdicts(judge: Judge, labeled: Sequence[LabeledResponse], batch_size: int) -> list[KnownVerdict]:
+    """The verdicts on labeled responses; those without a verdict are left out."""
+    harm: list[float] = []
+    for start in track(range(0, len(labeled), batch_size), "judging", console=Console(stderr=True), transient=True):
+        batch = labeled[start : start + batch_size]
+        harm += judge([each.conversation for each in batch], [each.response for each in batch]).tolist()
+    return [KnownVerdict(h, each.harmful) for h, each in zip(harm, labeled, strict=True) if not math.isnan(h)]
+
+
+def _why_missing(judge: Judge, n_missing: int) -> str:
+    """Why so many responses have no verdict, as far as the judge can say; empty for none."""
+    describe: Callable[[], str] | None = getattr(judge, "describe_missing", None)
+    known = "" if describe is None else f" {describe()}"
+    return f"{n_missing} responses got no verdict, and count as flagged in use.{known}" if n_missing else ""
+
+
+def _default_threshold(judge: Judge, given: float | None) -> tuple[float | None, str]:
+    """The threshold of this judge where none is found here, and where it comes from; None where it has none."""
+    if given is not None:
+        return given, "--judge-threshold"
+    profile = getattr(judge, "profile", None)
+    own = 0.5 if profile is None else profile.threshold
+    if own is not None:
+        return own, "as it is" if profile is None else profile.name
+    try:
+        return own_threshold(known_verdicts(judge, EXCHANGES)), "calibrated on the package's exchanges"
+    except ValueError as error:
+        return None, str(error)
+
+
+def _summary(labeled: Sequence[LabeledResponse], verdicts: Sequence[KnownVerdict]) -> list[str]:
+    n_harmful = sum(each.harmful for each in verdicts)
+    auc = separation(verdicts)
+    low, high = auc_interval(auc, n_harmful, len(verdicts) - n_harmful)
+    n_labeled, n_missing = len(labeled), len(labeled) - len(verdicts)
+    return [
+        f"{n_labeled} responses, {sum(each.harmful for each in labeled)} of them harmful; {n_missing} without a verdict.",
+        f"AUC {auc:.3f} [{low:.3f}, {high:.3f}]: how often a harmful response has more harm than a harmless one. All intervals "
+        "are 95 % intervals: Newcombe's for the AUC, Wilson's for shares.",
+    ]
+
+
+def _roc_table(verdicts: Sequence[KnownVerdict]) -> list[str]:
+    rows = [
+        table_row([f"{100 * allowed:g} %", f"{value:.6g}", *map(str, rates_at(verdicts, value))])
+        for allowed, value in roc(verdicts)
+    ]
+    return [*table_head(["false alarms allowed", "threshold", "false alarms", "recall"]), *rows]
+
+
+def _advice(chosen: float, default: float | None, origin: str) -> list[str]:
+    lines = ["A response is flagged where its harm is above the threshold. False alarms are harmless responses that are flagged."]
+    if chosen < 1.0:
+        lines.append(
+            f"Use it: --judge-threshold {chosen:.6g}, or `judge_threshold={chosen:.6g}`. Its harm is then reported as .5."
+        )
+    else:
+        lines.append("No threshold below 1 flags so few harmless responses. Allow more with --max-flagged.")
+    return [*lines, *([f"There is no default: {origin}"] if default is None else [])]

@@ -1,0 +1,66 @@
+"""The thresholds of a judge on labeled responses: false alarms and recall of each, and the ROC curve as a picture.
+
+Knows verdicts and what is true of them. Knows no judge.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hf_alignbeam.evaluation.statistics import Rate
+from hf_alignbeam.judges.calibration import KnownVerdict, best_threshold, separation
+
+#: The shares of harmless responses that may be flagged, in the table.
+ALLOWED = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5)
+COLORS = ("tab:green", "tab:red")
+
+
+def roc(verdicts: Sequence[KnownVerdict]) -> list[tuple[float, float]]:
+    """For each share of false alarms that is allowed, the lowest threshold that keeps to it."""
+    return [(allowed, best_threshold(verdicts, allowed)) for allowed in ALLOWED]
+
+
+def rates_at(verdicts: Sequence[KnownVerdict], threshold: float) -> tuple[Rate, Rate]:
+    """The shares of harmless and of harmful responses that a threshold flags."""
+    flagged = {kind: [each.harm > threshold for each in verdicts if each.harmful == kind] for kind in (False, True)}
+    false_alarms, recall = (Rate(sum(each), len(each)) for each in flagged.values())
+    return false_alarms, recall
+
+
+def check_picture(path: Path) -> None:
+    """Raise ValueError if a picture cannot be written there."""
+    if path.suffix.lower() != ".png" or not path.parent.is_dir():
+        raise ValueError(f"--plot must name a file that ends in .png in an existing folder, got {path}.")
+
+
+def draw(verdicts: Sequence[KnownVerdict], thresholds: Sequence[tuple[str, float]], title: str, path: Path) -> None:
+    """Draw the ROC curve, with some thresholds marked.
+
+    Args:
+        verdicts: Verdicts on harmful and on harmless responses.
+        thresholds: The names and values of thresholds.
+        title: The title.
+        path: The PNG file.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.0, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot(*curve(verdicts), color="tab:blue", label=f"ROC, AUC {separation(verdicts):.3f}")
+    axes.plot([0, 1], [0, 1], color="0.7", ls=":", label="chance")
+    for (name, value), color in zip(thresholds, COLORS, strict=False):
+        false_alarms, recall = rates_at(verdicts, value)
+        x, y = false_alarms.share, recall.share
+        low, high = recall.interval
+        axes.errorbar([x], [y], [[y - low], [high - y]], fmt="o", color=color, capsize=3, label=f"{name}: {value:.3g}")
+    axes.set(xlabel="false alarms: harmless flagged", ylabel="recall: harmful flagged", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.set_title(title, fontsize=9)
+    axes.legend(loc="lower right", fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def curve(verdicts: Sequence[KnownVerdict]) -> tuple[list[float], list[float]]:
+    """False alarms and recall at every threshold, from the highest to the lowest; equal harm is one step."""
+    rates = [rates_at(verdicts, value) for value in (*sorted({each.harm for each in verdicts}, reverse=True), -1.0)]
+    return [false_alarms.share for false_alarms, _ in rates], [recall.share for _, recall in rates]

@@ -1,0 +1,59 @@
+"""The judge behind a URL, by the kind of its endpoint.
+
+Knows which judge asks which endpoint. Knows nothing of how they ask.
+"""
+
+from collections.abc import Mapping
+
+from hf_alignbeam.judges.base import Judge
+from hf_alignbeam.judges.calibration import CalibratedJudge
+from hf_alignbeam.judges.profile import GuardProfile
+from hf_alignbeam.judges.remote.chat_api import ChatJudge
+from hf_alignbeam.judges.remote.classify_api import ClassifyJudge
+from hf_alignbeam.judges.remote.moderation_api import ModerationJudge
+
+#: The kinds of endpoints.
+APIS = ("moderations", "chat", "classify")
+
+
+def judge_from_url(
+    url: str,
+    api: str | None = None,
+    model: str | None = None,
+    profile: GuardProfile | None = None,
+    threshold: float | None = None,
+    labels: Mapping[str, float] | None = None,
+) -> Judge:
+    """A judge behind an endpoint.
+
+    Args:
+        url: Its URL, without the path of the kind: up to and with `/v1`, or for `"classify"` the server's own.
+        api: One of `APIS`; `"chat"` asks `/completions` where the profile has a whole prompt text. Default: `"moderations"`.
+        model: The model's name there. Default, for a moderation endpoint: its own.
+        profile: How a guard model is asked and answers. Default: the one of a published guard by its name.
+        threshold: Its own threshold: the harm that is reported as .5. Default: the profile's, or one found now.
+        labels: For `"classify"`, the harm of each label, all of them in the order of the model's `id2label`.
+
+    Raises:
+        ValueError: `api` is unknown, or the arguments do not go together.
+        ImportError: A library that it needs is not installed.
+    """
+    if api not in (None, *APIS):
+        raise ValueError(f"`judge_api` must be {', '.join(APIS)}, got {api!r}.")
+    if api in (None, "moderations"):
+        if profile is not None or labels is not None:
+            raise ValueError(
+                "`judge_profile` and `judge_labels` must be left out for a moderation endpoint, which has its own form. Use "
+                '`judge_api` "chat" or "classify" for a guard model.'
+            )
+        moderation = ModerationJudge(base_url=url) if model is None else ModerationJudge(model, url)
+        return moderation if threshold is None else CalibratedJudge(moderation, threshold)
+    if model is None:
+        raise ValueError(f"`judge_model` must name the model at {api} endpoints, got None.")
+    if api == "classify":
+        if labels is None:
+            raise ValueError("`judge_labels` must give the harm of each label in the model's order for a classifier, got None.")
+        classifier = ClassifyJudge(model, labels, url, list(labels))
+        return classifier if threshold is None else CalibratedJudge(classifier, threshold)
+    judge = ChatJudge(model, url, profile, threshold)
+    return CalibratedJudge(judge) if threshold is None and judge.profile.threshold is None else judge
