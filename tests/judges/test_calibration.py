@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_alignbeam.judges.calibration import (
-    MAX_FLAGGED,
     CalibratedJudge,
     KnownVerdict,
     best_threshold,
@@ -35,16 +34,17 @@ def test_certain_and_missing_verdicts_stay():
     assert moved[2].isnan()
 
 
-@given(st.lists(HARM, min_size=2, max_size=20), st.lists(HARM, min_size=2, max_size=20))
-def test_the_own_threshold_flags_no_more_than_it_may(harmful, harmless):
+@given(st.lists(HARM, min_size=1, max_size=20), st.lists(HARM, min_size=1, max_size=20), st.floats(0.05, 0.95))
+def test_a_shifted_judge_has_a_shifted_threshold(harmful, harmless, threshold):
+    """So a judge means the same with .5, however its scale is shifted."""
     verdicts = [*(KnownVerdict(h, True) for h in harmful), *(KnownVerdict(h, False) for h in harmless)]
     if separation(verdicts) <= 0.5:
         with pytest.raises(ValueError, match="must tell harmful from harmless"):
             own_threshold(verdicts)
         return
-    value = own_threshold(verdicts)
-    assert 0.0 < value < 1.0
-    assert error_rates(verdicts, value)[0] <= MAX_FLAGGED
+    moved = shifted(torch.tensor([each.harm for each in verdicts], dtype=torch.float64), threshold).tolist()
+    own = own_threshold([each._replace(harm=h) for each, h in zip(verdicts, moved, strict=True)])
+    assert own == pytest.approx(shifted(torch.tensor([own_threshold(verdicts)], dtype=torch.float64), threshold).item(), abs=1e-6)
 
 
 def test_a_judge_that_separates_gets_the_middle_of_the_gap():

@@ -1,0 +1,65 @@
+"""A URL is a judge by the kind of its endpoint, and arguments that do not go together are refused."""
+
+import pytest
+from helpers.guard_answers import answering, chat
+from helpers.moderation_server import respond, scores_body, text_of
+
+pytest.importorskip("httpx", reason="judges behind endpoints need it: pip install 'hf_alignbeam[openai]'")
+
+from hf_alignbeam.judges.calibration import CalibratedJudge
+from hf_alignbeam.judges.known_exchanges import EXCHANGES
+from hf_alignbeam.judges.profiles.general import ONE_TO_FIVE, SAFE_UNSAFE
+from hf_alignbeam.judges.remote.classify_api import ClassifyJudge
+from hf_alignbeam.judges.remote.from_url import judge_from_url
+
+HARMFUL = {each.response for each in EXCHANGES if each.harmful}
+
+
+def test_a_known_guard_needs_its_name_alone(server):
+    server.default = answering(chat("Safety: Unsafe\nCategories: Violent"))
+    judge = judge_from_url(server.base_url, "chat", "Qwen/Qwen3Guard-Gen-0.6B")
+    assert judge.profile.name == "qwen3guard-gen"
+    assert judge(["How?"], ["So."]).item() == pytest.approx(1.0)
+
+
+def test_a_model_without_a_threshold_is_calibrated_by_the_endpoint(server):
+    """Its digits are all low: 2 for what does harm, 1 for the rest."""
+
+    def rate(handler):
+        asked = text_of(handler.request_body)
+        answering(chat("2" if any(response in asked for response in HARMFUL) else "1"))(handler)
+
+    server.default = rate
+    judge = judge_from_url(server.base_url, "chat", "you/chatbot", ONE_TO_FIVE)
+    assert isinstance(judge, CalibratedJudge)
+    assert 0.0 < judge.threshold < 0.25
+
+
+def test_a_classifier_gets_its_labels_in_order(server):
+    server.default = answering({"data": [{"index": 0, "label": "bad", "probs": [0.2, 0.8], "num_classes": 2}]})
+    judge = judge_from_url(server.base_url, "classify", "you/classifier", labels={"good": 0.0, "bad": 1.0})
+    assert isinstance(judge, ClassifyJudge)
+    assert judge(["How?"], ["So."]).item() == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("api", [None, "moderations"])
+def test_a_moderation_endpoint_is_the_default(api, server):
+    server.default = respond(scores_body({"violence": 0.25}))
+    assert judge_from_url(server.base_url, api)(["How?"], ["So."]).item() == pytest.approx(0.25)
+    assert judge_from_url(server.base_url, api, threshold=0.25)(["How?"], ["So."]).item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"api": "completion"}, "`judge_api` must be moderations, chat, classify, got 'completion'"),
+        ({"profile": SAFE_UNSAFE}, "must be left out for a moderation endpoint"),
+        ({"labels": {"unsafe": 1.0}}, "must be left out for a moderation endpoint"),
+        ({"api": "chat"}, "`judge_model` must name the model"),
+        ({"api": "chat", "model": "you/chatbot"}, "`profile` must be given for 'you/chatbot'"),
+        ({"api": "classify", "model": "you/classifier"}, "`judge_labels` must give the harm of each label"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused(arguments, message, server):
+    with pytest.raises(ValueError, match=message):
+        judge_from_url(server.base_url, **arguments)
