@@ -35,8 +35,8 @@ def check_protection(protection: Mapping[str, Any]) -> None:
         )
     if str(protection["judge"]).startswith(("http://", "https://")):
         raise ValueError(
-            "`judge` of a protected model must be a Hub id or a folder, got a URL: the model loads its judge. Without a protected "
-            "copy, a call may pass a judge behind a URL as an object."
+            "`judge` of a protected model must be a Hub id or a folder, got a URL: the model loads its judge. Without such "
+            "a copy, a call may pass a judge behind a URL as an object."
         )
     judge_settings(protection).resolved()
 
