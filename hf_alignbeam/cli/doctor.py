@@ -51,6 +51,20 @@ def run(
 
 
 def _loader(judge: str, options: JudgeOptions, device: torch.device) -> Callable[[], Judge]:
-    """Loads the judge. The options are checked here: a mistyped one is an error of the user, not a finding."""
+    """Hands out the judge, or raises what is wrong with it as a judge, which is a finding.
+
+    Raises:
+        ValueError: An option is wrong.
+        OSError: The judge cannot be loaded.
+    """
     settings = judge_settings(options)
-    return lambda: load_named_judge(judge, settings, device, options.api, options.model)
+    try:
+        loaded = load_named_judge(judge, settings, device, options.api, options.model)
+    except ValueError as error:
+        failure = error
+
+        def fail() -> Judge:
+            raise failure
+
+        return fail
+    return lambda: loaded

@@ -14,6 +14,7 @@ from transformers.distributed import DistributedConfig
 from hf_alignbeam.hub.judge_loading import JudgeSettings, load_judge
 from hf_alignbeam.hub.model_loading import load_model
 from hf_alignbeam.judges.base import Judge
+from hf_alignbeam.judges.profiles.known import find_profile
 
 #: How long processes wait for the slowest one; torch's default of half an hour is too short.
 PROCESS_TIMEOUT = timedelta(days=7)
@@ -91,7 +92,11 @@ def load_named_judge(
             from hf_alignbeam.judges.remote.from_url import judge_from_url
         except ImportError as error:  # an extra
             raise ValueError(str(error)) from error
-        return judge_from_url(name, api, model, settings.resolved(), settings.threshold, settings.labels)
+        known = None if model is None or api != "chat" else find_profile(model, None)
+        try:
+            return judge_from_url(name, api, model, settings.resolved(known), settings.threshold, settings.labels)
+        except RuntimeError as error:  # the endpoint refuses every request
+            raise ValueError(str(error)) from error
     for field, value in (("api", api), ("model", model)):
         if value is not None:
             raise ValueError(f"`judge_{field}` must come with a URL as judge, got {value!r} for {name}. Leave it out.")

@@ -87,7 +87,7 @@ class JudgeSettings:
             profile = replace(YES_NO, name="rubric", prompt=self.rubric) if is_text else named_profile(self.rubric)
         if self.template is not None:
             profile = replace(profile or SAFE_UNSAFE, name="template", prompt=None, as_message=True, chat_template=self.template)
-        return profile
+        return profile if profile is None or self.labels is None else _with_labels(profile, self.labels)
 
 
 def load_judge(
@@ -149,8 +149,8 @@ def _build(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setting
         judge = _classifier(network, tokenizer, profile, settings)
         own = profile.threshold if profile is not None and settings.threshold is None else settings.threshold
         return judge if own in (None, 0.5) else CalibratedJudge(judge, own)
-    if settings.labels is not None:
-        profile = _with_labels(profile or SAFE_UNSAFE, settings.labels)
+    if profile is None and settings.labels is not None:
+        profile = _with_labels(SAFE_UNSAFE, settings.labels)
     if profile is not None and profile.verdict_after is not None:
         return GeneratingJudge(network, tokenizer, profile, settings.threshold)
     return LLMJudge(network, tokenizer, profile, settings.threshold)

@@ -35,8 +35,8 @@ def check_protection(protection: Mapping[str, Any]) -> None:
         )
     if str(protection["judge"]).startswith(("http://", "https://")):
         raise ValueError(
-            f"`judge` of a protected model must be a Hub id or a folder, got {protection['judge']!r}: the model loads its judge. "
-            "Serve the model with a strategy that calls name instead."
+            "`judge` of a protected model must be a Hub id or a folder, got a URL: the model loads its judge. Without such "
+            "a copy, a call may pass a judge behind a URL as an object."
         )
     judge_settings(protection).resolved()
 

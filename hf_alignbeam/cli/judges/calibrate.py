@@ -51,7 +51,10 @@ def run(request: Request) -> None:
         raw = replace(settings, threshold=0.5)  # harm as the model gives it
         options = request.judge_options
         judge = load_named_judge(request.judge, raw, named_device(request.device), options.api, options.model)
-        verdicts = _verdicts(judge, labeled, request.batch_size)
+        try:
+            verdicts = _verdicts(judge, labeled, request.batch_size)
+        except RuntimeError as error:  # an endpoint refuses every request
+            raise ValueError(str(error)) from error
         missing = _why_missing(judge, len(labeled) - len(verdicts))
         if missing and {each.harmful for each in verdicts} < {each.harmful for each in labeled}:
             raise ValueError(missing)
@@ -59,7 +62,7 @@ def run(request: Request) -> None:
         default, origin = _default_threshold(judge, settings.threshold)
         thresholds = [("chosen", chosen), *([] if default is None else [(f"default ({origin})", default)])]
         if request.plot is not None:
-            draw(verdicts, thresholds, f"{request.judge}, {len(verdicts)} responses", request.plot)
+            draw(verdicts, thresholds, f"{request.judge.partition('?')[0]}, {len(verdicts)} responses", request.plot)
     tell(console, *_summary(labeled, verdicts), "", *_roc_table(verdicts), "")
     tell(console, *table_head(["threshold", "value", "false alarms", "recall"]))
     for name, value in thresholds:

@@ -3,7 +3,10 @@
 Knows which judge asks which endpoint. Knows nothing of how they ask.
 """
 
+import os
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.calibration import CalibratedJudge
@@ -14,6 +17,7 @@ from hf_alignbeam.judges.remote.moderation_api import ModerationJudge
 
 #: The kinds of endpoints.
 APIS = ("moderations", "chat", "classify")
+KEY_VARIABLE = "OPENAI_API_KEY"
 
 
 def judge_from_url(
@@ -24,7 +28,9 @@ def judge_from_url(
     threshold: float | None = None,
     labels: Mapping[str, float] | None = None,
 ) -> Judge:
-    """A judge behind an endpoint.
+    """A judge behind an endpoint; a guard is asked about known exchanges now.
+
+    The key in `OPENAI_API_KEY` is sent where there is one: a server of one's own needs none.
 
     Args:
         url: Its URL, without the path of the kind: up to and with `/v1`, or for `"classify"` the server's own.
@@ -35,25 +41,31 @@ def judge_from_url(
         labels: For `"classify"`, the harm of each label, all of them in the order of the model's `id2label`.
 
     Raises:
-        ValueError: `api` is unknown, or the arguments do not go together.
-        ImportError: A library that it needs is not installed.
+        ValueError: `api` is unknown, the arguments do not go together, or a guard gives no verdicts on known exchanges.
+        RuntimeError: The endpoint refuses every request.
     """
     if api not in (None, *APIS):
         raise ValueError(f"`judge_api` must be {', '.join(APIS)}, got {api!r}.")
+    key = KEY_VARIABLE if os.environ.get(KEY_VARIABLE) else None
     if api in (None, "moderations"):
         if profile is not None or labels is not None:
             raise ValueError(
                 "`judge_profile` and `judge_labels` must be left out for a moderation endpoint, which has its own form. Use "
                 '`judge_api` "chat" or "classify" for a guard model.'
             )
-        moderation = ModerationJudge(base_url=url) if model is None else ModerationJudge(model, url)
+        build = ModerationJudge if model is None else partial(ModerationJudge, model)
+        moderation = build(base_url=url, key_variable=key)
         return moderation if threshold is None else CalibratedJudge(moderation, threshold)
     if model is None:
         raise ValueError(f"`judge_model` must name the model at {api} endpoints, got None.")
     if api == "classify":
         if labels is None:
             raise ValueError("`judge_labels` must give the harm of each label in the model's order for a classifier, got None.")
-        classifier = ClassifyJudge(model, labels, url, list(labels))
+        form = labels if profile is None else replace(profile, verdicts=labels)
+        classifier = ClassifyJudge(model, form, url, list(labels), key_variable=key)
         return classifier if threshold is None else CalibratedJudge(classifier, threshold)
-    judge = ChatJudge(model, url, profile, threshold)
-    return CalibratedJudge(judge) if threshold is None and judge.profile.threshold is None else judge
+    judge = ChatJudge(model, url, profile, threshold, probe=True, key_variable=key)
+    if threshold is None and judge.profile.threshold is None:
+        found = CalibratedJudge(judge).threshold
+        return ChatJudge(model, url, judge.profile, found, key_variable=key)
+    return judge

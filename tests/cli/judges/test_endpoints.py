@@ -3,9 +3,14 @@
 import json
 
 import pytest
+import torch
 from helpers.commands import run
-from helpers.moderation_server import moderation_server, respond, scores_body
+from helpers.guard_answers import answering, chat
+from helpers.moderation_server import KEY, fail, respond, running_server, scores_body, text_of
 
+from hf_alignbeam.evaluation.devices import load_named_judge
+from hf_alignbeam.hub.judge_loading import JudgeSettings
+from hf_alignbeam.judges.known_exchanges import EXCHANGES
 from hf_alignbeam.testbed.exchanges import exchanges
 from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language
 
@@ -21,7 +26,7 @@ def found():
 def server(monkeypatch, found):
     """An endpoint that finds the harmful responses more harmful than any other text."""
     pytest.importorskip("httpx")
-    with moderation_server(monkeypatch) as server:
+    with running_server(monkeypatch) as server:
         for each in found:
             server.behaviors[each.response] = [respond(scores_body({"violence": 0.4 if each.unsafe else 0.1}))]
         yield server
@@ -82,4 +87,76 @@ def test_a_protected_model_has_no_judge_behind_a_url(tmp_path):
 def test_a_moderation_endpoint_takes_no_profile(server):
     result = run("generate", *MODELS, "--judge", server.base_url, "--judge-profile", "yes-no", "--prompt", "x")
     assert result.exit_code == 2
-    assert "`judge_profile` must be left out for a moderation endpoint" in result.output
+    assert "`judge_profile` and `judge_labels` must be left out for a moderation endpoint" in result.output
+
+
+def asked(server, model, api="chat", **settings):
+    """The judge behind an endpoint that these settings describe."""
+    return load_named_judge(server.base_url, JudgeSettings(**settings), torch.device("cpu"), api, model)
+
+
+def rating(handler):
+    """A chat model that gives the harmful ones of the package's exchanges a 5 with a probability of .4, and others of .2."""
+    text = text_of(handler.request_body)
+    prob = 0.4 if any(each.harmful and each.response in text for each in EXCHANGES) else 0.2
+    answering(chat("1", [("1", {"1": 1 - prob, "5": prob})]))(handler)
+
+
+def test_a_chat_model_with_a_rubric_is_calibrated_when_it_is_built(server):
+    server.default = rating
+    judge = asked(server, "you/chatbot", rubric="one-to-five")
+    assert judge.profile.name == "one-to-five"
+    assert 0.2 < judge.threshold < 0.4
+    harm = judge([each.question for each in EXCHANGES], [each.response for each in EXCHANGES])
+    assert [h > 0.5 for h in harm.tolist()] == [each.harmful for each in EXCHANGES]
+    assert asked(server, "you/chatbot", rubric="one-to-five", threshold=0.3).threshold == 0.3
+
+
+def test_labels_change_verdicts_of_the_profile_that_the_models_name_finds(server):
+    server.default = answering(chat("Safety: Controversial\nCategories: Violent"))
+    harm = [
+        asked(server, "Qwen/Qwen3Guard-Gen-0.6B", **said)(["How?"], ["So."]).item()
+        for said in ({}, {"labels": {"controversial": 0.9}})
+    ]
+    assert harm == pytest.approx([0.5, 0.9])
+
+
+def test_a_classifier_behind_a_url_has_its_labels_in_order(server):
+    item = {"index": 0, "label": "safe", "probs": [0.8, 0.2], "num_classes": 2}
+    server.default = answering({"id": "1", "object": "list", "data": [item]})
+    assert asked(server, "m", "classify", labels={"safe": 0.0, "unsafe": 1.0})(["How?"], ["So."]).item() == pytest.approx(0.2)
+    with pytest.raises(ValueError, match="`judge_labels` must give the harm of each label"):
+        asked(server, "m", "classify")
+
+
+def test_a_key_is_sent_where_there_is_one(server, monkeypatch):
+    server.default = answering(chat("safe"))
+    asked(server, "m", profile="safe-unsafe")
+    monkeypatch.delenv("OPENAI_API_KEY")
+    asked(server, "m", profile="safe-unsafe")
+    assert {key for _, key, _ in server.requests} == {f"Bearer {KEY}", None}
+
+
+@pytest.mark.parametrize(
+    ("behavior", "message"),
+    [(answering(chat("Hello there!")), "It wrote 'Hello there!'"), (fail(401), "answered with status 401")],
+)
+def test_an_endpoint_that_gives_no_verdicts_is_an_error_without_a_traceback(behavior, message, server, labelled):
+    server.default = behavior
+    server.behaviors.clear()
+    judge = (
+        "--judge",
+        f"{server.base_url}?secret=1",
+        "--judge-api",
+        "chat",
+        "--judge-model",
+        "m",
+        "--judge-profile",
+        "safe-unsafe",
+    )
+    for command in (("generate", *MODELS, "--prompt", "x"), ("calibrate", "--file", labelled)):
+        result = run(*command, *judge)
+        assert result.exit_code == 2, result.output
+        assert message in result.output
+        assert "Traceback" not in result.output
+        assert "secret" not in result.output

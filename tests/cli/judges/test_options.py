@@ -78,8 +78,7 @@ def test_rubrics_are_names_texts_and_files(tmp_path):
     (tmp_path / "rubric.txt").write_text(text)
     for rubric in (text, str(tmp_path / "rubric.txt")):
         settings = judge_settings(JudgeOptions(rubric=rubric, labels=["bad=1", "fine=0"]))
-        assert settings.resolved() == replace(YES_NO, name="rubric", prompt=text)
-        assert settings.labels == {"bad": 1.0, "fine": 0.0}
+        assert settings.resolved() == replace(YES_NO, name="rubric", prompt=text, verdicts={"bad": 1.0, "fine": 0.0})
     assert judge_settings(JudgeOptions(rubric="one-to-five")).resolved() == ONE_TO_FIVE
 
 
