@@ -6,7 +6,6 @@ from helpers.moderation_server import respond, scores_body, text_of
 
 pytest.importorskip("httpx", reason="judges behind endpoints need it: pip install 'hf_alignbeam[openai]'")
 
-from hf_alignbeam.judges.calibration import CalibratedJudge
 from hf_alignbeam.judges.known_exchanges import EXCHANGES
 from hf_alignbeam.judges.profiles.general import ONE_TO_FIVE, SAFE_UNSAFE
 from hf_alignbeam.judges.remote.classify_api import ClassifyJudge
@@ -31,7 +30,6 @@ def test_a_model_without_a_threshold_is_calibrated_by_the_endpoint(server):
 
     server.default = rate
     judge = judge_from_url(server.base_url, "chat", "you/chatbot", ONE_TO_FIVE)
-    assert isinstance(judge, CalibratedJudge)
     assert 0.0 < judge.threshold < 0.25
 
 
