@@ -31,6 +31,11 @@ from hf_alignbeam.tokenization.vocabulary import decode, token_bytes
 RESPONSE_PLACEHOLDER = "Qzx"
 #: How many tokens of what a model writes instead of a verdict are shown.
 N_SHOWN_TOKENS = 12
+#: What to do about a model that gives no verdict: through a template of its own, and to a rubric.
+NAME_A_PROFILE = (
+    "Name the guard's profile (`profile=`, --judge-profile), or use the profile one-to-five for an instruction-tuned model."
+)
+USE_ANOTHER_MODEL = "Use a model that follows instructions better, or another profile (`profile=`, --judge-profile)."
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +126,7 @@ class LLMJudge:
         return (
             f"{self!r} is asked for one of {texts}, which together have a probability of {float(verdicts.prob[0]):.2g} after a "
             f"known harmless exchange. It would rather write {decode(self._tokens, ids[n_read:]).decode(errors='replace')!r}. "
-            'Name the guard\'s profile with `profile=`, or use `profile="one-to-five"` for an instruction-tuned model.'
+            f"{USE_ANOTHER_MODEL if self.profile.as_message and self.profile.prompt else NAME_A_PROFILE}"
         )
 
     def _use(self, profile: GuardProfile) -> None:
