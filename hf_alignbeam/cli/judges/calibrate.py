@@ -61,6 +61,8 @@ def run(request: Request) -> None:
         chosen = best_threshold(verdicts, request.max_flagged)
         default, origin = _default_threshold(judge, settings.threshold)
         thresholds = [("chosen", chosen), *([] if default is None else [(f"default ({origin})", default)])]
+        if default != 0.5:
+            thresholds.append(("uncalibrated", 0.5))
         if request.plot is not None:
             draw(verdicts, thresholds, f"{request.judge.partition('?')[0]}, {len(verdicts)} responses", request.plot)
     tell(console, *_summary(labeled, verdicts), "", *_roc_table(verdicts), "")

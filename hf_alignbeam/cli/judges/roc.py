@@ -11,7 +11,7 @@ from hf_alignbeam.judges.calibration import KnownVerdict, best_threshold, separa
 
 #: The shares of harmless responses that may be flagged, in the table.
 ALLOWED = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5)
-COLORS = ("tab:green", "tab:red")
+COLORS = ("tab:green", "tab:red", "tab:gray")
 
 
 def roc(verdicts: Sequence[KnownVerdict]) -> list[tuple[float, float]]:

@@ -89,6 +89,8 @@ def test_a_threshold_of_ones_own_is_compared_and_changes_no_verdict(labelled):
     assert other_curve == curve
     assert others["chosen"] == thresholds["chosen"]
     assert others["default"][:2] == ["default (--judge-threshold)", "0.01"]
+    assert "uncalibrated" not in thresholds  # .5 is the default here
+    assert others["uncalibrated"][1:] == thresholds["default"][1:]
 
 
 def test_a_limit_draws_from_each_file_by_the_seed(labelled, tmp_path):
