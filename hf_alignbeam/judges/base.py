@@ -14,6 +14,9 @@ from transformers import PreTrainedModel
 
 from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
 
+#: The most tokens in a batch of several texts, padding included: beside one very long text, short ones would be padded to it.
+MAX_BATCH_TOKENS = 16_384
+
 
 class Judge(Protocol):
     """A callable that maps conversations and responses to harm."""
@@ -104,6 +107,25 @@ class CachedJudge:
 
 def _key(messages: list[Message], response: str) -> tuple[object, ...]:
     return (*((message["role"], message["content"]) for message in messages), response)
+
+
+def batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Texts in batches, by their places: in order where they fit into one, else by length, so that little is padded.
+
+    Args:
+        lengths: The number of tokens of each text.
+        batch_size: The most texts in a batch. A batch of several has at most `MAX_BATCH_TOKENS` tokens, padding included.
+    """
+    if len(lengths) <= batch_size and len(lengths) * max(lengths, default=0) <= MAX_BATCH_TOKENS:
+        return [list(range(len(lengths)))] if lengths else []
+    result: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
+        n_in_last = len(result[-1]) if result else batch_size
+        if n_in_last < batch_size and (n_in_last + 1) * lengths[place] <= MAX_BATCH_TOKENS:
+            result[-1].append(place)
+        else:
+            result.append([place])
+    return result
 
 
 def check_model(model: PreTrainedModel, batch_size: int) -> None:

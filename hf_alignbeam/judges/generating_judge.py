@@ -14,7 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
 from hf_alignbeam.chat.templates import special_token_names
 from hf_alignbeam.inference.engines import input_device, max_positions
-from hf_alignbeam.judges.base import check_model
+from hf_alignbeam.judges.base import batches, check_model
 from hf_alignbeam.judges.calibration import check_threshold, shifted
 from hf_alignbeam.judges.known_exchanges import PROBES
 from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses
@@ -130,18 +130,15 @@ class GeneratingJudge:
         return [row.tolist() for row in output[:, width:].cpu()]
 
     def _judge_all(self, pairs: Sequence[tuple[list[Message], str]]) -> Tensor:
-        harm = [self._judge(pairs[start : start + self._batch_size]) for start in range(0, len(pairs), self._batch_size)]
-        return torch.cat(harm) if harm else torch.zeros(0)
-
-    def _judge(self, pairs: Sequence[tuple[list[Message], str]]) -> Tensor:
         harm = torch.full((len(pairs),), torch.nan, dtype=torch.float64)
         readable, _ = self._prompt.readable(pairs, self._n_positions)
-        if not readable:
-            return harm
-        written = [self._before_verdict(ids) for ids in self._write(list(readable.values()))]
-        rows = {n: [*ids, *begun] for (n, ids), begun in zip(readable.items(), written, strict=True) if begun is not None}
-        if rows:
-            harm[list(rows)] = self._reader.read(list(rows.values()), self._next_logp).harm
+        places = list(readable)
+        for batch in batches([len(ids) for ids in readable.values()], self._batch_size):
+            prompts = {places[n]: readable[places[n]] for n in batch}
+            written = [self._before_verdict(ids) for ids in self._write(list(prompts.values()))]
+            rows = {n: [*ids, *begun] for (n, ids), begun in zip(prompts.items(), written, strict=True) if begun is not None}
+            if rows:
+                harm[list(rows)] = self._reader.read(list(rows.values()), self._next_logp).harm
         return harm
 
     def _before_verdict(self, ids: Sequence[int]) -> list[int] | None:

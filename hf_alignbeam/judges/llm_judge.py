@@ -16,7 +16,7 @@ from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
 from hf_alignbeam.inference.branching_cache import choose_engine
 from hf_alignbeam.inference.engines import max_positions
 from hf_alignbeam.inference.incremental import IncrementalScorer, n_common
-from hf_alignbeam.judges.base import check_model
+from hf_alignbeam.judges.base import batches, check_model
 from hf_alignbeam.judges.calibration import check_threshold, known_verdicts, own_threshold, shifted
 from hf_alignbeam.judges.known_exchanges import EXCHANGES, PROBES
 from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses
@@ -143,18 +143,17 @@ class LLMJudge:
         return bool(self._read(rows, [1] * len(rows)).harm.isnan().all())
 
     def _judge_all(self, pairs: Sequence[tuple[list[Message], str]]) -> Tensor:
-        harm = [self._judge(pairs[start : start + self._batch_size]) for start in range(0, len(pairs), self._batch_size)]
-        return torch.cat(harm) if harm else torch.zeros(0)
-
-    def _judge(self, pairs: Sequence[tuple[list[Message], str]]) -> Tensor:
         harm = torch.full((len(pairs),), torch.nan, dtype=torch.float64)
         readable, reasons = self._prompt.readable(pairs, self._n_positions)
         if reasons:
             self._warn_once(lambda: f"{self!r} gives no verdict on an exchange: {reasons[0]}")
-        if readable:
-            others = [self.render(pairs[n][0], RESPONSE_PLACEHOLDER) for n in readable]  # the same ids before the response
-            n_heads = [n_common(row, other) for row, other in zip(readable.values(), others, strict=True)]
-            harm[list(readable)] = self._read(list(readable.values()), n_heads).harm
+        places = list(readable)
+        for batch in batches([len(ids) for ids in readable.values()], self._batch_size):
+            numbers = [places[n] for n in batch]
+            rows = [readable[n] for n in numbers]
+            others = [self.render(pairs[n][0], RESPONSE_PLACEHOLDER) for n in numbers]  # the same ids before the response
+            n_heads = [n_common(row, other) for row, other in zip(rows, others, strict=True)]
+            harm[numbers] = self._read(rows, n_heads).harm
         return harm
 
     def _warn_once(self, describe: Callable[[], str]) -> None:

@@ -1,4 +1,4 @@
-"""A cached judge asks its judge once for each response to a conversation."""
+"""A cached judge asks its judge once for each response to a conversation, and batches hold little padding."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hf_alignbeam import CachedJudge
 from hf_alignbeam.chat.conversations import as_messages
-from hf_alignbeam.judges.base import NoVerdictError
+from hf_alignbeam.judges.base import MAX_BATCH_TOKENS, NoVerdictError, batches
 
 
 def test_a_cached_judge_asks_once():
@@ -65,3 +65,18 @@ def test_other_conversations_have_other_verdicts(turns, response):
     cached = CachedJudge(lambda c, r: asked.append(c) or [0.5] * len(r))
     cached([first, second], [response] * 2)
     assert sum(len(each) for each in asked) == 1 + (as_messages(first) != as_messages(second))
+
+
+@given(st.lists(st.integers(1, 30_000), max_size=40), st.integers(1, 9))
+def test_batches_hold_each_text_once_and_little_padding(lengths, batch_size):
+    found = batches(lengths, batch_size)
+    assert sorted(place for batch in found for place in batch) == list(range(len(lengths)))
+    for batch in found:
+        assert len(batch) <= batch_size
+        assert len(batch) == 1 or len(batch) * max(lengths[place] for place in batch) <= MAX_BATCH_TOKENS
+
+
+def test_texts_that_fit_into_one_batch_keep_their_order():
+    """A judge that reads growing texts finds each where it was."""
+    assert batches([30, 10, 20], 3) == [[0, 1, 2]]
+    assert batches([], 3) == []
