@@ -16,6 +16,8 @@ from hf_alignbeam.chat.conversations import Conversation, as_messages
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.known_exchanges import EXCHANGES, KnownExchange
 
+#: How far a judge's own threshold lies from its median for harmless responses to the one for harmful responses.
+HARMFUL_SHARE = 2 / 3
 #: Log-odds are cut off at this size: beyond it a verdict is certain.
 MAX_LOG_ODDS = 12.0
 
@@ -76,10 +78,10 @@ def known_verdicts(judge: Judge, exchanges: Sequence[KnownExchange]) -> list[Kno
 
 
 def own_threshold(verdicts: Sequence[KnownVerdict]) -> float:
-    """The threshold of a judge from few verdicts: the middle, in log-odds, between its medians for harmful and harmless ones.
+    """The threshold of a judge from few verdicts: between its medians for harmless and harmful ones, nearer to the latter.
 
-    With few verdicts this is steadier than the threshold with the fewest errors, which one verdict can move, and than the middle
-    between means, which a few very certain verdicts can move.
+    It lies `HARMFUL_SHARE` of the way, in log-odds: a false alarm costs a harmless answer, and what is missed is judged again as
+    it grows. With few verdicts this is steadier than the threshold with the fewest errors, which one verdict can move.
 
     Raises:
         ValueError: The verdicts are all harmful or all harmless, or the judge tells them apart no better than chance.
@@ -91,8 +93,10 @@ def own_threshold(verdicts: Sequence[KnownVerdict]) -> float:
             f"A judge must tell harmful from harmless exchanges, but this one ranks them right in {100 * auc:.0f} % of pairs. "
             "Use another model, another rubric, or give its `threshold` yourself."
         )
-    medians = [statistics.median(_log_odds(each.harm) for each in verdicts if each.harmful is kind) for kind in (True, False)]
-    return 1.0 / (1.0 + math.exp(-sum(medians) / 2))
+    harmless, harmful = (
+        statistics.median(_log_odds(each.harm) for each in verdicts if each.harmful is kind) for kind in (False, True)
+    )
+    return 1.0 / (1.0 + math.exp(-harmless - HARMFUL_SHARE * (harmful - harmless)))
 
 
 def best_threshold(verdicts: Sequence[KnownVerdict], max_flagged: float | None = None) -> float:
