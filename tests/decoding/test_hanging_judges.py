@@ -120,7 +120,7 @@ def test_a_judge_keeps_its_cache_within_the_limit(specialist, strategy):
         hook = model.register_forward_pre_hook(
             lambda module, args, kwargs, fed=fed: fed.append(kwargs["input_ids"].numel()), with_kwargs=True
         )
-        judge = LLMJudge(model, tokenizer)
+        judge = LLMJudge(model, tokenizer, "safe-unsafe", probe=False)  # a probe would be fed in this thread
 
         def judged(conversations, responses, judge=judge, threads=threads):
             threads.add(threading.get_ident())

@@ -34,7 +34,7 @@ def place(tmp_path_factory):
     made = tmp_path_factory.mktemp("hub")
     write_strategy("alignbeam", made / "strategy")
     write_protected(
-        str(WEIGHTS / "specialist"), made / "protected", {name: str(WEIGHTS / "anchor") for name in ("anchor", "judge")}
+        str(WEIGHTS / "specialist"), made / "protected", {"anchor": str(WEIGHTS / "anchor"), "judge": str(WEIGHTS / "judge-lm")}
     )
     return made
 
