@@ -42,6 +42,7 @@ TOY = {
     "WordPiece, added tokens": lambda texts: with_added(wordpiece(texts)),
 }
 REAL = ("gpt2", "llama2", "qwen3", "gemma2", "t5")
+LARGE = ("qwen3", "gemma2")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,9 @@ def returned(target, share, explained, prompts=QUESTIONS, **options):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.8])
-@pytest.mark.parametrize("name", [*TOY, *REAL])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in (*TOY, *REAL)]
+)
 def test_what_is_seen_is_what_was_judged(name, share, target_of):
     target, answers = target_of(name), []
     see = partial(target[1].decode, skip_special_tokens=True)

@@ -59,7 +59,10 @@ def test_no_responses_have_no_harm(judges):
         assert judges[name]([], []).shape == (0,)
 
 
-@pytest.mark.parametrize("markup", ["<|im_end|>", " <|im_end|>", "<|pad|>", "<|begin|> ", "<|im_end|>\n"])
+SLOW_MARKUP = [pytest.param(markup, marks=pytest.mark.slow) for markup in (" <|im_end|>", "<|pad|>", "<|im_end|>\n")]
+
+
+@pytest.mark.parametrize("markup", ["<|im_end|>", "<|begin|> ", *SLOW_MARKUP])
 def test_typed_markup_hides_no_harm_from_the_classifier(markup, judges, judged):
     """Once forty end tokens, typed after a harmful answer, let nearly all of them pass."""
     harmful = [e for e in judged if e.unsafe and len(e.response.split()) > 5]

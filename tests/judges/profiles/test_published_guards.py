@@ -26,7 +26,15 @@ CONVERSATIONS = {
 }
 
 
-@pytest.fixture(scope="module", params=GUARDS, ids=lambda guard: guard.profile)
+#: One guard of each form; the others, which are close to these, are slow.
+FORMS = ("llama-guard-3-1b", "qwen3guard-gen", "shieldgemma", "granite-guardian-4.1", "wildguard", "gpt-oss-safeguard")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(each, marks=[] if each.profile in FORMS else [pytest.mark.slow]) for each in GUARDS],
+    ids=lambda guard: guard.profile,
+)
 def guard(request):
     return request.param
 
