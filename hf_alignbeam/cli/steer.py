@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hf_alignbeam.chat.conversations import Conversation, as_messages, conversation_key
 from hf_alignbeam.cli.judges.options import JudgeOptions
-from hf_alignbeam.cli.judges.settings import load_optioned_judge
+from hf_alignbeam.cli.judges.settings import check_optioned_judge, load_optioned_judge
 from hf_alignbeam.console import check_can_plot, report_user_errors, table_head, table_row, tell
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompt, SteeredPrompts
 from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
@@ -60,6 +60,7 @@ def run(request: Request) -> None:
             raise ValueError(f"{request.file} must hold at least one prompt, got none.")
         if request.plot:
             check_can_plot("--plot")
+        check_optioned_judge(request.judge, request.judge_options)
         with errors.status("loading"):
             model, tokenizer = load_causal_on(request.model, request.device)
             judge_device = named_device(request.judge_device) if request.judge_device else input_device(model)
