@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import cast
 
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.calibration import CalibratedJudge
@@ -50,7 +51,9 @@ def judge_from_url(
         build = ModerationJudge if model is None else partial(ModerationJudge, model)
         moderation = build(base_url=url, key_variable=key)
         return moderation if threshold is None else CalibratedJudge(moderation, threshold)
+    model = cast(str, model)  # checked
     if api == "classify":
+        labels = cast(Mapping[str, float], labels)
         form = labels if profile is None else replace(profile, verdicts=labels)
         classifier = ClassifyJudge(model, form, url, list(labels), key_variable=key)
         return classifier if threshold is None else CalibratedJudge(classifier, threshold)
