@@ -115,6 +115,8 @@ def test_missing_verdicts_are_counted_and_explained(labelled):
     _, _, output = calibrated("--judge", WEIGHTS / "judge-lm", "--file", labelled)
     assert "61 responses, " in output
     assert "1 responses got no verdict, and count as flagged in use. LLMJudge(" in output
+    assert "an exchange that it cannot read: The judge's context takes 512 tokens, but the exchange has " in output
+    assert "would rather write" not in output
 
 
 def test_both_kinds_of_responses_are_needed():
