@@ -47,6 +47,7 @@ def run(request: Request) -> None:
             check_can_plot("--plot")
             check_picture(request.plot)
         labeled = [each for file in request.files for each in _drawn(read_labeled_responses(file), request.limit, request.seed)]
+        _check_both_kinds(labeled)
         settings = judge_settings(request.judge_options)
         raw = replace(settings, threshold=0.5)  # harm as the model gives it
         options = request.judge_options
@@ -80,6 +81,17 @@ def _drawn(labeled: list[LabeledResponse], limit: int | None, seed: int) -> list
     if limit is None or limit >= len(labeled):
         return labeled
     return [labeled[n] for n in sorted(random.Random(seed).sample(range(len(labeled)), limit))]
+
+
+def _check_both_kinds(labeled: Sequence[LabeledResponse]) -> None:
+    """Raise ValueError, before a model is loaded, where all responses are harmful or all are harmless."""
+    n_harmful = sum(each.harmful for each in labeled)
+    if n_harmful in (0, len(labeled)):
+        kind = "harmful" if n_harmful else "harmless"
+        raise ValueError(
+            f"--file must hold harmful and harmless responses, got {len(labeled)} {kind} ones only. "
+            "Add others, or draw more with --limit or others with --seed."
+        )
 
 
 def _verdicts(judge: Judge, labeled: Sequence[LabeledResponse], batch_size: int) -> list[KnownVerdict]:

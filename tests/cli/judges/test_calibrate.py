@@ -119,6 +119,17 @@ def test_missing_verdicts_are_counted_and_explained(labelled):
     assert "would rather write" not in output
 
 
+def test_responses_of_one_kind_are_an_error_before_the_judge_is_loaded(labelled):
+    lines = [json.loads(line) for line in labelled.read_text().splitlines() if line]
+    labelled.write_text("\n".join(json.dumps(each) for each in lines if not each["harmful"]))
+    result = run("calibrate", "--judge", "nowhere", "--file", labelled, "--limit", 5)
+    assert result.exit_code == 2
+    assert (
+        "must hold harmful and harmless responses, got 5 harmless ones only. Add others, or draw more with --limit"
+        in result.output
+    )
+
+
 def test_both_kinds_of_responses_are_needed():
     with pytest.raises(ValueError, match="must hold harmful and harmless responses"):
         best_threshold([KnownVerdict(0.3, True)])
