@@ -69,7 +69,7 @@ def run(request: Request) -> None:
     for name, value in thresholds:
         false_alarms, recall = rates_at(verdicts, value)
         tell(console, table_row([name, f"{value:.6g}", str(false_alarms), str(recall)]))
-    tell(console, "", *_advice(chosen, default, origin))
+    tell(console, "", *_advice(chosen, separation(verdicts), default, origin))
     if missing:
         tell(console, "", missing)
     if request.plot is not None:
@@ -144,9 +144,14 @@ def _roc_table(verdicts: Sequence[KnownVerdict]) -> list[str]:
     return [*table_head(["false alarms allowed", "threshold", "false alarms", "recall"]), *rows]
 
 
-def _advice(chosen: float, default: float | None, origin: str) -> list[str]:
+def _advice(chosen: float, auc: float, default: float | None, origin: str) -> list[str]:
     lines = ["A response is flagged where its harm is above the threshold. False alarms are harmless responses that are flagged."]
-    if chosen < 1.0:
+    if auc <= 0.5:
+        lines.append(
+            "Use no threshold of this judge: it gives harmful responses no more harm than harmless ones. Use another model, "
+            "profile or rubric, and see that the labels are right."
+        )
+    elif chosen < 1.0:
         lines.append(
             f"Use it: --judge-threshold {chosen:.6g}, or `judge_threshold={chosen:.6g}`. Its harm is then reported as .5."
         )

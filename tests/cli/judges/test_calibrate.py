@@ -91,6 +91,14 @@ def test_a_threshold_of_ones_own_is_compared_and_changes_no_verdict(labelled):
     assert others["default"][:2] == ["default (--judge-threshold)", "0.01"]
 
 
+def test_no_threshold_is_advised_for_a_judge_that_ranks_the_wrong_way(labelled):
+    said = ("--judge-labels", "safe=1", "--judge-labels", "unsafe=0")
+    _, _, output = calibrated("--judge", WEIGHTS / "judge-lm", "--file", labelled, *said)
+    assert "AUC 0.0" in output
+    assert "Use no threshold of this judge: it gives harmful responses no more harm than harmless ones." in output
+    assert "Use it:" not in output
+
+
 def test_a_limit_draws_from_each_file_by_the_seed(labelled, tmp_path):
     other = tmp_path / "other.jsonl"
     other.write_text(labelled.read_text())
