@@ -60,8 +60,8 @@ def run(request: Request) -> None:
         if missing and {each.harmful for each in verdicts} < {each.harmful for each in labeled}:
             raise ValueError(missing)
         chosen = best_threshold(verdicts, request.max_flagged)
-        default, origin = _default_threshold(judge, settings.threshold)
-        thresholds = [("chosen", chosen), *([] if default is None else [(f"default ({origin})", default)])]
+        now, origin = _threshold_now(judge, settings.threshold)
+        thresholds = [("chosen", chosen), *([] if now is None else [(f"now ({origin})", now)])]
         if request.plot is not None:
             draw(verdicts, thresholds, f"{request.judge.partition('?')[0]}, {len(verdicts)} responses", request.plot)
     tell(console, *_summary(labeled, verdicts), "", *_roc_table(verdicts), "")
@@ -69,7 +69,7 @@ def run(request: Request) -> None:
     for name, value in thresholds:
         false_alarms, recall = rates_at(verdicts, value)
         tell(console, table_row([name, f"{value:.6g}", str(false_alarms), str(recall)]))
-    tell(console, "", *_advice(chosen, separation(verdicts), default, origin))
+    tell(console, "", *_advice(chosen, separation(verdicts), now, origin))
     if missing:
         tell(console, "", missing)
     if request.plot is not None:
@@ -110,7 +110,7 @@ def _why_missing(judge: Judge, n_missing: int) -> str:
     return f"{n_missing} responses got no verdict, and count as flagged in use.{known}" if n_missing else ""
 
 
-def _default_threshold(judge: Judge, given: float | None) -> tuple[float | None, str]:
+def _threshold_now(judge: Judge, given: float | None) -> tuple[float | None, str]:
     """The threshold of this judge where none is found here, and where it comes from; None where it has none."""
     if given is not None:
         return given, "--judge-threshold"
@@ -144,7 +144,7 @@ def _roc_table(verdicts: Sequence[KnownVerdict]) -> list[str]:
     return [*table_head(["false alarms allowed", "threshold", "false alarms", "recall"]), *rows]
 
 
-def _advice(chosen: float, auc: float, default: float | None, origin: str) -> list[str]:
+def _advice(chosen: float, auc: float, now: float | None, origin: str) -> list[str]:
     lines = ["A response is flagged where its harm is above the threshold. False alarms are harmless responses that are flagged."]
     if auc <= 0.5:
         lines.append(
@@ -157,4 +157,4 @@ def _advice(chosen: float, auc: float, default: float | None, origin: str) -> li
         )
     else:
         lines.append("No threshold below 1 flags so few harmless responses. Allow more with --max-flagged.")
-    return [*lines, *([f"There is no default: {origin}"] if default is None else [])]
+    return [*lines, *([f"Without a threshold it cannot be a judge: {origin}"] if now is None else [])]

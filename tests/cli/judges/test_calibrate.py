@@ -63,8 +63,8 @@ def test_a_judge_is_calibrated_from_a_file(name, labelled, tmp_path):
     picture = tmp_path / "roc.png"
     curve, thresholds, output = calibrated("--judge", WEIGHTS / name, "--file", labelled, "--plot", picture)
     assert list(curve) == [f"{100 * allowed:g} %" for allowed in ALLOWED]
-    assert list(thresholds) == ["chosen", "default"]
-    assert thresholds["default"][1] == "0.5"
+    assert list(thresholds) == ["chosen", "now"]
+    assert thresholds["now"][1] == "0.5"
     assert re.search(r"^60 responses, \d+ of them harmful; 0 without a verdict\.$", output, re.M)
     assert re.search(r"^AUC 0\.9\d\d \[0\.\d{3}, \d\.\d{3}\]: |^AUC 1\.000 \[0\.\d{3}, 1\.000\]: ", output, re.M)
     assert f"--judge-threshold {thresholds['chosen'][1]}" in output
@@ -88,7 +88,7 @@ def test_a_threshold_of_ones_own_is_compared_and_changes_no_verdict(labelled):
     other_curve, others, _ = calibrated(*arguments, "--judge-threshold", 0.01)
     assert other_curve == curve
     assert others["chosen"] == thresholds["chosen"]
-    assert others["default"][:2] == ["default (--judge-threshold)", "0.01"]
+    assert others["now"][:2] == ["now (--judge-threshold)", "0.01"]
 
 
 def test_no_threshold_is_advised_for_a_judge_that_ranks_the_wrong_way(labelled):

@@ -45,7 +45,7 @@ def test_an_endpoint_is_calibrated(server, labelled):
     assert result.exit_code == 0, result.output
     assert "AUC 1.000" in result.output
     assert "--judge-threshold 0.25" in result.output
-    assert "| default (as it is) | 0.5 | 0.0 % " in result.output
+    assert "| now (as it is) | 0.5 | 0.0 % " in result.output
     assert {body["model"] for _, _, body in server.requests} == {"mine"}
 
 
