@@ -152,6 +152,11 @@ def _build(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setting
     profile = (replace(settings, template=None) if classifies else settings).resolved(found)  # it says nothing of labels
     if profile is not None:
         check_judges_responses(profile)
+    if classifies and settings.rubric is not None:
+        raise ValueError(
+            f"`judge_rubric` must be left out for a classifier, got {settings.rubric!r}: a rubric is a question for an "
+            "instruction-tuned model. Say which labels mean harm: `judge_labels` (--judge-labels LABEL=1)."
+        )
     if classifies:
         judge = _classifier(network, tokenizer, profile, settings)
         own = profile.threshold if profile is not None and settings.threshold is None else settings.threshold
