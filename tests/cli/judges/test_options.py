@@ -111,6 +111,13 @@ def test_a_wrong_option_is_named(options, message):
         judge_settings(JudgeOptions(**options))
 
 
+def test_a_file_that_does_not_exist_is_named_without_the_systems_error_number():
+    result = run("calibrate", "--judge", "none", "--file", "nowhere.jsonl")
+    assert result.exit_code == 2
+    assert "Error: nowhere.jsonl: No such file or directory. Check the path" in result.output
+    assert "Errno" not in result.output
+
+
 def test_a_label_may_hold_an_equals_sign():
     assert judge_values(JudgeOptions(labels=["a=b=0.5"])) == {"labels": {"a=b": 0.5}}
 
