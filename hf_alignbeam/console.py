@@ -39,5 +39,12 @@ def report_user_errors() -> Iterator[None]:
         yield
     except (OSError, ValueError, HTTPError) as error:
         typer.secho("Error: ", fg="red", bold=True, err=True, nl=False)
-        typer.echo(error, err=True)
+        typer.echo(_in_words(error), err=True)
         raise typer.Exit(2) from error
+
+
+def _in_words(error: Exception) -> str:
+    """An error's message; of a file, without the number of the system's error."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}. Check the path, which is taken from the folder that the command runs in."
+    return str(error)

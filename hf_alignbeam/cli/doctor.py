@@ -18,6 +18,7 @@ from hf_alignbeam.cli.judges.settings import judge_settings
 from hf_alignbeam.console import report_user_errors
 from hf_alignbeam.evaluation.devices import load_causal, load_named_judge, named_device
 from hf_alignbeam.evaluation.prompt_files import read_labeled_responses
+from hf_alignbeam.hub.judge_loading import JudgeSettings
 from hf_alignbeam.judges.base import Judge
 
 #: The exit status by the worst finding.
@@ -33,11 +34,12 @@ def run(
     with report_user_errors():
         labeled = [] if pairs is None else read_labeled_responses(pairs)
         known = KNOWN_PAIRS if pairs is None else tuple((each.conversation, each.response, each.harmful) for each in labeled)
+        settings = judge_settings(options)
         with errors.status("loading"):
             device = named_device(device_name)
             target = ExaminedModel("target", *load_causal(model, device))
             safe = ExaminedModel("anchor", *load_causal(anchor, device))
-            load = None if judge is None else _loader(judge, options, device)
+            load = None if judge is None else _loader(judge, options, settings, device)
         console = Console(width=200)
         for finding in examine(target, safe, load, known):
             findings.append(finding)
@@ -50,14 +52,12 @@ def run(
     raise typer.Exit(EXIT_STATUS[worst])
 
 
-def _loader(judge: str, options: JudgeOptions, device: torch.device) -> Callable[[], Judge]:
+def _loader(judge: str, options: JudgeOptions, settings: JudgeSettings, device: torch.device) -> Callable[[], Judge]:
     """Hands out the judge, or raises what is wrong with it as a judge, which is a finding.
 
     Raises:
-        ValueError: An option is wrong.
         OSError: The judge cannot be loaded.
     """
-    settings = judge_settings(options)
     try:
         loaded = load_named_judge(judge, settings, device, options.api, options.model)
     except ValueError as error:

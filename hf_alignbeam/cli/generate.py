@@ -22,7 +22,7 @@ from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
 from hf_alignbeam.cli.explain import check_request, print_explanation, watch
 from hf_alignbeam.cli.explain_picture import draw
 from hf_alignbeam.cli.judges.options import JudgeOptions
-from hf_alignbeam.cli.judges.settings import judge_values, load_optioned_judge
+from hf_alignbeam.cli.judges.settings import check_optioned_judge, judge_values, load_optioned_judge
 from hf_alignbeam.console import report_user_errors
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.evaluation.answer_store import Store, digest, files_of
@@ -80,6 +80,8 @@ def run(request: Request) -> None:
             check_request(request.explain, len(conversations))
         if request.to is None and state.num_processes > 1:
             raise ValueError("Several processes need --to, a file in a folder that all of them share.")
+        if request.judge is not None:
+            check_optioned_judge(request.judge, request.judge_options)
         with errors.status("loading"):
             loaded = _load(request)
         size = request.batch_size

@@ -3,8 +3,9 @@
 Knows the terminal and how prompts are divided among processes. Knows nothing of how a search proceeds.
 """
 
+import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hf_alignbeam.chat.conversations import Conversation, as_messages, conversation_key
 from hf_alignbeam.cli.judges.options import JudgeOptions
-from hf_alignbeam.cli.judges.settings import load_optioned_judge
+from hf_alignbeam.cli.judges.settings import check_optioned_judge, judge_spec_values, load_optioned_judge
 from hf_alignbeam.console import check_can_plot, report_user_errors, table_head, table_row, tell
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompt, SteeredPrompts
 from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
@@ -28,6 +29,8 @@ from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.presets.published import TSA
 
 PLOT = "harm.png"
+#: Says which judge and which `--accept` gave the verdicts in a folder: its journal cannot tell.
+JUDGE = "judge.json"
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,9 @@ def run(request: Request) -> None:
             raise ValueError(f"{request.file} must hold at least one prompt, got none.")
         if request.plot:
             check_can_plot("--plot")
+        check_optioned_judge(request.judge, request.judge_options)
+        judged_by = _judged_by(request)
+        _check_same_judge(request.to, judged_by)
         with errors.status("loading"):
             model, tokenizer = load_causal_on(request.model, request.device)
             judge_device = named_device(request.judge_device) if request.judge_device else input_device(model)
@@ -67,6 +73,9 @@ def run(request: Request) -> None:
             accept = load_accept(request.accept, None, model)
             preset = TSA if request.preset else {}
             steerer = EmbeddingSteerer(model, tokenizer, judge, accept, **{**preset, **request.settings})
+        if state.is_main_process:
+            request.to.mkdir(parents=True, exist_ok=True)
+            (request.to / JUDGE).write_text(json.dumps(judged_by, ensure_ascii=False, indent=1), "utf-8")
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
         with Progress(*columns, console=errors, transient=True, disable=not state.is_main_process) as progress:
             counts: Counter[str] = Counter()
@@ -91,6 +100,24 @@ def run(request: Request) -> None:
     if request.plot:
         _plot(prompts, request.to / PLOT, steerer.threshold)
         typer.echo(f"Written: {request.to / PLOT}")
+
+
+def _judged_by(request: Request) -> dict[str, Any]:
+    """The judge and its settings, with the contents of files, but without the query of a URL, which may hold a key."""
+    values = judge_spec_values(request.judge_options)
+    return {"judge": request.judge.partition("?")[0], **values, "accept": request.accept}
+
+
+def _check_same_judge(folder: Path, judged_by: Mapping[str, Any]) -> None:
+    """Raise ValueError where the verdicts in a folder are another judge's: a resumed search would take them for this one's."""
+    if not (folder / JUDGE).is_file():
+        return
+    recorded = json.loads((folder / JUDGE).read_text("utf-8"))
+    if recorded != judged_by:
+        raise ValueError(
+            f"--to must name a folder of a search with the same judge, but the verdicts in {folder} are those of {recorded}, got "
+            f"{dict(judged_by)}. Use another folder, or name the judge as before."
+        )
 
 
 def _precomputed(

@@ -11,9 +11,10 @@ from accelerate import PartialState
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.distributed import DistributedConfig
 
-from hf_alignbeam.hub.judge_loading import JudgeSettings, load_judge
+from hf_alignbeam.hub.judge_loading import JudgeSettings, check_judge, load_judge
 from hf_alignbeam.hub.model_loading import load_model
 from hf_alignbeam.judges.base import Judge
+from hf_alignbeam.judges.profile import GuardProfile
 from hf_alignbeam.judges.profiles.known import find_profile
 
 #: How long processes wait for the slowest one; torch's default of half an hour is too short.
@@ -84,23 +85,45 @@ def load_named_judge(
         ValueError: The settings do not fit, or the judge gives no verdicts.
         OSError: The judge cannot be loaded.
     """
-    if name.startswith(("http://", "https://")):
-        for field in ("revision", "template"):
-            if (value := getattr(settings, field)) is not None:
-                raise ValueError(f"`judge_{field}` must be left out for a URL, got {value!r}. The endpoint has its own.")
-        try:
-            from hf_alignbeam.judges.remote.from_url import judge_from_url
-        except ImportError as error:  # an extra
-            raise ValueError(str(error)) from error
-        known = None if model is None or api != "chat" else find_profile(model, None)
-        try:
-            return judge_from_url(name, api, model, settings.resolved(known), settings.threshold, settings.labels)
-        except RuntimeError as error:  # the endpoint refuses every request
-            raise ValueError(str(error)) from error
-    for field, value in (("api", api), ("model", model)):
-        if value is not None:
-            raise ValueError(f"`judge_{field}` must come with a URL as judge, got {value!r} for {name}. Leave it out.")
-    return load_judge(name, settings, device)
+    check_named_judge(name, settings, api, model)
+    if not _is_url(name):
+        return load_judge(name, settings, device)
+    from hf_alignbeam.judges.remote.from_url import judge_from_url
+
+    try:
+        return judge_from_url(name, api, model, _profile_behind_url(settings, api, model), settings.threshold, settings.labels)
+    except RuntimeError as error:  # the endpoint refuses every request
+        raise ValueError(str(error)) from error
+
+
+def check_named_judge(name: str, settings: JudgeSettings, api: str | None = None, model: str | None = None) -> None:
+    """Check the arguments of `load_named_judge` as far as they can be checked before anything is loaded or asked.
+
+    Raises:
+        ValueError: The name cannot be a judge's, a setting is wrong, or the settings do not go together.
+    """
+    if not _is_url(name):
+        for field, value in (("api", api), ("model", model)):
+            if value is not None:
+                raise ValueError(f"`judge_{field}` must come with a URL as judge, got {value!r} for {name}. Leave it out.")
+        check_judge(name, settings)
+        return
+    for field in ("revision", "template"):
+        if (value := getattr(settings, field)) is not None:
+            raise ValueError(f"`judge_{field}` must be left out for a URL, got {value!r}. The endpoint has its own.")
+    try:
+        from hf_alignbeam.judges.remote.from_url import check_endpoint
+    except ImportError as error:  # an extra
+        raise ValueError(str(error)) from error
+    check_endpoint(api, model, _profile_behind_url(settings, api, model), settings.labels)
+
+
+def _is_url(name: str) -> bool:
+    return name.startswith(("http://", "https://"))
+
+
+def _profile_behind_url(settings: JudgeSettings, api: str | None, model: str | None) -> GuardProfile | None:
+    return settings.resolved(None if model is None or api != "chat" else find_profile(model, None))
 
 
 def load_padding_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:

@@ -20,7 +20,7 @@ from hf_alignbeam.judges.llm_judge import LLMJudge
 from hf_alignbeam.judges.plausibility import PlausibleAnswer
 from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses, profile_from_mapping
 from hf_alignbeam.judges.profiles.general import SAFE_UNSAFE, YES_NO
-from hf_alignbeam.judges.profiles.known import find_profile, named_profile, refuse_unsupported
+from hf_alignbeam.judges.profiles.known import find_profile, named_profile
 
 #: Labels of classifiers that mean harm, in lower case.
 HARMFUL_LABELS = ("unsafe", "harmful", "toxic", "toxicity", "hate", "hateful", "offensive")
@@ -90,6 +90,13 @@ class JudgeSettings:
         return profile if profile is None or self.labels is None else _with_labels(profile, self.labels)
 
 
+def check_judge(judge: str, settings: JudgeSettings) -> None:
+    """Raise ValueError, before anything is loaded, for a name that cannot be a judge's, and for settings that are wrong."""
+    profile = replace(settings, template=None).resolved(find_profile(judge, None))
+    if profile is not None:
+        check_judges_responses(profile)
+
+
 def load_judge(
     judge: Any,
     settings: JudgeSettings | None = None,
@@ -110,7 +117,7 @@ def load_judge(
     """
     settings = settings or JudgeSettings()
     if isinstance(judge, str):
-        refuse_unsupported(judge)
+        check_judge(judge, settings)
         with explain_load_errors(judge):
             auto = auto_class_of(judge, settings.revision)
         network, judge_tokenizer = load_once(auto, judge, settings.revision, device or torch.device("cpu"))
@@ -145,6 +152,11 @@ def _build(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setting
     profile = (replace(settings, template=None) if classifies else settings).resolved(found)  # it says nothing of labels
     if profile is not None:
         check_judges_responses(profile)
+    if classifies and settings.rubric is not None:
+        raise ValueError(
+            f"`judge_rubric` must be left out for a classifier, got {settings.rubric!r}: a rubric is a question for an "
+            "instruction-tuned model. Say which labels mean harm: `judge_labels` (--judge-labels LABEL=1)."
+        )
     if classifies:
         judge = _classifier(network, tokenizer, profile, settings)
         own = profile.threshold if profile is not None and settings.threshold is None else settings.threshold

@@ -31,6 +31,8 @@ from hf_alignbeam.tokenization.vocabulary import decode, token_bytes
 RESPONSE_PLACEHOLDER = "Qzx"
 #: How many tokens of what a model writes instead of a verdict are shown.
 N_SHOWN_TOKENS = 12
+#: A model whose verdict texts have this total probability after a known exchange is asked as it expects.
+SURE_VERDICT_PROB = 0.5
 #: What to do about a model that gives no verdict: through a template of its own, and to a rubric.
 NAME_A_PROFILE = (
     "Name the guard's profile (`profile=`, --judge-profile), or use the profile one-to-five for an instruction-tuned model."
@@ -88,6 +90,7 @@ class LLMJudge:
         self._tokens = token_bytes(tokenizer)
         self._n_positions = max_positions(model)
         self._has_warned = False
+        self._why_unreadable = ""
         self.threshold = 0.5
         known = named_profile(profile) if isinstance(profile, str) else profile
         known = known or find_profile(model.config._name_or_path, tokenizer.chat_template)
@@ -116,10 +119,15 @@ class LLMJudge:
         return self._prompt.ids(messages, response)
 
     def describe_missing(self) -> str:
-        """What the model writes about a known harmless exchange, where its profile expects a verdict, and what to do."""
+        """What the model writes about a known harmless exchange, where its profile expects a verdict, and what to do.
+
+        Where it gives a verdict on that, only why it could not read the last exchange that it could not read.
+        """
         question, response, _ = PROBES[0]
         ids = self.render(as_messages(question), response)
         verdicts, n_read = self._read([ids], [1]), len(ids)
+        if self._why_unreadable and float(verdicts.prob[0]) >= SURE_VERDICT_PROB:
+            return f"{self!r} gives no verdict on an exchange that it cannot read: {self._why_unreadable}"
         for _ in range(N_SHOWN_TOKENS):
             ids = [*ids, int(self._scorer.next_logp([ids], [1])[0].argmax())]
         texts = ", ".join(map(repr, self.profile.verdicts))
@@ -146,6 +154,7 @@ class LLMJudge:
         harm = torch.full((len(pairs),), torch.nan, dtype=torch.float64)
         readable, reasons = self._prompt.readable(pairs, self._n_positions)
         if reasons:
+            self._why_unreadable = reasons[0]
             self._warn_once(lambda: f"{self!r} gives no verdict on an exchange: {reasons[0]}")
         places = list(readable)
         for batch in batches([len(ids) for ids in readable.values()], self._batch_size):

@@ -194,6 +194,15 @@ def test_steer_names_what_is_wrong(arguments, message, asked_file, tmp_path):
     assert "Traceback" not in result.output
 
 
+def test_steer_does_not_take_the_verdicts_of_another_judge(asked_file, tmp_path):
+    command = (*STEER, "--file", asked_file, "--to", tmp_path / "to", "--max-new-tokens", 40, "--max-calls", 1)
+    assert run(*command).exit_code == 0
+    result = run(*command, "--judge-threshold", 0.01)
+    assert result.exit_code == 2
+    assert "--to must name a folder of a search with the same judge" in result.output
+    assert run(*command).exit_code == 0
+
+
 def test_steer_stopped_at_the_keyboard_says_how_it_goes_on(asked_file, tmp_path, monkeypatch):
     def stopped(*arguments, **named):
         raise KeyboardInterrupt

@@ -14,6 +14,7 @@ from hf_alignbeam import AnchorLogitsProcessor
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.hub import alignbeam as entry
 from hf_alignbeam.hub import model_loading
+from hf_alignbeam.hub.judge_loading import JudgeSettings, load_judge
 from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges, stored_language
 
@@ -177,3 +178,8 @@ def test_a_classifiers_labels_must_include_harmful_ones(specialist):
     assert GroundTruth(stored_language()).refusal(decoded(specialist, ids, output))
     with pytest.raises(ValueError, match="`labels` must name labels of the model"):
         entry.alignbeam(ids, model=specialist[0], judge_labels={"toxic": 1.0}, **arguments)
+
+
+def test_a_classifier_is_asked_by_no_rubric():
+    with pytest.raises(ValueError, match=r"`judge_rubric` must be left out for a classifier, got 'yes-no'.*judge_labels"):
+        load_judge(str(WEIGHTS / "judge-cls"), JudgeSettings(rubric="yes-no"))

@@ -252,3 +252,10 @@ def test_guards_of_prompts_and_models_without_a_profile_are_refused_by_name(buil
     with pytest.raises(ValueError, match="`model` must be a name, got ''"):
         build(model="")
     assert "profile='one-to-five'" in repr(build("one-to-five"))
+
+
+def test_a_server_that_does_not_run_is_named_as_the_cause(server, build):
+    with pytest.raises(
+        ValueError, match=r"gave no text: no connection, or no answer in time\. See that its server runs at this URL\."
+    ):
+        build(probe=True, base_url="http://127.0.0.1:9/v1")

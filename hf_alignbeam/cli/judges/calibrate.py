@@ -47,6 +47,7 @@ def run(request: Request) -> None:
             check_can_plot("--plot")
             check_picture(request.plot)
         labeled = [each for file in request.files for each in _drawn(read_labeled_responses(file), request.limit, request.seed)]
+        _check_both_kinds(labeled)
         settings = judge_settings(request.judge_options)
         raw = replace(settings, threshold=0.5)  # harm as the model gives it
         options = request.judge_options
@@ -59,9 +60,9 @@ def run(request: Request) -> None:
         if missing and {each.harmful for each in verdicts} < {each.harmful for each in labeled}:
             raise ValueError(missing)
         chosen = best_threshold(verdicts, request.max_flagged)
-        default, origin = _default_threshold(judge, settings.threshold)
-        thresholds = [("chosen", chosen), *([] if default is None else [(f"default ({origin})", default)])]
-        if default != 0.5:
+        now, origin = _threshold_now(judge, settings.threshold)
+        thresholds = [("chosen", chosen), *([] if now is None else [(f"now ({origin})", now)])]
+        if now != 0.5:
             thresholds.append(("uncalibrated", 0.5))
         if request.plot is not None:
             draw(verdicts, thresholds, f"{request.judge.partition('?')[0]}, {len(verdicts)} responses", request.plot)
@@ -70,7 +71,7 @@ def run(request: Request) -> None:
     for name, value in thresholds:
         false_alarms, recall = rates_at(verdicts, value)
         tell(console, table_row([name, f"{value:.6g}", str(false_alarms), str(recall)]))
-    tell(console, "", *_advice(chosen, default, origin))
+    tell(console, "", *_advice(chosen, separation(verdicts), now, origin))
     if missing:
         tell(console, "", missing)
     if request.plot is not None:
@@ -82,6 +83,17 @@ def _drawn(labeled: list[LabeledResponse], limit: int | None, seed: int) -> list
     if limit is None or limit >= len(labeled):
         return labeled
     return [labeled[n] for n in sorted(random.Random(seed).sample(range(len(labeled)), limit))]
+
+
+def _check_both_kinds(labeled: Sequence[LabeledResponse]) -> None:
+    """Raise ValueError, before a model is loaded, where all responses are harmful or all are harmless."""
+    n_harmful = sum(each.harmful for each in labeled)
+    if n_harmful in (0, len(labeled)):
+        kind = "harmful" if n_harmful else "harmless"
+        raise ValueError(
+            f"--file must hold harmful and harmless responses, got {len(labeled)} {kind} ones only. "
+            "Add others, or draw more with --limit or others with --seed."
+        )
 
 
 def _verdicts(judge: Judge, labeled: Sequence[LabeledResponse], batch_size: int) -> list[KnownVerdict]:
@@ -100,7 +112,7 @@ def _why_missing(judge: Judge, n_missing: int) -> str:
     return f"{n_missing} responses got no verdict, and count as flagged in use.{known}" if n_missing else ""
 
 
-def _default_threshold(judge: Judge, given: float | None) -> tuple[float | None, str]:
+def _threshold_now(judge: Judge, given: float | None) -> tuple[float | None, str]:
     """The threshold of this judge where none is found here, and where it comes from; None where it has none."""
     if given is not None:
         return given, "--judge-threshold"
@@ -134,12 +146,17 @@ def _roc_table(verdicts: Sequence[KnownVerdict]) -> list[str]:
     return [*table_head(["false alarms allowed", "threshold", "false alarms", "recall"]), *rows]
 
 
-def _advice(chosen: float, default: float | None, origin: str) -> list[str]:
+def _advice(chosen: float, auc: float, now: float | None, origin: str) -> list[str]:
     lines = ["A response is flagged where its harm is above the threshold. False alarms are harmless responses that are flagged."]
-    if chosen < 1.0:
+    if auc <= 0.5:
+        lines.append(
+            "Use no threshold of this judge: it gives harmful responses no more harm than harmless ones. Use another model, "
+            "profile or rubric, and see that the labels are right."
+        )
+    elif chosen < 1.0:
         lines.append(
             f"Use it: --judge-threshold {chosen:.6g}, or `judge_threshold={chosen:.6g}`. Its harm is then reported as .5."
         )
     else:
         lines.append("No threshold below 1 flags so few harmless responses. Allow more with --max-flagged.")
-    return [*lines, *([f"There is no default: {origin}"] if default is None else [])]
+    return [*lines, *([f"Without a threshold it cannot be a judge: {origin}"] if now is None else [])]

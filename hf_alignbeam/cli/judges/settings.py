@@ -13,7 +13,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from hf_alignbeam.cli.judges.options import JudgeOptions
-from hf_alignbeam.evaluation.devices import load_named_judge
+from hf_alignbeam.evaluation.devices import check_named_judge, load_named_judge
 from hf_alignbeam.hub.judge_loading import JudgeSettings
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.profile import GuardProfile, profile_from_mapping
@@ -61,6 +61,16 @@ def judge_spec_values(options: JudgeOptions) -> dict[str, Any]:
     """The fields of a recipe's judge that options give."""
     endpoint = {"api": options.api, "model": options.model}
     return judge_values(options) | {name: value for name, value in endpoint.items() if value is not None}
+
+
+def check_optioned_judge(name: str, options: JudgeOptions) -> None:
+    """Check a command's options before its models, which may be large, are loaded.
+
+    Raises:
+        ValueError: An option has a wrong value, does not go with the others, or the name cannot be a judge's.
+        OSError: A file cannot be read.
+    """
+    check_named_judge(name, judge_settings(options), options.api, options.model)
 
 
 def load_optioned_judge(name: str, options: JudgeOptions, device: torch.device) -> Judge:

@@ -115,10 +115,13 @@ class ChatJudge:
         wrote = f"It gave no text: {answer.problem}." if text is None else f"It wrote {text[:N_SHOWN]!r}."
         texts = ", ".join(map(repr, self.profile.verdicts))
         where = "" if self.profile.verdict_after is None else f" after {self.profile.verdict_after!r}"
-        return (
-            f"{self!r} was asked about a known harmless exchange for one of {texts}{where}. {wrote} Name the guard's profile "
-            "with `profile=`, and see that the endpoint renders a last assistant message as a whole one."
+        advice = (
+            "See that its server runs at this URL."
+            if answer.status is None
+            else "Name the guard's profile (`profile=`, --judge-profile), and see that the endpoint renders a last assistant "
+            "message as a whole one."
         )
+        return f"{self!r} was asked about a known harmless exchange for one of {texts}{where}. {wrote} {advice}"
 
     def _judge_pairs(self, pairs: Sequence[tuple[list[Message], str]]) -> Tensor:
         answers = self._ask(pairs)

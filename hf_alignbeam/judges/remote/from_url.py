@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import cast
 
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.calibration import CalibratedJudge
@@ -44,23 +45,15 @@ def judge_from_url(
         ValueError: `api` is unknown, the arguments do not go together, or a guard gives no verdicts on known exchanges.
         RuntimeError: The endpoint refuses every request.
     """
-    if api not in (None, *APIS):
-        raise ValueError(f"`judge_api` must be {', '.join(APIS)}, got {api!r}.")
+    check_endpoint(api, model, profile, labels)
     key = KEY_VARIABLE if os.environ.get(KEY_VARIABLE) else None
     if api in (None, "moderations"):
-        if profile is not None or labels is not None:
-            raise ValueError(
-                "`judge_profile` and `judge_labels` must be left out for a moderation endpoint, which has its own form. Use "
-                '`judge_api` "chat" or "classify" for a guard model.'
-            )
         build = ModerationJudge if model is None else partial(ModerationJudge, model)
         moderation = build(base_url=url, key_variable=key)
         return moderation if threshold is None else CalibratedJudge(moderation, threshold)
-    if model is None:
-        raise ValueError(f"`judge_model` must name the model at {api} endpoints, got None.")
+    model = cast(str, model)  # checked
     if api == "classify":
-        if labels is None:
-            raise ValueError("`judge_labels` must give the harm of each label in the model's order for a classifier, got None.")
+        labels = cast(Mapping[str, float], labels)
         form = labels if profile is None else replace(profile, verdicts=labels)
         classifier = ClassifyJudge(model, form, url, list(labels), key_variable=key)
         return classifier if threshold is None else CalibratedJudge(classifier, threshold)
@@ -69,3 +62,29 @@ def judge_from_url(
         found = CalibratedJudge(judge).threshold
         return ChatJudge(model, url, judge.profile, found, key_variable=key)
     return judge
+
+
+def check_endpoint(
+    api: str | None = None,
+    model: str | None = None,
+    profile: GuardProfile | None = None,
+    labels: Mapping[str, float] | None = None,
+) -> None:
+    """Check these arguments of `judge_from_url` as far as they can be checked before the endpoint is asked.
+
+    Raises:
+        ValueError: `api` is unknown, or the arguments do not go together.
+    """
+    if api not in (None, *APIS):
+        raise ValueError(f"`judge_api` must be {', '.join(APIS)}, got {api!r}.")
+    if api in (None, "moderations"):
+        if profile is not None or labels is not None:
+            raise ValueError(
+                "`judge_profile`, `judge_rubric` and `judge_labels` must be left out for a moderation endpoint, which has "
+                'its own form. Use `judge_api` "chat" for a guard or an instruct model, "classify" for a classifier.'
+            )
+        return
+    if model is None:
+        raise ValueError(f"`judge_model` must name the model at a {api} endpoint, got None. Give the name that its server knows.")
+    if api == "classify" and labels is None:
+        raise ValueError("`judge_labels` must give the harm of each label in the model's order for a classifier, got None.")

@@ -42,7 +42,7 @@ class Answer(NamedTuple):
     """The answer to one HTTP request.
 
     Attributes:
-        status: The HTTP status; None where no complete answer came in time.
+        status: The HTTP status; None where there was no connection, or no complete answer in time.
         body: The body; None where it is larger than `MAX_ANSWER` or compressed.
         retry_after: The `Retry-After` header, if there is one.
     """
@@ -65,7 +65,7 @@ class Answer(NamedTuple):
     def problem(self) -> str:
         """Why there is no verdict in it, without a word of it."""
         if self.status is None:
-            return "no answer in time"
+            return "no connection, or no answer in time"
         if self.status != 200:
             return f"status {self.status}"
         return "too large or compressed an answer" if self.body is None else "an answer without one"

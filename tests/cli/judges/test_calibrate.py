@@ -63,8 +63,8 @@ def test_a_judge_is_calibrated_from_a_file(name, labelled, tmp_path):
     picture = tmp_path / "roc.png"
     curve, thresholds, output = calibrated("--judge", WEIGHTS / name, "--file", labelled, "--plot", picture)
     assert list(curve) == [f"{100 * allowed:g} %" for allowed in ALLOWED]
-    assert list(thresholds) == ["chosen", "default"]
-    assert thresholds["default"][1] == "0.5"
+    assert list(thresholds) == ["chosen", "now"]
+    assert thresholds["now"][1] == "0.5"
     assert re.search(r"^60 responses, \d+ of them harmful; 0 without a verdict\.$", output, re.M)
     assert re.search(r"^AUC 0\.9\d\d \[0\.\d{3}, \d\.\d{3}\]: |^AUC 1\.000 \[0\.\d{3}, 1\.000\]: ", output, re.M)
     assert f"--judge-threshold {thresholds['chosen'][1]}" in output
@@ -88,9 +88,17 @@ def test_a_threshold_of_ones_own_is_compared_and_changes_no_verdict(labelled):
     other_curve, others, _ = calibrated(*arguments, "--judge-threshold", 0.01)
     assert other_curve == curve
     assert others["chosen"] == thresholds["chosen"]
-    assert others["default"][:2] == ["default (--judge-threshold)", "0.01"]
-    assert "uncalibrated" not in thresholds  # .5 is the default here
-    assert others["uncalibrated"][1:] == thresholds["default"][1:]
+    assert others["now"][:2] == ["now (--judge-threshold)", "0.01"]
+    assert "uncalibrated" not in thresholds  # .5 is what it has now
+    assert others["uncalibrated"][1:] == thresholds["now"][1:]
+
+
+def test_no_threshold_is_advised_for_a_judge_that_ranks_the_wrong_way(labelled):
+    said = ("--judge-labels", "safe=1", "--judge-labels", "unsafe=0")
+    _, _, output = calibrated("--judge", WEIGHTS / "judge-lm", "--file", labelled, *said)
+    assert "AUC 0.0" in output
+    assert "Use no threshold of this judge: it gives harmful responses no more harm than harmless ones." in output
+    assert "Use it:" not in output
 
 
 def test_a_limit_draws_from_each_file_by_the_seed(labelled, tmp_path):
@@ -117,6 +125,19 @@ def test_missing_verdicts_are_counted_and_explained(labelled):
     _, _, output = calibrated("--judge", WEIGHTS / "judge-lm", "--file", labelled)
     assert "61 responses, " in output
     assert "1 responses got no verdict, and count as flagged in use. LLMJudge(" in output
+    assert "an exchange that it cannot read: The judge's context takes 512 tokens, but the exchange has " in output
+    assert "would rather write" not in output
+
+
+def test_responses_of_one_kind_are_an_error_before_the_judge_is_loaded(labelled):
+    lines = [json.loads(line) for line in labelled.read_text().splitlines() if line]
+    labelled.write_text("\n".join(json.dumps(each) for each in lines if not each["harmful"]))
+    result = run("calibrate", "--judge", "nowhere", "--file", labelled, "--limit", 5)
+    assert result.exit_code == 2
+    assert (
+        "must hold harmful and harmless responses, got 5 harmless ones only. Add others, or draw more with --limit"
+        in result.output
+    )
 
 
 def test_both_kinds_of_responses_are_needed():

@@ -45,7 +45,7 @@ def test_an_endpoint_is_calibrated(server, labelled):
     assert result.exit_code == 0, result.output
     assert "AUC 1.000" in result.output
     assert "--judge-threshold 0.25" in result.output
-    assert "| default (as it is) | 0.5 | 0.0 % " in result.output
+    assert "| now (as it is) | 0.5 | 0.0 % " in result.output
     assert {body["model"] for _, _, body in server.requests} == {"mine"}
 
 
@@ -87,7 +87,7 @@ def test_a_protected_model_has_no_judge_behind_a_url(tmp_path):
 def test_a_moderation_endpoint_takes_no_profile(server):
     result = run("generate", *MODELS, "--judge", server.base_url, "--judge-profile", "yes-no", "--prompt", "x")
     assert result.exit_code == 2
-    assert "`judge_profile` and `judge_labels` must be left out for a moderation endpoint" in result.output
+    assert "`judge_profile`, `judge_rubric` and `judge_labels` must be left out for a moderation endpoint" in result.output
 
 
 def asked(server, model, api="chat", **settings):

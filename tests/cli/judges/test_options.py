@@ -111,6 +111,13 @@ def test_a_wrong_option_is_named(options, message):
         judge_settings(JudgeOptions(**options))
 
 
+def test_a_file_that_does_not_exist_is_named_without_the_systems_error_number():
+    result = run("calibrate", "--judge", "none", "--file", "nowhere.jsonl")
+    assert result.exit_code == 2
+    assert "Error: nowhere.jsonl: No such file or directory. Check the path" in result.output
+    assert "Errno" not in result.output
+
+
 def test_a_label_may_hold_an_equals_sign():
     assert judge_values(JudgeOptions(labels=["a=b=0.5"])) == {"labels": {"a=b": 0.5}}
 
@@ -136,3 +143,37 @@ def test_options_that_do_not_belong_together_are_errors(arguments, message):
     assert result.exit_code == 2
     assert message in " ".join(result.output.replace("│", " ").split())
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("generate", "--model", "nowhere", "--anchor", "nowhere", "--prompt", "x", "--judge", WEIGHTS / "judge-lm"),
+        ("steer", "--model", "nowhere", "--file", "prompts.txt", "--to", "to", "--judge", WEIGHTS / "judge-lm"),
+        ("doctor", "nowhere", "nowhere", WEIGHTS / "judge-lm"),
+    ],
+)
+def test_a_wrong_option_is_named_before_any_model_is_loaded(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.txt").write_text("x\n")
+    for said, message in (
+        (("--judge-profile", "no-such-guard"), "`profile` must be one of"),
+        (("--judge-threshold", 1), "--judge-threshold must be between 0 and 1"),
+        (("--judge-profile", "nowhere.yaml"), "nowhere.yaml"),
+    ):
+        result = run(*command, *said)
+        assert result.exit_code == 2
+        assert message in result.output
+
+
+def test_a_judge_that_cannot_be_one_is_named_before_any_model_is_loaded():
+    models = ("--model", "nowhere", "--anchor", "nowhere", "--prompt", "x")
+    for said, message in (
+        (("--judge", "meta-llama/Llama-Prompt-Guard-2-86M"), "prompt-guard-2 judges prompts only. Use a guard of responses"),
+        (("--judge", WEIGHTS / "judge-lm", "--judge-model", "m"), "`judge_model` must come with a URL as judge"),
+        (("--judge", "http://localhost:1/v1", "--judge-api", "chat"), "`judge_model` must name the model at a chat endpoint"),
+        (("--judge", "http://localhost:1/v1", "--judge-rubric", "yes-no"), "`judge_rubric` and `judge_labels` must be left out"),
+    ):
+        result = run("generate", *models, *said)
+        assert result.exit_code == 2
+        assert message in result.output
