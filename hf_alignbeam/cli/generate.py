@@ -171,7 +171,7 @@ def _write(
         store.gather()
         if state.is_main_process:
             lines = [json.dumps(record, ensure_ascii=False) for key in keys for record in store[key].records]
-            to.write_text("".join(line + "\n" for line in lines))
+            to.write_text("".join(line + "\n" for line in lines), "utf-8")
     state.wait_for_everyone()
     if state.is_main_process:
         shutil.rmtree(parts)
