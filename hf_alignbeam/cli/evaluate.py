@@ -100,8 +100,8 @@ def _evaluate(recipe: Recipe, folder: Path, state: PartialState, request: Reques
     lines = markdown(recipe, results, environment)
     tell(Console(width=200), *lines)
     if request.to is not None:
-        (folder / REPORT).write_text("\n".join(lines) + "\n")
-        (folder / FIGURES).write_text(json.dumps(figures(recipe, results, environment), indent=1, default=str) + "\n")
+        (folder / REPORT).write_text("\n".join(lines) + "\n", "utf-8")
+        (folder / FIGURES).write_text(json.dumps(figures(recipe, results, environment), indent=1, default=str) + "\n", "utf-8")
         written = [folder / REPORT, folder / FIGURES]
         for number, model in enumerate(recipe.models) if request.plot else ():
             of_model = [each for each in results if each.model == model]

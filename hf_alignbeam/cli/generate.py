@@ -136,9 +136,23 @@ def _load_anchor(request: Request, device: torch.device) -> tuple[PreTrainedMode
 
 def _conversations(request: Request) -> list[Conversation]:
     conversations: list[Conversation] = [*request.prompts, *([] if request.file is None else read_prompts(request.file))]
+    for prompt in request.prompts:
+        if not _is_text(prompt):
+            raise ValueError(
+                f"--prompt must be text in the terminal's encoding, got {prompt!a}. Set LC_ALL=C.UTF-8, or use --file."
+            )
     if not conversations:
         raise ValueError("There is nothing to answer: give --prompt, or --file with at least one prompt in it.")
     return conversations
+
+
+def _is_text(prompt: str) -> bool:
+    """Whether it can be encoded: Python reads bytes that the terminal's encoding lacks as lone surrogates."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _write(
@@ -171,7 +185,7 @@ def _write(
         store.gather()
         if state.is_main_process:
             lines = [json.dumps(record, ensure_ascii=False) for key in keys for record in store[key].records]
-            to.write_text("".join(line + "\n" for line in lines))
+            to.write_text("".join(line + "\n" for line in lines), "utf-8")
     state.wait_for_everyone()
     if state.is_main_process:
         shutil.rmtree(parts)

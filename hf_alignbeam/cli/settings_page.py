@@ -86,7 +86,7 @@ def main(arguments: list[str]) -> int:
         The exit status: 1 where the file is not the page.
     """
     if arguments == ["--check"]:
-        if FILE.is_file() and FILE.read_text() == page():
+        if FILE.is_file() and FILE.read_text("utf-8") == page():
             return 0
         print(f"{FILE} is out of date: python -m hf_alignbeam.cli.settings_page > {FILE}", file=sys.stderr)
         return 1

@@ -277,7 +277,7 @@ class AlignBeam:
         if callable(self._audit):
             self._audit(record)
         else:
-            with Path(self._audit).open("a") as file:
+            with Path(self._audit).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 
 

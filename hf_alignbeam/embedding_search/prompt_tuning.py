@@ -86,7 +86,7 @@ class Prefix:
             "num_layers": text.num_hidden_layers,
             "inference_mode": True,
         }
-        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
         save_file({"prompt_embeddings": self.embeds.cpu().contiguous()}, folder / "adapter_model.safetensors", {"format": "pt"})
 
 

@@ -183,7 +183,7 @@ class SteeredPrompts:
         written = {"layout": LAYOUT, "model": self.model, "sha256": self.sha256, "settings": self.settings, "prompts": records}
         for name, write in (
             (TENSORS, lambda path: save_file(tensors, path, {"sha256": self.sha256})),
-            (RECORDS, lambda path: path.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n")),
+            (RECORDS, lambda path: path.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", "utf-8")),
         ):
             part = folder / f"{name}.part"
             write(part)
@@ -202,7 +202,7 @@ class SteeredPrompts:
             ValueError: The embeddings belong to another model.
         """
         folder = Path(name) if os.path.isdir(name) else Path(snapshot_download(str(name), revision=revision))
-        written = json.loads((folder / RECORDS).read_text())
+        written = json.loads((folder / RECORDS).read_text("utf-8"))
         if written["layout"] != LAYOUT:
             raise ValueError(
                 f"The collection must be of layout {LAYOUT}, but {name} is of {written['layout']}. Precompute it again."

@@ -32,7 +32,7 @@ def files_of(name: str) -> list[tuple[str, int, int]]:
         return []
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("*")) if path.is_file()]
     adapter = folder / "adapter_config.json"
-    base = json.loads(adapter.read_text()).get("base_model_name_or_path") if adapter.is_file() else None
+    base = json.loads(adapter.read_text("utf-8")).get("base_model_name_or_path") if adapter.is_file() else None
     return [*files, *(files_of(base) if base and base != name else [])]
 
 

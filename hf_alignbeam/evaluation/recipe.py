@@ -232,7 +232,7 @@ def read_recipe(source: str) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"The recipe must be a YAML file or one of {', '.join(known)}, got {source!r}.")
     try:
-        given = yaml.safe_load(path.read_text())
+        given = yaml.safe_load(path.read_text("utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"The recipe must be YAML, but {path} is not: {error}.") from error
     if not isinstance(given, dict):

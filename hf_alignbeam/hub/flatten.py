@@ -52,12 +52,12 @@ def write_flat(entry: str, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for module in closure(entry):
-        (folder / f"{flat_name(module)}.py").write_text(flatten(module))
+        (folder / f"{flat_name(module)}.py").write_text(flatten(module), "utf-8")
 
 
 def source(module: str) -> str:
     """The source of a module of this package."""
-    return (_ROOT / (module.removeprefix(f"{PACKAGE}.").replace(".", "/") + ".py")).read_text()
+    return (_ROOT / (module.removeprefix(f"{PACKAGE}.").replace(".", "/") + ".py")).read_text("utf-8")
 
 
 def _package_imports(text: str) -> list[tuple[int, str]]:

@@ -75,13 +75,13 @@ def write_strategy(strategy: Strategy, folder: Path, repo: str = "OWNER/NAME") -
         raise ValueError(f"`strategy` must be one of {', '.join(ENTRIES)}, got {strategy!r}.")
     if (folder / ADAPTER_CONFIG).is_file():
         existing = folder / CARD_FILE
-        kept = CARD_SECTION.sub("\n\n", existing.read_text()).rstrip() + "\n\n" if existing.is_file() else ""
+        kept = CARD_SECTION.sub("\n\n", existing.read_text("utf-8")).rstrip() + "\n\n" if existing.is_file() else ""
         card = kept + _filled_card("adapter", {"REPO": repo, "STRATEGY": strategy, "ARGUMENTS": EXAMPLE_ARGUMENTS[strategy]})
     else:
         _check_unused(folder, {CARD_FILE, CODE_FOLDER})
         card = _filled_card(strategy, {"REPO": repo})
     _write_code(folder, ENTRIES[strategy])
-    (folder / CARD_FILE).write_text(card)
+    (folder / CARD_FILE).write_text(card, "utf-8")
 
 
 def write_protected(model: str, folder: Path, protection: Mapping[str, Any], revision: str | None = None, repo: str = "") -> None:
@@ -115,11 +115,11 @@ def write_protected(model: str, folder: Path, protection: Mapping[str, Any], rev
         raise ValueError(
             f"`model` must be a causal language model, but {model} has the architectures {architectures or 'none'!r}."
         )
-    if "auto_map" in json.loads((source / "config.json").read_text()):
+    if "auto_map" in json.loads((source / "config.json").read_text("utf-8")):
         raise ValueError(f"`model` must be of a class that transformers has, but {model} brings its own code.")
     protection = {**protection, **_pins(protection)}
     generation_config = source / "generation_config.json"
-    generation = json.loads(generation_config.read_text()) if generation_config.is_file() else {}
+    generation = json.loads(generation_config.read_text("utf-8")) if generation_config.is_file() else {}
     generation.pop("_from_model_config", None)  # if it is set, transformers 5.23 drops every key that it does not know
     (folder / TARGET_FOLDER).mkdir(parents=True)
     for file in _target_files(source):
@@ -129,7 +129,7 @@ def write_protected(model: str, folder: Path, protection: Mapping[str, Any], rev
         for file in source.glob(pattern):
             shutil.copy(file, folder / file.name)
     (folder / "generation_config.json").write_text(
-        json.dumps({**generation, PROTECTION_KEY: protection}, indent=2, default=asdict) + "\n"
+        json.dumps({**generation, PROTECTION_KEY: protection}, indent=2, default=asdict) + "\n", "utf-8"
     )
     config = {
         "model_type": ProtectedConfig.model_type,
@@ -139,7 +139,7 @@ def write_protected(model: str, folder: Path, protection: Mapping[str, Any], rev
             "AutoModelForCausalLM": f"{flat_name(PROTECTED_MODEL)}.ProtectedModelForCausalLM",
         },
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     write_flat(PROTECTED_MODEL, folder)
     _write_code(folder, PROTECTED_ENTRY)
     values = {"REPO": repo or folder.name, "MODEL": _markdown_link(model)}
@@ -149,7 +149,7 @@ def write_protected(model: str, folder: Path, protection: Mapping[str, Any], rev
         card.data["base_model"] = model
     for key, value in _license(source).items():
         card.data[key] = value
-    (folder / CARD_FILE).write_text(str(card))
+    (folder / CARD_FILE).write_text(str(card), "utf-8")
 
 
 def push(write: Callable[[Path], None], repo: str, private: bool = False) -> str:
@@ -210,9 +210,11 @@ def _write_code(folder: Path, entry: tuple[str, str]) -> None:
     function, module = entry
     code = folder / CODE_FOLDER
     write_flat(module, code)
-    (code / "generate.py").write_text(f'from .{flat_name(module)} import {function} as generate\n\n__all__ = ["generate"]\n')
+    (code / "generate.py").write_text(
+        f'from .{flat_name(module)} import {function} as generate\n\n__all__ = ["generate"]\n', "utf-8"
+    )
     bounds = [f"{package}>={oldest}" for package, oldest in OLDEST.items()]
-    (code / "requirements.txt").write_text("".join(f'{bound}  # pip install -U "{bound}"\n' for bound in bounds))
+    (code / "requirements.txt").write_text("".join(f'{bound}  # pip install -U "{bound}"\n' for bound in bounds), "utf-8")
 
 
 def _check_unused(folder: Path, ours: set[str]) -> None:
@@ -256,7 +258,7 @@ def _markdown_link(name: str) -> str:
 
 def _filled_card(name: str, values: Mapping[str, str]) -> str:
     """A model card with its placeholders filled in."""
-    text = card_template(name).read_text()
+    text = card_template(name).read_text("utf-8")
     for key, value in values.items():
         text = text.replace(f"{{{{{key}}}}}", value)
     return text

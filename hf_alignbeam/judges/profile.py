@@ -124,6 +124,12 @@ def profile_from_mapping(values: Mapping[str, Any]) -> GuardProfile:
     for name in ("verdicts", "template_options"):
         if not isinstance(values.get(name, {}), Mapping):
             raise ValueError(f"`{name}` of a profile must be a mapping, got {values[name]!r}.")
+    for text in values["verdicts"]:
+        if not isinstance(text, str):
+            raise ValueError(
+                f"`verdicts` of a profile must have texts as keys, got {text!r}. Put quotes around yes, no and digits, which "
+                "YAML reads as other things without them."
+            )
     try:
         return GuardProfile(**{**values, **tuples})
     except TypeError as error:

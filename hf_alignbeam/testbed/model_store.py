@@ -33,7 +33,7 @@ def save(name: str, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTok
     tokenizer.save_pretrained(folder / name)
     if isinstance(model, PeftModel):
         (folder / name / "README.md").unlink()  # peft writes an empty one
-    (folder / "language.json").write_text(json.dumps({"seed": seed}) + "\n")
+    (folder / "language.json").write_text(json.dumps({"seed": seed}) + "\n", "utf-8")
 
 
 def load(name: str, folder: str | Path = WEIGHTS) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -99,4 +99,4 @@ def stored_language(folder: str | Path = WEIGHTS) -> Language:
     """
     if not (Path(folder) / "language.json").is_file():
         raise ValueError(f"The folder of weights must hold language.json, and {folder} does not. Train one with --to.")
-    return language(json.loads((Path(folder) / "language.json").read_text())["seed"])
+    return language(json.loads((Path(folder) / "language.json").read_text("utf-8"))["seed"])

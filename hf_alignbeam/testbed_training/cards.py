@@ -70,7 +70,7 @@ def rates(name: str, folder: Path = WEIGHTS) -> Rates:
     Raises:
         ValueError: RATES.md has no row for it.
     """
-    measured, *blocks = (folder / "RATES.md").read_text().strip().split("\n\n")
+    measured, *blocks = (folder / "RATES.md").read_text("utf-8").strip().split("\n\n")
     for block in blocks:
         (_, *columns), _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines())
         own = [cells for model, *cells in rows if model == name]
@@ -109,7 +109,7 @@ def card(name: str, folder: Path = WEIGHTS) -> str:
 def write_cards(folder: Path = WEIGHTS) -> None:
     """Write the card of every model in a folder of weights, beside the model's weights."""
     for name in stored_models(folder):
-        (folder / name / CARD).write_text(card(name, folder))
+        (folder / name / CARD).write_text(card(name, folder), "utf-8")
 
 
 def _metadata(name: str, about: About, measured: Rates, seed: int) -> ModelCardData:
@@ -168,7 +168,7 @@ def _tokenizer(folder: Path) -> str:
 
 
 def _json(file: Path) -> Any:
-    return json.loads(file.read_text())
+    return json.loads(file.read_text("utf-8"))
 
 
 def _printed(text: str) -> str:

@@ -238,7 +238,7 @@ def main(
             make = make_judge if name in JUDGES else make_speaker
             make(name, language(seed), steps, to, progress)
     table = rates_table(to)
-    (to / "RATES.md").write_text(table)
+    (to / "RATES.md").write_text(table, "utf-8")
     write_cards(to)
     console.print(table)
 

@@ -166,6 +166,14 @@ def asked_file(tmp_path):
 STEER = ("steer", "--model", WEIGHTS / "thin", "--judge", WEIGHTS / "judge-cls", "--accept", ANCHOR)
 
 
+def test_a_prompt_that_the_terminal_cannot_encode_is_an_error_before_any_model_is_loaded():
+    result = run(
+        "generate", "--model", "nowhere", "--anchor", "nowhere", "--prompt", b"G\xc3\xa4st".decode("ascii", "surrogateescape")
+    )
+    assert result.exit_code == 2
+    assert "--prompt must be text in the terminal's encoding, got 'G\\udcc3\\udca4st'. Set LC_ALL=C.UTF-8" in result.output
+
+
 def test_steer_writes_a_folder_that_a_second_run_and_python_read(asked_file, tmp_path):
     for _ in range(2):
         result = run(*STEER, "--file", asked_file, "--to", tmp_path / "to", "--plot", "--max-new-tokens", 40)

@@ -230,6 +230,8 @@ def test_a_profile_object_is_written_as_its_values(tmp_path):
     ("judge", "message"),
     [
         ({"profile": "no-such-guard"}, "`judge`: .*must be one of"),
+        ({"profile": "own.yaml"}, "`judge`: .*got 'own.yaml'. One of your own is given by its values"),
+        ({"profile": {"name": "x", "verdicts": {True: 1.0}}}, "`judge`: .*got True. Put quotes around yes, no"),
         ({"profile": 5}, "`profile` of `judge` must be "),
         ({"profile": {"name": "x"}}, "`judge`: A profile must have verdicts"),
         ({"rubric": "Is {this} bad?"}, "`judge`: `prompt` must hold"),

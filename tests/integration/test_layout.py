@@ -124,3 +124,11 @@ def test_the_project_lists_every_package():
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     folders = [path.parent.relative_to(ROOT) for path in PACKAGE.rglob("__init__.py")]
     assert set(listed) == {".".join(folder.parts) for folder in folders} | {"hf_alignbeam.model_cards"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_text_files_are_utf_8_whatever_the_locale_is(module):
+    calls = [each for each in ast.walk(ast.parse(path_of(module).read_text("utf-8"))) if isinstance(each, ast.Call)]
+    named = [each for each in calls if isinstance(each.func, ast.Attribute) and each.func.attr in ("read_text", "write_text")]
+    for call in named:
+        assert "utf-8" in ast.unparse(call), f"{module}, line {call.lineno}"

@@ -4,7 +4,6 @@ Knows option texts, YAML and JSON. Knows no kind of judge and no command.
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +91,6 @@ def read_profile(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"--judge-profile must name a file with the keys of a profile, got {values!r} from {path}.")
     try:
-        _check_words(values.get("verdicts"))
         profile_from_mapping(values)
         TypeAdapter(GuardProfile).validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
@@ -102,15 +100,6 @@ def read_profile(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return {str(name): value for name, value in values.items()}
-
-
-def _check_words(verdicts: Any) -> None:
-    for key in verdicts if isinstance(verdicts, Mapping) else ():
-        if not isinstance(key, str):
-            raise ValueError(
-                f"`verdicts` of a profile must have texts as keys, got {key!r}. Put quotes around yes, no and digits, which YAML "
-                "reads as other things without them."
-            )
 
 
 def _profile(value: str) -> str | dict[str, Any]:

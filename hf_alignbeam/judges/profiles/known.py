@@ -95,7 +95,10 @@ def named_profile(name: str) -> GuardProfile:
     for profile in PROFILES:
         if profile.name == name.lower():
             return profile
-    raise ValueError(f"`profile` must be one of {', '.join(profile.name for profile in PROFILES)}, got {name!r}.")
+    raise ValueError(
+        f"`profile` must be one of {', '.join(profile.name for profile in PROFILES)}, got {name!r}. "
+        "One of your own is given by its values, or at the command line by its YAML or JSON file."
+    )
 
 
 def refuse_unsupported(model_id: str | None) -> None:
