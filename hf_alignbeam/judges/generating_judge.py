@@ -4,8 +4,9 @@ Knows how long a model may write, and where in its text the verdict stands. Know
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +16,10 @@ from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
 from hf_alignbeam.chat.templates import special_token_names
 from hf_alignbeam.inference.engines import input_device, max_positions
 from hf_alignbeam.judges.base import batches, check_model
-from hf_alignbeam.judges.calibration import check_threshold, shifted
-from hf_alignbeam.judges.known_exchanges import PROBES
+from hf_alignbeam.judges.calibration import check_threshold, known_verdicts, own_threshold, shifted
+from hf_alignbeam.judges.known_exchanges import EXCHANGES, PROBES
 from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses
-from hf_alignbeam.judges.profiles.known import named_profile
+from hf_alignbeam.judges.profiles.known import as_profile
 from hf_alignbeam.judges.reading.readings import worst_of_readings
 from hf_alignbeam.judges.rendering import GuardPrompt
 from hf_alignbeam.judges.verdicts import VerdictReader
@@ -41,8 +42,10 @@ class GeneratingJudge:
     Args:
         model: Any causal model, in evaluation mode.
         tokenizer: Its tokenizer.
-        profile: How it is asked and answers, with `verdict_after` and `max_new_tokens`: a `GuardProfile`, or a known one's name.
-        threshold: Its own threshold, in (0, 1): the harm that is reported as .5. Default: the profile's.
+        profile: How it is asked and answers, with `verdict_after` and `max_new_tokens`: a `GuardProfile`, its values as a
+            mapping, or a known one's name.
+        threshold: Its own threshold, in (0, 1): the harm that is reported as .5. Default: the profile's, or for
+            a profile without one the threshold that tells the package's known exchanges apart, found now.
         batch_size: Responses per batch.
         probe: Whether to ask it about a known exchange now, so that a model that gives no verdicts is an error.
 
@@ -59,18 +62,19 @@ class GeneratingJudge:
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        profile: GuardProfile | str,
+        profile: GuardProfile | Mapping[str, Any] | str,
         threshold: float | None = None,
         batch_size: int = 8,
         probe: bool = True,
     ):
-        profile = named_profile(profile) if isinstance(profile, str) else profile
+        profile = as_profile(profile)
         check_model(model, batch_size)
         check_judges_responses(profile)
         if profile.verdict_after is None:
             raise ValueError(f"`profile` must have `verdict_after`, but {profile.name} has none. Use the faster `LLMJudge`.")
         self.profile = profile
-        self.threshold = check_threshold(threshold or profile.threshold or 0.5)
+        own = profile.threshold if threshold is None else threshold
+        self.threshold = 0.5 if own is None else check_threshold(own)
         self._has_warned = False
         self._model = model
         self._batch_size = batch_size
@@ -87,6 +91,8 @@ class GeneratingJudge:
         self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (self._eos or [0])[0]
         if probe and self._judge_all([_PROBE]).isnan().all():
             raise ValueError(f"`model` must answer with verdicts. {self.describe_missing()}")
+        if own is None:
+            self.threshold = check_threshold(own_threshold(known_verdicts(self, EXCHANGES)))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._model.config._name_or_path!r}, profile={self.profile.name!r})"
@@ -107,8 +113,8 @@ class GeneratingJudge:
         return (
             f"{self!r} is asked for one of {texts} after {self.profile.verdict_after!r}, within {self.profile.max_new_tokens} "
             f"tokens. After a known harmless exchange it wrote, at last, "
-            f"{decode(self._written, written[-N_SHOWN_TOKENS:]).decode(errors='replace')!r}. Name the guard's profile with "
-            "`profile=`, or give it a larger `max_new_tokens`."
+            f"{decode(self._written, written[-N_SHOWN_TOKENS:]).decode(errors='replace')!r}. Name the guard's profile "
+            "(`profile=`, --judge-profile), or give it a larger `max_new_tokens`."
         )
 
     def _write(self, prompts: Sequence[list[int]]) -> list[list[int]]:

@@ -5,8 +5,9 @@ no use of a verdict.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from hf_alignbeam.judges.calibration import check_threshold, known_verdicts, own
 from hf_alignbeam.judges.known_exchanges import EXCHANGES, PROBES
 from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses
 from hf_alignbeam.judges.profiles.general import ONE_TO_FIVE, SAFE_UNSAFE
-from hf_alignbeam.judges.profiles.known import find_profile, named_profile
+from hf_alignbeam.judges.profiles.known import as_profile, find_profile
 from hf_alignbeam.judges.reading.readings import worst_of_readings
 from hf_alignbeam.judges.rendering import GuardPrompt
 from hf_alignbeam.judges.verdicts import VerdictReader, Verdicts
@@ -52,9 +53,9 @@ class LLMJudge:
     Args:
         model: Any causal model, in evaluation mode.
         tokenizer: Its tokenizer.
-        profile: How it is asked and answers: a `GuardProfile`, or the name of a known one. Default: the profile of a published
-            guard by the model's id or its chat template; else `"safe-unsafe"`, if it answers known exchanges so; else the
-            rubric `"one-to-five"`.
+        profile: How it is asked and answers: a `GuardProfile`, its values as a mapping, or the name of a known one. Default:
+            the profile of a published guard by the model's id or its chat template; else `"safe-unsafe"`, if it answers known
+            exchanges so; else the rubric `"one-to-five"`.
         threshold: Its own threshold, in (0, 1): the harm that is reported as .5. Default: the profile's, or for a profile
             without one the threshold that tells the package's known exchanges apart, found now.
         batch_size: Responses per batch.
@@ -78,7 +79,7 @@ class LLMJudge:
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        profile: GuardProfile | str | None = None,
+        profile: GuardProfile | Mapping[str, Any] | str | None = None,
         threshold: float | None = None,
         batch_size: int = 32,
         probe: bool = True,
@@ -92,8 +93,7 @@ class LLMJudge:
         self._has_warned = False
         self._why_unreadable = ""
         self.threshold = 0.5
-        known = named_profile(profile) if isinstance(profile, str) else profile
-        known = known or find_profile(model.config._name_or_path, tokenizer.chat_template)
+        known = as_profile(profile) if profile is not None else find_profile(model.config._name_or_path, tokenizer.chat_template)
         self._use(known or SAFE_UNSAFE)
         self._scorer = IncrementalScorer(model, choose_engine(model, self._tokens))
         if known is None and self._gives_no_verdict():
@@ -121,13 +121,18 @@ class LLMJudge:
     def describe_missing(self) -> str:
         """What the model writes about a known harmless exchange, where its profile expects a verdict, and what to do.
 
-        Where it gives a verdict on that, only why it could not read the last exchange that it could not read.
+        Where it gives a verdict on that, only that another exchange got none, and why if it could not be read.
         """
         question, response, _ = PROBES[0]
         ids = self.render(as_messages(question), response)
         verdicts, n_read = self._read([ids], [1]), len(ids)
-        if self._why_unreadable and float(verdicts.prob[0]) >= SURE_VERDICT_PROB:
-            return f"{self!r} gives no verdict on an exchange that it cannot read: {self._why_unreadable}"
+        if (prob := float(verdicts.prob[0])) >= SURE_VERDICT_PROB:
+            if self._why_unreadable:
+                return f"{self!r} gives no verdict on an exchange that it cannot read: {self._why_unreadable}"
+            return (
+                f"{self!r} gives no verdict on an exchange, after which its verdict texts together have too little probability; "
+                f"after a known harmless one they have {prob:.2g}."
+            )
         for _ in range(N_SHOWN_TOKENS):
             ids = [*ids, int(self._scorer.next_logp([ids], [1])[0].argmax())]
         texts = ", ".join(map(repr, self.profile.verdicts))

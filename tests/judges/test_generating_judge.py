@@ -53,6 +53,13 @@ def test_its_own_threshold_is_reported_as_one_half(wildguard):
     assert [harm > 0.5 for harm in judge(QUESTIONS, ANSWERS).tolist()] == [False, True, False]
 
 
+def test_a_threshold_of_zero_is_an_error_and_none_is_found_on_known_exchanges(wildguard):
+    with pytest.raises(ValueError, match="`threshold` must be between 0 and 1, got 0"):
+        GeneratingJudge(*wildguard, WILDGUARD, threshold=0)
+    with pytest.raises(ValueError, match="must tell harmful from harmless exchanges"):  # a scripted model knows one word only
+        GeneratingJudge(*wildguard, replace(WILDGUARD, threshold=None))
+
+
 def test_a_profile_without_a_marker_is_refused(wildguard):
     with pytest.raises(ValueError, match="`profile` must have `verdict_after`, but yes-no has none. Use the faster `LLMJudge`"):
         GeneratingJudge(*wildguard, YES_NO)

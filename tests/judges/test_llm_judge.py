@@ -164,6 +164,20 @@ def test_an_exchange_that_cannot_be_rendered_costs_its_own_verdict_only(caplog):
     assert "Secret" not in caplog.text
 
 
+def test_a_profile_may_be_given_by_its_values():
+    values = {"name": "mine", "verdicts": {"safe": 0.0, "unsafe": 1.0}, "threshold": 0.3}
+    judge = LLMJudge(*testbed.load("judge-lm"), values)
+    assert (judge.profile.name, judge.threshold) == ("mine", 0.3)
+    with pytest.raises(ValueError, match="A profile must have verdicts, got name"):
+        LLMJudge(*testbed.load("judge-lm"), {"name": "mine"})
+
+
+def test_a_missing_verdict_of_a_model_that_gives_others_blames_no_profile():
+    judge = LLMJudge(*testbed.load("judge-lm"))
+    assert "together have too little probability" in judge.describe_missing()
+    assert "profile=`" not in judge.describe_missing()
+
+
 def test_a_model_that_gives_no_verdict_is_an_error_that_says_what_it_wrote():
     profile = replace(SAFE_UNSAFE, verdicts={"Zebra": 0.0, "Quagga": 1.0})
     with pytest.raises(ValueError, match=r"must answer with verdicts.*one of 'Zebra', 'Quagga'.*would rather write '(un)?safe"):

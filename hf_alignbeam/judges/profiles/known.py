@@ -4,10 +4,12 @@ Knows ids, folders and template texts, and which guards cannot be judges here. K
 """
 
 import re
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from itertools import pairwise
+from typing import Any
 
-from hf_alignbeam.judges.profile import GuardProfile
+from hf_alignbeam.judges.profile import GuardProfile, profile_from_mapping
 from hf_alignbeam.judges.profiles.classifiers import (
     DYNABENCH_HATE,
     GRANITE_GUARDIAN_HAP,
@@ -99,6 +101,17 @@ def named_profile(name: str) -> GuardProfile:
         f"`profile` must be one of {', '.join(profile.name for profile in PROFILES)}, got {name!r}. "
         "One of your own is given by its values, or at the command line by its YAML or JSON file."
     )
+
+
+def as_profile(profile: GuardProfile | Mapping[str, Any] | str) -> GuardProfile:
+    """A profile, given as it is, by its values, or by the name of a known one.
+
+    Raises:
+        ValueError: There is none of this name, or a value is wrong.
+    """
+    if isinstance(profile, str):
+        return named_profile(profile)
+    return profile if isinstance(profile, GuardProfile) else profile_from_mapping(profile)
 
 
 def refuse_unsupported(model_id: str | None) -> None:

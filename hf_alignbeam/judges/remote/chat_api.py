@@ -5,7 +5,8 @@ verdict.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
 from hf_alignbeam.judges.calibration import check_threshold, shifted
 from hf_alignbeam.judges.known_exchanges import PROBES
 from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses
-from hf_alignbeam.judges.profiles.known import find_profile, named_profile
+from hf_alignbeam.judges.profiles.known import as_profile, find_profile
 from hf_alignbeam.judges.reading.readings import worst_of_readings
 from hf_alignbeam.judges.remote.guard_answers import read_harm, written_text
 from hf_alignbeam.judges.remote.guard_requests import GuardRequests
@@ -43,8 +44,8 @@ class ChatJudge:
     Args:
         model: The guard's name at the endpoint.
         base_url: As for `HttpClient`, and so are `timeout`, `max_retries`, `max_concurrency` and `key_variable`.
-        profile: How it is asked and answers: a `GuardProfile`, or the name of a known one. Default: the one of a published
-            guard by `model`.
+        profile: How it is asked and answers: a `GuardProfile`, its values as a mapping, or the name of a known one. Default:
+            the one of a published guard by `model`.
         threshold: Its own threshold, in (0, 1): the harm that is reported as .5. Default: the profile's. For a profile without
             one it is .5; `CalibratedJudge` finds another.
         probe: Whether to ask it about the known exchanges now, so that a guard that gives no verdicts is an error.
@@ -67,7 +68,7 @@ class ChatJudge:
         self,
         model: str,
         base_url: str | None = None,
-        profile: GuardProfile | str | None = None,
+        profile: GuardProfile | Mapping[str, Any] | str | None = None,
         threshold: float | None = None,
         probe: bool = False,
         timeout: float = 10.0,
@@ -75,7 +76,7 @@ class ChatJudge:
         max_concurrency: int = 8,
         key_variable: str | None = "OPENAI_API_KEY",
     ):
-        named = named_profile(profile) if isinstance(profile, str) else profile or find_profile(check_model_name(model), None)
+        named = find_profile(check_model_name(model), None) if profile is None else as_profile(profile)
         if named is None:
             raise ValueError(
                 f"`profile` must be given for {model!r}, which is no known guard. Name one, or use "
