@@ -12,6 +12,7 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
+from hf_alignbeam.evaluation.devices import check_named_judge
 from hf_alignbeam.hub.judge_loading import JudgeSettings
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -87,7 +88,13 @@ class JudgeSpec:
     wrong: Share = 0.0
 
     def __post_init__(self) -> None:
+        if not self.name.startswith(TESTBED):
+            check_named_judge(self.name, self.settings, self.api, self.model)
+            return
         self.settings.resolved()  # raises for a profile or a rubric that does not exist
+        for name in ("revision", "api", "model"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"`judge_{name}` must be left out for {self.name}, got {getattr(self, name)!r}.")
 
     @property
     def settings(self) -> JudgeSettings:

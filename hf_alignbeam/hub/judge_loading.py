@@ -5,6 +5,7 @@ Knows Hub ids, folders, models and labels, and the arguments that name a judge.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -92,6 +93,10 @@ class JudgeSettings:
 
 def check_judge(judge: str, settings: JudgeSettings) -> None:
     """Raise ValueError, before anything is loaded, for a name that cannot be a judge's, and for settings that are wrong."""
+    if settings.revision is not None and Path(judge).is_dir():
+        raise ValueError(
+            f"`judge_revision` must be left out for a folder, got {settings.revision!r} for {judge}. A folder has one version."
+        )
     profile = replace(settings, template=None).resolved(find_profile(judge, None))
     if profile is not None:
         check_judges_responses(profile)

@@ -61,8 +61,8 @@ def test_every_option_reaches_the_settings(tmp_path):
     for name, value in typed.items():
         given = judge_spec_values(JudgeOptions(**{name: value}))
         assert given == {name: {"safe": 1.0} if name == "labels" else value}
-        spec = JudgeSpec("j", **given)
-        assert name not in NAMES or getattr(spec.settings, name) == given[name]
+        if name in NAMES:  # the others need a URL
+            assert getattr(JudgeSpec("j", **given).settings, name) == given[name]
 
 
 def test_a_recipe_the_hub_entries_and_a_protected_model_take_every_setting():
@@ -230,6 +230,10 @@ def test_a_profile_object_is_written_as_its_values(tmp_path):
     ("judge", "message"),
     [
         ({"profile": "no-such-guard"}, "`judge`: .*must be one of"),
+        ({"revision": "abc"}, "`judge`: `judge_revision` must be left out for a folder"),
+        ({"api": "chat"}, "`judge`: `judge_api` must come with a URL"),
+        ({"name": "testbed:judge-lm", "api": "chat"}, "`judge`: `judge_api` must be left out for testbed:judge-lm"),
+        ({"name": "meta-llama/Llama-Prompt-Guard-2-86M"}, "`judge`: .* judges prompts only"),
         ({"profile": "own.yaml"}, "`judge`: .*got 'own.yaml'. One of your own is given by its values"),
         ({"profile": {"name": "x", "verdicts": {True: 1.0}}}, "`judge`: .*got True. Put quotes around yes, no"),
         ({"profile": 5}, "`profile` of `judge` must be "),
