@@ -322,7 +322,7 @@ def publish(
 def protect(
     model: Annotated[str, Option(help="The target: a folder or a Hub id.")],
     anchor: Annotated[str, Option(help="The safe model: a folder or a Hub id.")],
-    judge: JudgeName,
+    judge: Annotated[str, Option(help="A guard, another model or a classifier: a folder or a Hub id, but no URL.")],
     judge_options: JudgeOptions,
     to: Annotated[str, Option(help="A folder to write; with --push, a Hub id.")],
     revision: Annotated[str | None, Option(help="The target's revision.")] = None,

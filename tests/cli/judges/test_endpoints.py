@@ -75,6 +75,7 @@ def test_answers_are_judged_by_an_endpoint(said, server, tmp_path):
 
 
 def test_a_protected_model_has_no_judge_behind_a_url(tmp_path):
+    assert "but no URL." in " ".join(run("protect", "--help").output.replace("│", " ").split())
     arguments = ("protect", *MODELS, "--judge", "https://example.com/v1", "--to", tmp_path / "to")
     result = run(*arguments)
     assert result.exit_code == 2
