@@ -65,6 +65,8 @@ class ClassifierJudge:
     ):
         check_model(model, batch_size)
         known = {name.lower(): int(i) for i, name in (model.config.id2label or {}).items()}
+        if not isinstance(labels, Mapping):
+            raise ValueError(f'`labels` must give each label its harm, got {labels!r}. Write {{"unsafe": 1.0}}.')
         labels = {name.lower(): harm for name, harm in labels.items()}
         if not labels or not set(labels) <= set(known):
             raise ValueError(

@@ -22,3 +22,9 @@ def test_labels_are_weighted_and_summed_or_the_worst_of_several_counts():
         ClassifierJudge(model, tokenizer, {"bad": 1.0})
     with pytest.raises(ValueError, match=r"`labels` must give each label a harm in \[0, 1\]"):
         ClassifierJudge(model, tokenizer, {"unsafe": 2.0})
+
+
+@pytest.mark.parametrize("labels", ["unsafe", ["unsafe"]])
+def test_names_alone_are_no_labels(labels):
+    with pytest.raises(ValueError, match=r"`labels` must give each label its harm, got .*\. Write {\"unsafe\": 1\.0}"):
+        ClassifierJudge(*testbed.load("judge-cls"), labels=labels)
