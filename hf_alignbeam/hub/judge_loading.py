@@ -19,9 +19,9 @@ from hf_alignbeam.judges.classifier_judge import ClassifierJudge
 from hf_alignbeam.judges.generating_judge import GeneratingJudge
 from hf_alignbeam.judges.llm_judge import LLMJudge
 from hf_alignbeam.judges.plausibility import PlausibleAnswer
-from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses, profile_from_mapping
+from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses
 from hf_alignbeam.judges.profiles.general import SAFE_UNSAFE, YES_NO
-from hf_alignbeam.judges.profiles.known import find_profile, named_profile
+from hf_alignbeam.judges.profiles.known import as_profile, find_profile, named_profile
 
 #: Labels of classifiers that mean harm, in lower case.
 HARMFUL_LABELS = ("unsafe", "harmful", "toxic", "toxicity", "hate", "hateful", "offensive")
@@ -80,9 +80,7 @@ class JudgeSettings:
         Raises:
             ValueError: A name is unknown, or a value is out of its range.
         """
-        profile = named_profile(self.profile) if isinstance(self.profile, str) else self.profile or found
-        if isinstance(profile, Mapping):
-            profile = profile_from_mapping(profile)
+        profile = found if self.profile is None else as_profile(self.profile)
         if self.rubric is not None:
             is_text = "{" in self.rubric
             profile = replace(YES_NO, name="rubric", prompt=self.rubric) if is_text else named_profile(self.rubric)

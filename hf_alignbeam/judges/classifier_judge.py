@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
 from hf_alignbeam.chat.templates import escape_special_tokens
 from hf_alignbeam.inference.engines import input_device, max_positions, takes_argument
-from hf_alignbeam.judges.base import check_model
+from hf_alignbeam.judges.base import batches, check_model
 from hf_alignbeam.judges.reading.lossless import LossCheck
 from hf_alignbeam.judges.reading.readings import Exchange, worst_of_readings
 from hf_alignbeam.judges.rendering import fill_prompt
@@ -102,9 +102,8 @@ class ClassifierJudge:
         rows = [self._render_or_none(*reading) for _, reading in readings]
         harms = torch.full((len(rows),), torch.nan)
         readable = [(place, row) for place, row in enumerate(rows) if row is not None]
-        for start in range(0, len(readable), self._batch_size):
-            places, batch = zip(*readable[start : start + self._batch_size], strict=True)
-            harms[list(places)] = self._judge(batch)
+        for batch in batches([len(row["input_ids"]) for _, row in readable], self._batch_size):
+            harms[[readable[n][0] for n in batch]] = self._judge([readable[n][1] for n in batch])
         worst = torch.zeros(len(exchanges))
         for (n, _), harm in zip(readings, harms, strict=True):
             worst[n] = torch.maximum(worst[n], harm)  # NaN stays NaN

@@ -14,7 +14,9 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
 from hf_alignbeam.chat.templates import special_token_names
+from hf_alignbeam.inference.branching_cache import choose_engine
 from hf_alignbeam.inference.engines import input_device, max_positions
+from hf_alignbeam.inference.incremental import IncrementalScorer
 from hf_alignbeam.judges.base import batches, check_model
 from hf_alignbeam.judges.calibration import check_threshold, known_verdicts, own_threshold, shifted
 from hf_alignbeam.judges.known_exchanges import EXCHANGES, PROBES
@@ -85,6 +87,7 @@ class GeneratingJudge:
         self._marker = profile.verdict_after.lower().encode()
         self._prompt = GuardPrompt(tokenizer, profile)
         self._reader = VerdictReader(self._tokens, profile.verdicts)
+        self._scorer = IncrementalScorer(model, choose_engine(model, self._tokens))
         configured = model.generation_config.eos_token_id if model.generation_config is not None else None
         eos = [configured] if isinstance(configured, int) else list(configured or [])
         self._eos = sorted({*eos, *({tokenizer.eos_token_id} - {None})})
@@ -142,7 +145,7 @@ class GeneratingJudge:
         for batch in batches([len(ids) for ids in readable.values()], self._batch_size):
             prompts = {places[n]: readable[places[n]] for n in batch}
             written = [self._before_verdict(ids) for ids in self._write(list(prompts.values()))]
-            rows = {n: [*ids, *begun] for (n, ids), begun in zip(prompts.items(), written, strict=True) if begun is not None}
+            rows = {n: [*ids, *text] for (n, ids), text in zip(prompts.items(), written, strict=True) if text is not None}
             if rows:
                 harm[list(rows)] = self._reader.read(list(rows.values()), self._next_logp).harm
         return harm
@@ -157,11 +160,4 @@ class GeneratingJudge:
         return list(ids[: 1 + next(n for n, end in enumerate(ends) if end >= n_bytes)])
 
     def _next_logp(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        width = max(map(len, rows))
-        ids = torch.tensor([[*row, *[self._pad] * (width - len(row))] for row in rows])  # (B, T)
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        device = input_device(self._model)
-        with torch.no_grad():
-            logits = self._model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
-        last = torch.tensor([len(row) - 1 for row in rows], device=logits.device)
-        return logits[torch.arange(len(rows), device=logits.device), last].float().log_softmax(-1)
+        return self._scorer.next_logp(rows, [1] * len(rows))

@@ -137,7 +137,7 @@ class LLMJudge:
             ids = [*ids, int(self._scorer.next_logp([ids], [1])[0].argmax())]
         texts = ", ".join(map(repr, self.profile.verdicts))
         return (
-            f"{self!r} is asked for one of {texts}, which together have a probability of {float(verdicts.prob[0]):.2g} after a "
+            f"{self!r} is asked for one of {texts}, which together have a probability of {prob:.2g} after a "
             f"known harmless exchange. It would rather write {decode(self._tokens, ids[n_read:]).decode(errors='replace')!r}. "
             f"{USE_ANOTHER_MODEL if self.profile.as_message and self.profile.prompt else NAME_A_PROFILE}"
         )

@@ -5,7 +5,6 @@ Knows the record, its checks and its form as a mapping. Knows no published guard
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 #: The places of a `prompt` text: the whole conversation with the response, the last user message, and the response.
@@ -89,10 +88,6 @@ class GuardProfile:
             raise ValueError(f"`max_messages` must be at least 1, got {self.max_messages}. Use None for all.")
         if not self.judges or not set(self.judges) <= {"response", "prompt"}:
             raise ValueError(f'`judges` must hold "response", "prompt" or both, got {self.judges!r}.')
-
-    def has_id(self, model_id: str) -> bool:
-        """Whether a Hub id is one of its models."""
-        return any(fnmatchcase(model_id.lower(), pattern.lower()) for pattern in self.model_ids)
 
     def has_template(self, chat_template: str) -> bool:
         """Whether a chat template is that of its models."""

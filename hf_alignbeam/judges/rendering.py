@@ -45,11 +45,13 @@ class _Skeleton:
         texts: What the template writes before, between and after the places.
         places: Which message stands at each place.
         trims: Whether the template drops white space around messages.
+        delimiters: What it writes next to messages on their lines, but for special tokens, which are escaped anyway.
     """
 
     texts: list[str]
     places: list[int]
     trims: bool
+    delimiters: list[str]
 
 
 class GuardPrompt:
@@ -132,17 +134,11 @@ class GuardPrompt:
         )
 
     def _put(self, skeleton: _Skeleton, contents: Sequence[str]) -> str:
-        delimiters = self._delimiters(skeleton)
         parts = [skeleton.texts[0]]
         for place, after in zip(skeleton.places, skeleton.texts[1:], strict=True):
             content = contents[place].strip() if skeleton.trims else contents[place]
-            parts += [escape_delimiters(content, delimiters), after]
+            parts += [escape_delimiters(content, skeleton.delimiters), after]
         return "".join(parts)
-
-    def _delimiters(self, skeleton: _Skeleton) -> list[str]:
-        """What stands next to messages on their lines; special tokens are escaped already."""
-        lines = [line for text in skeleton.texts for line in _outer_lines(text)]
-        return [line for line in dict.fromkeys(lines) if not any(name in line for name in self._special)]
 
     def _skeleton(self, roles: tuple[str, ...]) -> _Skeleton | None:
         """The conversation of these roles rendered with placeholders; None where the template refuses or drops some.
@@ -154,7 +150,7 @@ class GuardPrompt:
             if self._profile.question is not None:
                 messages.append({"role": "user", "content": self._profile.question})
             forms = (self._profile.typed_parts, not self._profile.typed_parts)
-            rendered = (_split(self._render(messages, typed), range(len(roles))) for typed in forms)
+            rendered = (_split(self._render(messages, typed), range(len(roles)), self._special) for typed in forms)
             self._skeletons[roles] = next((skeleton for skeleton in rendered if skeleton is not None), None)
         return self._skeletons[roles]
 
@@ -172,7 +168,7 @@ class GuardPrompt:
             reasons = self._profile.verdict_after is not None or self._profile.chat_template is not None
             rendered = self._render(messages, self._profile.typed_parts) if reasons else None
             text = rendered or render_to_answer(self._tokenizer, self._tokens, messages)[0]
-        skeleton = _split(text, range(len(names)))
+        skeleton = _split(text, range(len(names)), self._special)
         if skeleton is None:
             raise ValueError(f"The chat template must render the prompt of the profile {self._profile.name!r}, but drops a part.")
         return replace(skeleton, places=[("conversation", "user", "response").index(name) for name in names], trims=False)
@@ -229,7 +225,7 @@ def _typed(message: Message) -> Any:
     return {**message, "content": [{"type": "text", "text": message["content"]}]}
 
 
-def _split(text: str | None, expected: Sequence[int]) -> _Skeleton | None:
+def _split(text: str | None, expected: Sequence[int], special: Sequence[str]) -> _Skeleton | None:
     """A rendered text cut at its placeholders; None where they are not all there, once each and in order."""
     if text is None:
         return None
@@ -239,7 +235,10 @@ def _split(text: str | None, expected: Sequence[int]) -> _Skeleton | None:
     trims = not any(match[1] or match[3] for match in found)
     ends = [0, *(match.end() for match in found)]
     starts = [*(match.start() for match in found), len(text)]
-    return _Skeleton([text[end:start] for end, start in zip(ends, starts, strict=True)], list(expected), trims)
+    texts = [text[end:start] for end, start in zip(ends, starts, strict=True)]
+    lines = dict.fromkeys(line for each in texts for line in _outer_lines(each))
+    delimiters = [line for line in lines if not any(name in line for name in special)]
+    return _Skeleton(texts, list(expected), trims, delimiters)
 
 
 def _outer_lines(text: str) -> list[str]:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 #: Below this total probability of the verdict texts there is no verdict.
 MIN_VERDICT_PROB = 0.05
-#: Beginnings of verdicts that are less probable than this are not followed.
-MIN_BEGINNING_PROB = 0.01
-#: So many beginnings of each row are followed, for so many tokens.
-MAX_BEGINNINGS, MAX_TOKENS = 3, 6
+#: Prefixes of verdicts that are less probable than this are not followed.
+MIN_PREFIX_PROB = 0.01
+#: So many prefixes of each row are followed, for so many tokens.
+MAX_PREFIXES, MAX_TOKENS = 3, 6
 #: What may stand before a verdict: white space and markup.
 LEADING = b" \t\r\n\f\v*_`\"'"
 
@@ -37,11 +37,11 @@ class Verdicts(NamedTuple):
 
 @dataclass(frozen=True)
 class _Continuations:
-    """What each next token does to a beginning of a verdict.
+    """What each next token does to a prefix of a verdict.
 
     Attributes:
         deciding: By verdict, the ids of tokens after which it is the only one possible.
-        open: The ids of tokens after which several are possible, and the beginnings that they make.
+        open: The ids of tokens after which several are possible, and the prefixes that they make.
     """
 
     deciding: list[list[int]]
@@ -72,7 +72,7 @@ class VerdictReader:
             raise ValueError(f"`verdicts` must be different texts, got {', '.join(map(repr, verdicts))}.")
         first = self._continuations(b"")
         for text, ids in zip(self._texts, first.deciding, strict=True):
-            if not ids and not any(text.startswith(begun) for begun in first.open.values() if begun):
+            if not ids and not any(text.startswith(prefix) for prefix in first.open.values() if prefix):
                 raise ValueError(f"`verdicts` must be texts that the tokenizer can write, got {text.decode()!r}. Use others.")
 
     def read(self, rows: Sequence[Sequence[int]], next_logp: NextLogp) -> Verdicts:
@@ -84,15 +84,15 @@ class VerdictReader:
         """
         mass = torch.zeros(len(rows), len(self._texts), dtype=torch.float64)  # (B, verdicts)
         logp = next_logp(rows)
-        followed = [_Beginning(row, b"", [], 1.0) for row in range(len(rows))]
+        followed = [_Prefix(row, b"", [], 1.0) for row in range(len(rows))]
         for _ in range(MAX_TOKENS):
             prob = logp[-len(followed) :].double().exp().cpu()  # (followed, A)
-            following: list[_Beginning] = []
-            for begun, of_token in zip(followed, prob, strict=True):
-                table = self._continuations(begun.text)
+            following: list[_Prefix] = []
+            for prefix, of_token in zip(followed, prob, strict=True):
+                table = self._continuations(prefix.text)
                 for verdict, ids in enumerate(table.deciding):
-                    mass[begun.row, verdict] += begun.prob * of_token[ids].sum()
-                following += _likeliest(begun, table.open, of_token)
+                    mass[prefix.row, verdict] += prefix.prob * of_token[ids].sum()
+                following += _likeliest(prefix, table.open, of_token)
             if not following:
                 break
             followed = following
@@ -101,25 +101,25 @@ class VerdictReader:
         harm = torch.where(total >= MIN_VERDICT_PROB, (mass * self._harm).sum(-1) / total, torch.nan)
         return Verdicts(harm.clamp(0.0, 1.0), total)
 
-    def _continuations(self, begun: bytes) -> _Continuations:
-        if begun not in self._tables:
+    def _continuations(self, prefix: bytes) -> _Continuations:
+        if prefix not in self._tables:
             deciding: list[list[int]] = [[] for _ in self._texts]
             still_open: dict[int, bytes] = {}
             for i, token in enumerate(self._tokens):
-                text = _continued(begun, token)
+                text = _continued(prefix, token)
                 if text is None:
                     continue
-                possible = [n for n, verdict in enumerate(self._texts) if _agrees(text, verdict, ends=token is None)]
+                possible = [n for n, verdict in enumerate(self._texts) if agrees(text, verdict, is_whole=token is None)]
                 if len(possible) == 1:
                     deciding[possible[0]].append(i)
                 elif possible:
                     still_open[i] = text
-            self._tables[begun] = _Continuations(deciding, still_open)
-        return self._tables[begun]
+            self._tables[prefix] = _Continuations(deciding, still_open)
+        return self._tables[prefix]
 
 
-class _Beginning(NamedTuple):
-    """The beginning of a verdict that is followed: its row, its text, its tokens and its probability."""
+class _Prefix(NamedTuple):
+    """The prefix of a verdict that is followed: its row, its text, its tokens and its probability."""
 
     row: int
     text: bytes
@@ -127,32 +127,41 @@ class _Beginning(NamedTuple):
     prob: float
 
 
-def _likeliest(begun: _Beginning, still_open: Mapping[int, bytes], prob: Tensor) -> list[_Beginning]:
+def _likeliest(prefix: _Prefix, still_open: Mapping[int, bytes], prob: Tensor) -> list[_Prefix]:
     """The likeliest continuations that are worth following."""
     ids = list(still_open)
     if not ids:
         return []
-    values, places = prob[ids].topk(min(MAX_BEGINNINGS, len(ids)))
+    values, places = prob[ids].topk(min(MAX_PREFIXES, len(ids)))
     return [
-        _Beginning(begun.row, still_open[ids[place]], [*begun.ids, ids[place]], begun.prob * value)
+        _Prefix(prefix.row, still_open[ids[place]], [*prefix.ids, ids[place]], prefix.prob * value)
         for value, place in zip(values.tolist(), places.tolist(), strict=True)
-        if begun.prob * value >= MIN_BEGINNING_PROB
+        if prefix.prob * value >= MIN_PREFIX_PROB
     ]
 
 
-def _continued(begun: bytes, token: bytes | None) -> bytes | None:
-    """A beginning with one more token; None where a token adds nothing: an empty one, or a special one before any text."""
+def _continued(prefix: bytes, token: bytes | None) -> bytes | None:
+    """A prefix with one more token; None where a token adds nothing: an empty one, or a special one before any text."""
     if token is None:
-        return begun or None
+        return prefix or None
     if not token:
         return None
-    return begun + token if begun else token.lstrip(LEADING)
+    return prefix + token if prefix else token.lstrip(LEADING)
 
 
-def _agrees(text: bytes, verdict: bytes, ends: bool) -> bool:
-    """Whether a text is a beginning of a verdict, or a verdict with something after it that is no part of the word."""
-    if ends:
+def agrees(text: bytes, verdict: bytes, is_whole: bool = False) -> bool:
+    """Whether a text is a prefix of a verdict, or a verdict with something after it that is no part of the word.
+
+    Args:
+        text: What is written so far, in lower case.
+        verdict: The verdict text, in lower case.
+        is_whole: Whether nothing follows the text.
+    """
+    if is_whole:
         return text.rstrip() == verdict
-    if verdict.startswith(text):
-        return True
-    return text.startswith(verdict) and not text[len(verdict) : len(verdict) + 1].isalnum()
+    return verdict.startswith(text) or (text.startswith(verdict) and ends_word(text, len(verdict)))
+
+
+def ends_word(text: bytes, end: int) -> bool:
+    """Whether a word that ends at a place of a text does not go on after it."""
+    return not text[end : end + 1].isalnum()

@@ -40,7 +40,7 @@ class RandomStream:
 
 
 def _states() -> States:
-    numpy: Any = sys.modules.get("numpy")  # no dependency of ours: where nobody has imported it, nobody draws from it
+    numpy: Any = sys.modules.get("numpy")  # no dependency of ours: where it is not imported, nothing draws from it
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None,

@@ -77,7 +77,7 @@ class _Worker:
         return self._thread.is_alive()
 
     def run(self, call: Callable[[], object], timeout: float) -> Outcome:
-        outcome: queue.SimpleQueue[Outcome] = queue.SimpleQueue()  # of this call alone: a late result reaches nobody
+        outcome: queue.SimpleQueue[Outcome] = queue.SimpleQueue()  # of this call alone: a late result is dropped
         self._calls.put((call, outcome))
         try:
             return outcome.get(timeout=timeout)

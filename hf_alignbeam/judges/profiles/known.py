@@ -70,8 +70,8 @@ UNSUPPORTED = {
 def find_profile(model_id: str | None, chat_template: str | None) -> GuardProfile | None:
     """The profile of a published guard; None where there is none.
 
-    The id comes first. It may be a Hub id, a copy of one by somebody else, or a local folder: of its cache, or named `org--name`
-    or like the model.
+    The id comes first. It may be a Hub id, a copy of one under another owner, or a local folder: of its cache, or named
+    `org--name` or like the model.
 
     Args:
         model_id: The Hub id or folder.

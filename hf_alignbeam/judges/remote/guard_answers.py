@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from hf_alignbeam.judges.profile import GuardProfile
-from hf_alignbeam.judges.verdicts import LEADING, MIN_VERDICT_PROB
+from hf_alignbeam.judges.verdicts import LEADING, MIN_VERDICT_PROB, agrees, ends_word
 
 #: By how much probabilities may add up to more than 1, as rounded ones do.
 _ROUNDING = 0.01
@@ -137,23 +137,23 @@ def _harm_of_tokens(tokens: Sequence[Token], place: int, verdicts: Mapping[bytes
     if first is None:
         return math.nan
     mass = dict.fromkeys(verdicts, 0.0)
-    weight, begun = 1.0, b""
+    weight, prefix = 1.0, b""
     before = tokens[first].text[: place - ends[first] + len(tokens[first].text)]  # in the same token, as ` ` in ` safe`
     for n, token in enumerate(tokens[first:]):
         following = None
         for text, prob in token.prob:
-            continued = begun + text if n else _without(before, text)
-            possible = [verdict for verdict in verdicts if continued and _agrees(continued, verdict)]
+            continued = prefix + text if n else _without(before, text)
+            possible = [verdict for verdict in verdicts if continued and agrees(continued, verdict)]
             if len(possible) == 1:
                 mass[possible[0]] += weight * prob
             elif possible and text == token.text:
                 following = (weight * prob, continued)
         if following is None:
             break
-        weight, begun = following
+        weight, prefix = following
     else:
-        if begun in mass:  # the answer ends with a verdict that could have gone on
-            mass[begun] += weight
+        if prefix in mass:  # the answer ends with a verdict that could have gone on
+            mass[prefix] += weight
     total = sum(mass.values())
     if total < MIN_VERDICT_PROB:
         return math.nan
@@ -179,14 +179,5 @@ def _harm_of_text(text: bytes, verdicts: Mapping[bytes, float]) -> float:
 
 def _beginning(text: bytes, verdicts: Mapping[bytes, float]) -> bytes | None:
     """The longest verdict that a text begins with, as a whole word."""
-    found = [verdict for verdict in verdicts if text.startswith(verdict) and _ends_word(text, len(verdict))]
+    found = [verdict for verdict in verdicts if text.startswith(verdict) and ends_word(text, len(verdict))]
     return max(found, key=len, default=None)
-
-
-def _agrees(text: bytes, verdict: bytes) -> bool:
-    """Whether a text is a beginning of a verdict, or a verdict with something after it that is no part of the word."""
-    return verdict.startswith(text) or (text.startswith(verdict) and _ends_word(text, len(verdict)))
-
-
-def _ends_word(text: bytes, end: int) -> bool:
-    return not text[end : end + 1].isalnum()
