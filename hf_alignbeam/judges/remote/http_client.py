@@ -237,7 +237,10 @@ def _run_in_thread(work: Coroutine[Any, Any, list[Answer]]) -> list[Answer]:
     def run() -> None:
         try:
             with contextlib.closing(loop):
-                answers = loop.run_until_complete(task)
+                try:
+                    answers = loop.run_until_complete(task)
+                finally:  # an answer that was not read to its end leaves generators open
+                    loop.run_until_complete(loop.shutdown_asyncgens())
         except BaseException as error:  # raised again for the caller, a cancellation too
             outcome.set_exception(error)
         else:
