@@ -4,4 +4,5 @@
 * `engines`: The forwards of a batch of texts: from a key-value cache, or recomputed each time.
 * `branching_cache`: A batch of contexts whose rows grow, branch and abandon tokens, each token fed once.
 * `incremental`: Next-token log-probabilities of texts that grow, without feeding their beginnings again.
+* `precise_logits`: The logits of a few tokens in float32, where a model's last layer computes in fewer bits.
 """

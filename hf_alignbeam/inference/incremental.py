@@ -5,13 +5,14 @@ Knows ids and a model's cache. Knows no text and no verdict.
 
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_alignbeam.inference.branching_cache import Append, BranchingCache
-from hf_alignbeam.inference.engines import KeyValueEngine, RecomputeEngine
+from hf_alignbeam.inference.engines import KeyValueEngine, RecomputeEngine, Scope
 
 
 @dataclass
@@ -37,11 +38,13 @@ class IncrementalScorer:
     Args:
         model: A decoder.
         engine: The engine class that runs it (`choose_engine`).
+        scope: Makes the context for its forwards.
     """
 
-    def __init__(self, model: PreTrainedModel, engine: type[KeyValueEngine] | type[RecomputeEngine]):
+    def __init__(self, model: PreTrainedModel, engine: type[KeyValueEngine] | type[RecomputeEngine], scope: Scope = nullcontext):
         self._model = model
         self._engine = engine
+        self._scope = scope
         self._threads = threading.local()
 
     def next_logp(self, texts: Sequence[Sequence[int]], n_heads: Sequence[int]) -> Tensor:
@@ -64,7 +67,9 @@ class IncrementalScorer:
 
     def _feed_heads(self, texts: Sequence[Sequence[int]], n_heads: Sequence[int]) -> _FedTexts:
         heads = [list(text[: min(n, len(text) - 1)]) for text, n in zip(texts, n_heads, strict=True)]
-        return _FedTexts(BranchingCache(self._engine(self._model), heads), heads, [[] for _ in texts], [[] for _ in texts])
+        return _FedTexts(
+            BranchingCache(self._engine(self._model, self._scope), heads), heads, [[] for _ in texts], [[] for _ in texts]
+        )
 
 
 def _parents(fed: _FedTexts | None, texts: Sequence[Sequence[int]]) -> list[int] | None:

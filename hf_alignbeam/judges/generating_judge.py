@@ -5,6 +5,7 @@ Knows how long a model may write, and where in its text the verdict stands. Know
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -17,6 +18,7 @@ from hf_alignbeam.chat.templates import special_token_names
 from hf_alignbeam.inference.branching_cache import choose_engine
 from hf_alignbeam.inference.engines import input_device, max_positions
 from hf_alignbeam.inference.incremental import IncrementalScorer
+from hf_alignbeam.inference.precise_logits import precise_logits
 from hf_alignbeam.judges.base import batches, check_model
 from hf_alignbeam.judges.calibration import check_threshold, known_verdicts, own_threshold, shifted
 from hf_alignbeam.judges.known_exchanges import EXCHANGES, PROBES
@@ -87,7 +89,9 @@ class GeneratingJudge:
         self._marker = profile.verdict_after.lower().encode()
         self._prompt = GuardPrompt(tokenizer, profile)
         self._reader = VerdictReader(self._tokens, profile.verdicts)
-        self._scorer = IncrementalScorer(model, choose_engine(model, self._tokens))
+        self._scorer = IncrementalScorer(
+            model, choose_engine(model, self._tokens), partial(precise_logits, model, self._reader.first_ids)
+        )
         configured = model.generation_config.eos_token_id if model.generation_config is not None else None
         eos = [configured] if isinstance(configured, int) else list(configured or [])
         self._eos = sorted({*eos, *({tokenizer.eos_token_id} - {None})})

@@ -17,6 +17,7 @@ from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
 from hf_alignbeam.inference.branching_cache import choose_engine
 from hf_alignbeam.inference.engines import max_positions
 from hf_alignbeam.inference.incremental import IncrementalScorer, n_common
+from hf_alignbeam.inference.precise_logits import precise_logits
 from hf_alignbeam.judges.base import batches, check_model
 from hf_alignbeam.judges.calibration import check_threshold, known_verdicts, own_threshold, shifted
 from hf_alignbeam.judges.known_exchanges import EXCHANGES, PROBES
@@ -95,7 +96,8 @@ class LLMJudge:
         self.threshold = 0.5
         known = as_profile(profile) if profile is not None else find_profile(model.config._name_or_path, tokenizer.chat_template)
         self._use(known or SAFE_UNSAFE)
-        self._scorer = IncrementalScorer(model, choose_engine(model, self._tokens))
+        engine = choose_engine(model, self._tokens)
+        self._scorer = IncrementalScorer(model, engine, lambda: precise_logits(model, self._reader.first_ids))
         if known is None and self._gives_no_verdict():
             self._use(ONE_TO_FIVE)
         if probe and self._gives_no_verdict():

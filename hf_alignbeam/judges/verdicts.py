@@ -75,6 +75,12 @@ class VerdictReader:
             if not ids and not any(text.startswith(prefix) for prefix in first.open.values() if prefix):
                 raise ValueError(f"`verdicts` must be texts that the tokenizer can write, got {text.decode()!r}. Use others.")
 
+    @property
+    def first_ids(self) -> list[int]:
+        """The ids of the tokens that may begin a verdict."""
+        first = self._continuations(b"")
+        return sorted({*first.open, *(i for ids in first.deciding for i in ids)})
+
     def read(self, rows: Sequence[Sequence[int]], next_logp: NextLogp) -> Verdicts:
         """The verdicts after each of B lists of ids.
 

@@ -16,10 +16,12 @@ from hf_alignbeam.judges.calibration import (
 )
 from hf_alignbeam.judges.known_exchanges import EXCHANGES
 
-HARM = st.floats(0.001, 0.999)
+#: Equal, or further apart than rounding.
+HARM = st.integers(1, 999).map(lambda n: n / 1000)
+THRESHOLD = st.integers(50, 950).map(lambda n: n / 1000)
 
 
-@given(st.lists(HARM, min_size=1, max_size=20), st.floats(0.01, 0.99))
+@given(st.lists(HARM, min_size=1, max_size=20), THRESHOLD)
 def test_the_threshold_becomes_one_half_and_the_order_stays(harm, threshold):
     values = torch.tensor([*harm, threshold], dtype=torch.float64)
     moved = shifted(values, threshold)
@@ -34,7 +36,7 @@ def test_certain_and_missing_verdicts_stay():
     assert moved[2].isnan()
 
 
-@given(st.lists(HARM, min_size=1, max_size=20), st.lists(HARM, min_size=1, max_size=20), st.floats(0.05, 0.95))
+@given(st.lists(HARM, min_size=1, max_size=20), st.lists(HARM, min_size=1, max_size=20), THRESHOLD)
 def test_a_shifted_judge_has_a_shifted_threshold(harmful, harmless, threshold):
     """So a judge means the same with .5, however its scale is shifted."""
     verdicts = [*(KnownVerdict(h, True) for h in harmful), *(KnownVerdict(h, False) for h in harmless)]

@@ -40,7 +40,7 @@ def test_an_interrupted_wait_does_not_answer_the_next_call():
     """Ctrl-C while a call runs: its result comes later and reaches nobody."""
     timed, ended = TimedCalls(20), threading.Event()
     thread = timed(threading.get_ident)
-    interrupt = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
+    interrupt = threading.Timer(0.2, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
     interrupt.start()
     with pytest.raises(KeyboardInterrupt):
         timed(lambda: ended.wait(20) and "late")
