@@ -69,8 +69,9 @@ class ProtectedGenerate:
         Raises:
             ValueError: The call gives an argument that is fixed.
         """
-        kwargs = {name: value for name, value in kwargs.items() if value is not None}
-        fixed = {"custom_generate", "model", "anchor", "judge", "preset", *MODEL_ARGUMENTS, *setting_names(AlignBeam)}
+        settings = setting_names(AlignBeam)  # of these, None is a value
+        kwargs = {name: value for name, value in kwargs.items() if value is not None or name in settings}
+        fixed = {"custom_generate", "model", "anchor", "judge", "preset", *MODEL_ARGUMENTS, *settings}
         fixed -= {*PER_CALL_SETTINGS}
         if self._tokenizer.chat_template is not None and "inputs_embeds" not in kwargs:
             fixed.add("conversations")  # the judge reads the conversation in the prompt's own ids

@@ -40,9 +40,12 @@ def setting_names(cls: type) -> set[str]:
 
 
 def split_settings(kwargs: Mapping[str, Any], cls: type) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split keyword arguments into the settings of a class and the rest; the loader's arguments are dropped."""
+    """Split keyword arguments into the settings of a class and the rest; the loader's arguments are dropped.
+
+    None is a value: a setting that is None is given, as it is to the class itself.
+    """
     names = setting_names(cls)
-    settings = {name: value for name, value in kwargs.items() if name in names and value is not None}
+    settings = {name: value for name, value in kwargs.items() if name in names}
     rest = {name: value for name, value in kwargs.items() if name not in names and name not in LOADER_ARGUMENTS}
     return settings, rest
 

@@ -1,5 +1,7 @@
 """Helpers that know nothing about models, text or judges.
 
+* `checks`: Checks of arguments that many classes share.
+* `generation_modes`: Refuses modes of `generate` that a guard does not know.
 * `method_cache`: Keeps a method's results with its object, so that they are freed together.
 * `streaming`: Gives a streamer the prompt, and ends the stream even if generation fails.
 * `timed_calls`: Runs calls with a time limit in a thread that lives as long as it answers.
