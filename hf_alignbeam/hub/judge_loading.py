@@ -27,6 +27,18 @@ from hf_alignbeam.judges.profiles.known import as_profile, find_profile, named_p
 HARMFUL_LABELS = ("unsafe", "harmful", "toxic", "toxicity", "hate", "hateful", "offensive")
 
 
+#: Arguments, beside `judge`, that say which judge is loaded and how its output is read.
+JUDGE_ARGUMENTS = (
+    "judge_profile",
+    "judge_rubric",
+    "judge_template",
+    "judge_labels",
+    "judge_threshold",
+    "judge_revision",
+    "judge_tokenizer",
+)
+
+
 def load_accept(accept: Any, revision: str | None, model: PreTrainedModel, anchor_tokenizer: Any = None) -> Any:
     """An acceptance check: a `PlausibleAnswer` for a safe model, given by name or loaded; a callable or None as it is.
 

@@ -60,6 +60,8 @@ class ProtectedGenerate:
         self._tokenizer = tokenizer_for(model, tokenizer)
         self._anchor, self._judge = settings.pop("anchor"), settings.pop("judge")
         self._settings = settings
+        self._stop_strings = model.generation_config.stop_strings
+        model.generation_config.stop_strings = None  # there, `generate` would miss a tokenizer
         build_strategy(model, self._anchor, self._judge, self._tokenizer, settings)  # a bad setting fails when loading
 
     @torch.no_grad()
@@ -69,10 +71,9 @@ class ProtectedGenerate:
         Raises:
             ValueError: The call gives an argument that is fixed.
         """
-        settings = setting_names(AlignBeam)  # of these, None is a value
+        settings = setting_names(AlignBeam) - {*PER_CALL_SETTINGS}  # of these, None is a value
         kwargs = {name: value for name, value in kwargs.items() if value is not None or name in settings}
         fixed = {"custom_generate", "model", "anchor", "judge", "preset", *MODEL_ARGUMENTS, *settings}
-        fixed -= {*PER_CALL_SETTINGS}
         if self._tokenizer.chat_template is not None and "inputs_embeds" not in kwargs:
             fixed.add("conversations")  # the judge reads the conversation in the prompt's own ids
         for name in sorted(fixed & set(kwargs)):
@@ -81,6 +82,8 @@ class ProtectedGenerate:
                 f"{PROTECTION_KEY!r} in generation_config.json."
             )
         kwargs.pop("tokenizer", None)  # pipelines and servers pass one: the model's own is used
+        if not getattr(kwargs.get("generation_config"), "stop_strings", None):
+            kwargs.setdefault("stop_strings", self._stop_strings)
         protection = {"anchor": self._anchor, "judge": self._judge, "tokenizer": self._tokenizer, **self._settings}
         return alignbeam(*args, model=self.model, **protection, **kwargs)
 

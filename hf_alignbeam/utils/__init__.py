@@ -4,6 +4,7 @@
 * `generation_modes`: Refuses modes of `generate` that a guard does not know.
 * `method_cache`: Keeps a method's results with its object, so that they are freed together.
 * `streaming`: Gives a streamer the prompt, and ends the stream even if generation fails.
+* `stopping_criteria`: Stopping criteria without state, which work with any rows of a batch.
 * `timed_calls`: Runs calls with a time limit in a thread that lives as long as it answers.
 * `random_stream`: Lets a callable draw from the global generators without changing what others draw.
 * `hub_push`: Pushes a folder to the Hub in a single commit.

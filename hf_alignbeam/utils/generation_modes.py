@@ -34,7 +34,11 @@ def refuse_modes(config: GenerationConfig, given: Mapping[str, Any], name: str, 
     """
     for mode in MODES:
         if mode not in known and getattr(config, mode, None):
-            raise ValueError(f"`{mode}` must be left out with {name}, which does not know this mode, got {getattr(config, mode)!r}.")
+            raise ValueError(
+                f"`{mode}` must be left out with {name}, which does not know this mode, got {getattr(config, mode)!r}."
+            )
     for mode in MODELS:
         if given.get(mode) is not None:
-            raise ValueError(f"`{mode}` must be left out with {name}, which would not use it, got a {type(given[mode]).__name__}.")
+            raise ValueError(
+                f"`{mode}` must be left out with {name}, which would not use it, got a {type(given[mode]).__name__}."
+            )
