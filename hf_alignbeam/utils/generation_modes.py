@@ -33,12 +33,8 @@ def refuse_modes(config: GenerationConfig, given: Mapping[str, Any], name: str, 
         known: Modes that it knows.
     """
     for mode in MODES:
-        if mode not in known and getattr(config, mode, None):
-            raise ValueError(
-                f"`{mode}` must be left out with {name}, which does not know this mode, got {getattr(config, mode)!r}."
-            )
+        if mode not in known and (value := getattr(config, mode, None)):
+            raise ValueError(f"`{mode}` must be left out with {name}, which does not know this mode, got {value!r}.")
     for mode in MODELS:
-        if given.get(mode) is not None:
-            raise ValueError(
-                f"`{mode}` must be left out with {name}, which would not use it, got a {type(given[mode]).__name__}."
-            )
+        if (value := given.get(mode)) is not None:
+            raise ValueError(f"`{mode}` must be left out with {name}, which would not use it, got a {type(value).__name__}.")
