@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.hub.model_loading import auto_class_of, explain_load_errors, get_or_build, load_once
+from hf_alignbeam.hub.model_loading import auto_class_of, explain_load_errors, get_or_build, is_model, load_once
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.calibration import CalibratedJudge
@@ -45,7 +45,7 @@ def load_accept(accept: Any, revision: str | None, model: PreTrainedModel, ancho
     Raises:
         ValueError: `accept` is a model, and its tokenizer is missing.
     """
-    if accept is None or not isinstance(accept, str | PreTrainedModel):
+    if not isinstance(accept, str) and not is_model(accept):
         return accept
     if isinstance(accept, str):
         accept, anchor_tokenizer = load_once(AutoModelForCausalLM, accept, revision, input_device(model))
@@ -105,7 +105,8 @@ def check_judge(judge: str, settings: JudgeSettings) -> None:
     """Raise ValueError, before anything is loaded, for a name that cannot be a judge's, and for settings that are wrong."""
     if settings.revision is not None and Path(judge).is_dir():
         raise ValueError(
-            f"`judge_revision` must be left out for a folder, got {settings.revision!r} for {judge}. A folder has one version."
+            f"`judge_revision` must be left out for a folder, got {settings.revision!r} for {judge}, which is the folder "
+            f"{Path(judge).resolve()} here. A folder has one version; for the Hub's model of its name, start elsewhere."
         )
     profile = replace(settings, template=None).resolved(find_profile(judge, None))
     if profile is not None:
@@ -136,7 +137,7 @@ def load_judge(
         with explain_load_errors(judge):
             auto = auto_class_of(judge, settings.revision)
         network, judge_tokenizer = load_once(auto, judge, settings.revision, device or torch.device("cpu"))
-    elif isinstance(judge, PreTrainedModel):
+    elif is_model(judge):
         network = judge
         if judge_tokenizer is None:
             raise ValueError("`judge_tokenizer` must be given with a loaded judge, got None. Or pass an LLMJudge.")
@@ -163,7 +164,8 @@ def judge_from_arguments(judge: Any, arguments: Mapping[str, Any], model: PreTra
 
 def _build(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: JudgeSettings) -> Judge:
     found = find_profile(network.config._name_or_path, tokenizer.chat_template)
-    classifies = "SequenceClassification" in type(network).__name__
+    inner = network.get_base_model() if hasattr(network, "get_base_model") else network  # type: ignore[operator]
+    classifies = "SequenceClassification" in type(inner).__name__
     profile = (replace(settings, template=None) if classifies else settings).resolved(found)  # it says nothing of labels
     if profile is not None:
         check_judges_responses(profile)

@@ -7,6 +7,7 @@
 * `stopping_criteria`: Stopping criteria without state, which work with any rows of a batch.
 * `timed_calls`: Runs calls with a time limit in a thread that lives as long as it answers.
 * `random_stream`: Lets a callable draw from the global generators without changing what others draw.
+* `written_files`: Folders that a command writes: another's file is never replaced, and a folder appears whole.
 * `hub_push`: Pushes a folder to the Hub in a single commit.
 * `jsonl_log`: Logs of JSON records that stay readable when the writing process is killed.
 """
