@@ -49,8 +49,8 @@ def check_written(folder: Path, names: Sequence[str], record: str) -> None:
         for file in inside:
             if file.is_symlink() or (file.is_file() and file != recorded and not _is_recorded(file, folder, written)):
                 raise ValueError(
-                    f"{file} must be new or as this command wrote it, but it is not, and would be replaced. Move it away, or name "
-                    "another place."
+                    f"{file} must be new or as this command wrote it, but it is not, and would be replaced. Move it away, or "
+                    "name another place."
                 )
 
 
@@ -59,7 +59,13 @@ def _is_recorded(file: Path, folder: Path, written: Mapping[str, str]) -> bool:
 
 
 def record_written(folder: Path, names: Sequence[str], record: str) -> None:
-    """Record the hashes of the files under some names in one more file."""
+    """Record the hashes of the files under some names.
+
+    Args:
+        folder: The folder.
+        names: Files and folders in it.
+        record: The file in it that gets the hashes.
+    """
     files = [file for name in names for file in [folder / name, *(folder / name).rglob("*")] if file.is_file()]
     hashes = {file.relative_to(folder).as_posix(): _sha256(file) for file in sorted(files)}
     (folder / record).write_text(json.dumps(hashes) + "\n", "utf-8")
@@ -67,7 +73,14 @@ def record_written(folder: Path, names: Sequence[str], record: str) -> None:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside another one, whose place it takes when everything is written; after an error nothing is left."""
+    """A folder beside another one, whose place it takes when everything is written; after an error nothing is left.
+
+    Args:
+        folder: The folder, which is new or empty.
+
+    Returns:
+        The folder to write into.
+    """
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -86,7 +99,13 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def copy_file(source: Path, to: Path, linked: bool) -> None:
-    """Copy a file; where the disk can share the blocks of both until one is changed, that costs no space."""
+    """Copy a file; where the disk can share the blocks of both until one is changed, that costs no space.
+
+    Args:
+        source: The file.
+        to: The path of the copy, in a folder that is created if need be.
+        linked: Whether to make a link instead, for a copy that does not last.
+    """
     to.parent.mkdir(parents=True, exist_ok=True)
     if linked:
         to.symlink_to(source.resolve())
