@@ -50,7 +50,7 @@ def alignbeam(*args: Any, model: PreTrainedModel, anchor: Any, judge: Any, token
 def _with_stop_strings(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The same arguments with the stop strings of a generation config beside it: there, `generate` misses the tokenizer."""
     config = kwargs.get("generation_config")
-    if not getattr(config, "stop_strings", None):
+    if config is None or not config.stop_strings:
         return dict(kwargs)
     stop_strings, config = kwargs.get("stop_strings") or config.stop_strings, copy.copy(config)
     config.stop_strings = None

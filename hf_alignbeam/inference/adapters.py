@@ -47,7 +47,7 @@ def base_of(model: torch.nn.Module) -> PreTrainedModel:
 
 def n_embeddings(model: PreTrainedModel) -> int:
     """The number of rows in a model's embedding table, which adapters may have wrapped (peft 0.21)."""
-    tables = model.get_input_embeddings().modules()  # type: ignore[operator]
+    tables = model.get_input_embeddings().modules()
     return int(next(table.num_embeddings for table in tables if hasattr(table, "num_embeddings")))  # type: ignore[arg-type]
 
 

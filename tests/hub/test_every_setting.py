@@ -4,9 +4,10 @@ import copy
 import json
 
 import pytest
-from helpers.entries import CALLS, GUARD, TARGET, TRUSTED
+from helpers.commands import run
+from helpers.entries import ANCHOR, CALLS, GUARD, JUDGE, TARGET, TRUSTED
 from helpers.searches import framed
-from helpers.strategies import chats_of
+from helpers.strategies import chats_of, text_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, EmbeddingSteerer, PlausibleAnswer
@@ -174,3 +175,54 @@ def test_null_in_a_protected_folder_is_none(doors, tmp_path):
     for name in ("judge_after", "n_steps"):  # nor is None a way to leave a fixed setting out
         with pytest.raises(ValueError, match=f"`{name}` is fixed by the protected model"):
             model.generate(**inputs, **{name: None})
+
+
+#: For each command, settings that it has no options for, and some that it has.
+TYPED = {
+    "anchor-logits": {"n_steps": None, "n_watch": None, "mixing": "linear", "translation": "drop"},
+    "alignbeam": {"judge_after": None, "n_steps": 3, "refusal": "Nein.", "choice": "safest", "on_judge_error": "raise"},
+    "embedding-steerer": {
+        **SHORT["embedding-steerer"],
+        "kinds": ["span"],
+        "positions": "all",
+        "cache": False,
+        "refusal": "Nein.",
+    },
+}
+
+
+def options(settings):
+    typed = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
+    return [part for name, value in typed.items() for part in ("--set", f"{name}={value}")]
+
+
+@pytest.mark.parametrize("strategy", TYPED)
+def test_a_command_takes_every_setting_too(strategy, doors, specialist, thin, tmp_path):
+    target, models = CALLS[strategy]
+    prompt = framed(1) if strategy == "embedding-steerer" else chats_of("late", 2)[1:]
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"messages": prompt[0]}))
+    named = [part for name, model in models.items() for part in (f"--{name}", WEIGHTS / model)]
+    command = ("steer" if strategy == "embedding-steerer" else "generate", "--model", WEIGHTS / target, *named)
+    files = ("--file", tmp_path / "prompts.jsonl", "--to", tmp_path / "out", "--max-new-tokens", NEW["max_new_tokens"])
+    done = run(*command, *files, *options(TYPED[strategy]))
+    assert done.exit_code == 0, done.output
+    tokenizer = {"specialist": specialist, "thin": thin}[target][1]
+    expected = text_of(tokenizer, doors[strategy]["object"](TYPED[strategy]))
+    if strategy == "embedding-steerer":
+        (record,) = json.loads((tmp_path / "out" / "steered.json").read_text())["prompts"]
+        assert expected == (record["text"] if record["outcome"] in ("clean", "steered") else "Nein.")
+    else:
+        assert json.loads((tmp_path / "out").read_text())["answer"] == expected
+    done = run(*command, *files, "--set", "judge_aftr=3")
+    assert done.exit_code == 2
+    assert "--set must name a setting of" in done.output
+
+
+def test_protect_stores_what_is_typed(tmp_path):
+    typed = {**TYPED["alignbeam"], "judge_every": None}
+    done = run("protect", "--model", TARGET, "--anchor", ANCHOR, "--judge", JUDGE, *options(typed), "--to", tmp_path / "made")
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "made" / "generation_config.json").read_text())["alignbeam"].items() >= typed.items()
+    for wrong in ("judge_after", "=3", "anchor=x"):
+        done = run("protect", "--model", TARGET, "--anchor", ANCHOR, "--judge", JUDGE, "--set", wrong, "--to", tmp_path / "made")
+        assert done.exit_code == 2
