@@ -9,9 +9,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from hf_alignbeam.hub.model_loading import auto_class_of, explain_load_errors, get_or_build, is_model, load_once
+from hf_alignbeam.hub.model_loading import adapter_config, base_of_adapter, explain_load_errors, get_or_build, load_once
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.calibration import CalibratedJudge
@@ -52,6 +58,21 @@ def load_accept(accept: Any, revision: str | None, model: PreTrainedModel, ancho
     elif anchor_tokenizer is None:
         raise ValueError("`anchor_tokenizer` must be given with a loaded `accept`, got None. Or name it by its id.")
     return get_or_build(accept, ("plausible", id(anchor_tokenizer)), lambda: PlausibleAnswer(accept, anchor_tokenizer))
+
+
+def auto_class_of(name: str | Path, revision: str | None = None) -> Any:
+    """The auto class for a checkpoint: a sequence classifier's where its configuration says so, else a causal model's."""
+    if (adapter := adapter_config(name, revision)) is not None:
+        if adapter.get("task_type") == "SEQ_CLS":
+            return AutoModelForSequenceClassification
+        name, revision = base_of_adapter(name, adapter)
+    classifies = "SequenceClassification" in str(AutoConfig.from_pretrained(name, revision=revision).architectures)
+    return AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
+
+
+def is_model(value: object) -> bool:
+    """Whether a value is a loaded model, with or without peft's wrapper around it."""
+    return isinstance(value, PreTrainedModel) or hasattr(value, "get_base_model")
 
 
 @dataclass(frozen=True)

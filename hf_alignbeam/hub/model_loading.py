@@ -15,9 +15,7 @@ from typing import Any, cast
 import torch
 from huggingface_hub.errors import HTTPError
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -70,7 +68,7 @@ def load_model(
         placement: Further arguments of `from_pretrained`.
     """
     adapter = adapter_config(name, revision)
-    base, base_revision = (name, revision) if adapter is None else _base_of(name, adapter)
+    base, base_revision = (name, revision) if adapter is None else base_of_adapter(name, adapter)
     model = auto.from_pretrained(base, revision=base_revision, dtype=dtype, **placement)
     if adapter is not None:  # transformers 5.23 would look for the adapter's revision in its base's repository
         model.load_adapter(str(name), adapter_kwargs={"revision": revision})
@@ -85,18 +83,8 @@ def load_tokenizer(name: str | Path, revision: str | None = None, **options: Any
     except (OSError, ValueError):
         if (adapter := adapter_config(name, revision)) is None:
             raise
-    base, base_revision = _base_of(name, adapter)
+    base, base_revision = base_of_adapter(name, adapter)
     return AutoTokenizer.from_pretrained(base, revision=base_revision, **options)
-
-
-def auto_class_of(name: str | Path, revision: str | None = None) -> Any:
-    """The auto class for a checkpoint: a sequence classifier's where its configuration says so, else a causal model's."""
-    if (adapter := adapter_config(name, revision)) is not None:
-        if adapter.get("task_type") == "SEQ_CLS":
-            return AutoModelForSequenceClassification
-        name, revision = _base_of(name, adapter)
-    classifies = "SequenceClassification" in str(AutoConfig.from_pretrained(name, revision=revision).architectures)
-    return AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
 
 
 def adapter_config(name: str | Path, revision: str | None = None) -> dict[str, Any] | None:
@@ -106,7 +94,7 @@ def adapter_config(name: str | Path, revision: str | None = None) -> dict[str, A
     return None if file is None else cast(dict[str, Any], json.loads(Path(file).read_text("utf-8")))
 
 
-def _base_of(name: str | Path, adapter: Mapping[str, Any]) -> tuple[str, str | None]:
+def base_of_adapter(name: str | Path, adapter: Mapping[str, Any]) -> tuple[str, str | None]:
     """The base model that an adapter's configuration names, and its revision."""
     base, revision = adapter.get("base_model_name_or_path"), adapter.get("revision")
     if not base or adapter.get("peft_type") in ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"):
@@ -148,11 +136,6 @@ def explain_load_errors(name: str) -> Iterator[None]:
             f"{name} could not be loaded, and nothing is guarded without it: {error}\nCheck that it exists, that the Hub can be "
             "reached, and that you may read it (`hf auth login` or HF_TOKEN)."
         ) from error
-
-
-def is_model(value: object) -> bool:
-    """Whether a value is a loaded model, with or without peft's wrapper around it."""
-    return isinstance(value, PreTrainedModel) or hasattr(value, "get_base_model")
 
 
 def tokenizer_for(model: PreTrainedModel, tokenizer: Any) -> Any:

@@ -230,7 +230,7 @@ def push(write: Callable[[Path], None], repo: str, private: bool = False) -> str
             with explain_push_errors(repo):
                 patterns = [CARD_FILE, f"{CODE_FOLDER}/*"]
                 snapshot_download(repo, allow_patterns=patterns, local_dir=Path(temporary) / "remote")
-            check_written(Path(temporary) / "remote", replaced, WRITTEN_FILE)
+            check_written(Path(temporary) / "remote", replaced, WRITTEN_FILE, repo)
         ours = (f"{CODE_FOLDER}/", f"{TARGET_FOLDER}/")
         outdated = {name for name in remote if name.startswith(ours) and not (folder / name).exists()}
         return push_folder(folder, repo, "Publish with hf_alignbeam", private, sorted(outdated))

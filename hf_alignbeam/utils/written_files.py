@@ -28,13 +28,14 @@ def check_unused(folder: Path, ours: set[str]) -> None:
         raise ValueError(f"The folder must be new or empty, but {folder} holds {', '.join(sorted(others))}.")
 
 
-def check_written(folder: Path, names: Sequence[str], record: str) -> None:
+def check_written(folder: Path, names: Sequence[str], record: str, place: str | None = None) -> None:
     """Check that what a folder holds under some names is as it was recorded.
 
     Args:
         folder: The folder.
         names: Files and folders in it.
         record: The file that `record_written` wrote there.
+        place: What an error calls the folder; its path by default.
 
     Raises:
         ValueError: A file is not recorded, has been changed since, or is a link.
@@ -49,8 +50,8 @@ def check_written(folder: Path, names: Sequence[str], record: str) -> None:
         for file in inside:
             if file.is_symlink() or (file.is_file() and file != recorded and not _is_recorded(file, folder, written)):
                 raise ValueError(
-                    f"{file} must be new or as this command wrote it, but it is not, and would be replaced. Move it away, or "
-                    "name another place."
+                    f"{place or folder}/{file.relative_to(folder).as_posix()} must be new or as this command wrote it, but it is "
+                    "not, and would be replaced. Move it away, or name another place."
                 )
 
 

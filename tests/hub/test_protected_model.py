@@ -23,7 +23,7 @@ from transformers import (
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.hub.protected_generate import protected_generate
 from hf_alignbeam.testbed.ground_truth import GroundTruth
-from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language
+from hf_alignbeam.testbed.model_store import stored_language
 
 
 def test_an_empty_subfolder_means_the_whole_repository(protected_folder, specialist, alignbeam):
@@ -226,9 +226,8 @@ def test_the_callers_own_generation_config_still_guards(protected, specialist):
     assert GroundTruth(stored_language()).refusal(specialist[1].decode(output[0, ids.shape[1] :], skip_special_tokens=True))
 
 
-def test_weights_are_linked_and_the_card_names_the_guard(protected_folder):
+def test_the_card_names_the_guard(protected_folder):
     folder = Path(protected_folder)
-    assert (folder / "target" / "model.safetensors").stat().st_ino == (WEIGHTS / "specialist" / "model.safetensors").stat().st_ino
     card = (folder / "README.md").read_text()
     assert "custom_generate" in card
     assert all(name in card for name in (TARGET, ANCHOR, JUDGE))
