@@ -41,30 +41,30 @@ def model_files(folder: Path) -> list[Path]:
 
     Args:
         folder: The model's folder.
-
-    Raises:
-        ValueError: A file is a link that leads out of the folder.
     """
     return named_files(folder, (*SETTINGS_FILES, *TOKENIZER_FILES, *ADAPTER_FILES, *_weights(folder)))
 
 
 def named_files(folder: Path, patterns: Iterable[str]) -> list[Path]:
-    """The files of a folder with these names, which are no hidden ones.
+    """The files of a folder with these names, which are no hidden ones."""
+    files = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
+    return sorted(file for file in files if not file.name.startswith("."))
+
+
+def check_own(folder: Path, files: Iterable[Path]) -> None:
+    """Check that the files of a folder lie in it.
 
     Raises:
         ValueError: A file is a link that leads out of the folder.
     """
-    files = sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
-    files = [file for file in files if not file.name.startswith(".")]
     roots = [folder.resolve()]
-    if folder.parent.name == "snapshots":  # the Hub's cache links each file to one of its own
-        roots.append(folder.resolve().parents[1] / "blobs")
+    if roots[0].parent.name == "snapshots":  # the Hub's cache links each file to one of its own
+        roots.append(roots[0].parents[1] / "blobs")
     for file in files:
         if not any(file.resolve().is_relative_to(root) for root in roots):
             raise ValueError(
                 f"A model's folder must hold its own files, but {file} is a link to {file.resolve()}. Put a copy of it there."
             )
-    return files
 
 
 def model_sha256(folder: Path) -> str:

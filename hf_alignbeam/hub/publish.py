@@ -24,6 +24,7 @@ from hf_alignbeam.hub.loading_files import (
     SETTINGS_FILES,
     TOKENIZER_FILES,
     WEIGHTS_FILES,
+    check_own,
     model_files,
     model_sha256,
     named_files,
@@ -152,6 +153,7 @@ def write_protected(
         raise ValueError(f"`model` must be of a class that transformers has, but {model} brings its own code.")
     protection = {**protection, **_fixed("anchor", protection), **_fixed("judge", protection)}
     files = model_files(source)
+    check_own(source, [*files, *named_files(source, LICENSE_FILES)])
     if not any(file.suffix in (".safetensors", ".bin") for file in files):
         raise ValueError(
             f"`model` must hold weights that transformers finds, but {model} holds {', '.join(WEIGHTS_FILES)}: none."

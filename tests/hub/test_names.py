@@ -66,6 +66,19 @@ def test_an_anchor_or_a_judge_that_has_changed_is_refused(edit, kind, made):
         loaded(made / "made")
 
 
+def test_links_are_followed_to_what_they_lead_to(made, tmp_path):
+    """A folder of links may be a judge: its hash is of what is loaded."""
+    links = tmp_path / "links"
+    links.mkdir()
+    for file in (made / "models" / "judge").iterdir():
+        (links / file.name).symlink_to(file)
+    write_protected(TARGET, tmp_path / "linked", {"anchor": ANCHOR, "judge": str(links)})
+    loaded(tmp_path / "linked")
+    (made / "models" / "judge" / "chat_template.jinja").write_text("safe")
+    with pytest.raises(ValueError, match="`judge` of a protected model must not change"):
+        loaded(tmp_path / "linked")
+
+
 def test_files_that_decide_nothing_may_change(made):
     (made / "models" / "judge" / "README.md").write_text("edited")
     (made / "models" / "judge" / "checkpoint-1").mkdir()
