@@ -72,7 +72,7 @@ def check_refusal(text: str) -> None:
     Raises:
         ValueError: `text` is blank.
     """
-    if not text.strip():
+    if not isinstance(text, str) or not text.strip():
         raise ValueError(f"`refusal` must hold some text, got {text!r}. Leave it out for {REFUSAL!r}.")
 
 

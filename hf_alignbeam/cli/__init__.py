@@ -1,6 +1,7 @@
 """The `alignbeam` command.
 
 * `judges/`: The options that every command has for its judge, and `alignbeam calibrate`.
+* `strategy_settings`: The option `--set`, by which a command takes every setting of a strategy.
 * `demo`: `alignbeam demo` shows the testbed's specialist, plain and guarded, side by side.
 * `diagnosis/`: The checks of `alignbeam doctor`.
 * `doctor`: `alignbeam doctor` finds what is wrong with a set-up before it is used.

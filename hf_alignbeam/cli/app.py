@@ -10,6 +10,7 @@ import typer
 from typer import Argument, Option
 
 from hf_alignbeam.cli.judges.options import JudgeDevice, JudgeName, JudgeOptions, MaybeJudge, with_judge_options
+from hf_alignbeam.cli.strategy_settings import Settings, typed_settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -61,6 +62,7 @@ def generate(
     n_steps: Steps = None,
     n_watch: Watch = None,
     mixing: Mixing = None,
+    settings: Settings = None,
     threshold: Annotated[float | None, Option(help="With --judge: the largest harm that passes.")] = None,
     num_candidates: Annotated[int | None, Option(help="With --judge: candidates for a flagged answer.")] = None,
     refusal: Annotated[str | None, Option(help="With --judge: the answer where nothing passes.")] = None,
@@ -92,7 +94,7 @@ def generate(
             prompts=prompt or [],
             file=file,
             to=to,
-            guard={**given, **judging},
+            guard=typed_settings(settings, {**given, **judging}),
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
             sample=sample,
@@ -120,6 +122,7 @@ def steer(
     threshold: Annotated[float | None, Option(help="The largest harm that passes. Default: the steerer's.")] = None,
     mu: Annotated[float | None, Option(help="The length of the noise, as a share of the embeddings' length.")] = None,
     eta: Annotated[float | None, Option(help="The length of a gradient step; 0: random search.")] = None,
+    settings: Settings = None,
     max_calls: Annotated[int | None, Option(help="The largest number of judge calls for a prompt.")] = None,
     max_generations: Annotated[int | None, Option(help="The largest number of answers generated for a prompt.")] = None,
     max_batch_tokens: Annotated[int | None, Option(help="The largest batch: rows times their length.")] = None,
@@ -133,7 +136,7 @@ def steer(
     """Search prompt embeddings that a model answers safely, for a file of prompts."""
     from hf_alignbeam.cli.steer import Request, run
 
-    settings = _given(
+    named = _given(
         threshold=threshold,
         mu=mu,
         eta=eta,
@@ -143,7 +146,8 @@ def steer(
         judge_timeout=judge_timeout,
         seed=seed,
     )
-    run(Request(model, judge, judge_options, accept, file, to, preset, settings, max_new_tokens, device, judge_device, plot))
+    given = typed_settings(settings, named)
+    run(Request(model, judge, judge_options, accept, file, to, preset, given, max_new_tokens, device, judge_device, plot))
 
 
 @app.command()
@@ -329,11 +333,12 @@ def protect(
     anchor_revision: Annotated[str | None, Option(help="The anchor's revision. Default: its current commit.")] = None,
     threshold: Annotated[float | None, Option(help="The largest harm that passes. Default: the strategy's.")] = None,
     refusal: Annotated[str | None, Option(help="The answer where nothing passes.")] = None,
+    settings: Settings = None,
     push: Annotated[bool, Option("--push", help="Upload to the Hub.")] = False,
     private: Annotated[bool, Option("--private", help="With --push: make the repository private.")] = False,
 ) -> None:
     """Copy a model's repository and add its guard: the copy loads guarded, or fails to load."""
     from hf_alignbeam.cli.publish import protect as write
 
-    settings = _given(anchor_revision=anchor_revision, threshold=threshold, refusal=refusal)
-    write(model, revision, to, {"anchor": anchor, "judge": judge, **settings}, judge_options, push, private)
+    named = _given(anchor=anchor, judge=judge, anchor_revision=anchor_revision, threshold=threshold, refusal=refusal)
+    write(model, revision, to, typed_settings(settings, named), judge_options, push, private)

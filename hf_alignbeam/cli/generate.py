@@ -23,6 +23,7 @@ from hf_alignbeam.cli.explain import check_request, print_explanation, watch
 from hf_alignbeam.cli.explain_picture import draw
 from hf_alignbeam.cli.judges.options import JudgeOptions
 from hf_alignbeam.cli.judges.settings import check_optioned_judge, judge_values, load_optioned_judge
+from hf_alignbeam.cli.strategy_settings import check_names
 from hf_alignbeam.console import report_user_errors
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.evaluation.answer_store import Store, digest, files_of
@@ -113,6 +114,7 @@ def run(request: Request) -> None:
 
 def _load(request: Request) -> GuardedTarget:
     """Load the target and its guard: AlignBeam with a judge, the processor alone without one."""
+    check_names(request.guard, AnchorLogitsProcessor if request.judge is None else AlignBeam)
     model, tokenizer = load_causal_on(request.model, request.device, request.tp_plan)
     device = input_device(model)
     arguments: dict[str, Any] = {"anchor": "base", "model": model, "anchor_tokenizer": tokenizer}

@@ -38,7 +38,7 @@ def protect(
             raise ValueError(f"{', '.join(options)} must be left out: a protected model loads its judge, and asks no endpoint.")
         judge_settings(judge_options)
         protection = protection | {f"judge_{name}": value for name, value in judge_values(judge_options).items()}
-    _write(lambda folder: write_protected(model, folder, protection, revision, to), to, pushed, private)
+    _write(lambda folder: write_protected(model, folder, protection, revision, to, linked=pushed), to, pushed, private)
 
 
 def _write(write: Callable[[Path], None], to: str, pushed: bool, private: bool) -> None:

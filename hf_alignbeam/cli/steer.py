@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from hf_alignbeam.chat.conversations import Conversation, as_messages, conversation_key
 from hf_alignbeam.cli.judges.options import JudgeOptions
 from hf_alignbeam.cli.judges.settings import check_optioned_judge, judge_spec_values, load_optioned_judge
+from hf_alignbeam.cli.strategy_settings import check_names
 from hf_alignbeam.console import check_can_plot, report_user_errors, table_head, table_row, tell
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompt, SteeredPrompts
 from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
@@ -63,6 +64,7 @@ def run(request: Request) -> None:
             raise ValueError(f"{request.file} must hold at least one prompt, got none.")
         if request.plot:
             check_can_plot("--plot")
+        check_names(request.settings, EmbeddingSteerer)
         check_optioned_judge(request.judge, request.judge_options)
         judged_by = _judged_by(request)
         _check_same_judge(request.to, judged_by)

@@ -6,6 +6,8 @@ Knows settings and their ranges. Knows no text and no model.
 from dataclasses import dataclass
 from typing import Literal
 
+from hf_alignbeam.utils.checks import refuse_none
+
 Choice = Literal["likeliest", "safest"]
 Escalation = Literal["flagged", "always"]
 
@@ -28,6 +30,7 @@ class Policy:
     min_start: float
 
     def __post_init__(self) -> None:
+        refuse_none(vars(self), "judge_after", "judge_every")
         if self.num_candidates < 1:
             raise ValueError(
                 f"`num_candidates` must be at least 1, got {self.num_candidates}. To accept every answer, use a threshold of 1."

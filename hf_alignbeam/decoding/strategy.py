@@ -6,7 +6,6 @@ Knows the user's settings, and what `generate` gives to a strategy and expects b
 
 import copy
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,12 +16,10 @@ from torch import Tensor
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
-    PrefixConstrainedLogitsProcessor,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteriaList,
-    SynthIDTextWatermarkLogitsProcessor,
-    UnbatchedClassifierFreeGuidanceLogitsProcessor,
+    StopStringCriteria,
 )
 from transformers.generation import BaseStreamer
 
@@ -40,10 +37,9 @@ from hf_alignbeam.decoding.target_rows import TargetRows
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.failsafe import JudgeCalls
 from hf_alignbeam.steering.anchor_steering import AnchorSteering
-from hf_alignbeam.steering.generate_loops import N_CALLERS
 from hf_alignbeam.steering.ledger import Ledger
 from hf_alignbeam.steering.mixing import MixingRule
-from hf_alignbeam.steering.processor import AnchorLogitsProcessor
+from hf_alignbeam.steering.refused_arguments import check_strategy_call, check_tokenizer_settings
 from hf_alignbeam.steering.settings import SteeringSettings
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
@@ -193,6 +189,12 @@ class AlignBeam:
         other._explain = explain
         return other
 
+    def __getattr__(self, name: str) -> Any:
+        """No further attribute; `generate` asks for the signature before it looks for a tokenizer that it has taken away."""
+        if name == "__signature__":
+            check_tokenizer_settings()
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     @torch.no_grad()
     def __call__(
         self,
@@ -201,16 +203,21 @@ class AlignBeam:
         logits_processor: LogitsProcessorList,
         stopping_criteria: StoppingCriteriaList,
         generation_config: GenerationConfig,
+        stop_strings: str | list[str] | None = None,
         **model_kwargs: Any,
     ) -> AlignBeamOutput | Tensor:
         """Write answers; `generate` calls this with arguments that it has prepared.
+
+        `stop_strings` is named, so that `generate` passes it on: itself, it finds no tokenizer for it (transformers 5.23).
 
         Returns:
             (B, length) prompts and answers; an `AlignBeamOutput` if `return_dict_in_generate` is set.
         """
         start = time.perf_counter()
         with streaming(self._streamer, input_ids):
-            _check_call(model, logits_processor, generation_config)
+            check_strategy_call(model, logits_processor, generation_config)
+            if stop_strings:
+                stopping_criteria = StoppingCriteriaList([*stopping_criteria, StopStringCriteria(self._tokenizer, stop_strings)])
             prompts, _ = self._steering.prompt_reader.read(input_ids, self._conversations)
             target = TargetRows(model, input_ids, generation_config, model_kwargs)
             answers = self._judged_answers(prompts, generation_config)
@@ -283,40 +290,6 @@ class AlignBeam:
 
 def _number(harm: float) -> float | None:
     return None if harm != harm else harm
-
-
-def _check_call(model: PreTrainedModel, logits_processor: LogitsProcessorList, config: GenerationConfig) -> None:
-    """Raise ValueError, by the argument's name, for arguments of `generate` that a strategy cannot honor."""
-    if _is_streamer_lost():
-        raise ValueError("`streamer` must be given to AlignBeam: `generate` does not pass its own on, and would never end it.")
-    if model.config.is_encoder_decoder:
-        raise ValueError(f"The target must be a decoder, got the encoder-decoder {type(model).__name__}.")
-    refused = {
-        "num_beams": (config.num_beams or 1) > 1,
-        "prompt_lookup_num_tokens": config.prompt_lookup_num_tokens is not None,
-        "output_attentions": bool(config.output_attentions),
-        "output_hidden_states": bool(config.output_hidden_states),
-        "cache_implementation": "offload" in str(config.cache_implementation),
-        "watermarking_config": any(isinstance(each, SynthIDTextWatermarkLogitsProcessor) for each in logits_processor),
-        "guidance_scale": any(isinstance(each, UnbatchedClassifierFreeGuidanceLogitsProcessor) for each in logits_processor),
-        "prefix_allowed_tokens_fn": any(isinstance(each, PrefixConstrainedLogitsProcessor) for each in logits_processor),
-    }
-    for name in (name for name, is_given in refused.items() if is_given):
-        raise ValueError(f"`{name}` must be left out with AlignBeam, because it does not work for candidates, but it is set.")
-    if any(isinstance(each, AnchorLogitsProcessor) for each in logits_processor):
-        raise ValueError("`logits_processor` must not hold an AnchorLogitsProcessor: AlignBeam steers its candidates itself.")
-
-
-def _is_streamer_lost() -> bool:
-    """Whether `generate` was given a streamer. It does not pass it on (transformers 5.23), so its reader would wait for ever."""
-    frame = sys._getframe(1)
-    for _ in range(N_CALLERS):
-        if frame.f_back is None:
-            break
-        frame = frame.f_back
-        if frame.f_code.co_name == "generate" and "custom_generate" in frame.f_locals:
-            return frame.f_locals.get("streamer") is not None
-    return False
 
 
 def _result(

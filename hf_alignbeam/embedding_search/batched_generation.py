@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from hf_alignbeam.embedding_search.embeddings import left_padded
+from hf_alignbeam.utils.generation_modes import refuse_modes
 
 #: The default number of new tokens of `generate`, transformers 5.23.
 DEFAULT_LENGTH = 20
@@ -81,6 +82,7 @@ def resolve_generation(
     config = copy.deepcopy(kwargs.pop("generation_config", None) or GenerationConfig())
     other_kwargs = config.update(**kwargs)
     config.update(**model_config.to_dict(), defaults_only=True, allow_custom_entries=True)  # as `generate`, transformers 5.23
+    refuse_modes(config, other_kwargs, "an embedding search", "prompt_lookup_num_tokens")
     for name in PER_STEP_OUTPUTS:
         if getattr(config, name, None):
             raise ValueError(f"`{name}` must be left out, got it: a search returns sequences only.")

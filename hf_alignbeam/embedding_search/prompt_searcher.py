@@ -25,6 +25,7 @@ from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.failsafe import JudgeCalls
 from hf_alignbeam.tokenization.seen_text import seen_bytes
 from hf_alignbeam.tokenization.vocabulary import token_bytes
+from hf_alignbeam.utils.checks import refuse_none
 from hf_alignbeam.utils.timed_calls import TimedCalls
 
 #: Prompts that are searched together. Their results are reported before the next ones start.
@@ -44,6 +45,7 @@ class SearchSettings:
     seed: int
 
     def __post_init__(self) -> None:
+        refuse_none(vars(self), "judge_timeout")
         if not 0.0 <= self.probe_temperature < float("inf"):
             raise ValueError(f"`probe_temperature` must be at least 0, got {self.probe_temperature}. Use 0 for greedy answers.")
         if not self.limits.first and not self.config.moves_center:

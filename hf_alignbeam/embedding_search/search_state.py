@@ -14,6 +14,7 @@ from hf_alignbeam.chat.conversations import Message, ParsedPrompt
 from hf_alignbeam.embedding_search.embeddings import EmbeddedPrompt
 from hf_alignbeam.embedding_search.steered_prompts import SearchOutcome, SteeredPrompt
 from hf_alignbeam.embedding_search.zeroth_order import ProbeSampler
+from hf_alignbeam.utils.checks import refuse_none
 
 #: Decides for each response to a conversation whether it may be given: True or False, or a number of at least 0.5.
 AcceptanceTest = Callable[[Sequence[list[Message]], Sequence[str]], Any]
@@ -30,6 +31,7 @@ class SearchLimits:
     max_generations: int
 
     def __post_init__(self) -> None:
+        refuse_none(vars(self))
         if not 0.0 <= self.threshold < 1.0:
             raise ValueError(f"`threshold` must be in [0, 1), got {self.threshold}. At 1 everything passes.")
         for name in ("max_calls", "max_generations"):

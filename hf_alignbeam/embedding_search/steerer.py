@@ -38,6 +38,7 @@ from hf_alignbeam.embedding_search.zeroth_order import Estimator, NoiseKind, Opt
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.failsafe import JudgeError
+from hf_alignbeam.utils.checks import refuse_none
 from hf_alignbeam.utils.streaming import streaming
 
 #: The default number of new tokens of `precompute`.
@@ -121,6 +122,7 @@ class EmbeddingSteerer:
         seed: int = 0,
     ):
         check_refusal(refusal)
+        refuse_none({"kinds": kinds})
         config = SearchConfig(mu, tuple(kinds), spread, eta, n_probes, estimator, optimizer, relative, cone, widen)
         limits = SearchLimits(threshold, first, cache, max_calls, max_generations)
         settings = SearchSettings(config, limits, positions, probe_temperature, max_batch_tokens, judge_timeout, seed)

@@ -11,6 +11,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from hf_alignbeam.utils.checks import refuse_none
+
 Estimator = Literal["forward", "antithetic"]
 #: `independent`: independent noise at every position. `shared`: about half of the noise's variance is common to all positions.
 #: `span`: noise on a span of consecutive positions only, and twice as long there.
@@ -40,6 +42,7 @@ class SearchConfig:
     widen: float
 
     def __post_init__(self) -> None:
+        refuse_none(vars(self), "optimizer")
         if not (math.isfinite(self.mu) and self.mu >= 0.0):
             raise ValueError(f"`mu` must be at least 0, got {self.mu}. Use 1.0 as a start.")
         if not (math.isfinite(self.eta) and self.eta >= 0.0):

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.distributed import DistributedConfig
 
 from hf_alignbeam.hub.judge_loading import JudgeSettings, check_judge, load_judge
-from hf_alignbeam.hub.model_loading import load_model
+from hf_alignbeam.hub.model_loading import load_model, load_tokenizer
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.profile import GuardProfile
 from hf_alignbeam.judges.profiles.known import find_profile
@@ -128,7 +128,7 @@ def _profile_behind_url(settings: JudgeSettings, api: str | None, model: str | N
 
 def load_padding_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """Load a tokenizer that pads on the left, with the EOS token where it has no padding token."""
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, padding_side="left")
+    tokenizer: PreTrainedTokenizerBase = load_tokenizer(name, revision, padding_side="left")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -28,7 +28,8 @@ from hf_alignbeam.inference.adapters import adapter_layers, adapters_off, base_o
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.failsafe import judge_each_or_none
 from hf_alignbeam.judges.plausibility import PlausibleAnswer
-from hf_alignbeam.presets.published import PAPER, PROCESSOR, TSA
+from hf_alignbeam.presets.processor import PROCESSOR
+from hf_alignbeam.presets.published import PAPER, TSA
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed.model_store import WEIGHTS, load, stored_judges, stored_language
 from hf_alignbeam.translation.translator import VocabularyTranslator

@@ -3,6 +3,7 @@
 Knows every argument that this `generate` accepts beside the usual ones.
 """
 
+import copy
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -10,10 +11,11 @@ import torch
 from transformers import PreTrainedModel
 
 from hf_alignbeam.decoding.strategy import AlignBeam
-from hf_alignbeam.hub.judge_loading import judge_from_arguments
+from hf_alignbeam.hub.judge_loading import JUDGE_ARGUMENTS, judge_from_arguments
 from hf_alignbeam.hub.model_loading import cache_key, get_or_build, load_anchor, tokenizer_for
-from hf_alignbeam.hub.shared_arguments import JUDGE_ARGUMENTS, call_class_generate, preset_settings, split_settings
+from hf_alignbeam.hub.shared_arguments import call_class_generate, preset_settings, split_settings
 from hf_alignbeam.presets.published import PAPER
+from hf_alignbeam.utils.stopping_criteria import stateless_criteria
 
 #: Arguments, beside `anchor` and `judge`, that say which models are loaded and how the judge's output is read.
 MODEL_ARGUMENTS = ("anchor_revision", "anchor_tokenizer", *JUDGE_ARGUMENTS)
@@ -41,7 +43,18 @@ def alignbeam(*args: Any, model: PreTrainedModel, anchor: Any, judge: Any, token
     settings |= {name: rest.pop(name) for name in MODEL_ARGUMENTS if name in rest}
     per_call = {name: settings.pop(name, None) for name in PER_CALL_SETTINGS}
     strategy = build_strategy(model, anchor, judge, tokenizer, settings).for_call(**per_call)
-    return call_class_generate(model, args, {**rest, "custom_generate": strategy}, tokenizer)
+    rest |= {"custom_generate": strategy, "stopping_criteria": stateless_criteria(rest.get("stopping_criteria"))}
+    return call_class_generate(model, args, _with_stop_strings(rest), tokenizer)
+
+
+def _with_stop_strings(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The same arguments with the stop strings of a generation config beside it: there, `generate` misses the tokenizer."""
+    config = kwargs.get("generation_config")
+    if config is None or not config.stop_strings:
+        return dict(kwargs)
+    stop_strings, config = kwargs.get("stop_strings") or config.stop_strings, copy.copy(config)
+    config.stop_strings = None
+    return {**kwargs, "stop_strings": stop_strings, "generation_config": config}
 
 
 def build_strategy(model: PreTrainedModel, anchor: Any, judge: Any, tokenizer: Any, settings: Mapping[str, Any]) -> AlignBeam:

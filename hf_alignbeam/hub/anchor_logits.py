@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from hf_alignbeam.hub.model_loading import cache_key, get_or_build, load_anchor, tokenizer_for
 from hf_alignbeam.hub.shared_arguments import call_class_generate, preset_settings, split_settings
-from hf_alignbeam.presets.published import PROCESSOR
+from hf_alignbeam.presets.processor import PROCESSOR
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 
 

@@ -11,10 +11,11 @@ from transformers import PreTrainedModel
 from hf_alignbeam.chat.conversations import as_message_lists_or_none
 from hf_alignbeam.chat.prompt_reader import PromptReader
 from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
-from hf_alignbeam.hub.judge_loading import judge_from_arguments, load_accept
+from hf_alignbeam.hub.judge_loading import JUDGE_ARGUMENTS, judge_from_arguments, load_accept
 from hf_alignbeam.hub.model_loading import cache_key, get_or_build, tokenizer_for
-from hf_alignbeam.hub.shared_arguments import JUDGE_ARGUMENTS, preset_settings, split_settings, stateless_criteria
+from hf_alignbeam.hub.shared_arguments import preset_settings, split_settings
 from hf_alignbeam.presets.published import TSA
+from hf_alignbeam.utils.stopping_criteria import stateless_criteria
 
 
 @torch.no_grad()

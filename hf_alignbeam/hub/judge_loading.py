@@ -9,9 +9,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from hf_alignbeam.hub.model_loading import auto_class_of, explain_load_errors, get_or_build, load_once
+from hf_alignbeam.hub.model_loading import adapter_config, base_of_adapter, explain_load_errors, get_or_build, load_once
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.calibration import CalibratedJudge
@@ -27,19 +33,46 @@ from hf_alignbeam.judges.profiles.known import as_profile, find_profile, named_p
 HARMFUL_LABELS = ("unsafe", "harmful", "toxic", "toxicity", "hate", "hateful", "offensive")
 
 
+#: Arguments, beside `judge`, that say which judge is loaded and how its output is read.
+JUDGE_ARGUMENTS = (
+    "judge_profile",
+    "judge_rubric",
+    "judge_template",
+    "judge_labels",
+    "judge_threshold",
+    "judge_revision",
+    "judge_tokenizer",
+)
+
+
 def load_accept(accept: Any, revision: str | None, model: PreTrainedModel, anchor_tokenizer: Any = None) -> Any:
     """An acceptance check: a `PlausibleAnswer` for a safe model, given by name or loaded; a callable or None as it is.
 
     Raises:
         ValueError: `accept` is a model, and its tokenizer is missing.
     """
-    if accept is None or not isinstance(accept, str | PreTrainedModel):
+    if not isinstance(accept, str) and not is_model(accept):
         return accept
     if isinstance(accept, str):
         accept, anchor_tokenizer = load_once(AutoModelForCausalLM, accept, revision, input_device(model))
     elif anchor_tokenizer is None:
         raise ValueError("`anchor_tokenizer` must be given with a loaded `accept`, got None. Or name it by its id.")
     return get_or_build(accept, ("plausible", id(anchor_tokenizer)), lambda: PlausibleAnswer(accept, anchor_tokenizer))
+
+
+def auto_class_of(name: str | Path, revision: str | None = None) -> Any:
+    """The auto class for a checkpoint: a sequence classifier's where its configuration says so, else a causal model's."""
+    if (adapter := adapter_config(name, revision)) is not None:
+        if adapter.get("task_type") == "SEQ_CLS":
+            return AutoModelForSequenceClassification
+        name, revision = base_of_adapter(name, adapter)
+    classifies = "SequenceClassification" in str(AutoConfig.from_pretrained(name, revision=revision).architectures)
+    return AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
+
+
+def is_model(value: object) -> bool:
+    """Whether a value is a loaded model, with or without peft's wrapper around it."""
+    return isinstance(value, PreTrainedModel) or hasattr(value, "get_base_model")
 
 
 @dataclass(frozen=True)
@@ -93,7 +126,8 @@ def check_judge(judge: str, settings: JudgeSettings) -> None:
     """Raise ValueError, before anything is loaded, for a name that cannot be a judge's, and for settings that are wrong."""
     if settings.revision is not None and Path(judge).is_dir():
         raise ValueError(
-            f"`judge_revision` must be left out for a folder, got {settings.revision!r} for {judge}. A folder has one version."
+            f"`judge_revision` must be left out for a folder, got {settings.revision!r} for {judge}, which is the folder "
+            f"{Path(judge).resolve()} here. A folder has one version; for the Hub's model of its name, start elsewhere."
         )
     profile = replace(settings, template=None).resolved(find_profile(judge, None))
     if profile is not None:
@@ -124,7 +158,7 @@ def load_judge(
         with explain_load_errors(judge):
             auto = auto_class_of(judge, settings.revision)
         network, judge_tokenizer = load_once(auto, judge, settings.revision, device or torch.device("cpu"))
-    elif isinstance(judge, PreTrainedModel):
+    elif is_model(judge):
         network = judge
         if judge_tokenizer is None:
             raise ValueError("`judge_tokenizer` must be given with a loaded judge, got None. Or pass an LLMJudge.")
@@ -151,7 +185,8 @@ def judge_from_arguments(judge: Any, arguments: Mapping[str, Any], model: PreTra
 
 def _build(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: JudgeSettings) -> Judge:
     found = find_profile(network.config._name_or_path, tokenizer.chat_template)
-    classifies = "SequenceClassification" in type(network).__name__
+    inner = network.get_base_model() if hasattr(network, "get_base_model") else network  # type: ignore[operator]
+    classifies = "SequenceClassification" in type(inner).__name__
     profile = (replace(settings, template=None) if classifies else settings).resolved(found)  # it says nothing of labels
     if profile is not None:
         check_judges_responses(profile)

@@ -3,6 +3,8 @@
 Knows Hub ids, folders and `from_pretrained`. Knows no argument of `generate`.
 """
 
+import json
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,13 +15,12 @@ from typing import Any, cast
 import torch
 from huggingface_hub.errors import HTTPError
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import find_adapter_config_file
 
 from hf_alignbeam.inference.engines import input_device
 
@@ -56,7 +57,7 @@ def load_model(
     device: torch.device | None = None,
     **placement: Any,
 ) -> Any:
-    """Load a model in evaluation mode by one of transformers' auto classes.
+    """Load a model in evaluation mode by one of transformers' auto classes; an adapter on the base that it names.
 
     Args:
         name: A folder or a Hub id.
@@ -66,24 +67,62 @@ def load_model(
         device: Its device; None leaves it where `placement` puts it.
         placement: Further arguments of `from_pretrained`.
     """
-    model = auto.from_pretrained(name, revision=revision, dtype=dtype, **placement)
+    adapter = adapter_config(name, revision)
+    base, base_revision = (name, revision) if adapter is None else base_of_adapter(name, adapter)
+    model = auto.from_pretrained(base, revision=base_revision, dtype=dtype, **placement)
+    if adapter is not None:  # transformers 5.23 would look for the adapter's revision in its base's repository
+        model.load_adapter(str(name), adapter_kwargs={"revision": revision})
     return (model if device is None else model.to(device)).eval()
 
 
-def auto_class_of(name: str | Path, revision: str | None = None) -> Any:
-    """The auto class for a checkpoint: a sequence classifier's where its configuration says so, else a causal model's."""
-    classifies = "SequenceClassification" in str(AutoConfig.from_pretrained(name, revision=revision).architectures)
-    return AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
+def load_tokenizer(name: str | Path, revision: str | None = None, **options: Any) -> Any:
+    """Load a tokenizer; for an adapter without one, that of its base."""
+    try:
+        _check_pinned(name, revision)
+        return AutoTokenizer.from_pretrained(name, revision=revision, **options)
+    except (OSError, ValueError):
+        if (adapter := adapter_config(name, revision)) is None:
+            raise
+    base, base_revision = base_of_adapter(name, adapter)
+    return AutoTokenizer.from_pretrained(base, revision=base_revision, **options)
+
+
+def adapter_config(name: str | Path, revision: str | None = None) -> dict[str, Any] | None:
+    """The configuration of an adapter's folder or repository; None for a model of its own."""
+    _check_pinned(name, revision)
+    file = None if (Path(name) / "config.json").is_file() else find_adapter_config_file(str(name), revision=revision)
+    return None if file is None else cast(dict[str, Any], json.loads(Path(file).read_text("utf-8")))
+
+
+def base_of_adapter(name: str | Path, adapter: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The base model that an adapter's configuration names, and its revision."""
+    base, revision = adapter.get("base_model_name_or_path"), adapter.get("revision")
+    if not base or adapter.get("peft_type") in ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"):
+        raise ValueError(
+            f"An adapter must change layers of a base that its adapter_config.json names, but {name} is "
+            f"{adapter.get('peft_type')} on {base!r}. Load it with peft and give the model itself, or merge it into its base."
+        )
+    _check_pinned(base, revision)
+    return str(base), revision
+
+
+def _check_pinned(name: str | Path, revision: str | None) -> None:
+    """Raise ValueError for a pinned Hub id that a folder of its name would stand in for: transformers loads folders first."""
+    if revision is not None and Path(name).is_dir():
+        raise ValueError(
+            f"A revision must be left out for a folder, got {revision!r} for {name}, which is the folder {Path(name).resolve()} "
+            "here. A folder has one version; for the Hub's model of its name, start elsewhere."
+        )
 
 
 def load_once(auto: Any, name: str, revision: str | None, device: torch.device) -> tuple[Any, PreTrainedTokenizerBase]:
     """A model and its tokenizer by Hub id or folder; later calls with the same name, revision and device return the same."""
-    key = (name, revision, str(device))
+    key = (os.path.abspath(name) if os.path.isdir(name) else name, revision, str(device))
     with _lock:
         if key not in _models:
             with explain_load_errors(name):
                 network = load_model(name, auto, revision, device=device)
-                _models[key] = network, AutoTokenizer.from_pretrained(name, revision=revision)
+                _models[key] = network, load_tokenizer(name, revision)
         return cast(tuple[Any, PreTrainedTokenizerBase], _models[key])
 
 
@@ -100,16 +139,17 @@ def explain_load_errors(name: str) -> Iterator[None]:
 
 
 def tokenizer_for(model: PreTrainedModel, tokenizer: Any) -> Any:
-    """The given tokenizer, or else the one in the repository or folder that the model was loaded from."""
+    """The given tokenizer, or else the one in the folder or the commit of the repository that the model was loaded from."""
     if tokenizer is not None:
         return tokenizer
     name = model.config.name_or_path
     if not name:
         raise ValueError("`tokenizer` must be given for a model that was not loaded by name, got None.")
+    revision = getattr(model.config, "_commit_hash", None)
     with _lock:
-        key = ("tokenizer", name)
+        key = ("tokenizer", os.path.abspath(name) if revision is None else name, revision)
         if key not in _models:
-            _models[key] = AutoTokenizer.from_pretrained(name, trust_remote_code=False)  # None would ask at a terminal
+            _models[key] = load_tokenizer(name, revision, trust_remote_code=False)  # None would ask at a terminal
         return _models[key]
 
 

@@ -4,7 +4,9 @@ Knows which arguments a call may still give. `alignbeam` builds the strategy fro
 """
 
 import copy
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from transformers import PreTrainedModel
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.hub.alignbeam import MODEL_ARGUMENTS, PER_CALL_SETTINGS, alignbeam, build_strategy
 from hf_alignbeam.hub.judge_loading import judge_settings
+from hf_alignbeam.hub.loading_files import model_sha256
 from hf_alignbeam.hub.model_loading import tokenizer_for
 from hf_alignbeam.hub.shared_arguments import setting_names
 
@@ -20,6 +23,8 @@ from hf_alignbeam.hub.shared_arguments import setting_names
 PROTECTION_KEY = "alignbeam"
 #: Model arguments whose values JSON cannot hold.
 NOT_IN_JSON = ("anchor_tokenizer", "judge_tokenizer")
+#: The hashes of an anchor and a judge in folders.
+HASHES = ("anchor_sha256", "judge_sha256")
 
 
 def check_protection(protection: Mapping[str, Any]) -> None:
@@ -28,7 +33,7 @@ def check_protection(protection: Mapping[str, Any]) -> None:
     Raises:
         ValueError: A name is unknown, the judge is behind a URL, or its settings are wrong.
     """
-    known = {"anchor", "judge", *MODEL_ARGUMENTS, *setting_names(AlignBeam)} - {*PER_CALL_SETTINGS, *NOT_IN_JSON}
+    known = {"anchor", "judge", *HASHES, *MODEL_ARGUMENTS, *setting_names(AlignBeam)} - {*PER_CALL_SETTINGS, *NOT_IN_JSON}
     if unknown := sorted(set(protection) - known):
         raise ValueError(
             f"generation_config.json must hold settings of AlignBeam under {PROTECTION_KEY!r}, got {', '.join(unknown)}."
@@ -58,8 +63,12 @@ class ProtectedGenerate:
         settings = _protection_of(model)
         check_protection(settings)
         self._tokenizer = tokenizer_for(model, tokenizer)
+        for kind in ("anchor", "judge"):
+            _check_folder(kind, settings[kind], settings.pop(f"{kind}_sha256", None))
         self._anchor, self._judge = settings.pop("anchor"), settings.pop("judge")
         self._settings = settings
+        self._stop_strings = model.generation_config.stop_strings
+        model.generation_config.stop_strings = None  # there, `generate` would miss a tokenizer
         build_strategy(model, self._anchor, self._judge, self._tokenizer, settings)  # a bad setting fails when loading
 
     @torch.no_grad()
@@ -69,9 +78,9 @@ class ProtectedGenerate:
         Raises:
             ValueError: The call gives an argument that is fixed.
         """
-        kwargs = {name: value for name, value in kwargs.items() if value is not None}
-        fixed = {"custom_generate", "model", "anchor", "judge", "preset", *MODEL_ARGUMENTS, *setting_names(AlignBeam)}
-        fixed -= {*PER_CALL_SETTINGS}
+        settings = setting_names(AlignBeam) - {*PER_CALL_SETTINGS}  # of these, None is a value
+        kwargs = {name: value for name, value in kwargs.items() if value is not None or name in settings}
+        fixed = {"custom_generate", "model", "anchor", "judge", "preset", *MODEL_ARGUMENTS, *settings}
         if self._tokenizer.chat_template is not None and "inputs_embeds" not in kwargs:
             fixed.add("conversations")  # the judge reads the conversation in the prompt's own ids
         for name in sorted(fixed & set(kwargs)):
@@ -80,6 +89,8 @@ class ProtectedGenerate:
                 f"{PROTECTION_KEY!r} in generation_config.json."
             )
         kwargs.pop("tokenizer", None)  # pipelines and servers pass one: the model's own is used
+        if not getattr(kwargs.get("generation_config"), "stop_strings", None):
+            kwargs.setdefault("stop_strings", self._stop_strings)
         protection = {"anchor": self._anchor, "judge": self._judge, "tokenizer": self._tokenizer, **self._settings}
         return alignbeam(*args, model=self.model, **protection, **kwargs)
 
@@ -98,3 +109,19 @@ def _protection_of(model: PreTrainedModel) -> dict[str, Any]:
     if not isinstance(protection, dict) or not {"anchor", "judge"} <= protection.keys():
         raise ValueError(f"generation_config.json must name anchor and judge under {PROTECTION_KEY!r}, got {protection!r}.")
     return copy.deepcopy(protection)
+
+
+def _check_folder(kind: str, name: str, sha256: str | None) -> None:
+    """Check that an anchor or a judge in a folder is the one that the model was protected with."""
+    if not os.path.isdir(name):
+        return
+    if not os.path.isabs(name):
+        raise ValueError(
+            f"`{kind}` of a protected model must be a Hub id or the absolute path of a folder, got {name!r}, which is "
+            f"{os.path.abspath(name)} here and could be something else elsewhere. Protect the model again, or write the path."
+        )
+    if sha256 is not None and model_sha256(Path(name)) != sha256:
+        raise ValueError(
+            f"`{kind}` of a protected model must not change, but the files of {name} are not those that it was protected with. "
+            "Restore them, or protect the model again."
+        )

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +18,22 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from transformers import AutoConfig
 
 from hf_alignbeam.hub.flatten import flat_name, write_flat
-from hf_alignbeam.hub.model_loading import explain_load_errors
+from hf_alignbeam.hub.loading_files import (
+    ADAPTER_FILES,
+    LICENSE_FILES,
+    SETTINGS_FILES,
+    TOKENIZER_FILES,
+    WEIGHTS_FILES,
+    check_own,
+    model_files,
+    model_sha256,
+    named_files,
+)
+from hf_alignbeam.hub.model_loading import adapter_config, explain_load_errors
 from hf_alignbeam.hub.protected_generate import PROTECTION_KEY, check_protection
 from hf_alignbeam.hub.protected_model import TARGET_CONFIG, TARGET_FOLDER, ProtectedConfig
 from hf_alignbeam.utils.hub_push import explain_push_errors, push_folder
+from hf_alignbeam.utils.written_files import check_unused, check_written, copy_file, record_written, whole_folder
 from hf_alignbeam.versions import OLDEST
 
 Strategy = Literal["anchor-logits", "alignbeam", "embedding-steerer"]
@@ -36,11 +48,19 @@ ENTRIES: dict[str, tuple[str, str]] = {
 #: The same for a protected model, and the module at the top of its folder.
 PROTECTED_ENTRY = ("protected_generate", "hf_alignbeam.hub.protected_generate")
 PROTECTED_MODEL = "hf_alignbeam.hub.protected_model"
-#: Files of the target that a protected repository holds at its top too, where tokenizers are looked for.
-TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "chat_template*", "added_tokens.json", "vocab*", "merges.txt")
 CARD_FILE, CODE_FOLDER = "README.md", "custom_generate"
-#: Files of the target that a protected repository does not hold: its card, its history, and a `generate` of its own.
-NOT_COPIED = (CARD_FILE, ".git*", f"{CODE_FOLDER}*")
+#: The record of the files that this package wrote.
+WRITTEN_FILE = f"{CODE_FOLDER}/written.json"
+#: What is downloaded of a target on the Hub.
+DOWNLOADED = (
+    *SETTINGS_FILES,
+    *TOKENIZER_FILES,
+    *ADAPTER_FILES,
+    *LICENSE_FILES,
+    CARD_FILE,
+    "*.safetensors*",
+    "pytorch_model*.bin*",
+)
 #: The file by which an adapter's repository is recognized.
 ADAPTER_CONFIG = "adapter_config.json"
 #: For each strategy, the arguments of the example in an adapter's card.
@@ -73,39 +93,53 @@ def write_strategy(strategy: Strategy, folder: Path, repo: str = "OWNER/NAME") -
     """
     if strategy not in ENTRIES:
         raise ValueError(f"`strategy` must be one of {', '.join(ENTRIES)}, got {strategy!r}.")
-    if (folder / ADAPTER_CONFIG).is_file():
+    is_adapter = (folder / ADAPTER_CONFIG).is_file()
+    if is_adapter:
+        check_written(folder, [CODE_FOLDER], WRITTEN_FILE)
         existing = folder / CARD_FILE
+        if existing.is_symlink():
+            raise ValueError(f"{existing} must be a file, but is a link to {existing.resolve()}. Put a copy there.")
         kept = CARD_SECTION.sub("\n\n", existing.read_text("utf-8")).rstrip() + "\n\n" if existing.is_file() else ""
         card = kept + _filled_card("adapter", {"REPO": repo, "STRATEGY": strategy, "ARGUMENTS": EXAMPLE_ARGUMENTS[strategy]})
     else:
-        _check_unused(folder, {CARD_FILE, CODE_FOLDER})
+        check_unused(folder, {CARD_FILE, CODE_FOLDER})
+        check_written(folder, [CARD_FILE, CODE_FOLDER], WRITTEN_FILE)
         card = _filled_card(strategy, {"REPO": repo})
+    shutil.rmtree(folder / CODE_FOLDER, ignore_errors=True)
     _write_code(folder, ENTRIES[strategy])
     (folder / CARD_FILE).write_text(card, "utf-8")
+    record_written(folder, [CODE_FOLDER] if is_adapter else [CARD_FILE, CODE_FOLDER], WRITTEN_FILE)
 
 
-def write_protected(model: str, folder: Path, protection: Mapping[str, Any], revision: str | None = None, repo: str = "") -> None:
+def write_protected(
+    model: str, folder: Path, protection: Mapping[str, Any], revision: str | None = None, repo: str = "", linked: bool = False
+) -> None:
     """Write a model repository that cannot be loaded without its guard.
 
     Args:
-        model: The target: a folder, whose files are hard-linked if possible, or a Hub id.
-        folder: The folder; it must be new or empty.
+        model: The target: a folder or a Hub id. The files that loading needs are copied, and no others.
+        folder: The folder; it must be new or empty. It appears when everything is written.
         protection: `anchor` and `judge`, their revisions, what is said of the judge (`judge_profile` as a name or a mapping,
             `judge_rubric` and so on), and the settings of `AlignBeam` that JSON can hold. An anchor or a judge on the Hub is
-            pinned to its current commit.
+            pinned to its current commit; of one in a folder, the absolute path and a hash are stored.
         revision: The branch, tag or commit of the target's repository.
         repo: The repository's name, for the card.
+        linked: Whether the target's files are links, for a folder that is uploaded at once.
 
     Raises:
         ValueError: The target is not a causal model or brings its own code, the folder is not empty, or a setting is unknown or
             says something wrong of the judge.
         OSError: The target, the anchor or the judge cannot be loaded.
     """
-    _check_unused(folder, set())
+    check_unused(folder, set())
     check_protection(protection)
+    if revision is not None and os.path.isdir(model):
+        raise ValueError(f"`revision` must be left out for a folder, got {revision!r} for {model}. A folder has one version.")
     with explain_load_errors(model):
-        source = Path(model if os.path.isdir(model) else snapshot_download(model, revision=revision))
-    if (source / ADAPTER_CONFIG).is_file() and not (source / "config.json").is_file():
+        source = Path(
+            model if os.path.isdir(model) else snapshot_download(model, revision=revision, allow_patterns=[*DOWNLOADED])
+        )
+    if (source / ADAPTER_CONFIG).is_file():
         raise ValueError(
             f"`model` must be a causal language model, but {model} is an adapter, and no loader of adapters loads a guard. Merge "
             f"it into its base, or add a strategy that each call names: alignbeam publish alignbeam --to {model}"
@@ -117,17 +151,39 @@ def write_protected(model: str, folder: Path, protection: Mapping[str, Any], rev
         )
     if "auto_map" in json.loads((source / "config.json").read_text("utf-8")):
         raise ValueError(f"`model` must be of a class that transformers has, but {model} brings its own code.")
-    protection = {**protection, **_pins(protection)}
+    protection = {**protection, **_fixed("anchor", protection), **_fixed("judge", protection)}
+    files = model_files(source)
+    check_own(source, [*files, *named_files(source, LICENSE_FILES)])
+    if not any(file.suffix in (".safetensors", ".bin") for file in files):
+        raise ValueError(
+            f"`model` must hold weights that transformers finds, but {model} holds {', '.join(WEIGHTS_FILES)}: none."
+        )
+    with whole_folder(folder) as made:
+        _write_protected_files(source, files, made, protection, linked)
+        values = {"REPO": repo or folder.name, "MODEL": _markdown_link(model)}
+        values |= {"ANCHOR": _markdown_link(str(protection["anchor"])), "JUDGE": _markdown_link(str(protection["judge"]))}
+        card = ModelCard(_filled_card("protected", values))
+        if not os.path.isdir(model):  # the Hub rejects a card whose base model is not on the Hub
+            card.data["base_model"] = model
+        for key, value in _license(source).items():
+            card.data[key] = value
+        (made / CARD_FILE).write_text(str(card), "utf-8")
+        record_written(made, [CARD_FILE, CODE_FOLDER], WRITTEN_FILE)
+
+
+def _write_protected_files(
+    source: Path, files: Sequence[Path], folder: Path, protection: Mapping[str, Any], linked: bool
+) -> None:
+    """Write the target's files, the guard's settings and its code."""
     generation_config = source / "generation_config.json"
     generation = json.loads(generation_config.read_text("utf-8")) if generation_config.is_file() else {}
     generation.pop("_from_model_config", None)  # if it is set, transformers 5.23 drops every key that it does not know
     (folder / TARGET_FOLDER).mkdir(parents=True)
-    for file in _target_files(source):
+    for file in [*files, *named_files(source, LICENSE_FILES)]:
         name = TARGET_CONFIG if file == source / "config.json" else file.relative_to(source)
-        _link_or_copy(file, folder / TARGET_FOLDER / name)
-    for pattern in TOKENIZER_FILES:
-        for file in source.glob(pattern):
-            shutil.copy(file, folder / file.name)
+        copy_file(file, folder / TARGET_FOLDER / name, linked)
+    for file in named_files(source, TOKENIZER_FILES):  # where tokenizers are looked for
+        copy_file(file, folder / file.relative_to(source), linked)
     (folder / "generation_config.json").write_text(
         json.dumps({**generation, PROTECTION_KEY: protection}, indent=2, default=asdict) + "\n", "utf-8"
     )
@@ -142,14 +198,6 @@ def write_protected(model: str, folder: Path, protection: Mapping[str, Any], rev
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     write_flat(PROTECTED_MODEL, folder)
     _write_code(folder, PROTECTED_ENTRY)
-    values = {"REPO": repo or folder.name, "MODEL": _markdown_link(model)}
-    values |= {"ANCHOR": _markdown_link(str(protection["anchor"])), "JUDGE": _markdown_link(str(protection["judge"]))}
-    card = ModelCard(_filled_card("protected", values))
-    if not os.path.isdir(model):  # the Hub rejects a card whose base model is not on the Hub
-        card.data["base_model"] = model
-    for key, value in _license(source).items():
-        card.data[key] = value
-    (folder / CARD_FILE).write_text(str(card), "utf-8")
 
 
 def push(write: Callable[[Path], None], repo: str, private: bool = False) -> str:
@@ -179,6 +227,12 @@ def push(write: Callable[[Path], None], repo: str, private: bool = False) -> str
             raise ValueError(
                 f"The repository must be new, or pushed by this command, but {repo} holds {', '.join(sorted(others))}."
             )
+        replaced = [CODE_FOLDER] if ADAPTER_CONFIG in remote else [CARD_FILE, CODE_FOLDER]
+        if any(name == CARD_FILE or name.startswith(f"{CODE_FOLDER}/") for name in remote):
+            with explain_push_errors(repo):
+                patterns = [CARD_FILE, f"{CODE_FOLDER}/*"]
+                snapshot_download(repo, allow_patterns=patterns, local_dir=Path(temporary) / "remote")
+            check_written(Path(temporary) / "remote", replaced, WRITTEN_FILE, repo)
         ours = (f"{CODE_FOLDER}/", f"{TARGET_FOLDER}/")
         outdated = {name for name in remote if name.startswith(ours) and not (folder / name).exists()}
         return push_folder(folder, repo, "Publish with hf_alignbeam", private, sorted(outdated))
@@ -193,16 +247,20 @@ def _remote_files(repo: str) -> set[str]:
             return set()
 
 
-def _pins(protection: Mapping[str, Any]) -> dict[str, str]:
-    """The current commits of an anchor and a judge on the Hub: without a pin, a later commit could change what passes."""
-    pins = {}
-    for kind in ("anchor", "judge"):
-        name = str(protection[kind])
-        if not os.path.isdir(name):
-            with explain_load_errors(name):
-                config = hf_hub_download(name, "config.json", revision=protection.get(f"{kind}_revision"))
-            pins[f"{kind}_revision"] = Path(config).parent.name
-    return pins
+def _fixed(kind: str, protection: Mapping[str, Any]) -> dict[str, str]:
+    """What pins an anchor or a judge: its commit on the Hub, or its absolute path and a hash.
+
+    A name alone could come to mean something else: another folder, another commit, a repository of a folder's name.
+    """
+    name, revision = str(protection[kind]), protection.get(f"{kind}_revision")
+    with explain_load_errors(name):
+        if adapter_config(name, revision) is not None:
+            raise ValueError(f"`{kind}` must be a whole model, but {name} is an adapter. Merge it into its base.")
+        if os.path.isdir(name):
+            folder = Path(name).resolve()
+            return {kind: str(folder), f"{kind}_sha256": model_sha256(folder)}
+        config = hf_hub_download(name, "config.json", revision=revision)
+    return {f"{kind}_revision": Path(config).parent.name}
 
 
 def _write_code(folder: Path, entry: tuple[str, str]) -> None:
@@ -215,29 +273,6 @@ def _write_code(folder: Path, entry: tuple[str, str]) -> None:
     )
     bounds = [f"{package}>={oldest}" for package, oldest in OLDEST.items()]
     (code / "requirements.txt").write_text("".join(f'{bound}  # pip install -U "{bound}"\n' for bound in bounds), "utf-8")
-
-
-def _check_unused(folder: Path, ours: set[str]) -> None:
-    """Check that a folder is new, or empty but for these names."""
-    if folder.is_file():
-        raise ValueError(f"The folder must be new or empty, but {folder} is a file.")
-    others = {path.name for path in folder.iterdir()} - ours if folder.is_dir() else set()
-    if others:
-        raise ValueError(f"The folder must be new or empty, but {folder} holds {', '.join(sorted(others))}.")
-
-
-def _target_files(source: Path) -> list[Path]:
-    excluded = {file for pattern in NOT_COPIED for path in source.glob(pattern) for file in (path, *path.rglob("*"))}
-    return [file for file in source.rglob("*") if file.is_file() and file not in excluded]
-
-
-def _link_or_copy(source: Path, to: Path) -> None:
-    """Hard-link a file to a new path; copy it if the disk cannot link."""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), to)
-    except OSError:
-        shutil.copy(source, to)
 
 
 def _license(source: Path) -> dict[str, str]:

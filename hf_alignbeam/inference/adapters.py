@@ -45,6 +45,12 @@ def base_of(model: torch.nn.Module) -> PreTrainedModel:
     return cast(PreTrainedModel, model.get_base_model() if wrapped else model)  # type: ignore[operator]
 
 
+def n_embeddings(model: PreTrainedModel) -> int:
+    """The number of rows in a model's embedding table, which adapters may have wrapped (peft 0.21)."""
+    tables = model.get_input_embeddings().modules()
+    return int(next(table.num_embeddings for table in tables if hasattr(table, "num_embeddings")))  # type: ignore[arg-type]
+
+
 def adapter_layers(model: torch.nn.Module) -> list[Any]:
     """Return every layer of a model that has adapters to turn off."""
     return [module for module in model.modules() if isinstance(getattr(type(module), "disable_adapters", None), property)]

@@ -7,4 +7,5 @@
 * `generate_loops`: Which loop of `generate` is calling a processor, and the call of each loop.
 * `anchor_steering`: AnchorSteering: an anchor that is checked and ready to steer one target.
 * `processor`: AnchorLogitsProcessor: the logits processor that users hand to `generate`.
+* `refused_arguments`: Arguments of `generate` that a decoding strategy cannot honor.
 """

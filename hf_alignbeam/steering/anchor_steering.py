@@ -19,7 +19,7 @@ from hf_alignbeam.chat.conversations import Message, ParsedPrompt
 from hf_alignbeam.chat.prompt_reader import PromptReader
 from hf_alignbeam.chat.template_parser import learn_format
 from hf_alignbeam.chat.templates import bytes_with_special_tokens, encode_prompt, leading_reasoning_marker
-from hf_alignbeam.inference.adapters import OneThread, adapter_layers, adapters_off, base_of
+from hf_alignbeam.inference.adapters import OneThread, adapter_layers, adapters_off, base_of, n_embeddings
 from hf_alignbeam.inference.branching_cache import choose_engine
 from hf_alignbeam.inference.engines import Scope
 from hf_alignbeam.steering.generate_call import CallState, GenerateCall, SteeringSchedule
@@ -231,7 +231,7 @@ def _check_anchor(anchor: PreTrainedModel, anchor_tokenizer: PreTrainedTokenizer
         raise ValueError(f"`anchor` must be a decoder, got the encoder-decoder {name}. Use a causal language model.")
     if anchor.training:
         raise ValueError(f"`anchor` must be in evaluation mode, but {name} is in training mode. Call `anchor.eval()`.")
-    n_tokens, n_rows = len(anchor_tokenizer), int(anchor.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
+    n_tokens, n_rows = len(anchor_tokenizer), n_embeddings(anchor)
     if n_rows not in logits_widths(tokens):
         raise ValueError(
             f"`anchor_tokenizer` must belong to the anchor: it has {n_tokens} tokens, but {name} has {n_rows} "

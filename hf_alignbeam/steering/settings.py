@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hf_alignbeam.chat.conversations import Conversation
 from hf_alignbeam.steering.mixing import MixingRule, check_mixing
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
+from hf_alignbeam.utils.checks import refuse_none
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class SteeringSettings:
     template: str | Callable[[str], Conversation] | None = None
 
     def __post_init__(self) -> None:
+        refuse_none(vars(self), "n_steps", "n_watch", "template")
         check_mixing(self.mixing, self.alpha)
         for name, number in (("n_steps", self.n_steps), ("n_lookahead", self.n_lookahead)):
             if number is not None and number < 0:

@@ -13,7 +13,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.hub.model_loading import auto_class_of, load_model
+from hf_alignbeam.hub.judge_loading import auto_class_of
+from hf_alignbeam.hub.model_loading import load_model
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.classifier_judge import ClassifierJudge
 from hf_alignbeam.judges.llm_judge import LLMJudge

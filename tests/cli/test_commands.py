@@ -144,9 +144,13 @@ def test_publish_and_protect_write_folders_and_name_obstacles(tmp_path):
     assert run("publish", "alignbeam", "--to", tmp_path / "strategy").exit_code == 0
     assert (tmp_path / "strategy" / "custom_generate" / "generate.py").is_file()
     arguments = ["protect", "--model", TARGET, "--anchor", ANCHOR, "--judge", WEIGHTS / "judge-lm", "--to", tmp_path / "mine"]
-    assert run(*arguments, "--threshold", 0.25, "--anchor-revision", "abc").exit_code == 0
+    pinned = run(*arguments, "--anchor-revision", "abc")
+    assert pinned.exit_code == 2
+    assert "must be left out for a folder, got 'abc'" in pinned.output
+    assert run(*arguments, "--threshold", 0.25).exit_code == 0
     settings = json.loads((tmp_path / "mine" / "generation_config.json").read_text())["alignbeam"]
-    assert settings == {"anchor": ANCHOR, "judge": str(WEIGHTS / "judge-lm"), "anchor_revision": "abc", "threshold": 0.25}
+    assert all(len(settings.pop(f"{kind}_sha256")) == 64 for kind in ("anchor", "judge"))
+    assert settings == {"anchor": ANCHOR, "judge": str(WEIGHTS / "judge-lm"), "threshold": 0.25}
     wrong = run("publish", "x", "--to", tmp_path / "y")
     for again, message in ((run(*arguments), "must be new or empty"), (wrong, "must be one of")):
         assert again.exit_code == 2

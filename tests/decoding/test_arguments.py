@@ -1,17 +1,20 @@
 """Arguments that the strategy, or `generate` with it, refuses."""
 
+import copy
 import re
 
 import pytest
 import torch
-from helpers.strategies import chats_of, generated, passing
+from helpers.strategies import chats_of, generated, passing, texts
 from transformers import (
+    GenerationConfig,
+    StopStringCriteria,
     SynthIDTextWatermarkingConfig,
     T5Config,
     T5ForConditionalGeneration,
 )
 
-from hf_alignbeam import AnchorLogitsProcessor
+from hf_alignbeam import AnchorLogitsProcessor, EmbeddingSteerer
 from hf_alignbeam.evaluation.generation import encode
 
 
@@ -28,6 +31,61 @@ def test_arguments_of_generate_are_refused_by_name(specialist, strategy, anchor)
     ):
         with pytest.raises(ValueError, match=f"`{name}` must"):
             generated(specialist, chats_of("general", 1), strategy(passing), **options)
+
+
+@pytest.mark.filterwarnings("ignore:You've set `(dola_layers|assistant_model)`")
+@pytest.mark.parametrize("where", ["argument", "generation_config", "search"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"penalty_alpha": 0.6, "top_k": 4},
+        {"dola_layers": "high"},
+        {"assistant_early_exit": 1},
+        {"assistant_model": "assistant"},
+        {"force_words_ids": [[5]], "num_beams": 2},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_modes_that_are_not_known_are_refused_by_name(options, where, specialist, strategy):
+    """An assistant would be dropped without a word, and so would the modes that transformers keeps on the Hub."""
+    name = next(iter(options))
+    if name == "assistant_model":
+        options = {name: specialist[0]}
+    elif where == "generation_config":
+        options = {"generation_config": GenerationConfig(**options)}
+    if where == "search":
+        with pytest.raises(ValueError, match=f"`{name}` must be left out with an embedding search"):
+            EmbeddingSteerer(*specialist, passing).generate(chats_of("general", 1), **{"max_new_tokens": 3, **options})
+        return
+    with pytest.raises(ValueError, match=f"`{name}` must be left out with AlignBeam"):
+        generated(specialist, chats_of("general", 1), strategy(passing), **options)
+
+
+def test_stop_strings_end_an_answer_of_a_strategy_object(specialist, strategy, judge_lm):
+    """`generate` takes the tokenizer away from a strategy, and then asks for it."""
+    chats = [*chats_of("domain", 1), *chats_of("harmful", 1)]
+    stop = [texts(specialist, chats, strategy(judge_lm))[0].split()[3], "not"]
+    criteria = [StopStringCriteria(specialist[1], stop)]
+    expected, n_prompt = generated(specialist, chats, strategy(judge_lm), stopping_criteria=criteria)
+    assert expected.shape[1] < n_prompt + 40
+    for options in ({"stop_strings": stop}, {"stop_strings": stop, "tokenizer": specialist[1]}):
+        assert torch.equal(generated(specialist, chats, strategy(judge_lm), **options)[0], expected)
+    (one,) = texts(specialist, chats[:1], strategy(judge_lm), stop_strings=stop[0])
+    assert one.endswith(stop[0])
+
+
+@pytest.mark.parametrize("where", ["the model's own generation config", "`generation_config`"])
+@pytest.mark.parametrize("setting", [{"stop_strings": ["."]}, {"token_healing": True}])
+def test_settings_that_need_the_tokenizer_are_refused_where_it_is_lost(setting, where, specialist, strategy):
+    (name,) = setting
+    model = copy.copy(specialist[0])
+    model.generation_config = copy.deepcopy(model.generation_config)
+    options = {"generation_config": GenerationConfig(**setting), "tokenizer": specialist[1]}
+    if where != "`generation_config`":
+        options = {"tokenizer": specialist[1]}
+        model.generation_config.update(**setting)
+    with pytest.raises(ValueError, match=f"`{name}` must be left out of {where} with AlignBeam"):
+        generated((model, specialist[1]), chats_of("general", 1), strategy(passing), **options)
 
 
 def test_a_synthid_watermark_is_refused(specialist, strategy):

@@ -88,6 +88,27 @@ def test_classes_that_load_an_adapter_load_no_guard(in_a_process, hub, lora, ada
     assert outputs == [adapted[0].generate(**inputs, **GREEDY).tolist()] * 2
 
 
+LOAD_PINNED = """
+import json, sys
+import torch
+from hf_alignbeam.evaluation.devices import load_causal
+sha, inputs = sys.argv[1], {name: torch.tensor(rows) for name, rows in json.loads(sys.argv[2]).items()}
+model, tokenizer = load_causal("you/lora", torch.device("cpu"), sha, "float32")
+print("RESULT", json.dumps(model.generate(**inputs, max_new_tokens=40, do_sample=False).tolist()))
+"""
+
+
+def test_a_pinned_adapter_is_loaded_on_its_own_base(in_a_process, hub, lora, adapted):
+    """Its commit is none of the base's repository, which its configuration pins."""
+    sha = hub.main["you/lora"]
+    hub.commit("you/lora", {"adapter_model.safetensors": b"other"})
+    inputs = encode(chats_of("harmful", 1), adapted[1])
+    given = json.dumps({name: rows.tolist() for name, rows in inputs.items()})
+    expected = adapted[0].generate(**inputs, **GREEDY).tolist()
+    assert result_of(in_a_process(LOAD_PINNED, sha, given)) == expected
+    hub.commit("you/lora", {"adapter_model.safetensors": lora["adapter_model.safetensors"]})
+
+
 def test_a_strategy_is_added_to_an_adapters_folder_too(in_a_process, lora, tmp_path):
     for name, data in lora.items():
         (tmp_path / name).write_bytes(data)

@@ -19,7 +19,7 @@ FAILURES = {"denied": 401, "gated": 403, "missing": 404, "broken": 500, "cut": N
 def failing(hub):
     """Names of repositories whose requests fail; of `fails/late` only the request for one file fails, after others succeed."""
     late = hub.commit_folder("fails/late", WEIGHTS / "anchor")
-    failures = {f"fails/late/resolve/{late}/adapter_config.json": None}
+    failures = {f"fails/late/resolve/{revision}/adapter_config.json": None for revision in ("main", late)}
     for name, status in FAILURES.items():
         hub.commit_folder(f"fails/{name}", WEIGHTS / "anchor")
         failures |= {f"{start}fails/{name}/": status for start in ("", "api/models/")}

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from helpers.entries import ANCHOR, JUDGE, TARGET, TRUSTED
-from helpers.strategies import chats_of
+from helpers.strategies import chats_of, texts
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -23,7 +23,7 @@ from transformers import (
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.hub.protected_generate import protected_generate
 from hf_alignbeam.testbed.ground_truth import GroundTruth
-from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language
+from hf_alignbeam.testbed.model_store import stored_language
 
 
 def test_an_empty_subfolder_means_the_whole_repository(protected_folder, specialist, alignbeam):
@@ -226,9 +226,28 @@ def test_the_callers_own_generation_config_still_guards(protected, specialist):
     assert GroundTruth(stored_language()).refusal(specialist[1].decode(output[0, ids.shape[1] :], skip_special_tokens=True))
 
 
-def test_weights_are_linked_and_the_card_names_the_guard(protected_folder):
+def test_stop_strings_of_the_targets_own_configuration_end_answers(protected_folder, protected, tmp_path):
+    """`generate` takes the tokenizer away from a strategy, and would then ask for it at every call."""
+    folder = Path(shutil.copytree(protected_folder, tmp_path / "protected"))
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "stop_strings": ["safe", "Sorry", "not", "dangerous"]}))
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder, **TRUSTED), protected[1]
+    (whole,), (cut,) = (texts((each, tokenizer), chats_of("harmful", 1)) for each in (protected[0], model))
+    assert len(cut) < len(whole)
+    assert whole.startswith(cut)
+    config = GenerationConfig(max_new_tokens=40, eos_token_id=tokenizer.eos_token_id, pad_token_id=3)
+    ids = encode(chats_of("harmful", 1), tokenizer)["input_ids"]
+    for given in (config, copy.deepcopy(model.generation_config)):
+        output = model.generate(ids, generation_config=given, max_new_tokens=40)
+        assert tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip() == cut
+    config.stop_strings = last = whole.split()[-2]  # the caller's own come first
+    output = model.generate(ids, generation_config=config)
+    answer = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip()
+    assert answer == whole[: whole.index(last) + len(last)]
+
+
+def test_the_card_names_the_guard(protected_folder):
     folder = Path(protected_folder)
-    assert (folder / "target" / "model.safetensors").stat().st_ino == (WEIGHTS / "specialist" / "model.safetensors").stat().st_ino
     card = (folder / "README.md").read_text()
     assert "custom_generate" in card
     assert all(name in card for name in (TARGET, ANCHOR, JUDGE))

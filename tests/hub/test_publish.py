@@ -63,11 +63,20 @@ def test_a_pushed_strategy_gives_the_objects_tokens(strategy, hub, in_a_process,
 
 
 def test_a_second_push_leaves_nothing_of_the_first(hub, in_a_process, tmp_path):
-    first = hub.commit("again/alignbeam", {"custom_generate/old.py": b"", ".gitattributes": b"", "README.md": b"old"})
-    pushed_commit(in_a_process(COMMAND, "publish", "alignbeam", "--to", "again/alignbeam", "--push"), hub, "again/alignbeam")
+    hub.commit("again/alignbeam", {".gitattributes": b""})
+    push = [COMMAND, "publish", "alignbeam", "--to", "again/alignbeam", "--push"]
+    first = pushed_commit(in_a_process(COMMAND, "publish", "anchor-logits", *push[3:]), hub, "again/alignbeam")
+    pushed_commit(in_a_process(*push), hub, "again/alignbeam")
     write_strategy("alignbeam", tmp_path / "local", "again/alignbeam")
     assert hub.files("again/alignbeam", "main") == {".gitattributes": b"", **files_of(tmp_path / "local")}
-    assert hub.files("again/alignbeam", first)["README.md"] == b"old"
+    assert "custom_generate/hub_anchor_logits.py" in hub.files("again/alignbeam", first)
+    for name in ("README.md", "custom_generate/generate.py", "custom_generate/mine.py"):  # nothing of another's is replaced
+        edited = hub.commit("again/alignbeam", {name: b"mine"})
+        done = in_a_process(*push)
+        assert done.returncode == 2
+        assert f"again/alignbeam/{name} must be new or as this command wrote it" in done.stderr
+        assert hub.main["again/alignbeam"] == edited
+        hub.commit_folder("again/alignbeam", tmp_path / "local")
 
 
 OTHER = b"def generate(*args, model, **kwargs):\n    return kwargs['input_ids'] * 0\n"

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from peft import AdaptionPromptConfig, LoraConfig, PromptTuningConfig, get_peft_model
+from peft import AdaptionPromptConfig, LoraConfig, PromptTuningConfig, TrainableTokensConfig, get_peft_model
 from transformers import LlamaForCausalLM, LogitsProcessor, pipeline
 
 from hf_alignbeam import AnchorLogitsProcessor, testbed
@@ -77,6 +77,34 @@ def test_layers_that_an_adapter_replaces_are_turned_off_too(tiny_llama):
     with adapters_off(adapter_layers(model)):
         assert torch.equal(model(input_ids=IDS).logits, tiny_llama(input_ids=IDS).logits)
     assert not torch.allclose(model(input_ids=IDS).logits, tiny_llama(input_ids=IDS).logits)
+
+
+WRAPPED = {
+    "trainable tokens": {"trainable_token_indices": [5, 6]},
+    "LoRA on the embeddings": {"target_modules": ["q_proj", "embed_tokens"]},
+    "LoRA on the head": {"target_modules": ["q_proj", "lm_head"]},
+    "saved embeddings": {"modules_to_save": ["embed_tokens", "lm_head"]},
+    "DoRA": {"use_dora": True},
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("settings", [*WRAPPED.values(), None], ids=[*WRAPPED, "trainable tokens alone"])
+def test_an_anchor_may_have_wrapped_layers(settings, tiny_llama, piece_tokenizer, chats):
+    """As the adapted target whose base is the anchor, and as an anchor that carries adapters."""
+    config = TrainableTokensConfig(token_indices=[5, 6], target_modules=["embed_tokens"])
+    if settings is not None:
+        config = LoraConfig(r=2, **{"target_modules": ["q_proj"], **settings})
+    model = get_peft_model(copy.deepcopy(tiny_llama), config).eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(torch.randn_like(parameter) * 0.5)
+    off = {"alpha": 1.0, "n_steps": None, "n_watch": None}
+    plain, adapted = (outputs(each, piece_tokenizer, chats, "greedy")[0] for each in (tiny_llama, model))
+    base = AnchorLogitsProcessor("base", piece_tokenizer, piece_tokenizer, model=model, **off)
+    assert torch.equal(outputs(model, piece_tokenizer, chats, "greedy", base)[0], plain)
+    anchor = AnchorLogitsProcessor(model, piece_tokenizer, piece_tokenizer, **off)
+    assert torch.equal(outputs(tiny_llama, piece_tokenizer, chats, "greedy", anchor)[0], adapted)
 
 
 @torch.no_grad()

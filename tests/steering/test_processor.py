@@ -16,7 +16,7 @@ from transformers import (
 
 from hf_alignbeam import AnchorLogitsProcessor, VocabularyTranslator
 from hf_alignbeam.evaluation.generation import encode
-from hf_alignbeam.presets.published import PROCESSOR
+from hf_alignbeam.presets.processor import PROCESSOR
 
 KINDS = ["general", "harmful", "late", "prefill"]
 

@@ -1,0 +1,96 @@
+"""Which files of a model's folder loading needs, and a hash of them: other files decide nothing about a model.
+
+Knows file names. Loads no model.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+#: Files from which a tokenizer is loaded.
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "chat_template*",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "tekken.json",
+    "additional_chat_templates/*.jinja",
+)
+#: Other files beside the weights.
+SETTINGS_FILES = ("config.json", "generation_config.json", "*processor_config.json")
+LICENSE_FILES = ("LICEN[SC]E*", "NOTICE*", "USE_POLICY*")
+#: An adapter in the folder of a whole model is loaded on top of it (transformers 5.23).
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.*")
+#: Files of weights, in the order in which transformers looks for them; an index lists the files of a checkpoint in parts.
+WEIGHTS_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files that a model is loaded from.
+
+    Args:
+        folder: The model's folder.
+    """
+    return named_files(folder, (*SETTINGS_FILES, *TOKENIZER_FILES, *ADAPTER_FILES, *_weights(folder)))
+
+
+def named_files(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    """The files of a folder with these names, which are no hidden ones."""
+    files = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
+    return sorted(file for file in files if not file.name.startswith("."))
+
+
+def check_own(folder: Path, files: Iterable[Path]) -> None:
+    """Check that the files of a folder lie in it.
+
+    Raises:
+        ValueError: A file is a link that leads out of the folder.
+    """
+    roots = [folder.resolve()]
+    if roots[0].parent.name == "snapshots":  # the Hub's cache links each file to one of its own
+        roots.append(roots[0].parents[1] / "blobs")
+    for file in files:
+        if not any(file.resolve().is_relative_to(root) for root in roots):
+            raise ValueError(
+                f"A model's folder must hold its own files, but {file} is a link to {file.resolve()}. Put a copy of it there."
+            )
+
+
+def model_sha256(folder: Path) -> str:
+    """A hash of all files that a model is loaded from, and of their names.
+
+    Args:
+        folder: The model's folder.
+    """
+    digest = hashlib.sha256()
+    for file in model_files(folder):
+        with file.open("rb") as opened:
+            contents = hashlib.file_digest(opened, "sha256").hexdigest()
+        digest.update(f"{file.relative_to(folder).as_posix()} {contents}\n".encode())
+    return digest.hexdigest()
+
+
+def _weights(folder: Path) -> list[str]:
+    """The names of the files that hold the weights, the index among them; transformers takes the first kind that it finds."""
+    config = folder / "config.json"
+    own = _read(config).get("transformers_weights") if config.is_file() else None
+    name = next((name for name in (own, *WEIGHTS_FILES) if name and (folder / name).is_file()), None)
+    if name is None:
+        return []
+    parts = _read(folder / name).get("weight_map", {}).values() if name.endswith(".index.json") else ()
+    return [name, *sorted(set(parts))]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return dict(json.loads(file.read_text("utf-8")))

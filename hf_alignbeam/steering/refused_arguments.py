@@ -1,0 +1,81 @@
+"""Arguments of `generate` that a decoding strategy cannot honor: each is refused by its name.
+
+Knows the stack frame of a call of `generate`. Knows nothing of how a strategy decodes.
+"""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PrefixConstrainedLogitsProcessor,
+    PreTrainedModel,
+    SynthIDTextWatermarkLogitsProcessor,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
+)
+
+from hf_alignbeam.steering.generate_loops import N_CALLERS
+from hf_alignbeam.steering.processor import AnchorLogitsProcessor
+from hf_alignbeam.utils.generation_modes import refuse_modes
+
+#: Settings for which `generate` needs the tokenizer, which it takes away from a strategy's calls (transformers 5.23).
+NEED_TOKENIZER = {
+    "stop_strings": "Pass `stop_strings` to `generate` itself, where the strategy reads it",
+    "token_healing": "Leave it out, or heal the prompt first with `model.heal_tokens(input_ids, tokenizer)`",
+}
+
+
+def check_strategy_call(model: PreTrainedModel, logits_processor: LogitsProcessorList, config: GenerationConfig) -> None:
+    """Raise ValueError, by the argument's name, for arguments of `generate` that AlignBeam cannot honor."""
+    call = calling_generate()
+    if call.get("streamer") is not None:  # it is not passed on (transformers 5.23), so its reader would wait for ever
+        raise ValueError("`streamer` must be given to AlignBeam: `generate` does not pass its own on, and would never end it.")
+    if model.config.is_encoder_decoder:
+        raise ValueError(f"The target must be a decoder, got the encoder-decoder {type(model).__name__}.")
+    refuse_modes(config, call, "AlignBeam")
+    refused = {
+        "num_beams": (config.num_beams or 1) > 1,
+        "num_beam_groups": (getattr(config, "num_beam_groups", None) or 1) > 1,
+        "output_attentions": bool(config.output_attentions),
+        "output_hidden_states": bool(config.output_hidden_states),
+        "cache_implementation": "offload" in str(config.cache_implementation),
+        "watermarking_config": any(isinstance(each, SynthIDTextWatermarkLogitsProcessor) for each in logits_processor),
+        "guidance_scale": any(isinstance(each, UnbatchedClassifierFreeGuidanceLogitsProcessor) for each in logits_processor),
+        "prefix_allowed_tokens_fn": any(isinstance(each, PrefixConstrainedLogitsProcessor) for each in logits_processor),
+    }
+    for name in (name for name, is_given in refused.items() if is_given):
+        raise ValueError(f"`{name}` must be left out with AlignBeam, because it does not work for candidates, but it is set.")
+    if any(isinstance(each, AnchorLogitsProcessor) for each in logits_processor):
+        raise ValueError("`logits_processor` must not hold an AnchorLogitsProcessor: AlignBeam steers its candidates itself.")
+
+
+def check_tokenizer_settings() -> None:
+    """Raise ValueError, by the setting's name, where the configuration of a call holds a setting that needs the tokenizer.
+
+    `generate` would ask for a tokenizer although one is given. It looks a strategy's signature up before that.
+    """
+    call = calling_generate()
+    owner = getattr(call.get("self"), "generation_config", None)
+    for config, place in ((call.get("generation_config"), "`generation_config`"), (owner, "the model's own generation config")):
+        for name, advice in NEED_TOKENIZER.items():
+            if getattr(config, name, None):
+                raise ValueError(
+                    f"`{name}` must be left out of {place} with AlignBeam, got {getattr(config, name)!r}: `generate` passes no "
+                    f"tokenizer on to a strategy. {advice}."
+                )
+    if call.get("kwargs", {}).get("token_healing"):
+        raise ValueError(f"`token_healing` must be left out with AlignBeam, got True. {NEED_TOKENIZER['token_healing']}.")
+
+
+def calling_generate() -> Mapping[str, Any]:
+    """The arguments and variables of the call of `generate` with a strategy that is running; empty where there is none."""
+    frame = sys._getframe(1)
+    for _ in range(2 * N_CALLERS):
+        if frame.f_code.co_name == "generate" and "custom_generate" in frame.f_locals:
+            return frame.f_locals
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return {}

@@ -1,0 +1,13 @@
+"""Checks of arguments that many classes share.
+
+Knows names and values. Knows no setting.
+"""
+
+from collections.abc import Mapping
+
+
+def refuse_none(values: Mapping[str, object], *nullable: str) -> None:
+    """Raise ValueError for a value that is None, unless its name is among `nullable`."""
+    for name, value in values.items():
+        if value is None and name not in nullable:
+            raise ValueError(f"`{name}` must have a value, got None. Leave it out for the default.")

@@ -1,0 +1,40 @@
+"""Modes of `generate` beside greedy search, sampling and beams: a guard that does not know one refuses it by its name.
+
+Knows the names of transformers' settings. Knows no guard.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import GenerationConfig
+
+#: Settings of a generation config that select another mode than greedy search or sampling, where they are set.
+MODES = (
+    "prompt_lookup_num_tokens",
+    "assistant_early_exit",
+    "speculation_type",
+    "use_mtp",
+    "penalty_alpha",
+    "dola_layers",
+    "constraints",
+    "force_words_ids",
+)
+#: Arguments that `generate` takes itself and does not pass on to a strategy (transformers 5.23).
+MODELS = ("assistant_model", "assistant_tokenizer")
+
+
+def refuse_modes(config: GenerationConfig, given: Mapping[str, Any], name: str, *known: str) -> None:
+    """Raise ValueError for modes of `generate` that are not a plain continuation of every row.
+
+    Args:
+        config: The configuration of the call.
+        given: The other arguments of the call, by name.
+        name: What refuses them.
+        known: Modes that it knows.
+    """
+    for mode in MODES:
+        if mode not in known and (value := getattr(config, mode, None)):
+            raise ValueError(f"`{mode}` must be left out with {name}, which does not know this mode, got {value!r}.")
+    for mode in MODELS:
+        if (value := given.get(mode)) is not None:
+            raise ValueError(f"`{mode}` must be left out with {name}, which would not use it, got a {type(value).__name__}.")
