@@ -1,0 +1,216 @@
+"""What commands print and write: no control character, no answer lost to a locale, a prompt or Ctrl-C."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from helpers.commands import run
+from transformers import AutoTokenizer
+
+from hf_alignbeam.cli import demo, doctor, evaluate, generate, publish, steer
+from hf_alignbeam.cli.judges import calibrate
+from hf_alignbeam.console import OBEYED, printable
+from hf_alignbeam.testbed.model_store import WEIGHTS
+
+ANCHOR, TARGET, THIN, JUDGE = (str(WEIGHTS / name) for name in ("anchor", "specialist", "thin", "judge-cls"))
+GENERATE = ("generate", "--model", TARGET, "--anchor", ANCHOR, "--max-new-tokens", 3)
+ODD = "\x1b[2J\x1b]0;title\x07 \x9b31m a\rb\x08c \u202egnp.exe \u2028 \x7f"
+PICKY = "{% for m in messages %}{% if m['role'] != ['user', 'assistant'][loop.index0 % 2] %}{{ raise_exception('Roles!') }}{% endif %}"
+
+
+@pytest.fixture
+def picky(tmp_path):
+    """The folder of a target whose chat template refuses a system message and two turns of a user."""
+    return picky_copy(TARGET, tmp_path / "picky")
+
+
+def picky_copy(source, folder):
+    folder.mkdir()
+    for file in os.scandir(source):
+        os.symlink(file.path, folder / file.name)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    for name in ("tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).unlink(missing_ok=True)
+    tokenizer.chat_template = PICKY + "{% endfor %}" + tokenizer.chat_template
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def chats(folder):
+    """A file with a prompt that every template renders on lines 2 and 4."""
+    user, system = {"role": "user", "content": "How can I thank the baker?"}, {"role": "system", "content": "Be brief."}
+    file = folder / "chats.jsonl"
+    conversations = [[system, user], [user], [user, user], [user]]
+    file.write_text("".join(json.dumps({"messages": each, "harmful": False}) + "\n" for each in conversations))
+    return file
+
+
+def test_printable_text_is_shown_and_not_obeyed():
+    assert not OBEYED.search(printable(ODD))
+    assert printable(ODD).startswith(r"\x1b[2J\x1b]0;title\x07 \x9b31m a\rb\x08c \u202egnp")
+    kept = "Wie heißt er?\n\t👨‍👩‍👧 می‌خواهم — 日本"
+    assert printable(kept) == kept
+
+
+@pytest.mark.parametrize("case", ["answer", "error", "system"])
+def test_no_control_character_of_a_file_reaches_the_terminal(case, tmp_path):
+    file = tmp_path / "odd\x1b[31m.jsonl"
+    file.write_text(json.dumps({"prompt": ODD, "harmful": False} if case != "error" else {ODD: 1}))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({"model": "testbed:thin", "prompts": str(file), "systems": {"system": "plain", "name": ODD}}))
+    result = run("evaluate", recipe, "--max-new-tokens", 2) if case == "system" else run(*GENERATE, "--file", file)
+    assert result.exit_code == (2 if case == "error" else 0), result.output
+    assert r"\x1b[2J\x1b]0;title\x07" in result.output.replace("\\\\", "\\")
+    assert set(OBEYED.findall(result.output)) <= {"\x1b"}  # of the colors that the command itself sets
+    assert re.findall("\x1b(?!\\[[0-9;]*m)", result.output) == []
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_answers_are_printed_and_written_whatever_the_locale(encoding, tmp_path):
+    prompt = "Wie heißt 日本?"
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    (tmp_path / "prompts.txt").write_text(prompt, "utf-8")
+    command = [sys.executable, "-m", "hf_alignbeam", *map(str, GENERATE), "--file", str(tmp_path / "prompts.txt")]
+    printed = subprocess.run(command, env=environment, capture_output=True, timeout=120)
+    assert printed.returncode == 0, printed.stderr
+    assert prompt.encode(encoding, "backslashreplace") in printed.stdout
+    to = tmp_path / "answers.jsonl"
+    written = subprocess.run([*command, "--to", str(to)], env=environment, capture_output=True, timeout=120)
+    assert written.returncode == 0, written.stderr
+    assert json.loads(to.read_text("utf-8"))["messages"][0]["content"] == prompt
+
+
+@pytest.mark.parametrize("to", [True, False])
+def test_generate_answers_the_prompts_that_a_template_renders(to, picky, tmp_path):
+    file, answers = chats(tmp_path), tmp_path / "answers.jsonl"
+    command = ("generate", "--model", picky, "--anchor", ANCHOR, "--file", file, "--max-new-tokens", 8)
+    result = run(*command, *(["--to", answers] if to else []))
+    assert result.exit_code == 1, result.output
+    assert [line for line in result.output.splitlines() if line.startswith("Error")] == [
+        f"Error: Line {line} of {file}: The target's chat template refuses a conversation with the roles {roles}: Roles!. Pass the "
+        "roles and the order that it knows."
+        for line, roles in ((1, "system, user"), (3, "user, user"))
+    ]
+    assert "2 of 4 prompts were left out" in result.output
+    if to:
+        records = [json.loads(line) for line in answers.read_text().splitlines()]
+        assert ["answer" in record for record in records] == [False, True, False, True]
+        assert ["error" in record for record in records] == [True, False, True, False]
+        assert records[1]["answer"] == records[3]["answer"]
+    else:
+        assert result.output.count("How can I thank the baker?") == 2
+
+
+def test_a_prompt_that_is_too_long_costs_no_other_its_answer(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text(f"Hello there\n{'a ' * 400}\n")
+    result = run(*GENERATE, "--file", file, "--to", tmp_path / "answers.jsonl")
+    assert result.exit_code == 1, result.output
+    assert f"Error: Line 2 of {file}: " in result.output
+    assert [("answer" in json.loads(line)) for line in (tmp_path / "answers.jsonl").read_text().splitlines()] == [True, False]
+
+
+def test_without_any_answer_no_file_is_replaced(picky, tmp_path):
+    (tmp_path / "answers.jsonl").write_text("earlier answers")
+    (tmp_path / "x.jsonl").write_text('{"messages": [{"role": "system", "content": "x"}]}')
+    result = run(
+        "generate", "--model", picky, "--anchor", ANCHOR, "--file", tmp_path / "x.jsonl", "--to", tmp_path / "answers.jsonl"
+    )
+    assert result.exit_code == 2
+    assert result.output.startswith("Error: Line 1 of ")
+    assert (tmp_path / "answers.jsonl").read_text() == "earlier answers"
+
+
+def test_steer_searches_for_the_prompts_that_a_template_renders(tmp_path):
+    file, thin = chats(tmp_path), picky_copy(THIN, tmp_path / "thin")
+    result = run("steer", "--model", thin, "--judge", JUDGE, "--file", file, "--to", tmp_path / "to", "--max-new-tokens", 8)
+    assert result.exit_code == 1, result.output
+    assert f"Error: Line 1 of {file}: The target's chat template refuses" in result.output
+    assert f"Error: Line 3 of {file}: The target's chat template refuses" in result.output
+    assert "| clean | 2 |" in result.output
+
+
+def test_evaluate_leaves_out_what_a_template_refuses_for_all_systems(picky, tmp_path):
+    file, to = chats(tmp_path), tmp_path / "to"
+    systems = ["plain", {"system": "anchor-logits", "alpha": 0.3}]
+    recipe = {"model": str(picky), "anchor": ANCHOR, "prompts": str(file), "systems": systems, "max_new_tokens": 8}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    result = run("evaluate", tmp_path / "recipe.yaml", "--to", to)
+    assert result.exit_code == 1, result.output
+    report = json.loads((to / "report.json").read_text())
+    assert [each.partition(": ")[0] for each in report["left_out"]] == [f"Line 1 of {file}", f"Line 3 of {file}"]
+    assert f"* Line 3 of {file}: The target's chat template refuses" in (to / "report.md").read_text()
+    answered = [json.loads(line) for line in (to / "answers-0.jsonl").read_text().splitlines()]
+    assert [(each["system"], each["case"]) for each in answered if "system" in each] == [
+        (name, case) for name in ("plain", "anchor-logits") for case in ("2", "4")
+    ]
+
+
+#: Where each command is stopped, what it was asked, and what it says remains.
+STOPPED = {
+    "demo": (demo, "load", [], "Nothing was kept but what is printed above."),
+    "doctor": (doctor, "load_causal", ["m", "a"], "Nothing was kept but what is printed above."),
+    "calibrate": (
+        calibrate,
+        "read_labeled_responses",
+        ["--judge", "j", "--file", "f"],
+        "Nothing was kept but what is printed above.",
+    ),
+    "generate": (generate, "_load", ["--model", "m", "--anchor", "a", "--prompt", "x"], "with --to, it could be resumed."),
+    "generate --to": (
+        generate,
+        "_load",
+        ["--model", "m", "--anchor", "a", "--prompt", "x", "--to", "answers.jsonl"],
+        "The same command resumes from answers.jsonl.parts.",
+    ),
+    "steer": (
+        steer,
+        "read_prompts",
+        ["--model", "m", "--judge", "j", "--file", "f", "--to", "folder"],
+        "The same command resumes from folder.",
+    ),
+    "evaluate": (evaluate, "read_recipe", ["--to", "folder"], "The same command resumes from folder."),
+    "evaluate alone": (evaluate, "read_recipe", [], "With --to FOLDER, it could be resumed."),
+    "publish": (publish, "write_strategy", ["alignbeam", "--to", "folder"], "folder may be incomplete: delete it."),
+    "publish --push": (
+        publish,
+        "push",
+        ["alignbeam", "--to", "me/x", "--push"],
+        "A push is one commit: me/x has all of it or nothing.",
+    ),
+    "protect": (
+        publish,
+        "write_protected",
+        ["--model", "m", "--anchor", "a", "--judge", "j", "--to", "folder"],
+        "folder may be incomplete: delete it.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STOPPED)
+def test_every_command_says_after_ctrl_c_what_remains(case, monkeypatch):
+    module, where, arguments, sentence = STOPPED[case]
+
+    def stop(*given, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, where, stop)
+    result = run(case.split()[0], *arguments)
+    assert result.exit_code == 130
+    assert result.output.count("Stopped. ") == 1
+    assert result.output.rstrip().endswith(sentence)
+
+
+@pytest.mark.parametrize("columns", [40, 60, 200])
+def test_help_cuts_no_name_and_no_sentence(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERMINAL_WIDTH", str(columns))
+    for command in (["generate"], ["steer"], ["evaluate"], ["calibrate"], []):
+        words = run(*command, "--help").output
+        assert "…" not in words
+        assert "..." not in words
+        assert max(map(len, words.splitlines())) <= max(columns, 50)
+        assert command == [] or "--judge-threshold" in words
