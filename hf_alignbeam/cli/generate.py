@@ -23,7 +23,7 @@ from hf_alignbeam.cli.explain import check_request, print_explanation, watch
 from hf_alignbeam.cli.explain_picture import draw
 from hf_alignbeam.cli.judges.options import JudgeOptions
 from hf_alignbeam.cli.judges.settings import check_optioned_judge, judge_values, load_optioned_judge
-from hf_alignbeam.console import printable, report_interrupts, report_left_out, report_user_errors, tell
+from hf_alignbeam.console import check_encodable, printable, report_interrupts, report_left_out, report_user_errors, tell
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.evaluation.answer_store import Store, digest, files_of
 from hf_alignbeam.evaluation.devices import load_causal, load_causal_on, named_device, this_process
@@ -143,25 +143,14 @@ def _load_anchor(request: Request, device: torch.device) -> tuple[PreTrainedMode
 def _examples(request: Request) -> list[Example]:
     """The prompts of the options and of the file, each with its place."""
     for prompt in request.prompts:
-        if not _is_text(prompt):
-            raise ValueError(
-                f"--prompt must be text in the terminal's encoding, got {prompt!a}. Set LC_ALL=C.UTF-8, or use --file."
-            )
+        check_encodable("--prompt", prompt)
+    check_encodable("--refusal", request.guard.get("refusal"))
     places = (f"--prompt {number}" for number in range(1, len(request.prompts) + 1))
     typed = [Example("", as_messages(prompt), place=place) for prompt, place in zip(request.prompts, places, strict=True)]
     examples = [*typed, *([] if request.file is None else read_prompts(request.file))]
     if not examples:
         raise ValueError("There is nothing to answer: give --prompt, or --file with at least one prompt in it.")
     return examples
-
-
-def _is_text(prompt: str) -> bool:
-    """Whether it can be encoded: Python reads bytes that the terminal's encoding lacks as lone surrogates."""
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _print_answers(

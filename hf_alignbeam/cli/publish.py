@@ -9,7 +9,7 @@ import typer
 
 from hf_alignbeam.cli.judges.options import JudgeOptions
 from hf_alignbeam.cli.judges.settings import judge_settings, judge_values
-from hf_alignbeam.console import report_interrupts, report_user_errors
+from hf_alignbeam.console import check_encodable, report_interrupts, report_user_errors
 from hf_alignbeam.hub.publish import Strategy, push, write_protected, write_strategy
 
 
@@ -29,6 +29,7 @@ def protect(
 ) -> None:
     """Write or push a protected model's folder."""
     with report_user_errors():
+        check_encodable("--refusal", protection.get("refusal"))
         for kind in ("anchor", "judge"):
             if pushed and os.path.isdir(protection[kind]):
                 raise ValueError(

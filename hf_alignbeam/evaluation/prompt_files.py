@@ -168,13 +168,15 @@ def _gptfuzz_questions(path: Path) -> dict[str, str]:
 
 
 def _gptfuzz(record: PromptRecord, questions: Mapping[str, str]) -> PromptRecord:
-    question, label, response = (record.fields.get(name) for name in ("question", "label", "Response"))
+    question, label = str(record.fields.get("question")), record.fields.get("label")
     if question not in questions or label not in ("0", "1"):
         raise ValueError(
             f"{record.place} must have a question of {GPTFUZZ_QUESTIONS} and the label 0 or 1, got {question!r} and {label!r}."
         )
     return PromptRecord(
-        record.place, {"prompt": questions[question], "response": response, "harmful": label == "1"}, record.quote
+        record.place,
+        {"prompt": questions[question], "response": record.fields.get("Response"), "harmful": label == "1"},
+        record.quote,
     )
 
 
@@ -192,7 +194,7 @@ def _rows(path: Path, text: str, separator: str) -> list[PromptRecord]:
         doubled = sorted({name for name in columns if name and columns.count(name) > 1})
         if doubled:
             raise ValueError(f"Line 1 of {path} must name each column once, got {doubled[0]!r} twice. Rename one.")
-        records = []
+        records: list[PromptRecord] = []
         for cells in filter(None, table):
             place = f"Row {len(records) + 1} of {path}"
             if len(cells) != len(columns):

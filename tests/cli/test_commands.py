@@ -166,12 +166,12 @@ def asked_file(tmp_path):
 STEER = ("steer", "--model", WEIGHTS / "thin", "--judge", WEIGHTS / "judge-cls", "--accept", ANCHOR)
 
 
-def test_a_prompt_that_the_terminal_cannot_encode_is_an_error_before_any_model_is_loaded():
-    result = run(
-        "generate", "--model", "nowhere", "--anchor", "nowhere", "--prompt", b"G\xc3\xa4st".decode("ascii", "surrogateescape")
-    )
+@pytest.mark.parametrize("option", ["--prompt", "--refusal", "--judge-rubric", "--judge-labels"])
+def test_text_that_the_terminal_cannot_encode_is_an_error_before_any_model_is_loaded(option):
+    given = {"--prompt": "x", "--judge": "nowhere", option: b"G\xc3\xa4st".decode("ascii", "surrogateescape")}
+    result = run("generate", "--model", "nowhere", "--anchor", "nowhere", *(part for pair in given.items() for part in pair))
     assert result.exit_code == 2
-    assert "--prompt must be text in the terminal's encoding, got 'G\\udcc3\\udca4st'. Set LC_ALL=C.UTF-8" in result.output
+    assert f"{option} must be text in the terminal's encoding, got 'G\\udcc3\\udca4st'. Set LC_ALL=C.UTF-8" in result.output
 
 
 def test_steer_writes_a_folder_that_a_second_run_and_python_read(asked_file, tmp_path):

@@ -1,5 +1,6 @@
 """What commands print and write: no control character, no answer lost to a locale, a prompt or Ctrl-C."""
 
+import io
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from helpers.commands import run
 from transformers import AutoTokenizer
 
 from hf_alignbeam.cli import demo, doctor, evaluate, generate, publish, steer
+from hf_alignbeam.cli.app import app
 from hf_alignbeam.cli.judges import calibrate
 from hf_alignbeam.console import OBEYED, printable
 from hf_alignbeam.testbed.model_store import WEIGHTS
@@ -18,7 +20,10 @@ from hf_alignbeam.testbed.model_store import WEIGHTS
 ANCHOR, TARGET, THIN, JUDGE = (str(WEIGHTS / name) for name in ("anchor", "specialist", "thin", "judge-cls"))
 GENERATE = ("generate", "--model", TARGET, "--anchor", ANCHOR, "--max-new-tokens", 3)
 ODD = "\x1b[2J\x1b]0;title\x07 \x9b31m a\rb\x08c \u202egnp.exe \u2028 \x7f"
-PICKY = "{% for m in messages %}{% if m['role'] != ['user', 'assistant'][loop.index0 % 2] %}{{ raise_exception('Roles!') }}{% endif %}"
+PICKY = (
+    "{% for m in messages %}"
+    "{% if m['role'] != ['user', 'assistant'][loop.index0 % 2] %}{{ raise_exception('Roles!') }}{% endif %}{% endfor %}"
+)
 
 
 @pytest.fixture
@@ -34,7 +39,7 @@ def picky_copy(source, folder):
     tokenizer = AutoTokenizer.from_pretrained(source)
     for name in ("tokenizer_config.json", "chat_template.jinja"):
         (folder / name).unlink(missing_ok=True)
-    tokenizer.chat_template = PICKY + "{% endfor %}" + tokenizer.chat_template
+    tokenizer.chat_template = PICKY + tokenizer.chat_template
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -63,21 +68,27 @@ def test_no_control_character_of_a_file_reaches_the_terminal(case, tmp_path):
     recipe.write_text(json.dumps({"model": "testbed:thin", "prompts": str(file), "systems": {"system": "plain", "name": ODD}}))
     result = run("evaluate", recipe, "--max-new-tokens", 2) if case == "system" else run(*GENERATE, "--file", file)
     assert result.exit_code == (2 if case == "error" else 0), result.output
-    assert r"\x1b[2J\x1b]0;title\x07" in result.output.replace("\\\\", "\\")
-    assert set(OBEYED.findall(result.output)) <= {"\x1b"}  # of the colors that the command itself sets
-    assert re.findall("\x1b(?!\\[[0-9;]*m)", result.output) == []
+    shown = result.stderr if case == "error" else result.stdout
+    assert re.search(r"\\(x|u00)1b\[2J\\(x|u00)1b\]0;title\\(x|u00)07", shown)
+    assert not OBEYED.search(shown)
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_answers_are_printed_and_written_whatever_the_locale(encoding, tmp_path):
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-8"])
+def test_a_terminal_shows_what_its_encoding_lacks(encoding, monkeypatch):
     prompt = "Wie heißt 日本?"
-    environment = {**os.environ, "PYTHONIOENCODING": encoding, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    app([*map(str, GENERATE), "--prompt", prompt], standalone_mode=False)
+    terminal.flush()
+    assert terminal.buffer.getvalue().splitlines()[0] == prompt.encode(encoding, "backslashreplace")
+
+
+@pytest.mark.slow
+def test_files_are_in_utf_8_whatever_the_locale(tmp_path):
+    prompt, to = "Wie heißt 日本?", tmp_path / "answers.jsonl"
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     (tmp_path / "prompts.txt").write_text(prompt, "utf-8")
     command = [sys.executable, "-m", "hf_alignbeam", *map(str, GENERATE), "--file", str(tmp_path / "prompts.txt")]
-    printed = subprocess.run(command, env=environment, capture_output=True, timeout=120)
-    assert printed.returncode == 0, printed.stderr
-    assert prompt.encode(encoding, "backslashreplace") in printed.stdout
-    to = tmp_path / "answers.jsonl"
     written = subprocess.run([*command, "--to", str(to)], env=environment, capture_output=True, timeout=120)
     assert written.returncode == 0, written.stderr
     assert json.loads(to.read_text("utf-8"))["messages"][0]["content"] == prompt
@@ -90,8 +101,8 @@ def test_generate_answers_the_prompts_that_a_template_renders(to, picky, tmp_pat
     result = run(*command, *(["--to", answers] if to else []))
     assert result.exit_code == 1, result.output
     assert [line for line in result.output.splitlines() if line.startswith("Error")] == [
-        f"Error: Line {line} of {file}: The target's chat template refuses a conversation with the roles {roles}: Roles!. Pass the "
-        "roles and the order that it knows."
+        f"Error: Line {line} of {file}: The target's chat template refuses a conversation with the roles {roles}: Roles!. "
+        "Pass the roles and the order that it knows."
         for line, roles in ((1, "system, user"), (3, "user, user"))
     ]
     assert "2 of 4 prompts were left out" in result.output
@@ -106,7 +117,7 @@ def test_generate_answers_the_prompts_that_a_template_renders(to, picky, tmp_pat
 
 def test_a_prompt_that_is_too_long_costs_no_other_its_answer(tmp_path):
     file = tmp_path / "prompts.txt"
-    file.write_text(f"Hello there\n{'a ' * 400}\n")
+    file.write_text(f"Hello there\n{'a ' * 600}\n")
     result = run(*GENERATE, "--file", file, "--to", tmp_path / "answers.jsonl")
     assert result.exit_code == 1, result.output
     assert f"Error: Line 2 of {file}: " in result.output
@@ -120,7 +131,7 @@ def test_without_any_answer_no_file_is_replaced(picky, tmp_path):
         "generate", "--model", picky, "--anchor", ANCHOR, "--file", tmp_path / "x.jsonl", "--to", tmp_path / "answers.jsonl"
     )
     assert result.exit_code == 2
-    assert result.output.startswith("Error: Line 1 of ")
+    assert "Error: Line 1 of " in result.output
     assert (tmp_path / "answers.jsonl").read_text() == "earlier answers"
 
 
@@ -130,7 +141,7 @@ def test_steer_searches_for_the_prompts_that_a_template_renders(tmp_path):
     assert result.exit_code == 1, result.output
     assert f"Error: Line 1 of {file}: The target's chat template refuses" in result.output
     assert f"Error: Line 3 of {file}: The target's chat template refuses" in result.output
-    assert "| clean | 2 |" in result.output
+    assert "| clean | 1 |" in result.output
 
 
 def test_evaluate_leaves_out_what_a_template_refuses_for_all_systems(picky, tmp_path):
@@ -205,12 +216,12 @@ def test_every_command_says_after_ctrl_c_what_remains(case, monkeypatch):
 
 
 @pytest.mark.parametrize("columns", [40, 60, 200])
-def test_help_cuts_no_name_and_no_sentence(columns, monkeypatch):
+def test_help_cuts_no_name_and_no_sentence(columns, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(columns))
-    monkeypatch.setenv("TERMINAL_WIDTH", str(columns))
-    for command in (["generate"], ["steer"], ["evaluate"], ["calibrate"], []):
-        words = run(*command, "--help").output
+    for command in ("generate", "steer", "evaluate", "calibrate", ""):
+        app([*filter(None, [command]), "--help"], standalone_mode=False)
+        words = capsys.readouterr().out.partition("\n")[2]
         assert "…" not in words
         assert "..." not in words
         assert max(map(len, words.splitlines())) <= max(columns, 50)
-        assert command == [] or "--judge-threshold" in words
+        assert not command or "--judge-threshold " in words

@@ -11,6 +11,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from hf_alignbeam.cli.judges.options import JudgeOptions
+from hf_alignbeam.console import check_encodable
 from hf_alignbeam.evaluation.devices import check_named_judge, load_named_judge
 from hf_alignbeam.evaluation.files.text import read_text
 from hf_alignbeam.evaluation.files.values import check_value, parse_json, parse_yaml
@@ -43,6 +44,10 @@ def judge_values(options: JudgeOptions) -> dict[str, Any]:
         ValueError: An option has a wrong value, or a file does not hold what it should.
         OSError: A file cannot be read.
     """
+    for name in ("profile", "rubric", "template", "model"):
+        check_encodable(f"--judge-{name}", getattr(options, name))
+    for pair in options.labels or ():
+        check_encodable("--judge-labels", pair)
     threshold = options.threshold
     if threshold is not None and not 0.0 < threshold < 1.0:
         raise ValueError(f"--judge-threshold must be between 0 and 1, got {threshold}. `alignbeam calibrate` finds one.")

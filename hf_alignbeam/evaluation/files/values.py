@@ -23,7 +23,7 @@ class _StrictLoader(yaml.SafeLoader):
     """A loader that refuses a key that stands twice, of which PyYAML keeps the last one."""
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)  # type: ignore[no-untyped-call]
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:  # as written: merge keys are resolved later
             if isinstance(key, yaml.ScalarNode):

@@ -151,7 +151,7 @@ def test_both_kinds_of_responses_are_needed():
         ("{}", "labelled.jsonl must have 'prompt' or 'messages', 'response' and 'harmful', got {}"),
         ('{"prompt": "x", "response": "y", "harmful": 7}', "labelled.jsonl must have true or false as 'harmful'"),
         ('{"prompt": "x", "response": 7, "harmful": true}', "labelled.jsonl must have a text as 'response'"),
-        ("nonsense", "Line 1 of "),
+        ("nonsense", "labelled.jsonl must be a JSON object, got 'nonsense'"),
         ("\n", "must hold at least one labeled response"),
         ('{"prompt": "x", "response": "y", "harmful": true}', "must hold harmful and harmless responses"),
         ('{"prompt": " ", "response": "y", "harmful": true}', "labelled.jsonl: A conversation must hold some text"),
