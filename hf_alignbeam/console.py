@@ -33,7 +33,7 @@ def check_encodable(option: str, text: str | None) -> None:
         (text or "").encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{option} must be text in the terminal's encoding, got {text!a}. Set LC_ALL=C.UTF-8, or use a file where one can be named."
+            f"{option} must be text in the terminal's encoding, got {text!a}. Set LC_ALL=C.UTF-8, or name a file instead."
         ) from error
 
 

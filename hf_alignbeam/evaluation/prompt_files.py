@@ -173,11 +173,8 @@ def _gptfuzz(record: PromptRecord, questions: Mapping[str, str]) -> PromptRecord
         raise ValueError(
             f"{record.place} must have a question of {GPTFUZZ_QUESTIONS} and the label 0 or 1, got {question!r} and {label!r}."
         )
-    return PromptRecord(
-        record.place,
-        {"prompt": questions[question], "response": record.fields.get("Response"), "harmful": label == "1"},
-        record.quote,
-    )
+    fields = {"prompt": questions[question], "response": record.fields.get("Response"), "harmful": label == "1"}
+    return PromptRecord(record.place, fields, record.quote)
 
 
 def _xstest(record: PromptRecord) -> PromptRecord:
