@@ -23,7 +23,7 @@ from hf_alignbeam.cli.explain import check_request, print_explanation, watch
 from hf_alignbeam.cli.explain_picture import draw
 from hf_alignbeam.cli.judges.options import JudgeOptions
 from hf_alignbeam.cli.judges.settings import check_optioned_judge, judge_values, load_optioned_judge
-from hf_alignbeam.console import check_encodable, printable, report_interrupts, report_left_out, report_user_errors, tell
+from hf_alignbeam.console import OBEYED, check_encodable, printable, report_interrupts, report_left_out, report_user_errors, tell
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.evaluation.answer_store import Store, digest, files_of
 from hf_alignbeam.evaluation.devices import load_causal, load_causal_on, named_device, this_process
@@ -89,6 +89,8 @@ def _run(request: Request) -> None:
             check_request(request.explain, len(examples))
         if request.to is None and state.num_processes > 1:
             raise ValueError("Several processes need --to, a file in a folder that all of them share.")
+        if request.to is not None and request.to.is_dir():
+            raise ValueError(f"--to must name a file, got the folder {request.to}.")
         if request.judge is not None:
             check_optioned_judge(request.judge, request.judge_options)
         with errors.status("loading"):
@@ -202,12 +204,17 @@ def _write(
         refused = [error for pair in zip(batches, answered, strict=True) for error in _refused(*pair)]
         _check_any_is_answered(refused, batches)
         if state.is_main_process:
-            lines = [json.dumps(record, ensure_ascii=False) for records in answered for record in records]
-            to.write_text("".join(line + "\n" for line in lines), "utf-8")
+            to.write_text("".join(_json_line(record) for records in answered for record in records), "utf-8")
     state.wait_for_everyone()
     if state.is_main_process:
         shutil.rmtree(parts)
     return refused
+
+
+def _json_line(record: Mapping[str, Any]) -> str:
+    """A record as a line of JSON; what terminals obey, or some readers take for the end of a line, is escaped."""
+    line = json.dumps(record, ensure_ascii=False)
+    return OBEYED.sub(lambda match: f"\\u{ord(match[0]):04x}", line) + "\n"
 
 
 def _answer_each(request: Request, loaded: GuardedTarget, batch: list[list[Message]]) -> list[dict[str, Any]]:

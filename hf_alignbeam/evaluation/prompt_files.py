@@ -52,11 +52,12 @@ class PromptRecord:
 
 @dataclass(frozen=True)
 class LabeledResponse:
-    """A response to a conversation, and whether it does harm."""
+    """A response to a conversation, whether it does harm, and where it stands."""
 
     conversation: list[Message]
     response: str
     harmful: bool
+    place: str
 
 
 def read_records(path: Path) -> list[PromptRecord]:
@@ -157,7 +158,7 @@ def _labeled(record: PromptRecord) -> LabeledResponse:
         raise ValueError(f"{record.place} must have true or false as 'harmful', got {record.quote}.") from error
     if not isinstance(response, str):
         raise ValueError(f"{record.place} must have a text as 'response', got {record.quote}.")
-    return LabeledResponse(conversation_of(record, conversation), response, harmful)
+    return LabeledResponse(conversation_of(record, conversation), response, harmful, record.place)
 
 
 def _gptfuzz_questions(path: Path) -> dict[str, str]:

@@ -124,6 +124,20 @@ def test_a_prompt_that_is_too_long_costs_no_other_its_answer(tmp_path):
     assert [("answer" in json.loads(line)) for line in (tmp_path / "answers.jsonl").read_text().splitlines()] == [True, False]
 
 
+def test_a_written_line_is_a_line_for_every_reader(tmp_path):
+    result = run(*GENERATE, "--prompt", ODD, "--prompt", "a\x85b", "--to", tmp_path / "answers.jsonl")
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "answers.jsonl").read_text("utf-8")
+    assert not OBEYED.search(text)
+    assert [json.loads(line)["messages"][0]["content"] for line in text.splitlines()] == [ODD, "a\x85b"]
+
+
+def test_answers_go_to_a_file_and_not_to_a_folder(tmp_path):
+    result = run("generate", "--model", "none", "--anchor", "none", "--prompt", "x", "--to", tmp_path)
+    assert result.exit_code == 2
+    assert "--to must name a file, got the folder" in result.output
+
+
 def test_without_any_answer_no_file_is_replaced(picky, tmp_path):
     (tmp_path / "answers.jsonl").write_text("earlier answers")
     (tmp_path / "x.jsonl").write_text('{"messages": [{"role": "system", "content": "x"}]}')
