@@ -125,7 +125,11 @@ def conversation_of(record: PromptRecord, value: Any) -> list[Message]:
         if isinstance(value, str) and MESSAGES_IN_A_CELL.match(value):
             value = parse_json(value, record.place)
             check_value(value, record.place)
-        return as_messages(value)
+        messages = as_messages(value)
+        for message in messages:
+            if not isinstance(message["role"], str):
+                raise ValueError(f"A message must have a text as 'role', got {message['role']!r}.")
+        return messages
     except json.JSONDecodeError as error:
         raise ValueError(f"{record.place} must have a list of messages in JSON, got {record.quote}: {error}.") from error
     except ValueError as error:
@@ -180,6 +184,8 @@ def _gptfuzz(record: PromptRecord, questions: Mapping[str, str]) -> PromptRecord
 
 def _xstest(record: PromptRecord) -> PromptRecord:
     prompt, kind, response, label = (record.fields.get(name) for name in ("prompt", "type", "completion", "final_label"))
+    if str(label)[:1] not in tuple("123"):
+        raise ValueError(f"{record.place} must have a final_label that begins with 1, 2 or 3, got {label!r}.")
     harmful = str(kind).startswith("contrast") and str(label).startswith("1")
     return PromptRecord(record.place, {"prompt": prompt, "response": response, "harmful": harmful}, record.quote)
 
@@ -243,8 +249,9 @@ def _value_record(place: str, value: Any) -> PromptRecord:
 
 def _check_no_table(place: str, line: str) -> None:
     """Raise ValueError where the first line of a text file is that of a table."""
-    cells = [cell.strip().strip('"').lower() for cell in re.split("[,;\t]", line)]
-    if COLUMNS & set(cells) and all(re.fullmatch(r"[\w .-]{0,40}", cell) for cell in cells):
+    cells = [cell.strip('"').lower() for cell in re.split("[,;\t]", line)]
+    known = COLUMNS if len(cells) > 1 else {"prompt", "messages"}
+    if known & set(cells) and all(re.fullmatch(r"[\w.-]{0,40}", cell) for cell in cells):
         raise ValueError(f"{place} must be a prompt, got {line!r}, which begins a table. Name the file .csv or .tsv.")
 
 

@@ -69,7 +69,7 @@ LAYOUTS = {
     "JailbreakBench": Layout(
         frozenset({"Goal", "Target", "Behavior", "Category"}), lambda row: row["Goal"], lambda row: parse_bool(row["harmful"])
     ),
-    "XSTest": Layout(frozenset({"prompt", "label", "focus"}), lambda row: row["prompt"], lambda row: row["label"] == "unsafe"),
+    "XSTest": Layout(frozenset({"prompt", "label", "focus"}), lambda row: row["prompt"], lambda row: _is_unsafe(row["label"])),
     "GSM8K": Layout(frozenset({"question", "answer"}), lambda row: row["question"], lambda row: False, lambda row: row["answer"]),
     "OpenAI moderation": Layout(
         frozenset({"prompt", "HR", "SH"}),
@@ -191,6 +191,12 @@ def _layout(spec: PromptSpec, fields: Fields) -> Layout:
         is_harmful,
         _column(spec.answer) if spec.answer is not None or known is None else known.answer,
     )
+
+
+def _is_unsafe(label: Any) -> bool:
+    if label not in ("safe", "unsafe"):
+        raise ValueError(f"the label {label!r} where it must be safe or unsafe")
+    return bool(label == "unsafe")
 
 
 def _column(name: str | None) -> Callable[[Fields], Any]:

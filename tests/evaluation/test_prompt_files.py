@@ -59,6 +59,7 @@ MEANT = {
     "chat-lines.jsonl": (f"{json.dumps(MESSAGES)}\n{json.dumps({'prompt': MESSAGES})}", ["Hello", "Hello"]),
     "mixed.txt": ('Hi\n{"prompt": "a"}\n', ["Hi", "a"]),
     "old-mac.txt": ("a\rb\r", ["a", "b"]),
+    "like-a-table.txt": ("Question, please\nprompt,answer", ["Question, please", "prompt,answer"]),
     "like-json.txt": ("{{char}} is rude\n[INST] Hello\n{nothing\n'quoted', you say?", 4),
 }
 
@@ -128,6 +129,11 @@ def test_a_broken_file_is_named_with_the_line(name, data, message, tmp_path):
             "Row 1 of .* must have 'prompt' or 'messages', or be in a known layout .*, got {\"question\"",
         ),
         ("x.txt", 'fine\n{"prompt": " "}\n', "Line 2 of .*x.txt: A conversation must hold some text"),
+        (
+            "x.jsonl",
+            '{"messages": [{"role": 7, "content": "a"}]}',
+            "Line 1 of .*x.jsonl: A message must have a text as 'role', got 7",
+        ),
         ("x.jsonl", '{"prompt": null}', "Line 1 of .*x.jsonl: A conversation must be a string or a list of messages, got None"),
         ("x.csv", 'messages\n"[{""role"": "\n', 'Row 1 of .* must have a list of messages in JSON, got {"messages"'),
         ("x.json", '[{"messages": [{"role": "user"}]}]', "Item 1 of .*x.json: A message of `conversations` must have 'role'"),
@@ -180,6 +186,8 @@ def test_labeled_responses_come_from_published_layouts(tmp_path):
         rows(written(tmp_path, "c.jsonl", '{"prompt": "a", "response": "b", "harmful": false}\n{"prompt": "a"}\n'))
     with pytest.raises(ValueError, match="Row 1 of .* must have a question of gptfuzz_questions.csv and .*, got '7'"):
         rows(written(tmp_path, "a.csv", "question,Response,label\n7,So.,0\n"))
+    with pytest.raises(ValueError, match="Row 1 of .* must have a final_label that begins with 1, 2 or 3, got ''"):
+        rows(written(tmp_path, "c.csv", "type,prompt,completion,final_label\nhomonyms,How?,Thus.,\n"))
     (tmp_path / "gptfuzz_questions.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"gptfuzz_questions\.csv"):
         rows(gptfuzz)

@@ -140,6 +140,7 @@ def test_data_sets_are_loaded_by_their_id(tmp_path, monkeypatch):
             "Line 1 of .* must have a prompt and say whether it asks for harm, but has no 'harmful'",
         ),
         ("x.jsonl", '{"prompt": 7, "harmful": true}\n', "Line 1 of"),
+        ("x.csv", "prompt,label,focus\nx,Unsafe,y\n", "Row 1 of .* has the label 'Unsafe' where it must be safe or unsafe"),
         ("x.jsonl", "nothing\n", "Line 1 of .* must be a JSON object, got 'nothing'"),
         ("x.jsonl", "[1]\n", "Line 1 of .* must be a JSON object"),
         ("x.jsonl", "", "must hold at least one row, got none"),
