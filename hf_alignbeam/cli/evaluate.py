@@ -157,15 +157,13 @@ def _recipe(request: Request) -> Recipe:
     given |= {name: _changed_model(given.get(name), changed) for name, changed in changes.items() if changed}
     given["prompts"] = [_changed_prompts(each, request) for each in as_list(given.get("prompts"))]
     given["systems"] = [_changed_system(each, request.guard) for each in as_list(given.get("systems"))]
-    recipe = parse_recipe(given)
     if request.systems:
         known = {str(_name(system)) for system in given["systems"]}
         for name in request.systems:
             if name not in known:
                 raise ValueError(f"--systems must be among {', '.join(sorted(known))}, got {name!r}.")
-        kept = [system for system in given["systems"] if _name(system) in request.systems]
-        recipe = parse_recipe({**given, "systems": kept})
-    return recipe
+        given["systems"] = [system for system in given["systems"] if str(_name(system)) in request.systems]
+    return parse_recipe(given)
 
 
 def _changed_model(given: Any, changes: Mapping[str, Any]) -> Any:
@@ -196,7 +194,7 @@ def _changed_system(given: Any, guard: Mapping[str, Any]) -> Any:
 
 
 def _name(given: Mapping[str, Any]) -> Any:
-    return given.get("name", given["system"])
+    return given.get("name", given.get("system"))
 
 
 @contextlib.contextmanager

@@ -53,6 +53,36 @@ def chats(folder):
     return file
 
 
+#: Every command that reads a file of prompts or labels, without its name.
+READERS = {
+    "generate": ["--model", "none", "--anchor", "none", "--file"],
+    "steer": ["--model", "none", "--judge", "none", "--to", "none", "--file"],
+    "evaluate": ["--model", "none", "--systems", "plain", "--prompts"],
+    "calibrate": ["--judge", "none", "--file"],
+    "doctor": ["none", "none", "none", "--pairs"],
+}
+UNREADABLE = {
+    "x.jsonl": (b'[{"prompt": "a"}, {"prompt": "b"}]', "Line 1 of {} must be a JSON object"),
+    "x.txt": (b"prompt,response,harmful\na,b,no", "Line 1 of {} must be a prompt, got"),
+    "x.csv": (b"prompt,response,harmful\n\na,b,no,c\n", "Row 1 of {} (up to line 3) must have 3 cells"),
+    "x.json": (b'[{"prompt": "\\ud800"}]', "Item 1 of {} must hold text that UTF-8 can encode"),
+    "x.jsonl.gz": (b'{"prompt": "a"}', "{} must be a complete gzip file"),
+    "x.pdf": (b"%PDF-1.7", "{} must be a table (.csv, .tsv)"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+@pytest.mark.parametrize("command", READERS)
+def test_no_command_answers_a_file_that_it_cannot_read(command, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    contents, message = UNREADABLE[name]
+    (tmp_path / name).write_bytes(contents)
+    result = run(command, *READERS[command], tmp_path / name)
+    assert result.exit_code == 2
+    assert result.output.startswith("Error: " + message.format(tmp_path / name)), result.output
+    assert result.output.count("\n") == 1
+
+
 def test_printable_text_is_shown_and_not_obeyed():
     assert not OBEYED.search(printable(ODD))
     assert printable(ODD).startswith(r"\x1b[2J\x1b]0;title\x07 \x9b31m a\rb\x08c \u202egnp")
