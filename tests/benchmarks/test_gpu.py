@@ -33,6 +33,7 @@ def test_a_law_holds_where_every_case_does_and_there_is_one():
     assert not LawResult("law", "mode", 0, 0).holds
 
 
+@pytest.mark.slow
 def test_a_law_that_is_broken_is_seen(monkeypatch):
     """The refusal that the laws expect is another than the one that is written."""
     monkeypatch.setattr(laws, "REFUSAL", "Another sentence.")

@@ -63,7 +63,7 @@ def healthy_alone(specialist, strategy, oracle):
 
 
 #: Faults that take the same path through the code as another one.
-SAME_PATH = ("times out", "has one too many", "is below 0", "is a table", "is nothing")
+SAME_PATH = ("times out", "has one too few", "has one too many", "is below 0", "is a table", "is nothing", "is text")
 
 
 @pytest.mark.parametrize("fault", [pytest.param(f, marks=pytest.mark.slow) if f in SAME_PATH else f for f in FAULTS])

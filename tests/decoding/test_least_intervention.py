@@ -97,7 +97,7 @@ PER_ROW = {
 }
 
 
-@pytest.mark.parametrize("name", PER_ROW)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "n-grams" else n for n in PER_ROW])
 def test_processors_with_a_state_for_each_row_work_for_candidates(name, specialist, strategy, oracle, one_of_each):
     together = answer_ids(specialist, one_of_each, strategy(oracle), **PER_ROW[name])
     shared = strategy(oracle)

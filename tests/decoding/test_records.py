@@ -39,8 +39,18 @@ def test_divergence_of_distributions_of_four_numbers():
     assert divergence(steered + 3.0, own)[2] == pytest.approx(0.0, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["greedy", "sampling", "several", "processed"])
-@pytest.mark.parametrize("settings", SETTINGS)
+#: One of each kind of settings with one of each kind of options; the other combinations are slow.
+QUICK = {("default", "processed"), ("often", "sampling"), ("paper", "several")}
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        pytest.param(settings, name, marks=[] if (settings, name) in QUICK else pytest.mark.slow)
+        for settings in SETTINGS
+        for name in ("greedy", "sampling", "several", "processed")
+    ],
+)
 def test_tracing_changes_no_token(name, settings, specialist, strategy, oracle, mixed):
     shared = strategy(oracle, **SETTINGS[settings])
     untraced, _ = generated(specialist, mixed, shared, **OPTIONS[name])

@@ -55,7 +55,10 @@ def test_zero_radius_is_plain_generate(thin, graded, accept):
     assert torch.equal(model.generate(**embeds, **GREEDY), model.generate(**inputs, **GREEDY)[:, inputs["input_ids"].shape[1] :])
 
 
-@pytest.mark.parametrize("settings", [{}, {"eta": 0.3}, {"probe_temperature": 0.5}, {"positions": "all"}])
+SLOW = [pytest.param(settings, marks=pytest.mark.slow) for settings in ({"eta": 0.3}, {"positions": "all"})]
+
+
+@pytest.mark.parametrize("settings", [{}, {"probe_temperature": 0.5}, *SLOW])
 def test_a_prompt_has_the_same_search_alone_and_in_a_batch(settings, thin, graded, accept):
     conversations = [*framed(3), *harmless(1)]
     together = steerer_for(thin, graded, accept, **settings).precompute(conversations, max_new_tokens=N_NEW)

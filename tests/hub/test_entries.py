@@ -102,8 +102,10 @@ def test_the_entry_passes_stop_strings_streamers_and_presets_on(specialist, fold
     assert texts(specialist, chats_of("harmful", 1), folder, preset="paper", **arguments)[0]
 
 
-@pytest.mark.parametrize("text", ["</s>", "."])
-@pytest.mark.parametrize("n_each", [1, 2])
+@pytest.mark.parametrize(
+    ("text", "n_each"),
+    [("</s>", 2), (".", 1), pytest.param("</s>", 1, marks=pytest.mark.slow), pytest.param(".", 2, marks=pytest.mark.slow)],
+)
 def test_a_criterion_with_per_row_state_stops_where_a_stop_string_does(text, n_each, specialist, folder, protected):
     for kinds in (["harmful"], ["late"], ["domain", "harmful", "late", "general"]):
         conversations = [conversation for kind in kinds for conversation in chats_of(kind, n_each)]
