@@ -40,7 +40,7 @@ def check_encodable(option: str, text: str | None) -> None:
 def tell(console: Console, *lines: str) -> None:
     """Print lines without wrapping, markup, colors or control characters."""
     for line in lines:
-        console.print(printable(line), soft_wrap=True, markup=False, highlight=False)
+        console.print(printable(line), soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 def command(app: typer.Typer) -> Callable[[Callable[..., None]], Callable[..., None]]:

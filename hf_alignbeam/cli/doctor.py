@@ -45,7 +45,7 @@ def run(
             findings.append(finding)
             if not as_json:
                 line = f"[{finding.status}]{finding.status:<6}[/] {escape(finding.check)}: {escape(printable(finding.text))}"
-                console.print(line, soft_wrap=True)
+                console.print(line, soft_wrap=True, emoji=False)
     worst = max((finding.status for finding in findings), key=lambda status: EXIT_STATUS[status])
     if as_json:
         typer.echo(json.dumps({"status": worst, "findings": [asdict(finding) for finding in findings]}, indent=1))

@@ -9,12 +9,13 @@ import sys
 
 import pytest
 from helpers.commands import run
+from rich.console import Console
 from transformers import AutoTokenizer
 
 from hf_alignbeam.cli import demo, doctor, evaluate, generate, publish, steer
 from hf_alignbeam.cli.app import app
 from hf_alignbeam.cli.judges import calibrate
-from hf_alignbeam.console import OBEYED, printable
+from hf_alignbeam.console import OBEYED, printable, tell
 from hf_alignbeam.testbed.model_store import WEIGHTS
 
 ANCHOR, TARGET, THIN, JUDGE = (str(WEIGHTS / name) for name in ("anchor", "specialist", "thin", "judge-cls"))
@@ -88,6 +89,12 @@ def test_printable_text_is_shown_and_not_obeyed():
     assert printable(ODD).startswith(r"\x1b[2J\x1b]0;title\x07 \x9b31m a\rb\x08c \u202egnp")
     kept = "Wie heißt er?\n\t👨‍👩‍👧 می‌خواهم — 日本"
     assert printable(kept) == kept
+
+
+def test_lines_are_told_as_they_are(capsys):
+    line = "[bold]x[/] :bug: [/y] " + "long " * 60
+    tell(Console(width=40), line)
+    assert capsys.readouterr().out == f"{line}\n"
 
 
 @pytest.mark.parametrize("case", ["answer", "error", "system"])
