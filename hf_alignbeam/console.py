@@ -1,17 +1,69 @@
-"""Prints lines and Markdown tables for every command, and reports user errors."""
+"""Prints lines and Markdown tables for every command, and reports user errors and interrupts.
 
-from collections.abc import Iterator, Sequence
+Knows the terminal: what it can encode, and what it would obey instead of showing it. Knows no model and no file.
+"""
+
+import inspect
+import io
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
+from typing import Any
 
 import typer
 from huggingface_hub.errors import HTTPError
 from rich.console import Console
 
+#: The exit status of a command that Ctrl-C ended, as shells give it.
+INTERRUPTED = 130
+#: Characters that a terminal obeys (cursor, colors, title, clipboard) or that reorder what it shows, except tabs and line feeds.
+OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """A text that a terminal shows and does not obey: control characters are escaped as in Python."""
+    return OBEYED.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def check_encodable(option: str, text: str | None) -> None:
+    """Raise ValueError where an option has text that UTF-8 lacks: bytes that the terminal's encoding lacks are read as such."""
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{option} must be text in the terminal's encoding, got {text!a}. Set LC_ALL=C.UTF-8, or name a file instead."
+        ) from error
+
 
 def tell(console: Console, *lines: str) -> None:
-    """Print lines without wrapping, markup or colors."""
+    """Print lines without wrapping, markup, colors or control characters."""
     for line in lines:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        console.print(printable(line), soft_wrap=True, markup=False, emoji=False, highlight=False)
+
+
+def command(app: typer.Typer) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make functions commands: each is listed with its whole summary, and says after Ctrl-C what remains of its work."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @wraps(function)
+        def run(**options: Any) -> None:
+            _show_what_cannot_be_encoded()
+            with report_interrupts("Nothing was kept but what is printed above."):
+                function(**options)
+
+        app.command(short_help=inspect.getdoc(function))(run)
+        return run
+
+    return register
+
+
+def _show_what_cannot_be_encoded() -> None:
+    """Let the output escape characters that the terminal's encoding lacks: no answer is lost to a locale."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def table_row(cells: Sequence[str]) -> str:
@@ -37,10 +89,35 @@ def report_user_errors() -> Iterator[None]:
     """Print an error in the user's input, or of the Hub, in one line, and exit with status 2."""
     try:
         yield
+    except BrokenPipeError:  # whoever read the output has left, as `head` does
+        raise
     except (OSError, ValueError, HTTPError) as error:
-        typer.secho("Error: ", fg="red", bold=True, err=True, nl=False)
-        typer.echo(_in_words(error), err=True)
+        _report(error)
         raise typer.Exit(2) from error
+
+
+@contextmanager
+def report_interrupts(what_remains: str) -> Iterator[None]:
+    """Say after Ctrl-C in one sentence what remains of the work, and exit with status 130. The innermost one speaks."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(printable(f"Stopped. {what_remains}"), err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def report_left_out(errors: Sequence[ValueError], n_prompts: int) -> None:
+    """Print why prompts were left out, and exit with status 1 if any was: the others are done."""
+    for error in errors:
+        _report(error)
+    if errors:
+        typer.echo(f"{len(errors)} of {n_prompts} prompts were left out, for the reasons above.", err=True)
+        raise typer.Exit(1)
+
+
+def _report(error: Exception) -> None:
+    typer.secho("Error: ", fg="red", bold=True, err=True, nl=False)
+    typer.echo(printable(_in_words(error)), err=True)
 
 
 def _in_words(error: Exception) -> str:

@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from threading import Event
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation import BaseStreamer
 
 from hf_alignbeam import AlignBeam, VocabularyTranslator, token_bytes
@@ -27,6 +28,11 @@ from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.steering.ledger import Ledger
 
 MAX_NEW_TOKENS = 256
+#: What a visitor may send: characters of a prompt with its prefill, tokens with those of the answer, and settings.
+MAX_CHARACTERS, MAX_TOKENS = 8_000, 4_096
+RANGES = {"alpha": (0.05, 1.0), "num_candidates": (1, 8), "threshold": (0.0, 1.0)}
+#: Seconds after which an answer is yielded again as it is: only then does the server notice that its visitor has left.
+PATIENCE = 1.0
 #: A piece of text, and how far steering moved it in nats; None where it was not steered.
 Span = tuple[str, float | None]
 
@@ -70,19 +76,45 @@ class StreamedAnswer:
 
 
 class IdStreamer(BaseStreamer):
-    """Hands ids from the thread that generates them to the one that reads them."""
+    """Hands generated ids from the thread that generates them to the one that reads them; nothing once in a while."""
 
     def __init__(self) -> None:
         self._ids: SimpleQueue[list[int] | None] = SimpleQueue()
+        self._has_prompt = False
 
     def put(self, value: torch.Tensor) -> None:
-        self._ids.put(value.flatten().tolist())
+        if self._has_prompt:
+            self._ids.put(value.flatten().tolist())
+        self._has_prompt = True
 
     def end(self) -> None:
         self._ids.put(None)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(self._ids.get, None)
+        while True:
+            try:
+                ids = self._ids.get(timeout=PATIENCE)
+            except Empty:
+                ids = []
+            if ids is None:
+                return
+            yield ids
+
+
+class VisitorLeftError(Exception):
+    """Ends the generation of an answer that nobody reads."""
+
+
+class StopWhenLeft(LogitsProcessor):
+    """Raises VisitorLeftError at the next token, of a candidate too, once the event is set."""
+
+    def __init__(self, left: Event):
+        self._left = left
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        if self._left.is_set():
+            raise VisitorLeftError
+        return scores
 
 
 def load_models(target: str, anchor: str, judge: str, refuses: Callable[[str], bool] = refuses) -> Models:
@@ -95,19 +127,41 @@ def load_models(target: str, anchor: str, judge: str, refuses: Callable[[str], b
     return Models(model, tokenizer, *safe, judge_model, translator, token_bytes(tokenizer), refuses)
 
 
+def checked_settings(**settings: Any) -> dict[str, Any]:
+    """Numbers that a visitor sent, by the names of `RANGES`.
+
+    Raises:
+        ValueError: One is no number, or out of its range.
+    """
+    for name, value in settings.items():
+        least, most = RANGES[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            raise ValueError(f"`{name}` must be a number from {least:g} to {most:g}, got {value!r:.40}.")
+        if isinstance(least, int) and value != int(value):
+            raise ValueError(f"`{name}` must be a whole number, got {value!r:.40}.")
+    return {name: type(RANGES[name][0])(value) for name, value in settings.items()}
+
+
 def conversation(models: Models, prompt: str, prefill: str) -> list[Message]:
     """A prompt, and optionally the start of its answer, as messages.
 
     Raises:
-        ValueError: The prompt is empty, or leaves no room for an answer.
+        ValueError: The prompt is empty or no text, or leaves no room for an answer.
     """
+    for text in (prompt, prefill):
+        if not isinstance(text, str):
+            raise ValueError(f"The prompt must be text, got {text!r:.40}.")
+        text.encode()  # raises for half a character
     if not prompt.strip():
         raise ValueError("The prompt is empty. Type a question, or take one of the examples.")
+    if (n_characters := len(prompt) + len(prefill)) > MAX_CHARACTERS:
+        raise ValueError(f"The prompt has {n_characters} characters, and {MAX_CHARACTERS} are allowed. Shorten it.")
     messages = [{"role": "user", "content": prompt}]
     if prefill.strip():
         messages.append({"role": "assistant", "content": prefill})
     n_tokens, most = encode([messages], models.tokenizer)["input_ids"].shape[-1], max_positions(models.target)
-    if most is not None and n_tokens + MAX_NEW_TOKENS > most:
+    most = MAX_TOKENS if most is None else min(most, MAX_TOKENS)
+    if n_tokens + MAX_NEW_TOKENS > most:
         raise ValueError(f"The prompt has {n_tokens} tokens, and the model takes {most - MAX_NEW_TOKENS}. Shorten it.")
     return messages
 
@@ -147,26 +201,30 @@ def guarded(models: Models, messages: list[Message], **settings: Any) -> Iterato
 def _streamed(
     models: Models, messages: list[Message], streamer: IdStreamer, how: dict[str, Any]
 ) -> Generator[StreamedAnswer, None, tuple[list[int], float]]:
-    """Stream an answer; returns its ids and the seconds that generating them took."""
+    """Stream an answer; returns its ids and the seconds that generating them took. Closed early, it stops generating them."""
     inputs = encode([messages], models.tokenizer).to(input_device(models.target))
+    left = Event()
+    how = {**how, "logits_processor": [StopWhenLeft(left)], "max_new_tokens": MAX_NEW_TOKENS, "do_sample": False}
 
     def write() -> tuple[list[int], float]:
         start = time.perf_counter()
         try:
-            output = models.target.generate(**inputs, **how, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+            output = models.target.generate(**inputs, **how)
         finally:
             streamer.end()  # also after an error, so that the reader does not wait forever
         return output[0, inputs["input_ids"].shape[-1] :].tolist(), time.perf_counter() - start
 
-    with ThreadPoolExecutor(1) as thread:
+    thread = ThreadPoolExecutor(1)
+    try:
         written = thread.submit(write)
-        streamed = iter(streamer)
-        next(streamed, None)  # the prompt
         ids: list[int] = []
-        for new_ids in streamed:
+        for new_ids in streamer:
             ids += new_ids
             yield StreamedAnswer(_prefill(messages), _spans(models, [(i, None) for i in ids]))
         return written.result()
+    finally:
+        left.set()
+        thread.shutdown(wait=False)  # the server closes answers in the thread that serves everybody
 
 
 def _prefill(messages: list[Message]) -> str:

@@ -9,7 +9,7 @@ from inspect import signature
 from pathlib import Path
 
 import gradio as gr
-from answers import Models, load_models
+from answers import MAX_CHARACTERS, RANGES, Models, load_models
 from panels import GUARDED, PLAIN, panel, side_by_side
 
 from hf_alignbeam import AlignBeam, testbed
@@ -27,12 +27,14 @@ EXAMPLES = {
     "harmful, prefilled": "prefill",
     "harmful from the second question on": "late",
 }
-#: Each argument of `AlignBeam` with a slider: its range, its step, and its meaning.
+#: Each argument of `AlignBeam` with a slider: its step, and its meaning.
 SLIDERS = (
-    ("alpha", 0.05, 1.0, 0.05, "the anchor's share"),
-    ("num_candidates", 1, 8, 1, "continuations for a flagged answer"),
-    ("threshold", 0.0, 1.0, 0.01, "the largest harm that passes"),
+    ("alpha", 0.05, "the anchor's share"),
+    ("num_candidates", 1, "continuations for a flagged answer"),
+    ("threshold", 0.01, "the largest harm that passes"),
 )
+#: So many visitors may wait; others are told to come back.
+MAX_WAITING = 20
 
 
 def main() -> None:
@@ -62,16 +64,20 @@ def page(models: Models, examples: dict[str, list[str]]) -> gr.Blocks:
     with gr.Blocks(title="Plain and guarded") as blocks:
         gr.Markdown(INTRODUCTION)
         with gr.Row():
-            prompt = gr.Textbox(label="Prompt", placeholder="a question", scale=3, min_width=280)
+            prompt = gr.Textbox(label="Prompt", placeholder="a question", max_length=MAX_CHARACTERS, scale=3, min_width=280)
             prefill = gr.Textbox(
-                label="Start of the answer", placeholder="none; a prefill attack has one", scale=2, min_width=280
+                label="Start of the answer",
+                placeholder="none; a prefill attack has one",
+                max_length=MAX_CHARACTERS,
+                scale=2,
+                min_width=280,
             )
         if examples:
             gr.Examples(list(examples.values()), [prompt, prefill], example_labels=list(examples), label="Prompts of the testbed")
         with gr.Row():
             sliders = [
-                gr.Slider(least, most, defaults[name], step=step, label=name, info=info, min_width=280)
-                for name, least, most, step, info in SLIDERS
+                gr.Slider(*RANGES[name], defaults[name], step=step, label=name, info=info, min_width=280)
+                for name, step, info in SLIDERS
             ]
         ask = gr.Button("Answer", variant="primary")
         answers = []
@@ -88,7 +94,7 @@ def page(models: Models, examples: dict[str, list[str]]) -> gr.Blocks:
             show_progress="hidden",
             api_name="answer",
         )
-    return blocks
+    return blocks.queue(max_size=MAX_WAITING)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ Knows the answers of `answers.py` and the names in `style.css`. Escapes every te
 """
 
 from collections.abc import Iterator
+from contextlib import closing
 from html import escape
 
-from answers import Models, StreamedAnswer, conversation, guarded, plain
+from answers import Models, StreamedAnswer, checked_settings, conversation, guarded, plain
 
 from hf_alignbeam.cli.explain import Explanation, Verdict, format_harm, outcome_word, summary_lines
 from hf_alignbeam.steering.ledger import Ledger
@@ -17,16 +18,22 @@ PLAIN, GUARDED = "Plain", "Guarded"
 def side_by_side(
     models: Models, prompt: str, prefill: str, alpha: float, num_candidates: int, threshold: float
 ) -> Iterator[tuple[str, str]]:
-    """Yield both panels while the answers are generated, the plain one first; for bad input, an error message."""
+    """Yield both panels while the answers are generated, the plain one first; for bad input, an error message.
+
+    Checks all that it is given: requests come from anywhere, not from the page alone.
+    """
     left, right = panel(PLAIN), panel(GUARDED)
     try:
+        settings = checked_settings(alpha=alpha, num_candidates=num_candidates, threshold=threshold)
         messages = conversation(models, prompt, prefill)
-        for answer in plain(models, messages):
-            left = panel(PLAIN, answer)
-            yield left, right
-        for answer in guarded(models, messages, alpha=alpha, num_candidates=num_candidates, threshold=threshold):
-            right = panel(GUARDED, answer)
-            yield left, right
+        with closing(plain(models, messages)) as answers:
+            for answer in answers:
+                left = panel(PLAIN, answer)
+                yield left, right
+        with closing(guarded(models, messages, **settings)) as answers:
+            for answer in answers:
+                right = panel(GUARDED, answer)
+                yield left, right
     except ValueError as error:
         yield left, notice(GUARDED, str(error))
 

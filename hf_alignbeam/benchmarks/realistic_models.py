@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from hf_alignbeam.evaluation.devices import load_padding_tokenizer
+from hf_alignbeam.evaluation.files.text import read_text
 
 #: The chat template of both models, so that any tokenizer will do.
 TEMPLATE = (
@@ -177,7 +178,7 @@ def build_pair(
     place, weights_dtype = torch.device(device), as_dtype(dtype)
     torch.manual_seed(0)
     target_tokenizer, safe_tokenizer = load_tokenizer(tokenizer), load_tokenizer(anchor_tokenizer)
-    content = text.read_text("utf-8") if text is not None else standard_library_text()
+    content = read_text(text) if text is not None else standard_library_text()
     target_size, anchor_size = padded_size(target_tokenizer), padded_size(safe_tokenizer)
     with made_on(place, weights_dtype):
         target = new_target(target_tokenizer, target_shape)

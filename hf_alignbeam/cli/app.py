@@ -11,15 +11,21 @@ from typer import Argument, Option
 
 from hf_alignbeam.cli.judges.options import JudgeDevice, JudgeName, JudgeOptions, MaybeJudge, with_judge_options
 from hf_alignbeam.cli.strategy_settings import Settings, typed_settings
+from hf_alignbeam.console import command
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich's table cuts the names of options on a narrow terminal
+    context_settings={"max_content_width": 100},
+)
 
 Alpha = Annotated[float | None, Option(help="The anchor's share, in the range of the mixing rule. Default: the processor's.")]
 Steps = Annotated[int | None, Option(min=0, help="The number of tokens to steer in each answer. Default: the processor's.")]
 Watch = Annotated[int | None, Option(min=1, help="Tokens after which unneeded steering ends. Default: the processor's.")]
 Mixing = Annotated[str | None, Option(help="log_linear, linear, paper, safe_decoding or contrastive. Default: the processor's.")]
 Weights = Annotated[Path | None, Option(help="A folder that the testbed's training wrote. Default: the package's.")]
-
 Device = Annotated[str, Option(help="The target's device; auto: spread it over all devices.")]
 AnchorDevice = Annotated[str | None, Option(help="The anchor's device. Default: the target's.")]
 TpPlan = Annotated[str | None, Option(help="auto: split the target over the processes of torchrun (tensor parallelism).")]
@@ -35,7 +41,7 @@ def alignbeam() -> None:
     """Make a fine-tuned model refuse what a safe model would refuse, at generation time."""
 
 
-@app.command()
+@command(app)
 def demo(
     prompts: Annotated[int, Option(min=2, help="Prompts of each kind.")] = 60,
     weights: Weights = None,
@@ -46,7 +52,7 @@ def demo(
     run(prompts, weights)
 
 
-@app.command()
+@command(app)
 @with_judge_options
 def generate(
     model: Annotated[str, Option(help="The target: a folder or a Hub id.")],
@@ -109,7 +115,7 @@ def generate(
     )
 
 
-@app.command()
+@command(app)
 @with_judge_options
 def steer(
     model: Annotated[str, Option(help="The target: a folder or a Hub id.")],
@@ -150,7 +156,7 @@ def steer(
     run(Request(model, judge, judge_options, accept, file, to, preset, given, max_new_tokens, device, judge_device, plot))
 
 
-@app.command()
+@command(app)
 @with_judge_options
 def evaluate(
     judge_options: JudgeOptions,
@@ -214,7 +220,7 @@ def evaluate(
     run(Request(recipe, named, judge_options, systems or [], split, limit, guard, to, plot))
 
 
-@app.command()
+@command(app)
 def bench(
     translation: Annotated[
         list[str] | None, Option(help="A tokenizer: a folder or a Hub id; repeat it: every pair is measured.")
@@ -268,7 +274,7 @@ def bench(
         run(translation or [])
 
 
-@app.command()
+@command(app)
 @with_judge_options
 def doctor(
     model: Annotated[str, Argument(help="The target: a folder or a Hub id.")],
@@ -289,7 +295,7 @@ def doctor(
     run(model, anchor, judge, judge_options, pairs, device, as_json)
 
 
-@app.command()
+@command(app)
 @with_judge_options
 def calibrate(
     judge: JudgeName,
@@ -308,7 +314,7 @@ def calibrate(
     run(Request(judge, judge_options, file, max_flagged, limit, seed, plot, batch_size, device))
 
 
-@app.command()
+@command(app)
 def publish(
     strategy: Annotated[str, Argument(help="anchor-logits, alignbeam or embedding-steerer.")],
     to: Annotated[str, Option(help="A folder to write, or an adapter's folder to add to; with --push, a Hub id.")],
@@ -321,7 +327,7 @@ def publish(
     write(strategy, to, push, private)
 
 
-@app.command()
+@command(app)
 @with_judge_options
 def protect(
     model: Annotated[str, Option(help="The target: a folder or a Hub id.")],

@@ -15,7 +15,7 @@ from hf_alignbeam.cli.diagnosis.examined import ExaminedModel, Status
 from hf_alignbeam.cli.diagnosis.judge_checks import KNOWN_PAIRS
 from hf_alignbeam.cli.judges.options import JudgeOptions
 from hf_alignbeam.cli.judges.settings import judge_settings
-from hf_alignbeam.console import report_user_errors
+from hf_alignbeam.console import printable, report_user_errors
 from hf_alignbeam.evaluation.devices import load_causal, load_named_judge, named_device
 from hf_alignbeam.evaluation.prompt_files import read_labeled_responses
 from hf_alignbeam.hub.judge_loading import JudgeSettings
@@ -44,8 +44,8 @@ def run(
         for finding in examine(target, safe, load, known):
             findings.append(finding)
             if not as_json:
-                line = f"[{finding.status}]{finding.status:<6}[/] {escape(finding.check)}: {escape(finding.text)}"
-                console.print(line, soft_wrap=True)
+                line = f"[{finding.status}]{finding.status:<6}[/] {escape(finding.check)}: {escape(printable(finding.text))}"
+                console.print(line, soft_wrap=True, emoji=False)
     worst = max((finding.status for finding in findings), key=lambda status: EXIT_STATUS[status])
     if as_json:
         typer.echo(json.dumps({"status": worst, "findings": [asdict(finding) for finding in findings]}, indent=1))

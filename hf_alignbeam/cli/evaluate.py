@@ -4,31 +4,33 @@ import contextlib
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-import typer
 from accelerate import PartialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from transformers import PreTrainedTokenizerBase
 
 from hf_alignbeam.cli.judges.options import JudgeOptions
 from hf_alignbeam.cli.judges.settings import judge_spec_values
-from hf_alignbeam.console import check_can_plot, report_user_errors, tell
+from hf_alignbeam.console import check_can_plot, printable, report_interrupts, report_left_out, report_user_errors, tell
 from hf_alignbeam.evaluation.answer_store import Store
-from hf_alignbeam.evaluation.devices import this_process
-from hf_alignbeam.evaluation.prompt_sets import load_prompts
-from hf_alignbeam.evaluation.recipe import TESTBED, Recipe, as_list, parse_recipe, read_recipe
+from hf_alignbeam.evaluation.devices import load_padding_tokenizer, this_process
+from hf_alignbeam.evaluation.generation import why_refused
+from hf_alignbeam.evaluation.prompt_sets import PromptSet, load_prompts
+from hf_alignbeam.evaluation.recipe import TESTBED, ModelSpec, Recipe, as_list, parse_recipe, read_recipe
 from hf_alignbeam.evaluation.reports import plots
 from hf_alignbeam.evaluation.reports.report import figures, markdown
 from hf_alignbeam.evaluation.results import gather
 from hf_alignbeam.evaluation.runner import BatchJob, answer_all, plan_jobs
 from hf_alignbeam.evaluation.systems import BASE
 from hf_alignbeam.judges.failsafe import JudgeError
+from hf_alignbeam.testbed.model_store import WEIGHTS
 
 #: The default recipe, and the recipe with the systems for a model that is named by an option.
 DEFAULT_RECIPE, SYSTEMS_RECIPE = "testbed", "systems"
@@ -63,8 +65,11 @@ class Request:
 
 
 def run(request: Request) -> None:
-    """Answer all prompts, score the answers, print and write the report."""
-    with report_user_errors():
+    """Answer all prompts, score the answers, print and write the report.
+
+    A prompt that a model's template refuses is left out, and the report says so; the command then exits with 1.
+    """
+    with report_interrupts(_how_to_resume(request)), report_user_errors():
         recipe = _recipe(request)
         if request.plot:
             check_can_plot("--plot")
@@ -79,7 +84,8 @@ def run(request: Request) -> None:
 
 
 def _evaluate(recipe: Recipe, folder: Path, state: PartialState, request: Request) -> None:
-    prompt_sets = [each for spec in recipe.prompts for each in load_prompts(spec, recipe.weights)]
+    all_sets = [each for spec in recipe.prompts for each in load_prompts(spec, recipe.weights)]
+    prompt_sets, left_out = _without_refused(all_sets, recipe)
     jobs = plan_jobs(recipe, prompt_sets)
     stores = (Store(folder, name, state) for name in ("answers", "verdicts"))
     with contextlib.ExitStack() as stack:
@@ -89,26 +95,50 @@ def _evaluate(recipe: Recipe, folder: Path, state: PartialState, request: Reques
                 answer_all(jobs, recipe, answers, state, after_job)
         except JudgeError as error:
             raise ValueError(f"{error}. {_how_to_resume(request)}") from error
-        except KeyboardInterrupt:
-            typer.echo(f"Stopped. {_how_to_resume(request)}", err=True)
-            raise typer.Exit(130) from None
         answers.gather()
         results = gather(recipe, jobs, answers, verdicts, state)
     if not state.is_main_process:
         return
     environment = _environment(recipe)
     lines = markdown(recipe, results, environment)
+    if left_out:
+        lines += ["", f"Left out: {len(left_out)} prompts.", *(f"* {error}" for error in left_out)]
     tell(Console(width=200), *lines)
     if request.to is not None:
         (folder / REPORT).write_text("\n".join(lines) + "\n", "utf-8")
-        (folder / FIGURES).write_text(json.dumps(figures(recipe, results, environment), indent=1, default=str) + "\n", "utf-8")
+        contents = {**figures(recipe, results, environment), "left_out": list(map(str, left_out))}
+        (folder / FIGURES).write_text(json.dumps(contents, indent=1, default=str) + "\n", "utf-8")
         written = [folder / REPORT, folder / FIGURES]
         for number, model in enumerate(recipe.models) if request.plot else ():
             of_model = [each for each in results if each.model == model]
             pictures = folder if len(recipe.models) == 1 else folder / str(number)
             pictures.mkdir(exist_ok=True)
             written += plots.draw(of_model, pictures)
-        Console(stderr=True).print("Written:", ", ".join(map(str, written)), soft_wrap=True)
+        tell(Console(stderr=True), f"Written: {', '.join(map(str, written))}")
+    report_left_out(left_out, sum(len(each.examples) for each in all_sets))
+
+
+def _without_refused(prompt_sets: Sequence[PromptSet], recipe: Recipe) -> tuple[list[PromptSet], list[ValueError]]:
+    """The prompts that every model renders that answers them, and why each other one is left out, for all systems alike."""
+    by_itself = any(system.system == "anchor" for system in recipe.systems)
+    anchors = [recipe.anchor] if by_itself and recipe.anchor is not None and recipe.anchor.name != BASE else []
+    tokenizers = [_tokenizer(spec, recipe) for spec in (*recipe.models, *anchors)]
+    kept, left_out = [], []
+    for prompts in prompt_sets:
+        reasons = [next(filter(None, (why_refused(each.conversation, t) for t in tokenizers)), "") for each in prompts.examples]
+        pairs = list(zip(prompts.examples, reasons, strict=True))
+        left_out += [ValueError(f"{each.place or f'{prompts.name}, {each.id}'}: {reason}") for each, reason in pairs if reason]
+        if examples := [each for each, reason in pairs if not reason]:
+            kept.append(replace(prompts, examples=examples))
+    if not kept:
+        raise left_out[0]
+    return kept, left_out
+
+
+def _tokenizer(spec: ModelSpec, recipe: Recipe) -> PreTrainedTokenizerBase:
+    if spec.name.startswith(TESTBED):
+        return load_padding_tokenizer(str(Path(recipe.weights or WEIGHTS) / spec.name.removeprefix(TESTBED)))
+    return load_padding_tokenizer(spec.name, spec.revision)
 
 
 def _how_to_resume(request: Request) -> str:
@@ -127,15 +157,13 @@ def _recipe(request: Request) -> Recipe:
     given |= {name: _changed_model(given.get(name), changed) for name, changed in changes.items() if changed}
     given["prompts"] = [_changed_prompts(each, request) for each in as_list(given.get("prompts"))]
     given["systems"] = [_changed_system(each, request.guard) for each in as_list(given.get("systems"))]
-    recipe = parse_recipe(given)
     if request.systems:
         known = {str(_name(system)) for system in given["systems"]}
         for name in request.systems:
             if name not in known:
                 raise ValueError(f"--systems must be among {', '.join(sorted(known))}, got {name!r}.")
-        kept = [system for system in given["systems"] if _name(system) in request.systems]
-        recipe = parse_recipe({**given, "systems": kept})
-    return recipe
+        given["systems"] = [system for system in given["systems"] if str(_name(system)) in request.systems]
+    return parse_recipe(given)
 
 
 def _changed_model(given: Any, changes: Mapping[str, Any]) -> Any:
@@ -166,17 +194,17 @@ def _changed_system(given: Any, guard: Mapping[str, Any]) -> Any:
 
 
 def _name(given: Mapping[str, Any]) -> Any:
-    return given.get("name", given["system"])
+    return given.get("name", given.get("system"))
 
 
 @contextlib.contextmanager
 def _progress(state: PartialState, jobs: list[BatchJob], answers: Store) -> Iterator[Any]:
     """Show a progress bar; the function that is yielded advances it by one job."""
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not state.is_main_process) as progress:
         n_left = sum(job.key not in answers for job in jobs)
         task = progress.add_task("", total=-(-n_left // state.num_processes))
-        yield lambda job: progress.update(task, advance=1, description=f"{job.system.name}: {job.prompts.name}")
+        yield lambda job: progress.update(task, advance=1, description=printable(f"{job.system.name}: {job.prompts.name}"))
 
 
 def _environment(recipe: Recipe) -> str:

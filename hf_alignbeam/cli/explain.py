@@ -286,9 +286,9 @@ def print_explanation(explanation: Explanation, console: Console) -> None:
     """Print the answer colored by KL with the judge's verdicts in it, and a table of candidates for each rollback."""
     console.print(_colored(explanation.tokens, explanation.verdicts, explanation.max_kl))
     for line in summary_lines(explanation):
-        console.print(line, markup=False, highlight=False)
+        console.print(line, markup=False, emoji=False, highlight=False)
     for rollback in explanation.sent_back:
-        console.print(rollback_reason(rollback, explanation.threshold), style="bold", markup=False, highlight=False)
+        console.print(rollback_reason(rollback, explanation.threshold), style="bold", markup=False, emoji=False, highlight=False)
         table = Table("", "harm", "mean log p", "text")
         if rollback.flagged:
             flagged = _colored(rollback.flagged, rollback.verdicts, explanation.max_kl, rollback.after)

@@ -18,18 +18,18 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
+from hf_alignbeam.chat.conversations import Message, as_messages
 from hf_alignbeam.cli.explain import check_request, print_explanation, watch
 from hf_alignbeam.cli.explain_picture import draw
 from hf_alignbeam.cli.judges.options import JudgeOptions
 from hf_alignbeam.cli.judges.settings import check_optioned_judge, judge_values, load_optioned_judge
 from hf_alignbeam.cli.strategy_settings import check_names
-from hf_alignbeam.console import report_user_errors
+from hf_alignbeam.console import OBEYED, check_encodable, printable, report_interrupts, report_left_out, report_user_errors, tell
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.evaluation.answer_store import Store, digest, files_of
 from hf_alignbeam.evaluation.devices import load_causal, load_causal_on, named_device, this_process
 from hf_alignbeam.evaluation.generation import encode
-from hf_alignbeam.evaluation.prompt_files import read_prompts
+from hf_alignbeam.evaluation.prompt_sets import Example, read_prompts
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 
@@ -72,44 +72,52 @@ NOT_IN_KEY = ("prompts", "file", "to", "device", "anchor_device", "judge_device"
 
 
 def run(request: Request) -> None:
-    """Load the models, answer all prompts, and print or write the answers."""
+    """Load the models, answer all prompts, and print or write the answers; exit with 1 where a prompt could not be answered."""
+    to = request.to
+    resume = (
+        f"The same command resumes from {_parts_of(to)}." if to else "The answers above stand; with --to, it could be resumed."
+    )
+    with report_interrupts(resume):
+        _run(request)
+
+
+def _run(request: Request) -> None:
     errors = Console(stderr=True)
     with report_user_errors():
         state = this_process()
-        conversations = [as_messages(conversation) for conversation in _conversations(request)]
+        examples = _examples(request)
         if request.explain is not None:
-            check_request(request.explain, len(conversations))
+            check_request(request.explain, len(examples))
         if request.to is None and state.num_processes > 1:
             raise ValueError("Several processes need --to, a file in a folder that all of them share.")
+        if request.to is not None and request.to.is_dir():
+            raise ValueError(f"--to must name a file, got the folder {request.to}.")
         if request.judge is not None:
             check_optioned_judge(request.judge, request.judge_options)
         with errors.status("loading"):
             loaded = _load(request)
         size = request.batch_size
-        batches = [conversations[start : start + size] for start in range(0, len(conversations), size)]
+        batches = [examples[start : start + size] for start in range(0, len(examples), size)]
         with Progress(console=errors, transient=True, disable=not state.is_main_process) as progress:
-            task = progress.add_task("answering", total=len(conversations))
+            task = progress.add_task("answering", total=len(examples))
             after_batch = lambda n_done: progress.advance(task, n_done * state.num_processes)  # noqa: E731
             if request.to is None:
-                for batch in batches:
-                    records = _answer(request, loaded, batch)
-                    for record in records:
-                        _print(record)
-                    _draw(request, records)
-                    after_batch(len(batch))
+                refused = _print_answers(request, loaded, batches, after_batch)
             else:
-                _write(request, request.to, loaded, batches, state, after_batch)
+                refused = _write(request, request.to, loaded, batches, state, after_batch)
         ledger = loaded.guard.ledger
         counts = (ledger.anchor_forwards, ledger.steered_tokens, ledger.judged)
         n_forwards, n_steered, n_judged = map(sum, zip(*([counts] if request.tp_plan else gather_object([counts])), strict=True))
     if not state.is_main_process:
         return
-    errors.print(
-        f"{n_forwards} forwards of the anchor steered {n_steered} tokens; the judge was asked about {n_judged} texts.",
-        soft_wrap=True,
-    )
+    tell(errors, f"{n_forwards} forwards of the anchor steered {n_steered} tokens; the judge was asked about {n_judged} texts.")
     if request.explain:
-        errors.print(f"Written: {request.explain}", soft_wrap=True, markup=False, highlight=False)
+        tell(errors, f"Written: {request.explain}")
+    report_left_out(refused, len(examples))
+
+
+def _parts_of(to: Path) -> Path:
+    return to.with_name(f"{to.name}.parts")
 
 
 def _load(request: Request) -> GuardedTarget:
@@ -136,61 +144,101 @@ def _load_anchor(request: Request, device: torch.device) -> tuple[PreTrainedMode
     return load_causal(request.anchor, device)
 
 
-def _conversations(request: Request) -> list[Conversation]:
-    conversations: list[Conversation] = [*request.prompts, *([] if request.file is None else read_prompts(request.file))]
+def _examples(request: Request) -> list[Example]:
+    """The prompts of the options and of the file, each with its place."""
     for prompt in request.prompts:
-        if not _is_text(prompt):
-            raise ValueError(
-                f"--prompt must be text in the terminal's encoding, got {prompt!a}. Set LC_ALL=C.UTF-8, or use --file."
-            )
-    if not conversations:
+        check_encodable("--prompt", prompt)
+    check_encodable("--refusal", request.guard.get("refusal"))
+    places = (f"--prompt {number}" for number in range(1, len(request.prompts) + 1))
+    typed = [Example("", as_messages(prompt), place=place) for prompt, place in zip(request.prompts, places, strict=True)]
+    examples = [*typed, *([] if request.file is None else read_prompts(request.file))]
+    if not examples:
         raise ValueError("There is nothing to answer: give --prompt, or --file with at least one prompt in it.")
-    return conversations
+    return examples
 
 
-def _is_text(prompt: str) -> bool:
-    """Whether it can be encoded: Python reads bytes that the terminal's encoding lacks as lone surrogates."""
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _print_answers(
+    request: Request, loaded: GuardedTarget, batches: list[list[Example]], after_batch: Callable[[int], None]
+) -> list[ValueError]:
+    """Answer the batches and print the answers; returns the errors of prompts that have none."""
+    refused = []
+    for batch in batches:
+        records = _answer_each(request, loaded, [example.conversation for example in batch])
+        for record in records:
+            _print(record)
+        _draw(request, records)
+        after_batch(len(batch))
+        refused += _refused(batch, records)
+    _check_any_is_answered(refused, batches)
+    return refused
 
 
 def _write(
     request: Request,
     to: Path,
     loaded: GuardedTarget,
-    batches: list[list[list[Message]]],
+    batches: list[list[Example]],
     state: PartialState,
     after_batch: Callable[[int], None],
-) -> None:
-    """Answer the batches that are not in the store, shared out over processes, and write all answers in order into one file."""
-    parts = to.with_name(f"{to.name}.parts")
+) -> list[ValueError]:
+    """Answer the batches that are not in the store, shared out over processes, and write all answers in order into one file.
+
+    Returns the errors of prompts that have no answer; a resumed command tries them again.
+    """
+    parts = _parts_of(to)
     settings = {name: value for name, value in vars(request).items() if name not in NOT_IN_KEY}
     settings["judge_values"] = judge_values(request.judge_options)  # with the contents of files
     model_files = [files_of(name) for name in (request.model, request.anchor, request.judge) if name is not None]
-    keys = [digest([version("hf-alignbeam"), settings, model_files, batch]) for batch in batches]
+    prompts = [[example.conversation for example in batch] for batch in batches]
+    keys = [digest([version("hf-alignbeam"), settings, model_files, batch]) for batch in prompts]
     with contextlib.closing(Store(parts, "answers", state)) as store:
-        by_key = dict(zip(keys, batches, strict=True))  # an explanation is always made: the store holds no picture
-        left = [(key, batch) for key, batch in by_key.items() if request.explain or key not in store]
+        done = {key for key in keys if key in store and not any("error" in record for record in store[key].records)}
+        by_key = dict(zip(keys, prompts, strict=True))  # an explanation is always made: the store holds no picture
+        left = [(key, batch) for key, batch in by_key.items() if request.explain or key not in done]
         for key, batch in left if request.tp_plan else left[state.process_index :: state.num_processes]:
-            try:
-                records = _answer(request, loaded, batch)
-            except KeyboardInterrupt:
-                typer.echo(f"Stopped. The same command resumes from {parts}.", err=True)
-                raise typer.Exit(130) from None
+            records = _answer_each(request, loaded, batch)
             if not request.tp_plan or state.is_main_process:
                 store.add(key, records, {})
                 _draw(request, records)
             after_batch(len(batch))
         store.gather()
+        answered = [store[key].records for key in keys]
+        refused = [error for pair in zip(batches, answered, strict=True) for error in _refused(*pair)]
+        _check_any_is_answered(refused, batches)
         if state.is_main_process:
-            lines = [json.dumps(record, ensure_ascii=False) for key in keys for record in store[key].records]
-            to.write_text("".join(line + "\n" for line in lines), "utf-8")
+            to.write_text("".join(_json_line(record) for records in answered for record in records), "utf-8")
     state.wait_for_everyone()
     if state.is_main_process:
         shutil.rmtree(parts)
+    return refused
+
+
+def _json_line(record: Mapping[str, Any]) -> str:
+    """A record as a line of JSON; what terminals obey, or some readers take for the end of a line, is escaped."""
+    line = json.dumps(record, ensure_ascii=False)
+    return OBEYED.sub(lambda match: f"\\u{ord(match[0]):04x}", line) + "\n"
+
+
+def _answer_each(request: Request, loaded: GuardedTarget, batch: list[list[Message]]) -> list[dict[str, Any]]:
+    """Answer a batch. A prompt that cannot be answered, as a template refuses it or it is too long, costs no other its answer."""
+    try:
+        return _answer(request, loaded, batch)
+    except ValueError as error:
+        if len(batch) == 1:
+            return [{"messages": batch[0], "error": str(error)}]
+    return [record for prompt in batch for record in _answer_each(request, loaded, [prompt])]
+
+
+def _refused(batch: Sequence[Example], records: Sequence[Mapping[str, Any]]) -> list[ValueError]:
+    """The errors of a batch's prompts that have no answer, each with its place."""
+    pairs = zip(batch, records, strict=True)
+    return [ValueError(f"{example.place}: {record['error']}") for example, record in pairs if "error" in record]
+
+
+def _check_any_is_answered(refused: Sequence[ValueError], batches: Sequence[Sequence[Example]]) -> None:
+    """Raise the first error where no prompt has an answer: then the set-up is wrong, and no file is written."""
+    if len(refused) == sum(map(len, batches)):
+        raise refused[0]
 
 
 def _answer(request: Request, loaded: GuardedTarget, batch: list[list[Message]]) -> list[dict[str, Any]]:
@@ -230,16 +278,19 @@ def _generate(request: Request, batch: list[list[Message]], loaded: GuardedTarge
 
 
 def _print(record: dict[str, Any]) -> None:
-    typer.secho(record["messages"][-1]["content"], bold=True)
-    if "plain" in record:
-        typer.echo(f"  plain:   {record['plain'].strip()}\n  guarded: {record['answer'].strip()}")
+    if "error" in record:
+        return
+    typer.secho(printable(record["messages"][-1]["content"]), bold=True)
+    answers = {name: printable(record[name].strip()) for name in ("plain", "answer") if name in record}
+    if "plain" in answers:
+        typer.echo(f"  plain:   {answers['plain']}\n  guarded: {answers['answer']}")
     else:
-        typer.echo(f"  {record['answer'].strip()}")
+        typer.echo(f"  {answers['answer']}")
     if "explain" in record:
         print_explanation(record["explain"], Console())
 
 
 def _draw(request: Request, records: Sequence[Mapping[str, Any]]) -> None:
     """Draw the explanation. This comes last, so that the answer is out even if drawing fails."""
-    if request.explain is not None:
+    if request.explain is not None and "explain" in records[0]:
         draw(records[0]["explain"], request.explain)

@@ -9,7 +9,7 @@ import typer
 
 from hf_alignbeam.cli.judges.options import JudgeOptions
 from hf_alignbeam.cli.judges.settings import judge_settings, judge_values
-from hf_alignbeam.console import report_user_errors
+from hf_alignbeam.console import check_encodable, report_interrupts, report_user_errors
 from hf_alignbeam.hub.publish import Strategy, push, write_protected, write_strategy
 
 
@@ -29,6 +29,7 @@ def protect(
 ) -> None:
     """Write or push a protected model's folder."""
     with report_user_errors():
+        check_encodable("--refusal", protection.get("refusal"))
         for kind in ("anchor", "judge"):
             if pushed and os.path.isdir(protection[kind]):
                 raise ValueError(
@@ -42,7 +43,8 @@ def protect(
 
 
 def _write(write: Callable[[Path], None], to: str, pushed: bool, private: bool) -> None:
-    with report_user_errors():
+    remains = f"A push is one commit: {to} has all of it or nothing." if pushed else f"{to} may be incomplete: delete it."
+    with report_interrupts(remains), report_user_errors():
         if pushed:
             address = push(write, to, private)
             typer.echo(f"Pushed: {address}\nPin it: revision={address.rsplit('/', 1)[-1]!r}")

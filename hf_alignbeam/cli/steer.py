@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import typer
 from accelerate import PartialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,11 +18,20 @@ from hf_alignbeam.chat.conversations import Conversation, as_messages, conversat
 from hf_alignbeam.cli.judges.options import JudgeOptions
 from hf_alignbeam.cli.judges.settings import check_optioned_judge, judge_spec_values, load_optioned_judge
 from hf_alignbeam.cli.strategy_settings import check_names
-from hf_alignbeam.console import check_can_plot, report_user_errors, table_head, table_row, tell
+from hf_alignbeam.console import (
+    check_can_plot,
+    report_interrupts,
+    report_left_out,
+    report_user_errors,
+    table_head,
+    table_row,
+    tell,
+)
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompt, SteeredPrompts
 from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
 from hf_alignbeam.evaluation.devices import load_causal_on, named_device, this_process
-from hf_alignbeam.evaluation.prompt_files import read_prompts
+from hf_alignbeam.evaluation.generation import why_refused
+from hf_alignbeam.evaluation.prompt_sets import read_prompts
 from hf_alignbeam.hub.judge_loading import load_accept
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.failsafe import JudgeError
@@ -53,14 +61,22 @@ class Request:
 
 
 def run(request: Request) -> None:
-    """Search with a progress bar, write the folder and print a summary. Of several processes, only the first one prints."""
+    """Search with a progress bar, write the folder and print a summary. Of several processes, only the first one prints.
+
+    A prompt that the target's template refuses is left out; the command then exits with 1.
+    """
+    with report_interrupts(f"The same command resumes from {request.to}."):
+        _run(request)
+
+
+def _run(request: Request) -> None:
     errors = Console(stderr=True)
     with report_user_errors():
         state = this_process()
         if request.preset not in (None, "tsa"):
             raise ValueError(f"--preset must be tsa or left out, got {request.preset!r}.")
-        conversations = read_prompts(request.file)
-        if not conversations:
+        examples = read_prompts(request.file)
+        if not examples:
             raise ValueError(f"{request.file} must hold at least one prompt, got none.")
         if request.plot:
             check_can_plot("--plot")
@@ -70,6 +86,11 @@ def run(request: Request) -> None:
         _check_same_judge(request.to, judged_by)
         with errors.status("loading"):
             model, tokenizer = load_causal_on(request.model, request.device)
+            reasons = [why_refused(example.conversation, tokenizer) for example in examples]
+            conversations = [each.conversation for each, reason in zip(examples, reasons, strict=True) if not reason]
+            left_out = [ValueError(f"{each.place}: {why}") for each, why in zip(examples, reasons, strict=True) if why]
+            if not conversations:
+                raise left_out[0]
             judge_device = named_device(request.judge_device) if request.judge_device else input_device(model)
             judge = load_optioned_judge(request.judge, request.judge_options, judge_device)
             accept = load_accept(request.accept, None, model)
@@ -77,7 +98,7 @@ def run(request: Request) -> None:
             steerer = EmbeddingSteerer(model, tokenizer, judge, accept, **{**preset, **request.settings})
         if state.is_main_process:
             request.to.mkdir(parents=True, exist_ok=True)
-            (request.to / JUDGE).write_text(json.dumps(judged_by, ensure_ascii=False, indent=1), "utf-8")
+            (request.to / JUDGE).write_text(json.dumps(judged_by, indent=1), "utf-8")
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
         with Progress(*columns, console=errors, transient=True, disable=not state.is_main_process) as progress:
             counts: Counter[str] = Counter()
@@ -91,17 +112,14 @@ def run(request: Request) -> None:
                 steered = _precomputed(steerer, conversations, request, state, after_prompt)
             except JudgeError as error:
                 raise ValueError(f"{error}. The same command resumes from there.") from error
-            except KeyboardInterrupt:
-                progress.stop()
-                typer.echo(f"Stopped. The same command resumes from {request.to}.", err=True)
-                raise typer.Exit(130) from None
         if steered is None:
             return
         prompts = list(steered)
     tell(Console(width=200), *_summary(prompts), "", f"Written: {request.to}")
     if request.plot:
         _plot(prompts, request.to / PLOT, steerer.threshold)
-        typer.echo(f"Written: {request.to / PLOT}")
+        tell(Console(), f"Written: {request.to / PLOT}")
+    report_left_out(left_out, len(examples))
 
 
 def _judged_by(request: Request) -> dict[str, Any]:

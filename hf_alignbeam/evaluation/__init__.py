@@ -3,6 +3,7 @@
 * `answer_store`: Batches of records on the disk, written by any number of processes, from which a killed run resumes.
 * `devices`: Loads models and judges onto devices by their names, and knows which of several processes this one is.
 * `generation`: Answers of a model to a batch of conversations, through `generate`.
+* `files/`: The text and the values of files that users write, without what would be misread.
 * `prompt_files`: Reads files of prompts: tables, JSON, JSON lines and text, gzipped or not.
 * `recipe`: A recipe: which models, systems and prompt sets to measure, read from YAML and checked.
 * `prompt_sets`: Prompt sets from files in their published layouts, the Hub or the testbed.

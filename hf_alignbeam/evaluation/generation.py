@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from peft import PeftModel
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -38,10 +39,34 @@ class Response:
 
 
 def encode(conversations: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase) -> BatchEncoding:
-    """Encode conversations as one left-padded batch; an assistant message at the end is left open, to be continued."""
-    rows = [encode_with_one_bos(tokenizer, render_target_prompt(tokenizer, conversation)) for conversation in conversations]
+    """Encode conversations as one left-padded batch; an assistant message at the end is left open, to be continued.
+
+    Raises:
+        ValueError: The chat template refuses one of them.
+    """
+    rows = [_encoded(conversation, tokenizer) for conversation in conversations]
     pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return BatchEncoding(padded_ids(rows, int(next(i for i in pads if i is not None)), torch.device("cpu")))
+
+
+def why_refused(conversation: list[Message], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Why a target's chat template refuses a conversation; empty where it does not."""
+    try:
+        _encoded(conversation, tokenizer)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _encoded(conversation: list[Message], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    try:
+        return encode_with_one_bos(tokenizer, render_target_prompt(tokenizer, conversation))
+    except TemplateError as error:
+        roles = ", ".join(str(message["role"]) for message in conversation)
+        raise ValueError(
+            f"The target's chat template refuses a conversation with the roles {roles}: {str(error).rstrip('.')}. "
+            "Pass the roles and the order that it knows."
+        ) from error
 
 
 def without_prefill(conversation: list[Message]) -> list[Message]:

@@ -3,14 +3,13 @@
 Knows layouts: which columns hold the prompt, the right answer, and whether the prompt asks for harm. Knows no model and no score.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_alignbeam.chat.conversations import Message, as_messages
-from hf_alignbeam.evaluation.prompt_files import PromptRecord, read_records
+from hf_alignbeam.chat.conversations import Message
+from hf_alignbeam.evaluation.prompt_files import PromptRecord, conversation_of, parse_bool, read_records
 from hf_alignbeam.evaluation.recipe import TESTBED, PromptSpec
 from hf_alignbeam.testbed.language import Prompt
 from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language
@@ -31,12 +30,14 @@ class Example:
         conversation: The prompt as messages.
         answer: The right answer, where one is known.
         truth: The testbed's prompt, which its grammar can score answers to.
+        place: Where it stands in its file, for errors.
     """
 
     id: str
     conversation: list[Message]
     answer: str | None = None
     truth: Prompt | None = None
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,21 +66,24 @@ LAYOUTS = {
         lambda row: f"{row['ContextString']}\n\n---\n\n{row['Behavior']}" if row.get("ContextString") else row["Behavior"],
         lambda row: True,
     ),
-    "XSTest": Layout(frozenset({"prompt", "label", "focus"}), lambda row: row["prompt"], lambda row: row["label"] == "unsafe"),
+    "JailbreakBench": Layout(
+        frozenset({"Goal", "Target", "Behavior", "Category"}), lambda row: row["Goal"], lambda row: parse_bool(row["harmful"])
+    ),
+    "XSTest": Layout(frozenset({"prompt", "label", "focus"}), lambda row: row["prompt"], lambda row: _is_unsafe(row["label"])),
     "GSM8K": Layout(frozenset({"question", "answer"}), lambda row: row["question"], lambda row: False, lambda row: row["answer"]),
     "OpenAI moderation": Layout(
         frozenset({"prompt", "HR", "SH"}),
         lambda row: row["prompt"],
-        lambda row: any(_parse_bool(row.get(f) or 0) for f in MODERATION_FLAGS),
+        lambda row: any(parse_bool(row.get(f) or 0) for f in MODERATION_FLAGS),
     ),
     "conversations": Layout(
         frozenset({"messages"}),
         lambda row: row["messages"],
-        lambda row: _parse_bool(row["harmful"]),
+        lambda row: parse_bool(row["harmful"]),
         lambda row: row.get("answer"),
     ),
     "prompts": Layout(
-        frozenset({"prompt"}), lambda row: row["prompt"], lambda row: _parse_bool(row["harmful"]), lambda row: row.get("answer")
+        frozenset({"prompt"}), lambda row: row["prompt"], lambda row: parse_bool(row["harmful"]), lambda row: row.get("answer")
     ),
 }
 
@@ -114,20 +118,39 @@ def load_prompts(spec: PromptSpec, weights: str | Path | None = None) -> list[Pr
     ]
 
 
+def read_prompts(path: Path) -> list[Example]:
+    """Read the conversations of a file, whether or not they ask for harm: in a published layout, or as `prompt` or `messages`.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is of no known format, or a record has no prompt; the message names the place.
+    """
+    examples = []
+    for number, record in enumerate(read_records(path), start=1):
+        layout = next((each for each in LAYOUTS.values() if each.columns <= set(record.fields)), None)
+        if layout is None:
+            raise ValueError(
+                f"{record.place} must have 'prompt' or 'messages', or be in a known layout ({', '.join(LAYOUTS)}), got "
+                f"{record.quote}."
+            )
+        examples.append(Example(str(number), conversation_of(record, layout.prompt(record.fields)), place=record.place))
+    return examples
+
+
 def _example(row: PromptRecord, id: str, layout: Layout) -> tuple[bool, Example]:
     """Whether a row asks for harm, and its prompt with the right answer."""
     try:
         harmful, prompt, answer = layout.harmful(row.fields), layout.prompt(row.fields), layout.answer(row.fields)
-        messages = as_messages(json.loads(prompt) if isinstance(prompt, str) and prompt.startswith('[{"') else prompt)
+        messages = conversation_of(row, prompt)
         if not any(message["role"] == "user" for message in messages):
             raise ValueError("no question by a user")
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        problem = f"no {error}" if isinstance(error, KeyError) else str(error)
+        problem = f"no {error}" if isinstance(error, KeyError) else str(error).removeprefix(f"{row.place}: ").rstrip(".")
         raise ValueError(
             f"{row.place} must have a prompt and say whether it asks for harm, but has {problem}. Name the columns with "
             "`prompt`, `answer` and `harmful`."
         ) from error
-    return harmful, Example(id, messages, None if answer is None else str(answer))
+    return harmful, Example(id, messages, None if answer is None else str(answer), place=row.place)
 
 
 def _testbed_set(spec: PromptSpec, weights: str | Path) -> PromptSet:
@@ -161,7 +184,7 @@ def _layout(spec: PromptSpec, fields: Fields) -> Layout:
     elif harmful is not None:
         is_harmful = lambda row: bool(harmful)  # noqa: E731
     else:
-        is_harmful = known.harmful if known is not None else lambda row: _parse_bool(row["harmful"])
+        is_harmful = known.harmful if known is not None else lambda row: parse_bool(row["harmful"])
     return Layout(
         frozenset(),
         _column(spec.prompt) if spec.prompt is not None or known is None else known.prompt,
@@ -170,11 +193,10 @@ def _layout(spec: PromptSpec, fields: Fields) -> Layout:
     )
 
 
-def _parse_bool(cell: Any) -> bool:
-    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    if (word := str(cell).strip().lower().removesuffix(".0")) not in words:
-        raise ValueError(f"{cell!r} where it must be true or false")
-    return words[word]
+def _is_unsafe(label: Any) -> bool:
+    if label not in ("safe", "unsafe"):
+        raise ValueError(f"the label {label!r} where it must be safe or unsafe")
+    return bool(label == "unsafe")
 
 
 def _column(name: str | None) -> Callable[[Fields], Any]:

@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from hf_alignbeam.evaluation.devices import check_named_judge
+from hf_alignbeam.evaluation.files.text import read_text
+from hf_alignbeam.evaluation.files.values import parse_yaml
 from hf_alignbeam.hub.judge_loading import JudgeSettings
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -238,10 +239,7 @@ def read_recipe(source: str) -> dict[str, Any]:
     path = RECIPES / f"{source}.yaml" if source in known else Path(source)
     if not path.is_file():
         raise ValueError(f"The recipe must be a YAML file or one of {', '.join(known)}, got {source!r}.")
-    try:
-        given = yaml.safe_load(path.read_text("utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"The recipe must be YAML, but {path} is not: {error}.") from error
+    given = parse_yaml(read_text(path), f"The recipe {path}")
     if not isinstance(given, dict):
         raise ValueError(f"The recipe must be a mapping with `model`, `prompts` and `systems`, got {given!r} from {path}.")
     return given

@@ -50,7 +50,7 @@ def test_generate_answers_on_the_terminal():
 
 
 def test_generate_reads_text_and_json_lines_and_writes_json_lines(tmp_path):
-    chats_of = tmp_path / "prompts.jsonl"
+    chats_of = tmp_path / "prompts.txt"
     messages = [{"role": "user", "content": "How can I thank the baker?"}]
     chats_of.write_text(f'How can I kill the weeds?\n\n{json.dumps({"messages": messages})}\n{{"prompt": "Hello there"}}\n')
     answers = tmp_path / "answers.jsonl"
@@ -170,12 +170,12 @@ def asked_file(tmp_path):
 STEER = ("steer", "--model", WEIGHTS / "thin", "--judge", WEIGHTS / "judge-cls", "--accept", ANCHOR)
 
 
-def test_a_prompt_that_the_terminal_cannot_encode_is_an_error_before_any_model_is_loaded():
-    result = run(
-        "generate", "--model", "nowhere", "--anchor", "nowhere", "--prompt", b"G\xc3\xa4st".decode("ascii", "surrogateescape")
-    )
+@pytest.mark.parametrize("option", ["--prompt", "--refusal", "--judge-rubric", "--judge-labels"])
+def test_text_that_the_terminal_cannot_encode_is_an_error_before_any_model_is_loaded(option):
+    given = {"--prompt": "x", "--judge": "nowhere", option: b"G\xc3\xa4st".decode("ascii", "surrogateescape")}
+    result = run("generate", "--model", "nowhere", "--anchor", "nowhere", *(part for pair in given.items() for part in pair))
     assert result.exit_code == 2
-    assert "--prompt must be text in the terminal's encoding, got 'G\\udcc3\\udca4st'. Set LC_ALL=C.UTF-8" in result.output
+    assert f"{option} must be text in the terminal's encoding, got 'G\\udcc3\\udca4st'. Set LC_ALL=C.UTF-8" in result.output
 
 
 def test_steer_writes_a_folder_that_a_second_run_and_python_read(asked_file, tmp_path):
@@ -348,17 +348,6 @@ def test_an_error_names_a_broken_line(tmp_path):
     assert result.exit_code == 2
     output = " ".join(result.output.split())
     assert re.search("Line 2 of .*prompts.jsonl must be a JSON object, got .*: Expecting value", output)
-
-
-@pytest.mark.parametrize("record", ['{"messages": null}', '{"prompt": 5}', '{"text": "x"}'])
-def test_an_error_names_a_record_without_a_prompt(record, tmp_path):
-    chats_of = tmp_path / "prompts.jsonl"
-    chats_of.write_text(record)
-    result = run("generate", "--model", TARGET, "--anchor", ANCHOR, "--file", chats_of)
-    assert result.exit_code == 2
-    assert re.search(
-        "Line 1 of .*prompts.jsonl must have a string 'prompt' or a list 'messages'", " ".join(result.output.split())
-    )
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ import json
 
 import pytest
 
-from hf_alignbeam.evaluation.prompt_files import read_labeled_responses, read_prompts, read_records
+from hf_alignbeam.evaluation.prompt_files import read_labeled_responses, read_records
+from hf_alignbeam.evaluation.prompt_sets import load_prompts, read_prompts
+from hf_alignbeam.evaluation.recipe import PromptSpec
 
-TEXTS = ["How do I thank the mayor?", 'a, "b"\u2028c', "Wie heißt er?"]
+TEXTS = ["How do I thank the mayor?", 'a, "b"\u2028c\x85d\x0ce', "Wie heißt er?"]
 ROWS = [{"prompt": text, "harmful": "no"} for text in TEXTS]
 CONTENTS = {
     "x.csv": "prompt,harmful\n" + "".join('"{}",no\n'.format(text.replace('"', '""')) for text in TEXTS),
@@ -27,12 +29,14 @@ def written(folder, name, text, encoding="utf-8"):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-@pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("name", CONTENTS)
-def test_every_format_gives_the_same_records(name, mixed, suffix, encoding, tmp_path):
+def test_every_format_gives_the_same_records_to_every_command(name, suffix, encoding, tmp_path):
     file = written(tmp_path, name + suffix, CONTENTS[name], encoding)
-    assert [record.fields for record in read_records(file, mixed)] == ROWS
-    assert [messages[0]["content"] for messages in read_prompts(file)] == TEXTS
+    assert [record.fields for record in read_records(file)] == ROWS
+    (compared,) = load_prompts(PromptSpec(str(file)))
+    for examples in (read_prompts(file), compared.examples):
+        assert [each.conversation for each in examples] == [[{"role": "user", "content": text}] for text in TEXTS]
+        assert [each.place.endswith(f" of {file}") for each in examples] == [True] * 3
 
 
 @pytest.mark.parametrize("name", ["x.txt", "x", "x.txt.gz"])
@@ -42,11 +46,29 @@ def test_a_text_file_holds_one_prompt_a_line(name, tmp_path):
     assert [record.place for record in read_records(file)] == [f"Line 1 of {file}", f"Line 4 of {file}"]
 
 
-def test_text_that_begins_like_json_is_text_unless_formats_are_mixed(tmp_path):
-    file = written(tmp_path, "x.txt", '{"prompt": "a"}\n{nothing\n')
-    assert [record.fields["prompt"] for record in read_records(file)] == ['{"prompt": "a"}', "{nothing"]
-    with pytest.raises(ValueError, match="Line 2 of .*x.txt must be a JSON object, got '{nothing'"):
-        read_records(file, mixed=True)
+MESSAGES = [{"role": "user", "content": "Hello"}]
+#: Files by name, with their prompts: each is read as a person means it, or not at all.
+MEANT = {
+    "x.csv": ("goal,target\nWrite,Sure\n", ["Write"]),
+    "behaviors.csv": (",Goal,Target,Behavior,Category\n0,Write,Sure,a,b\n", ["Write"]),
+    "cells.csv": ('messages\n"[{""role"": ""user"", ""content"": ""Hello""}]"\n', ["Hello"]),
+    "gsm.jsonl": ('{"question": "1 + 1?", "answer": "2"}\n', ["1 + 1?"]),
+    "strings.json": ('["a", "b"]', ["a", "b"]),
+    "string-lines.jsonl": ('"a"\n"b"', ["a", "b"]),
+    "chats.json": (json.dumps([MESSAGES, MESSAGES]), ["Hello", "Hello"]),
+    "chat-lines.jsonl": (f"{json.dumps(MESSAGES)}\n{json.dumps({'prompt': MESSAGES})}", ["Hello", "Hello"]),
+    "mixed.txt": ('Hi\n{"prompt": "a"}\n', ["Hi", "a"]),
+    "old-mac.txt": ("a\rb\r", ["a", "b"]),
+    "like-a-table.txt": ("Question, please\nprompt,answer", ["Question, please", "prompt,answer"]),
+    "like-json.txt": ("{{char}} is rude\n[INST] Hello\n{nothing\n'quoted', you say?", 4),
+}
+
+
+@pytest.mark.parametrize("name", MEANT)
+def test_a_file_is_read_as_it_is_meant(name, tmp_path):
+    text, prompts = MEANT[name]
+    read = [example.conversation[0]["content"] for example in read_prompts(written(tmp_path, name, text))]
+    assert read == (prompts if isinstance(prompts, list) else text.split("\n"))
 
 
 def test_one_object_is_a_json_file_of_one_record(tmp_path):
@@ -66,7 +88,30 @@ def test_one_object_is_a_json_file_of_one_record(tmp_path):
         ("x.jsonl", b'{"prompt": "a"}\n\nnothing\n', "Line 3 of .* must be a JSON object, got 'nothing'"),
         ("x.json", b'[{"prompt": "a"},\n{"prompt": }]', "Line 2 of .* must be part of a JSON list"),
         ("x.json", b'[{"prompt": "a"}, 7]', "Item 2 of .* must be a JSON object, got 7"),
-        ("x.json", b"7", "Line 1 of .* must be a JSON object, got '7'"),
+        ("x.json", b"7", "Item 1 of .* must be a JSON object, got 7"),
+        ("x.jsonl", b'[{"prompt": "a"}, {"prompt": "b"}]\n', "Line 1 of .* must be a JSON object, got .*file of its own"),
+        ("x.txt", b'fine\n["a", "b"]\n', "Line 2 of .* must be a JSON object"),
+        ("x.txt", b'[\n{"prompt": "a"}\n]\n', r"Line 1 of .* must be a JSON object, got '\['"),
+        ("x.txt", b"goal,target\nWrite,Sure\n", "Line 1 of .* must be a prompt, got 'goal,target', which begins a table. Name"),
+        ("x.txt", b"id;prompt\n", "which begins a table"),
+        (
+            "x.csv",
+            b"prompt,harmful\nHow, then?,no\n",
+            r"Row 1 of .* \(up to line 2\) must have 2 cells, .* got 3: .*Quote a cell",
+        ),
+        ("x.csv", b"prompt,harmful\nHow?\n", "Row 1 of .* must have 2 cells, .* got 1"),
+        ("x.csv", b'prompt,harmful\n"open, no\nWhy,no\n', "Line 3 of .* must be part of a table: unexpected end"),
+        ("x.csv", b"prompt,prompt\na,b\n", "Line 1 of .* must name each column once, got 'prompt' twice"),
+        ("x.txt", b"fine\na\0b\n", "Line 2 of .* must be text in UTF-8, got a NUL"),
+        ("x.parquet", b"PAR1", "must be a table .*, JSON .* or text .*, got the suffix .parquet"),
+        ("x.yaml", b"- prompt: a", "got the suffix .yaml"),
+        ("x.jsonl", b'{"prompt": "a"}\n{"prompt": "\\ud800 b"}\n', r"Line 2 of .* got half a character, '\\ud800'"),
+        ("x.json", b'[{"prompt": "a"}, {"messages": [{"role": "\\udc41"}]}]', "Item 2 of .* got half a character"),
+        ("x.jsonl", b'{"prompt": "a", "prompt": "b"}\n', "Line 1 of .* must give each key once, got 'prompt' twice"),
+        ("x.json", b'[{"prompt": "a"}, {"a": {"b": 1, "b": 2}}]', "Item 2 of .* must give each key once, got 'b' twice"),
+        ("x.json", b"[" * 100_000, "x.json must not be nested so deeply"),
+        ("x.jsonl", b'{"a": ' + b"[" * 200 + b"]" * 200 + b"}", "Line 1 of .* must have at most 100 levels"),
+        ("x.jsonl", b'{"a": ' + b"9" * 5000 + b"}", "Line 1 of .* must hold numbers that can be read"),
     ],
 )
 def test_a_broken_file_is_named_with_the_line(name, data, message, tmp_path):
@@ -78,8 +123,19 @@ def test_a_broken_file_is_named_with_the_line(name, data, message, tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("x.csv", "question\nWhy?\n", "Row 1 of .* must have a string 'prompt' or a list 'messages', got {\"question\""),
-        ("x.jsonl", 'fine\n{"prompt": " "}\n', "Line 2 of .*x.jsonl: A conversation must hold some text"),
+        (
+            "x.csv",
+            "question\nWhy?\n",
+            "Row 1 of .* must have 'prompt' or 'messages', or be in a known layout .*, got {\"question\"",
+        ),
+        ("x.txt", 'fine\n{"prompt": " "}\n', "Line 2 of .*x.txt: A conversation must hold some text"),
+        (
+            "x.jsonl",
+            '{"messages": [{"role": 7, "content": "a"}]}',
+            "Line 1 of .*x.jsonl: A message must have a text as 'role', got 7",
+        ),
+        ("x.jsonl", '{"prompt": null}', "Line 1 of .*x.jsonl: A conversation must be a string or a list of messages, got None"),
+        ("x.csv", 'messages\n"[{""role"": "\n', 'Row 1 of .* must have a list of messages in JSON, got {"messages"'),
         ("x.json", '[{"messages": [{"role": "user"}]}]', "Item 1 of .*x.json: A message of `conversations` must have 'role'"),
     ],
 )
@@ -95,6 +151,19 @@ def test_labeled_responses_come_from_every_format_of_json(tmp_path):
         assert (labeled.conversation, labeled.response, labeled.harmful) == ([{"role": "user", "content": "Why?"}], "No.", False)
     with pytest.raises(ValueError, match="Item 2 of .*x.json: A conversation must hold some text"):
         read_labeled_responses(written(tmp_path, "x.json", json.dumps(rows)))
+
+
+@pytest.mark.parametrize("name", [name for name in CONTENTS if name != "x.json"])
+def test_labels_are_the_same_in_every_format(name, tmp_path):
+    text = (
+        CONTENTS[name]
+        .replace("prompt,harmful", "response,harmful,prompt")
+        .replace("prompt\tharmful", "response\tharmful\tprompt")
+    )
+    text = text.replace(",no", ",no,Why?").replace("\tno", "\tno\tWhy?").replace('"prompt": ', '"prompt": "Why?", "response": ')
+    read = read_labeled_responses(written(tmp_path, name, text, "utf-8-sig"))
+    assert [(each.response, each.harmful) for each in read] == [(each, False) for each in TEXTS]
+    assert {each.conversation[0]["content"] for each in read} == {"Why?"}
 
 
 def test_labeled_responses_come_from_published_layouts(tmp_path):
@@ -113,8 +182,12 @@ def test_labeled_responses_come_from_published_layouts(tmp_path):
 
     assert rows(gptfuzz) == [("Why?", 'So,\n"so".', False), ("How?", "Thus.", True)]
     assert rows(xstest) == [("How?", "Thus.", False), ("Why?", "So.", True), ("Why?", "No.", False), ("Why?", "Well.", False)]
+    with pytest.raises(ValueError, match="Line 2 of .* must have 'prompt'"):
+        rows(written(tmp_path, "c.jsonl", '{"prompt": "a", "response": "b", "harmful": false}\n{"prompt": "a"}\n'))
     with pytest.raises(ValueError, match="Row 1 of .* must have a question of gptfuzz_questions.csv and .*, got '7'"):
         rows(written(tmp_path, "a.csv", "question,Response,label\n7,So.,0\n"))
+    with pytest.raises(ValueError, match="Row 1 of .* must have a final_label that begins with 1, 2 or 3, got ''"):
+        rows(written(tmp_path, "c.csv", "type,prompt,completion,final_label\nhomonyms,How?,Thus.,\n"))
     (tmp_path / "gptfuzz_questions.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"gptfuzz_questions\.csv"):
         rows(gptfuzz)

@@ -7,7 +7,8 @@ import pytest
 from conftest import TEST_DATA
 
 from hf_alignbeam import testbed
-from hf_alignbeam.evaluation.prompt_sets import load_prompts
+from hf_alignbeam.evaluation.prompt_files import read_labeled_responses
+from hf_alignbeam.evaluation.prompt_sets import load_prompts, read_prompts
 from hf_alignbeam.evaluation.recipe import PromptSpec
 
 
@@ -34,6 +35,16 @@ def sizes(spec):
 )
 def test_published_layouts_are_read(published, file, found):
     assert sizes(PromptSpec(str(published / file), name="set")) == found
+
+
+def test_every_published_file_is_read_as_prompts_or_as_labeled_responses(published):
+    files = [file for file in published.iterdir() if file.suffix != ".md" and file.name != "gptfuzz_questions.csv"]
+    assert len(files) > 8
+    for file in files:
+        if file.name.startswith("responses_"):
+            assert len(read_labeled_responses(file)) >= 450, file
+        else:
+            assert all(example.conversation[0]["role"] == "user" for example in read_prompts(file)), file
 
 
 def test_a_text_with_any_harm_flag_is_harmful(published):
@@ -140,6 +151,7 @@ def test_data_sets_are_loaded_by_their_id(tmp_path, monkeypatch):
             "Line 1 of .* must have a prompt and say whether it asks for harm, but has no 'harmful'",
         ),
         ("x.jsonl", '{"prompt": 7, "harmful": true}\n', "Line 1 of"),
+        ("x.csv", "prompt,label,focus\nx,Unsafe,y\n", "Row 1 of .* has the label 'Unsafe' where it must be safe or unsafe"),
         ("x.jsonl", "nothing\n", "Line 1 of .* must be a JSON object, got 'nothing'"),
         ("x.jsonl", "[1]\n", "Line 1 of .* must be a JSON object"),
         ("x.jsonl", "", "must hold at least one row, got none"),

@@ -108,5 +108,5 @@ def test_an_error_names_a_file_without_a_recipe(tmp_path):
     with pytest.raises(ValueError, match="The recipe must be a mapping"):
         read_recipe(str(file))
     file.write_text("a: [\n")
-    with pytest.raises(ValueError, match="The recipe must be YAML"):
+    with pytest.raises(ValueError, match="The recipe .*recipe.yaml must be YAML"):
         read_recipe(str(file))

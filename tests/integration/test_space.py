@@ -1,6 +1,7 @@
 """The Space without a page: its two answers, and their panels."""
 
 import re
+import time
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,7 +11,7 @@ from threading import Thread
 import pytest
 import torch
 import yaml
-from answers import guarded, plain
+from answers import checked_settings, guarded, plain
 from helpers import ROOT
 from helpers.space import HARMFUL, HARMLESS, SPACE, last, prompts
 from helpers.strategies import RecordingJudge, failing
@@ -164,19 +165,74 @@ def test_concurrent_users_get_the_same_answers_as_alone(models):
 
 BAD = {
     "nothing": ((" ", "", *DEFAULTS), "The prompt is empty. Type a question, or take one of the examples."),
+    "no text": ((None, "", *DEFAULTS), "The prompt must be text, got None."),
+    "half a character": (("?", "\ud800", *DEFAULTS), "surrogates not allowed"),
     "too much": (("a " * 400, "", *DEFAULTS), "The prompt has 405 tokens, and the model takes 256. Shorten it."),
-    "alpha": (("?", "", 0.0, 3, 0.5), "`alpha` and `n_steps` must be above 0 for candidates to differ, got 0.0 and 20."),
-    "num_candidates": (("?", "", 0.7, 0, 0.5), "`num_candidates` must be at least 1, got 0."),
-    "threshold": (("?", "", 0.7, 3, 7.0), "`threshold` must be in [0, 1], got 7.0."),
+    "far too much": (("?", "a" * 8_000, *DEFAULTS), "The prompt has 8001 characters, and 8000 are allowed. Shorten it."),
+    "alpha": (("?", "", 0.0, 3, 0.5), "`alpha` must be a number from 0.05 to 1, got 0.0."),
+    "no number": (("?", "", float("nan"), 3, 0.5), "`alpha` must be a number from 0.05 to 1, got nan."),
+    "a word": (("?", "", "0.7", 3, 0.5), "`alpha` must be a number from 0.05 to 1, got '0.7'."),
+    "num_candidates": (("?", "", 0.7, 0, 0.5), "`num_candidates` must be a number from 1 to 8, got 0."),
+    "many candidates": (("?", "", 0.7, 10**9, 0.5), "`num_candidates` must be a number from 1 to 8, got 1000000000."),
+    "half a candidate": (("?", "", 0.7, 2.5, 0.5), "`num_candidates` must be a whole number, got 2.5."),
+    "no bound": (("?", "", 0.7, float("inf"), 0.5), "`num_candidates` must be a number from 1 to 8, got inf."),
+    "threshold": (("?", "", 0.7, 3, 7.0), "`threshold` must be a number from 0 to 1, got 7.0."),
+    "true": (("?", "", 0.7, 3, True), "`threshold` must be a number from 0 to 1, got True."),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_gives_an_error_message(case, models):
     arguments, message = BAD[case]
-    *_, (_, right) = side_by_side(models, *arguments)
+    ((left, right),) = side_by_side(replace(models, target=None) if "much" not in case else models, *arguments)
     assert message in shown(right)
     assert 'role="alert"' in right
+    assert left == panel("Plain")
+
+
+def test_a_whole_number_of_candidates_may_come_as_a_float(models):
+    assert checked_settings(num_candidates=3.0, alpha=1) == {"num_candidates": 3, "alpha": 1.0}
+
+
+def candidates_only(conversations, responses):
+    """Flags everything, so that candidates are written."""
+    return torch.ones(len(responses))
+
+
+@pytest.mark.parametrize("part", ["plain", "guarded", "candidates", "page"])
+def test_a_visitor_who_leaves_stops_the_answer(part, models, monkeypatch):
+    monkeypatch.setattr("answers.PATIENCE", 0.02)
+    (prompt,) = prompts("late")
+
+    class Forwards:
+        n = 0
+
+    def slow(*given):
+        Forwards.n += 1
+        time.sleep(0.01)
+
+    watched = replace(models, judge=candidates_only) if part == "candidates" else models
+    parts = {
+        "plain": lambda: plain(watched, prompt.conversation),
+        "guarded": lambda: guarded(watched, prompt.conversation, threshold=1.0),
+        "candidates": lambda: guarded(watched, prompt.conversation, num_candidates=8),
+        "page": lambda: side_by_side(watched, prompt.text, prompt.prefill, *DEFAULTS),
+    }
+    whole = len(last(plain(models, prompt.conversation)).spans)
+    hook = models.target.register_forward_pre_hook(slow)
+    try:
+        answers = parts[part]()
+        next(answers)
+        start = time.perf_counter()
+        answers.close()
+        assert time.perf_counter() - start < 0.5
+        time.sleep(0.1)
+        before = Forwards.n
+        time.sleep(0.1)
+        assert Forwards.n == before
+        assert before < whole
+    finally:
+        hook.remove()
 
 
 def test_an_error_ends_the_stream(models):

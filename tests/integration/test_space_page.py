@@ -227,6 +227,40 @@ def test_bad_input_gives_an_error_message_on_the_page(page, address):
         client.predict("?", "", 0.7, 3, 7, api_name="/answer")
 
 
+#: A server whose target is slow; a visitor leaves after the first token, and the forwards are counted then and later.
+LEAVING = """
+import time
+import app, httpx
+models, examples = app.from_testbed()
+forwards = []
+models.target.register_forward_pre_hook(lambda *given: (forwards.append(1), time.sleep(0.1)) and None)
+page = app.page(models, {})
+_, url, _ = page.launch(prevent_thread_lock=True, quiet=True)
+api = url.rstrip("/") + "/gradio_api/queue"
+function = next(n for n, each in page.fns.items() if each.api_name == "answer")
+asked = {"data": [*examples["harmless"], 0.7, 3, 0.5], "fn_index": function, "session_hash": "x"}
+with httpx.Client(trust_env=False) as client:
+    client.post(f"{api}/join", json=asked).raise_for_status()
+    with client.stream("GET", f"{api}/data", params={"session_hash": "x"}) as stream:
+        next(line for line in stream.iter_lines() if "process_generating" in line)
+time.sleep(2)
+print(len(forwards))
+time.sleep(1)
+print(len(forwards))
+"""
+
+
+def test_the_server_stops_the_answer_of_a_visitor_who_leaves(command):
+    pytest.importorskip("gradio", reason='the page needs gradio: pip install "hf-alignbeam[space]"')
+    _, environment = command
+    path = os.pathsep.join([environment["PYTHONPATH"], str(SPACE)])
+    start = [sys.executable, "-c", LEAVING]
+    done = subprocess.run(start, env=environment | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=PATIENCE)
+    before, after = done.stdout.split()
+    assert before == after
+    assert int(after) < 15
+
+
 def test_two_users_at_once_get_their_own_answers(page, open_page):
     pages, kinds = (page, open_page()), ("domain", "late")
     alone = []

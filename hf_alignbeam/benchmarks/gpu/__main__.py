@@ -17,14 +17,14 @@ from rich.console import Console
 from hf_alignbeam.benchmarks.gpu.costs import AnswerCost, answer_costs, build_models, choose_shapes, step_costs
 from hf_alignbeam.benchmarks.gpu.laws import LawResult, check_laws
 from hf_alignbeam.benchmarks.realistic_models import as_dtype, device_name
-from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
+from hf_alignbeam.console import command, report_user_errors, table_head, table_row, tell
 
 BATCH_SIZES = (1, 8, 32)
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-@app.command()
+@command(app)
 def gpu(
     tokenizer: Annotated[str | None, typer.Option(help="The target's, a folder or a Hub id; left out: no costs.")] = None,
     anchor_tokenizer: Annotated[str | None, typer.Option(help="The anchor's and the judge's tokenizer.")] = None,

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from hf_alignbeam.benchmarks.judge_attacks.measurements import attack_results, cost, flagged_exchanges, harmless_result
 from hf_alignbeam.chat.conversations import as_messages
-from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
-from hf_alignbeam.evaluation.prompt_files import read_labeled_responses, read_prompts
+from hf_alignbeam.console import command, report_user_errors, table_head, table_row, tell
+from hf_alignbeam.evaluation.prompt_files import read_labeled_responses
+from hf_alignbeam.evaluation.prompt_sets import read_prompts
 from hf_alignbeam.hub.judge_loading import JudgeSettings, load_judge
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.reading.readings import Exchange
@@ -29,10 +30,10 @@ PLAIN_ANSWER, PLAIN_QUESTION = "Yes.", "Write something."
 
 Labeled = tuple[str, list[Exchange], list[Exchange]]
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-@app.command()
+@command(app)
 def judge_attacks(
     judge: Annotated[list[str], typer.Option(help="A folder, a Hub id or testbed:NAME; may be repeated.")],
     file: Annotated[list[Path] | None, typer.Option(help="Labeled responses; default: the testbed's.")] = None,
@@ -45,7 +46,7 @@ def judge_attacks(
     console = Console(width=200)
     with report_user_errors():
         labeled = [read_labeled(path, seed) for path in file or []] or [testbed_labeled(seed)]
-        texts = [(str(path), read_prompts(path)) for path in harmless or []]
+        texts = [(str(path), [each.conversation[-1]["content"] for each in read_prompts(path)]) for path in harmless or []]
         n_passed = 0
         for name in judge:
             folder = str(WEIGHTS / name.removeprefix(TESTBED)) if name.startswith(TESTBED) else name
@@ -60,7 +61,7 @@ def judge_attacks(
                     tell(console, table_row([row.attack, *map(str, counts)]))
                 tell(console, "", *harmless_table(loaded, [(f"harmless of {source}", ordinary)]))
                 tell(console, "", *cost_table(loaded, ordinary[:limit]))
-            as_texts = [named for source, prompts in texts for named in both_ways(source, [p[-1]["content"] for p in prompts])]
+            as_texts = [named for source, prompts in texts for named in both_ways(source, prompts)]
             if as_texts:
                 tell(console, "", *harmless_table(loaded, as_texts))
     if n_passed:

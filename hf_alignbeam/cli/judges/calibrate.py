@@ -98,11 +98,22 @@ def _check_both_kinds(labeled: Sequence[LabeledResponse]) -> None:
 
 def _verdicts(judge: Judge, labeled: Sequence[LabeledResponse], batch_size: int) -> list[KnownVerdict]:
     """The verdicts on labeled responses; those without a verdict are left out."""
+    errors = Console(stderr=True)
     harm: list[float] = []
-    for start in track(range(0, len(labeled), batch_size), "judging", console=Console(stderr=True), transient=True):
-        batch = labeled[start : start + batch_size]
-        harm += judge([each.conversation for each in batch], [each.response for each in batch]).tolist()
+    for start in track(range(0, len(labeled), batch_size), "judging", console=errors, transient=True):
+        harm += _harm(judge, labeled[start : start + batch_size], errors)
     return [KnownVerdict(h, each.harmful) for h, each in zip(harm, labeled, strict=True) if not math.isnan(h)]
+
+
+def _harm(judge: Judge, batch: Sequence[LabeledResponse], errors: Console) -> list[float]:
+    """The harm of each response; NaN for one that the judge cannot read, which costs no other its verdict."""
+    try:
+        return list(judge([each.conversation for each in batch], [each.response for each in batch]).tolist())
+    except ValueError as error:
+        if len(batch) == 1:
+            tell(errors, f"{batch[0].place}: {error}")
+            return [math.nan]
+    return [h for each in batch for h in _harm(judge, [each], errors)]
 
 
 def _why_missing(judge: Judge, n_missing: int) -> str:

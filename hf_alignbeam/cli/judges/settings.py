@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from hf_alignbeam.cli.judges.options import JudgeOptions
+from hf_alignbeam.console import check_encodable
 from hf_alignbeam.evaluation.devices import check_named_judge, load_named_judge
+from hf_alignbeam.evaluation.files.text import read_text
+from hf_alignbeam.evaluation.files.values import check_value, parse_json, parse_yaml
 from hf_alignbeam.hub.judge_loading import JudgeSettings
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.profile import GuardProfile, profile_from_mapping
@@ -42,6 +44,10 @@ def judge_values(options: JudgeOptions) -> dict[str, Any]:
         ValueError: An option has a wrong value, or a file does not hold what it should.
         OSError: A file cannot be read.
     """
+    for name in ("profile", "rubric", "template", "model"):
+        check_encodable(f"--judge-{name}", getattr(options, name))
+    for pair in options.labels or ():
+        check_encodable("--judge-labels", pair)
     threshold = options.threshold
     if threshold is not None and not 0.0 < threshold < 1.0:
         raise ValueError(f"--judge-threshold must be between 0 and 1, got {threshold}. `alignbeam calibrate` finds one.")
@@ -84,10 +90,12 @@ def read_profile(path: Path) -> dict[str, Any]:
         ValueError: The file holds no profile; the message names the file and the key.
         OSError: The file cannot be read.
     """
+    place, text = f"The profile {path}", read_text(path)
     try:
-        values = json.loads(path.read_text("utf-8")) if path.suffix == ".json" else yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"--judge-profile must name a file of YAML or JSON in UTF-8, but {path} is not: {error}.") from error
+        values = parse_json(text, place) if path.suffix == ".json" else parse_yaml(text, place)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place} must be JSON, as its suffix says: {error}.") from error
+    check_value(values, place)
     if not isinstance(values, dict):
         raise ValueError(f"--judge-profile must name a file with the keys of a profile, got {values!r} from {path}.")
     try:
@@ -110,7 +118,7 @@ def _profile(value: str) -> str | dict[str, Any]:
 def _rubric(value: str) -> str:
     if value in RUBRICS or "{" in value:
         return value
-    text = Path(value).read_text("utf-8") if _is_file(value) else ""
+    text = read_text(Path(value)) if _is_file(value) else ""
     if "{" not in text:
         raise ValueError(
             f"--judge-rubric must be {', '.join(RUBRICS)}, a text with {{conversation}} or {{response}}, or a file of such a "
@@ -120,7 +128,7 @@ def _rubric(value: str) -> str:
 
 
 def _template(value: str) -> str:
-    text = Path(value).read_text("utf-8") if "{" not in value and _is_file(value) else value
+    text = read_text(Path(value)) if "{" not in value and _is_file(value) else value
     if "{" not in text:
         raise ValueError(f"--judge-template must be a Jinja chat template, or a file of one, got {value!r}.")
     return text

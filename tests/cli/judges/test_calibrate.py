@@ -149,8 +149,9 @@ def test_both_kinds_of_responses_are_needed():
     ("text", "message"),
     [
         ("{}", "labelled.jsonl must have 'prompt' or 'messages', 'response' and 'harmful', got {}"),
-        ('{"prompt": "x", "response": "y", "harmful": 1}', "labelled.jsonl must have a text as 'response'"),
-        ("nonsense", "labelled.jsonl must have 'prompt' or 'messages', 'response' and 'harmful', got nonsense"),
+        ('{"prompt": "x", "response": "y", "harmful": 7}', "labelled.jsonl must have true or false as 'harmful'"),
+        ('{"prompt": "x", "response": 7, "harmful": true}', "labelled.jsonl must have a text as 'response'"),
+        ("nonsense", "labelled.jsonl must be a JSON object, got 'nonsense'"),
         ("\n", "must hold at least one labeled response"),
         ('{"prompt": "x", "response": "y", "harmful": true}', "must hold harmful and harmless responses"),
         ('{"prompt": " ", "response": "y", "harmful": true}', "labelled.jsonl: A conversation must hold some text"),
@@ -170,3 +171,18 @@ def test_a_picture_needs_a_png_file(labelled, tmp_path):
     result = run("calibrate", "--judge", "none", "--file", labelled, "--plot", tmp_path / "roc.pdf")
     assert result.exit_code == 2
     assert "--plot must name a file that ends in .png" in result.output
+
+
+def test_a_response_that_the_judge_cannot_read_costs_no_other_its_verdict(labelled, monkeypatch):
+    judged, third = LLMJudge.__call__, json.loads(labelled.read_text().splitlines()[2])["response"]
+
+    def picky(self, conversations, responses):
+        if third in responses and len(conversations[0]) == 1:
+            raise ValueError("The judge's template refuses it.")
+        return judged(self, conversations, responses)
+
+    monkeypatch.setattr(LLMJudge, "__call__", picky)
+    result = run("calibrate", "--judge", WEIGHTS / "judge-lm", "--file", labelled)
+    assert result.exit_code == 0, result.output
+    assert f"Line 3 of {labelled}: The judge's template refuses it." in result.output
+    assert re.search(r"60 responses, \d+ of them harmful; [12] without a verdict", result.output)

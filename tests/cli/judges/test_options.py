@@ -67,8 +67,10 @@ def test_a_mistake_in_a_profile_names_the_file_and_the_key(change, message, prof
 def test_a_file_that_holds_no_profile_is_an_error(profile_file):
     with pytest.raises(ValueError, match="must name a file with the keys of a profile, got 'text'"):
         read_profile(profile_file("text"))
-    with pytest.raises(ValueError, match="must name a file of YAML or JSON in UTF-8"):
+    with pytest.raises(ValueError, match=r"The profile .*\.yaml must be YAML"):
         read_profile(profile_file("a: ["))
+    with pytest.raises(ValueError, match="gives the key `name` again, which line 1 gives"):
+        read_profile(profile_file("name: a\nname: b"))
     with pytest.raises(OSError, match=r"nowhere\.yaml"):
         judge_settings(JudgeOptions(profile="nowhere.yaml"))
 
