@@ -3,6 +3,7 @@
 Knows names and settings. Loads no model, reads no prompt.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,13 @@ from pydantic.dataclasses import dataclass
 from hf_alignbeam.evaluation.devices import check_named_judge
 from hf_alignbeam.hub.judge_loading import JudgeSettings
 
+#: The environment variables that name a folder of models, and one that holds the folder `prompts` of prompt files.
+MODELS_VARIABLE, DATA_VARIABLE = "HF_ALIGNBEAM_MODELS", "HF_ALIGNBEAM_TEST_DATA"
 RECIPES = Path(__file__).parent / "recipes"
 #: The prefix of the testbed's models, judges and prompts.
 TESTBED = "testbed:"
+#: The prefix of data sets on the Hub.
+HUB = "hub:"
 #: No value is converted to another type, and unknown keys are errors.
 STRICT = ConfigDict(strict=True, extra="forbid")
 
@@ -52,15 +57,22 @@ class ModelSpec:
         name: A folder, a Hub id, `testbed:` and a name, or, for an anchor, `base`.
         revision: The revision of the Hub repository.
         dtype: The dtype of the weights, as torch names it; `auto` is the checkpoint's.
+        folder: Its folder in the one that `HF_ALIGNBEAM_MODELS` names; where that is set, it is loaded from there.
         device: A device as torch names it; `auto` spreads the model over all devices. None: the target's device.
         tp_plan: `auto` splits the layers over the processes (tensor parallelism).
     """
 
     name: str
     revision: str | None = None
+    folder: str | None = None
     dtype: str = "auto"
     device: str | None = None
     tp_plan: str | None = None
+
+    @property
+    def source(self) -> str:
+        """What is loaded: a folder, a Hub id, or the name as it is."""
+        return _local_copy(MODELS_VARIABLE, self.folder) or self.name
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -69,7 +81,7 @@ class JudgeSpec:
 
     Attributes:
         name: As for a model; the testbed also has `oracle` and `graded`. Or the URL of an OpenAI-compatible endpoint.
-        revision, device: As for a model.
+        revision, folder, device: As for a model.
         profile, rubric, template, labels, threshold: As in `JudgeSettings`.
         api, model: For a URL, the kind of endpoint and the model's name there, as in `judge_from_url`.
         wrong: The share of responses whose verdict is inverted, the same responses in every run.
@@ -77,6 +89,7 @@ class JudgeSpec:
 
     name: str
     revision: str | None = None
+    folder: str | None = None
     device: str | None = None
     profile: str | Mapping[str, Any] | None = None
     rubric: str | None = None
@@ -97,6 +110,11 @@ class JudgeSpec:
                 raise ValueError(f"`judge_{name}` must be left out for {self.name}, got {getattr(self, name)!r}.")
 
     @property
+    def source(self) -> str:
+        """As `ModelSpec.source`, or a URL."""
+        return _local_copy(MODELS_VARIABLE, self.folder) or self.name
+
+    @property
     def settings(self) -> JudgeSettings:
         """What is said of the judge beside its name."""
         return JudgeSettings(self.profile, self.rubric, self.template, self.labels, self.threshold, self.revision)
@@ -109,8 +127,11 @@ class PromptSpec:
     Attributes:
         source: A file, `hub:` and the id of a data set, or `testbed:` and a kind of prompt.
         name: The name in the tables; by default the last part of the source.
+        file: Its file in the folder `prompts` of the one that `HF_ALIGNBEAM_TEST_DATA` names; where that is set, it is read.
         limit: The largest number of prompts.
         where: Keep only rows with these values, by column.
+        rows: Keep only rows with an `odd` or an `even` number, from 1.
+        seed: Draw the order of the rows by this seed. By default they stay in order.
         split, config, revision, options: For a data set on the Hub; `options` are further arguments of `load_dataset`. The
             testbed uses `split` alone.
         prompt, answer: The columns of the prompt and of its right answer, for an unknown layout.
@@ -119,8 +140,11 @@ class PromptSpec:
 
     source: str
     name: str = ""
+    file: str | None = None
     limit: Positive | None = None
     where: Mapping[str, Any] | None = None
+    rows: Literal["odd", "even"] | None = None
+    seed: int | None = None
     split: str = "test"
     config: str | None = None
     revision: str | None = None
@@ -128,6 +152,13 @@ class PromptSpec:
     prompt: str | None = None
     answer: str | None = None
     harmful: bool | Mapping[str, Any] | None = None
+
+    @property
+    def path(self) -> Path | None:
+        """The file to read; None for the Hub and the testbed."""
+        if (local := _local_copy(DATA_VARIABLE, self.file and f"prompts/{self.file}")) is not None:
+            return Path(local)
+        return None if self.source.startswith((HUB, TESTBED)) else Path(self.source)
 
     def __post_init__(self) -> None:
         if isinstance(self.harmful, Mapping) and not (
@@ -269,6 +300,12 @@ def parse_recipe(given: Mapping[str, Any]) -> Recipe:
 def as_list(given: Any) -> list[Any]:
     """A list as it is, None as an empty list, anything else as a list of one."""
     return given if isinstance(given, list) else [] if given is None else [given]
+
+
+def _local_copy(variable: str, name: str | None) -> str | None:
+    """A path in the folder that an environment variable names; None where one of the two is unset."""
+    folder = os.environ.get(variable)
+    return None if not folder or name is None else str(Path(folder) / name)
 
 
 def _entries(given: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:
