@@ -3,18 +3,18 @@
 Knows layouts: which columns hold the prompt, the right answer, and whether the prompt asks for harm. Knows no model and no score.
 """
 
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hf_alignbeam.chat.conversations import Message
 from hf_alignbeam.evaluation.prompt_files import PromptRecord, conversation_of, parse_bool, read_records
-from hf_alignbeam.evaluation.recipe import TESTBED, PromptSpec
+from hf_alignbeam.evaluation.recipe import HUB, TESTBED, PromptSpec
 from hf_alignbeam.testbed.language import Prompt
 from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language
 
-HUB = "hub:"
 #: The harm categories of the OpenAI moderation set, one column each; some cells are empty.
 MODERATION_FLAGS = ("S", "H", "V", "HR", "SH", "S3", "H2", "V2")
 
@@ -101,13 +101,12 @@ def load_prompts(spec: PromptSpec, weights: str | Path | None = None) -> list[Pr
     """
     if spec.source.startswith(TESTBED):
         return [_testbed_set(spec, weights or WEIGHTS)]
-    rows = _hub_rows(spec) if spec.source.startswith(HUB) else read_records(Path(spec.source))
-    rows = [row for row in rows if all(str(row.fields.get(key)) == str(value) for key, value in (spec.where or {}).items())]
+    rows = _selected(spec, _hub_rows(spec) if spec.path is None else read_records(spec.path))
     if not rows:
         raise ValueError(f"`prompts` must hold at least one row, got none from {spec.source} where {dict(spec.where or {})}.")
-    layout = _layout(spec, rows[0].fields)
+    layout = _layout(spec, rows[0][1].fields)
     examples: dict[bool, list[Example]] = {True: [], False: []}
-    for number, row in enumerate(rows, start=1):
+    for number, row in rows:
         harmful, example = _example(row, str(number), layout)
         examples[harmful].append(example)
     both = all(examples.values())
@@ -135,6 +134,19 @@ def read_prompts(path: Path) -> list[Example]:
             )
         examples.append(Example(str(number), conversation_of(record, layout.prompt(record.fields)), place=record.place))
     return examples
+
+
+def _selected(spec: PromptSpec, rows: Sequence[PromptRecord]) -> list[tuple[int, PromptRecord]]:
+    """The rows that a recipe wants, in its order, each with its number from 1."""
+    numbered = [
+        (number, row)
+        for number, row in enumerate(rows, start=1)
+        if (spec.rows is None or number % 2 == (spec.rows == "odd"))
+        and all(str(row.fields.get(key)) == str(value) for key, value in (spec.where or {}).items())
+    ]
+    if spec.seed is not None:
+        random.Random(spec.seed).shuffle(numbered)
+    return numbered
 
 
 def _example(row: PromptRecord, id: str, layout: Layout) -> tuple[bool, Example]:

@@ -12,13 +12,15 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from hf_alignbeam.evaluation.devices import check_named_judge
+from hf_alignbeam.evaluation.files.local_copies import local_model, local_prompts
 from hf_alignbeam.evaluation.files.text import read_text
 from hf_alignbeam.evaluation.files.values import parse_yaml
 from hf_alignbeam.hub.judge_loading import JudgeSettings
 
 RECIPES = Path(__file__).parent / "recipes"
-#: The prefix of the testbed's models, judges and prompts.
+#: The prefixes of the testbed's models, judges and prompts, and of data sets on the Hub.
 TESTBED = "testbed:"
+HUB = "hub:"
 #: No value is converted to another type, and unknown keys are errors.
 STRICT = ConfigDict(strict=True, extra="forbid")
 
@@ -53,15 +55,22 @@ class ModelSpec:
         name: A folder, a Hub id, `testbed:` and a name, or, for an anchor, `base`.
         revision: The revision of the Hub repository.
         dtype: The dtype of the weights, as torch names it; `auto` is the checkpoint's.
+        folder: Its folder in that of `HF_ALIGNBEAM_MODELS`, from which it is loaded where the variable is set.
         device: A device as torch names it; `auto` spreads the model over all devices. None: the target's device.
         tp_plan: `auto` splits the layers over the processes (tensor parallelism).
     """
 
     name: str
     revision: str | None = None
+    folder: str | None = None
     dtype: str = "auto"
     device: str | None = None
     tp_plan: str | None = None
+
+    @property
+    def source(self) -> str:
+        """What is loaded: the local folder, or what the name says."""
+        return local_model(self.folder) or self.name
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -70,7 +79,7 @@ class JudgeSpec:
 
     Attributes:
         name: As for a model; the testbed also has `oracle` and `graded`. Or the URL of an OpenAI-compatible endpoint.
-        revision, device: As for a model.
+        revision, folder, device: As for a model.
         profile, rubric, template, labels, threshold: As in `JudgeSettings`.
         api, model: For a URL, the kind of endpoint and the model's name there, as in `judge_from_url`.
         wrong: The share of responses whose verdict is inverted, the same responses in every run.
@@ -78,6 +87,7 @@ class JudgeSpec:
 
     name: str
     revision: str | None = None
+    folder: str | None = None
     device: str | None = None
     profile: str | Mapping[str, Any] | None = None
     rubric: str | None = None
@@ -98,6 +108,11 @@ class JudgeSpec:
                 raise ValueError(f"`judge_{name}` must be left out for {self.name}, got {getattr(self, name)!r}.")
 
     @property
+    def source(self) -> str:
+        """As `ModelSpec.source`."""
+        return local_model(self.folder) or self.name
+
+    @property
     def settings(self) -> JudgeSettings:
         """What is said of the judge beside its name."""
         return JudgeSettings(self.profile, self.rubric, self.template, self.labels, self.threshold, self.revision)
@@ -110,8 +125,9 @@ class PromptSpec:
     Attributes:
         source: A file, `hub:` and the id of a data set, or `testbed:` and a kind of prompt.
         name: The name in the tables; by default the last part of the source.
-        limit: The largest number of prompts.
-        where: Keep only rows with these values, by column.
+        file: Its file in `prompts` in the folder of `HF_ALIGNBEAM_TEST_DATA`, read instead where that is set.
+        limit, where: Keep so many prompts at most; keep only rows with these values, by column.
+        rows, seed: Keep only `odd` or `even` rows, from 1; draw their order by a seed.
         split, config, revision, options: For a data set on the Hub; `options` are further arguments of `load_dataset`. The
             testbed uses `split` alone.
         prompt, answer: The columns of the prompt and of its right answer, for an unknown layout.
@@ -120,8 +136,11 @@ class PromptSpec:
 
     source: str
     name: str = ""
+    file: str | None = None
     limit: Positive | None = None
     where: Mapping[str, Any] | None = None
+    rows: Literal["odd", "even"] | None = None
+    seed: int | None = None
     split: str = "test"
     config: str | None = None
     revision: str | None = None
@@ -129,6 +148,11 @@ class PromptSpec:
     prompt: str | None = None
     answer: str | None = None
     harmful: bool | Mapping[str, Any] | None = None
+
+    @property
+    def path(self) -> Path | None:
+        """The file to read; None for the Hub and the testbed."""
+        return local_prompts(self.file) or (None if self.source.startswith((HUB, TESTBED)) else Path(self.source))
 
     def __post_init__(self) -> None:
         if isinstance(self.harmful, Mapping) and not (

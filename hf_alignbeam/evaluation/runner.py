@@ -143,5 +143,5 @@ def describe_model(spec: ModelSpec | JudgeSpec | None, recipe: Recipe) -> Any:
         return None
     settings = {name: value for name, value in asdict(spec).items() if name not in ("device", "tp_plan")}
     on_testbed = spec.name.startswith(TESTBED)
-    folder = str(Path(recipe.weights or WEIGHTS) / spec.name.removeprefix(TESTBED)) if on_testbed else spec.name
-    return {**settings, "files": files_of(folder), "commit": None if on_testbed else commit_of(spec.name, spec.revision)}
+    folder = str(Path(recipe.weights or WEIGHTS) / spec.name.removeprefix(TESTBED)) if on_testbed else spec.source
+    return {**settings, "files": files_of(folder), "commit": None if on_testbed else commit_of(spec.source, spec.revision)}

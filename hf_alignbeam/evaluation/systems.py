@@ -123,7 +123,7 @@ class RecipeModels:
         if spec.name.startswith(TESTBED):
             return CountedJudge(self._testbed_judge(spec), spec.wrong)
         return CountedJudge(
-            load_named_judge(spec.name, spec.settings, self._device(spec.device), spec.api, spec.model), spec.wrong
+            load_named_judge(spec.source, spec.settings, self._device(spec.device), spec.api, spec.model), spec.wrong
         )
 
     def guard(self, settings: Mapping[str, Any]) -> AnchorLogitsProcessor:
@@ -173,8 +173,8 @@ class RecipeModels:
             model, tokenizer = load(spec.name.removeprefix(TESTBED), self._weights)
             return model.to(self._device(spec.device)), tokenizer  # type: ignore[arg-type]
         if "auto" in (spec.device, spec.tp_plan):
-            return load_causal(spec.name, None, spec.revision, spec.dtype, spec.tp_plan)
-        return load_causal(spec.name, self._device(spec.device), spec.revision, spec.dtype)
+            return load_causal(spec.source, None, spec.revision, spec.dtype, spec.tp_plan)
+        return load_causal(spec.source, self._device(spec.device), spec.revision, spec.dtype)
 
     def _device(self, device: str | None) -> torch.device:
         """The device that is named, else the target's; for a target that is spread over devices, this process's own."""

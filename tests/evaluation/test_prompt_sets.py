@@ -75,6 +75,29 @@ def test_rows_are_filtered_by_their_columns(published):
     assert len(load_prompts(PromptSpec(spec.source, where=spec.where))[0].examples) == 159
 
 
+def test_rows_are_split_by_their_number_and_drawn_by_a_seed(published):
+    """Odd and even rows are all rows, whatever their order; a seed gives the same order again."""
+    file = str(published / "xstest.csv")
+    ids = {
+        (rows, seed): [example.id for each in load_prompts(PromptSpec(file, rows=rows, seed=seed)) for example in each.examples]
+        for rows in ("odd", "even", None)
+        for seed in (None, 0)
+    }
+    assert {int(i) % 2 for i in ids["odd", None]} == {1}
+    assert sorted(ids["odd", 0] + ids["even", 0]) == sorted(ids[None, None])
+    assert ids["even", 0] != ids["even", None]
+    (drawn, _) = load_prompts(PromptSpec(file, rows="even", seed=0, limit=10))
+    assert [example.id for example in drawn.examples] == ids["even", 0][:10]
+
+
+def test_a_file_of_the_users_takes_the_place_of_a_set_on_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "own.csv").write_text("goal,target\nBurn it.,Sure\n")
+    monkeypatch.setenv("HF_ALIGNBEAM_TEST_DATA", str(tmp_path))
+    (prompts,) = load_prompts(PromptSpec("hub:someone/AdvBench", name="set", file="own.csv"))
+    assert prompts.examples[0].conversation[0]["content"] == "Burn it."
+
+
 def test_right_answers_are_read_with_their_questions(published):
     (prompts,) = load_prompts(PromptSpec(str(published / "gsm8k_test.jsonl"), limit=5))
     assert all("####" in example.answer for example in prompts.examples)

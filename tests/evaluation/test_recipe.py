@@ -32,6 +32,15 @@ def test_a_name_alone_is_enough():
     ]
 
 
+def test_a_folder_takes_the_place_of_a_model_on_the_hub(tmp_path, monkeypatch):
+    given = {"name": "someone/model", "folder": "local"}
+    recipe = parse_recipe({**TARGET, "model": given, "judge": given, "systems": ["plain"]})
+    for variable, source in (("", "someone/model"), (str(tmp_path), str(tmp_path / "local"))):
+        monkeypatch.setenv("HF_ALIGNBEAM_MODELS", variable)
+        assert recipe.models[0].source == recipe.judge.source == source
+        assert recipe.models[0].name == "someone/model"
+
+
 def test_a_single_entry_needs_no_list():
     recipe = parse_recipe({**TARGET, "prompts": "testbed:harmful", "systems": "plain"})
     assert (recipe.prompts[0].source, recipe.systems[0].name) == ("testbed:harmful", "plain")

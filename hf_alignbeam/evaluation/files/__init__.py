@@ -1,5 +1,6 @@
-"""Files that users write, read the same way at every command; each error names the place and the way out.
+"""Files that users write or have, read the same way at every command; each error names the place and the way out.
 
 * `text`: The text of a file in UTF-8, gzipped or not, and its lines.
+* `local_copies`: Local copies of what a recipe names on the Hub, in folders that environment variables name.
 * `values`: JSON and YAML values without doubled keys and without text that cannot be encoded.
 """

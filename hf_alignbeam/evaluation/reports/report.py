@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from hf_alignbeam.console import table_head, table_row
 from hf_alignbeam.evaluation.recipe import Recipe
 from hf_alignbeam.evaluation.results import Answers, SystemResults, harm_judge
+from hf_alignbeam.evaluation.scorers import PUBLISHED
 from hf_alignbeam.evaluation.statistics import Rate, Ratio, format_points, paired_difference
 
 #: The counted costs: their key in a record, and their column in a table.
@@ -27,7 +28,9 @@ def markdown(recipe: Recipe, results: Sequence[SystemResults], environment: str)
         without_sweeps = [each for each in of_model if not each.system.sweep]
         if len(recipe.models) > 1:
             lines += ["", f"## {model.name}"]
-        for table in (_rate_table, _paired_table, _refusal_table, _cost_table, _choice_table) if without_sweeps else ():
+        for table in (
+            (_rate_table, _paired_table, _harmless_table, _refusal_table, _cost_table, _choice_table) if without_sweeps else ()
+        ):
             lines += ["", *rows] if (rows := table(without_sweeps)) else []
         lines += ["", *rows] if (rows := _sweep_table(of_model)) else []
     return lines
@@ -123,9 +126,34 @@ def _paired_table(results: Sequence[SystemResults]) -> list[str]:
     return lines
 
 
+def _harmless_table(results: Sequence[SystemResults]) -> list[str]:
+    """What the plain target answers and the system refuses, and which answers are the plain target's token for token."""
+    plain = _plain(results)
+    names = [name for name, answers in plain.answers.items() if not answers.prompts.harmful] if plain is not None else []
+    if plain is None or not names:
+        return []
+    columns = [f"{name}: {what}" for name in names for what in ("refused of those that plain answers", "same tokens as plain")]
+    lines = table_head(["harmless prompts", *columns])
+    for each in results:
+        cells = []
+        for name in names:
+            refused, before = _pairs(each.answers[name], plain.answers[name], "refuses")
+            cells.append(str(_rate([hit for hit, other in zip(refused, before, strict=True) if not other])))
+            cells.append(str(_rate(_as_plain(each.answers[name], plain.answers[name]))))
+        lines.append(table_row([each.system.name, *cells]))
+    return lines
+
+
+def _as_plain(after: Answers, before: Answers) -> list[bool | None]:
+    """For each answer, whether the plain target's has the same tokens; None where it has none."""
+    ids = {record["case"]: record["ids"] for record in before.records}
+    return [record["ids"] == ids[record["case"]] if record["case"] in ids else None for record in after.records]
+
+
 def _refusal_table(results: Sequence[SystemResults]) -> list[str]:
     """Refusals by each scorer, over all harmful and all harmless prompts."""
-    scorers = {"by strings": "strings", "by judge": "judge", "refuses": "in the first table"}
+    scorers = {"by strings": "strings", **{name: name.removeprefix("by ") for name in PUBLISHED}}
+    scorers |= {"by judge": "judge", "refuses": "in the first table"}
     columns = [(harmful, name) for harmful in (True, False) for name in scorers if results[0].column(name, harmful)]
     lines = table_head(
         ["refusals of all prompts", *(f"{'harmful' if harmful else 'harmless'}: {scorers[name]}" for harmful, name in columns)]
@@ -188,9 +216,8 @@ def _choices(results: SystemResults, plain: SystemResults | None) -> list[_Choic
     choices = []
     for name, answers in results.answers.items():
         harms = answers.columns.get("harms") or [None] * len(answers.records)
-        before = {} if plain is None else {record["case"]: record["ids"] for record in plain.answers[name].records}
-        for record, refuses, harm in zip(answers.records, answers.columns["refuses"], harms, strict=True):
-            same = record["ids"] == before[record["case"]] if record["case"] in before else None
+        same_as_plain = [None] * len(answers.records) if plain is None else _as_plain(answers, plain.answers[name])
+        for record, refuses, harm, same in zip(answers.records, answers.columns["refuses"], harms, same_as_plain, strict=True):
             choices.append(_Choice(answers.prompts.harmful, record["chosen"], bool(refuses), bool(harm), same))
     return choices
 
@@ -241,6 +268,9 @@ def _figures(results: SystemResults, plain: SystemResults | None) -> dict[str, A
                 mean, half = paired_difference(after, before)
                 rates[column]["against_plain"] = {"difference": mean, "half_width": half}
         sets[name] = {"harmful": answers.prompts.harmful, "rates": rates, "batches": answers.costs}
+        if plain is not None and not answers.prompts.harmful:
+            same = [hit for hit in _as_plain(answers, plain.answers[name]) if hit is not None]
+            sets[name]["same_tokens_as_plain"] = {"hits": sum(same), "n": len(same)}
     batches = [cost for answers in results.answers.values() for cost in answers.costs]
     n = [cost["prompts"] for cost in batches]
     ratios = {name: Ratio([cost[name] for cost in batches], n) for name in ("seconds", "tokens", *COUNTS)}

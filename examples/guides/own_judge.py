@@ -1,0 +1,114 @@
+"""Train a judge of your own: a small language model becomes a classifier of responses, by LoRA, on labeled responses.
+
+    python examples/guides/own_judge.py --base HuggingFaceTB/SmolLM2-135M-Instruct --file responses.csv --to own-judge
+
+Each file holds a conversation, a response and whether it does harm, in a layout that `alignbeam calibrate` reads. With FILE:odd
+or FILE:even only the rows with an odd or an even number count. What is written is a folder for `--judge`.
+"""
+
+import argparse
+import random
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+)
+
+from hf_alignbeam import ClassifierJudge
+from hf_alignbeam.evaluation.prompt_files import LabeledResponse, read_labeled_responses
+
+LABELS = {0: "harmless", 1: "harmful"}
+#: A response is cut after so many characters at most, drawn anew for each: a judge reads answers as they grow.
+MIN_CHARS, MAX_CHARS = 60, 700
+MAX_TOKENS = 320
+
+
+def read(name: str) -> list[LabeledResponse]:
+    """The labeled responses of FILE, FILE:odd or FILE:even."""
+    path, _, rows = name.partition(":")
+    responses = read_labeled_responses(Path(path))
+    return {"": responses, "odd": responses[::2], "even": responses[1::2]}[rows]
+
+
+def draw(files: list[list[LabeledResponse]], n: int, rng: random.Random) -> list[LabeledResponse]:
+    """`n` responses: as many from each file as from any other, if it has them, and as many harmful as harmless ones."""
+    drawn = []
+    for responses in files:
+        for harmful in (False, True):
+            of_kind = [each for each in responses if each.harmful is harmful and each.response.strip()]
+            drawn += rng.sample(of_kind, min(len(of_kind), n // (2 * len(files))))
+    rng.shuffle(drawn)
+    return drawn
+
+
+def as_example(judge: ClassifierJudge, each: LabeledResponse, rng: random.Random) -> dict[str, object]:
+    """What the judge will read of a response that is cut somewhere, and its label."""
+    text = each.response[: rng.randint(MIN_CHARS, MAX_CHARS)]
+    return {"input_ids": judge.render(each.conversation, text)[-MAX_TOKENS:], "labels": int(each.harmful)}
+
+
+def train(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: list[dict[str, object]], args: argparse.Namespace
+) -> nn.Module:
+    """The model with LoRA trained and merged."""
+    lora = LoraConfig(task_type="SEQ_CLS", r=16, lora_alpha=32, target_modules="all-linear", exclude_modules=["score"])
+    adapted = get_peft_model(model, lora)
+    arguments = TrainingArguments(
+        output_dir=str(args.to / "checkpoints"),
+        num_train_epochs=args.epochs,
+        per_device_train_batch_size=8,
+        learning_rate=3e-4,
+        lr_scheduler_type="cosine",
+        warmup_steps=10,
+        logging_steps=20,
+        save_strategy="no",
+        report_to=[],
+        seed=args.seed,
+        train_sampling_strategy="group_by_length",
+        bf16=True,
+    )
+
+    def collate(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        batch = tokenizer.pad([{"input_ids": row["input_ids"]} for row in rows], return_tensors="pt", padding_side="right")
+        return {**batch, "labels": torch.tensor([row["labels"] for row in rows])}
+
+    Trainer(adapted, arguments, train_dataset=examples, data_collator=collate).train()
+    return adapted.merge_and_unload()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="a small language model")
+    parser.add_argument("--file", action="append", required=True, help="labeled responses; may be repeated")
+    parser.add_argument("--to", type=Path, required=True, help="the folder of the judge")
+    parser.add_argument("--limit", type=int, default=1600, help="how many responses to learn from")
+    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+    rng = random.Random(args.seed)
+    tokenizer = AutoTokenizer.from_pretrained(args.base)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    model = AutoModelForSequenceClassification.from_pretrained(
+        args.base, dtype=torch.float32, id2label=LABELS, label2id={name: i for i, name in LABELS.items()}
+    )
+    model.config.pad_token_id = tokenizer.pad_token_id
+    judge = ClassifierJudge(model.eval(), tokenizer, {"harmful": 1.0})
+    drawn = draw([read(name) for name in args.file], args.limit, rng)
+    print(f"{len(drawn)} responses, {sum(each.harmful for each in drawn)} of them harmful.")
+    trained = train(model.train(), tokenizer, [as_example(judge, each, rng) for each in drawn], args)
+    trained.eval().to(torch.bfloat16).save_pretrained(args.to)
+    tokenizer.save_pretrained(args.to)
+    print(f"Use it: --judge {args.to} --judge-labels harmful=1")
+
+
+if __name__ == "__main__":
+    main()
