@@ -72,8 +72,10 @@ def identity(value: Any) -> str:
     The hash covers the code of functions, with the values that they close over, their module's own values and defaults; and an
     object's class with what its constructor was given, models by `model_sha256`. What functions themselves change, such as
     counters and logs, does not count, nor does how a judge is asked (`NOT_DECISIVE`). An object with an attribute `identity`
-    says itself what decides.
+    says itself what decides: a text or a number, or the judge that it wraps.
     """
+    if callable(own := getattr(value, "identity", None)):
+        return identity(own)
     name = getattr(value, "__qualname__", type(value).__qualname__)
     return f"{name} {hashlib.sha256(json.dumps(_described(value), sort_keys=True).encode()).hexdigest()[:16]}"
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from filelock import FileLock, Timeout
 from transformers import AutoConfig
 
 from hf_alignbeam.utils.jsonl_log import JsonlLog, read_records
@@ -75,13 +74,7 @@ class Store:
         self._name = name
         self._state = state
         folder.mkdir(parents=True, exist_ok=True)
-        own = folder / f"{name}-{state.process_index}.jsonl"
-        self._lock = FileLock(own.with_suffix(".lock"), timeout=0)
-        try:
-            self._lock.acquire()
-        except Timeout as error:
-            raise ValueError(f"The folder must be of one run at a time, but another one writes to {own} now.") from error
-        self._log = JsonlLog(own)
+        self._log = JsonlLog(folder / f"{name}-{state.process_index}.jsonl")
         state.wait_for_everyone()
         self._batches = self._read()
         state.wait_for_everyone()  # no process writes before all have read: they must agree on which batches are done
@@ -94,9 +87,9 @@ class Store:
 
     def add(self, key: str, records: Sequence[Record], cost: Record) -> None:
         """Store a batch."""
-        self._batches[key] = Batch(list(records), cost)
         lines = [{"batch": key, **record} for record in records] + [{"batch": key, "done": len(records), "cost": cost}]
         self._log.append(*lines)
+        self._batches[key] = Batch(list(records), cost)
 
     def gather(self) -> None:
         """Wait for all processes, and read what they have written."""
@@ -104,9 +97,8 @@ class Store:
         self._batches = self._read()
 
     def close(self) -> None:
-        """Close the file and release its lock."""
+        """Close the file."""
         self._log.close()
-        self._lock.release()
 
     def _read(self) -> dict[str, Batch]:
         batches: dict[str, Batch] = {}
