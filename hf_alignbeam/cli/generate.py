@@ -1,7 +1,6 @@
 """`alignbeam generate`: answers prompts with a target model, guarded by an anchor and optionally a judge."""
 
 import contextlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,12 +24,14 @@ from hf_alignbeam.cli.judges.options import JudgeOptions
 from hf_alignbeam.cli.judges.settings import check_optioned_judge, judge_values, load_optioned_judge
 from hf_alignbeam.console import report_user_errors
 from hf_alignbeam.decoding.strategy import AlignBeam
-from hf_alignbeam.evaluation.answer_store import Store, digest, files_of
+from hf_alignbeam.evaluation.answer_store import Store, commit_of, digest, files_of
 from hf_alignbeam.evaluation.devices import load_causal, load_causal_on, named_device, this_process
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.evaluation.prompt_files import read_prompts
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
+from hf_alignbeam.utils.jsonl_log import json_line
+from hf_alignbeam.utils.whole_files import replace_bytes
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,9 @@ def _write(
     parts = to.with_name(f"{to.name}.parts")
     settings = {name: value for name, value in vars(request).items() if name not in NOT_IN_KEY}
     settings["judge_values"] = judge_values(request.judge_options)  # with the contents of files
-    model_files = [files_of(name) for name in (request.model, request.anchor, request.judge) if name is not None]
-    keys = [digest([version("hf-alignbeam"), settings, model_files, batch]) for batch in batches]
+    names = {request.model: None, request.anchor: None, request.judge: request.judge_options.revision}
+    models = [files_of(name) or commit_of(name, revision) for name, revision in names.items() if name not in (None, "base")]
+    keys = [digest([version("hf-alignbeam"), settings, models, batch]) for batch in batches]
     with contextlib.closing(Store(parts, "answers", state)) as store:
         by_key = dict(zip(keys, batches, strict=True))  # an explanation is always made: the store holds no picture
         left = [(key, batch) for key, batch in by_key.items() if request.explain or key not in store]
@@ -184,8 +186,7 @@ def _write(
             after_batch(len(batch))
         store.gather()
         if state.is_main_process:
-            lines = [json.dumps(record, ensure_ascii=False) for key in keys for record in store[key].records]
-            to.write_text("".join(line + "\n" for line in lines), "utf-8")
+            replace_bytes(to, b"".join(json_line(record) for key in keys for record in store[key].records))
     state.wait_for_everyone()
     if state.is_main_process:
         shutil.rmtree(parts)

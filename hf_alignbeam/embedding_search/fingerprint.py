@@ -1,4 +1,4 @@
-"""Fingerprints: of a model, the same in any dtype and wherever it is offloaded; and of a callable, by all that decides its answers.
+"""Fingerprints: of a model, the same in any dtype and wherever it is offloaded; and of a callable, by what decides its answers.
 
 Knows parameters and where accelerate stores them; functions, and objects by their settings. Knows no prompt.
 """

@@ -24,15 +24,30 @@ def digest(contents: Any) -> str:
     return hashlib.sha256(json.dumps(contents, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def files_of(name: str) -> list[tuple[str, int, int]]:
-    """The names, sizes and times of a folder's files, and of an adapter's base: another model in its place has others."""
+def files_of(name: str) -> list[tuple[str, str]]:
+    """The names and hashes of a folder's files, and of an adapter's base, or its commit."""
     folder = Path(name)
     if not folder.is_dir():
         return []
-    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("*")) if path.is_file()]
+    paths = sorted(path for pattern in ("*", "additional_chat_templates/*") for path in folder.glob(pattern) if path.is_file())
+    files = [(path.relative_to(folder).as_posix(), _file_sha256(path)) for path in paths]
     adapter = folder / "adapter_config.json"
     base = json.loads(adapter.read_text("utf-8")).get("base_model_name_or_path") if adapter.is_file() else None
-    return [*files, *(files_of(base) if base and base != name else [])]
+    if not base or base == name:
+        return files
+    return [*files, *(files_of(base) or [(base, str(commit_of(base, None)))])]
+
+
+def _file_sha256(path: Path) -> str:
+    """A hash of a file, computed once a process as long as the file stays as it is."""
+    stat = path.stat()
+    return _sha256(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: Path, *version: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @lru_cache

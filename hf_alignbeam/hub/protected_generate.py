@@ -71,13 +71,18 @@ class ProtectedGenerate:
         """
         kwargs = {name: value for name, value in kwargs.items() if value is not None}
         fixed = {"custom_generate", "model", "anchor", "judge", "preset", *MODEL_ARGUMENTS, *setting_names(AlignBeam)}
-        fixed -= {*PER_CALL_SETTINGS}
-        if self._tokenizer.chat_template is not None and "inputs_embeds" not in kwargs:
-            fixed.add("conversations")  # the judge reads the conversation in the prompt's own ids
+        fixed -= {"streamer"}
         for name in sorted(fixed & set(kwargs)):
             raise ValueError(
                 f"`{name}` is fixed by the protected model and must be left out, got {kwargs[name]!r}. Its value is under "
                 f"{PROTECTION_KEY!r} in generation_config.json."
+            )
+        cache = kwargs.get("past_key_values")
+        if "inputs_embeds" in kwargs or (cache is not None and (not hasattr(cache, "get_seq_length") or cache.get_seq_length())):
+            name = "inputs_embeds" if "inputs_embeds" in kwargs else "past_key_values"
+            raise ValueError(
+                f"`{name}` must be left out for a protected model, got a {type(kwargs[name]).__name__}: the judge reads the "
+                "prompt in `input_ids`, and the target must read the same. Pass the ids of the whole prompt alone."
             )
         kwargs.pop("tokenizer", None)  # pipelines and servers pass one: the model's own is used
         protection = {"anchor": self._anchor, "judge": self._judge, "tokenizer": self._tokenizer, **self._settings}
