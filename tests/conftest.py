@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -47,6 +48,23 @@ def own_modules(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
         yield
+
+
+@pytest.fixture
+def full_at():
+    """A context in which no file can grow beyond a number of bytes, as on a full disk."""
+    resource = pytest.importorskip("resource", reason="this system has no limits of a process")
+
+    @contextmanager
+    def limited(n_bytes):
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+    return limited
 
 
 @pytest.fixture(scope="session")

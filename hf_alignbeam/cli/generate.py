@@ -1,7 +1,6 @@
 """`alignbeam generate`: answers prompts with a target model, guarded by an anchor and optionally a judge."""
 
 import contextlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,12 +25,14 @@ from hf_alignbeam.cli.judges.settings import check_optioned_judge, judge_values,
 from hf_alignbeam.cli.strategy_settings import check_names
 from hf_alignbeam.console import OBEYED, check_encodable, printable, report_interrupts, report_left_out, report_user_errors, tell
 from hf_alignbeam.decoding.strategy import AlignBeam
-from hf_alignbeam.evaluation.answer_store import Store, digest, files_of
+from hf_alignbeam.evaluation.answer_store import Store, commit_of, digest, files_of
 from hf_alignbeam.evaluation.devices import load_causal, load_causal_on, named_device, this_process
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.evaluation.prompt_sets import Example, read_prompts
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
+from hf_alignbeam.utils.jsonl_log import json_line
+from hf_alignbeam.utils.whole_files import replace_bytes
 
 
 @dataclass(frozen=True)
@@ -188,9 +189,10 @@ def _write(
     parts = _parts_of(to)
     settings = {name: value for name, value in vars(request).items() if name not in NOT_IN_KEY}
     settings["judge_values"] = judge_values(request.judge_options)  # with the contents of files
-    model_files = [files_of(name) for name in (request.model, request.anchor, request.judge) if name is not None]
+    names = {request.model: None, request.anchor: None, request.judge: request.judge_options.revision}
+    models = [files_of(name) or commit_of(name, revision) for name, revision in names.items() if name not in (None, "base")]
     prompts = [[example.conversation for example in batch] for batch in batches]
-    keys = [digest([version("hf-alignbeam"), settings, model_files, batch]) for batch in prompts]
+    keys = [digest([version("hf-alignbeam"), settings, models, batch]) for batch in prompts]
     with contextlib.closing(Store(parts, "answers", state)) as store:
         done = {key for key in keys if key in store and not any("error" in record for record in store[key].records)}
         by_key = dict(zip(keys, prompts, strict=True))  # an explanation is always made: the store holds no picture
@@ -206,7 +208,7 @@ def _write(
         refused = [error for pair in zip(batches, answered, strict=True) for error in _refused(*pair)]
         _check_any_is_answered(refused, batches)
         if state.is_main_process:
-            to.write_text("".join(_json_line(record) for records in answered for record in records), "utf-8")
+            replace_bytes(to, "".join(_json_line(record) for records in answered for record in records).encode())
     state.wait_for_everyone()
     if state.is_main_process:
         shutil.rmtree(parts)
@@ -215,7 +217,7 @@ def _write(
 
 def _json_line(record: Mapping[str, Any]) -> str:
     """A record as a line of JSON; what terminals obey, or some readers take for the end of a line, is escaped."""
-    line = json.dumps(record, ensure_ascii=False)
+    line = json_line(record).decode().removesuffix("\n")
     return OBEYED.sub(lambda match: f"\\u{ord(match[0]):04x}", line) + "\n"
 
 

@@ -36,6 +36,7 @@ from hf_alignbeam.hub.judge_loading import load_accept
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.presets.published import TSA
+from hf_alignbeam.utils.whole_files import replace_bytes
 
 PLOT = "harm.png"
 #: Says which judge and which `--accept` gave the verdicts in a folder: its journal cannot tell.
@@ -98,7 +99,7 @@ def _run(request: Request) -> None:
             steerer = EmbeddingSteerer(model, tokenizer, judge, accept, **{**preset, **request.settings})
         if state.is_main_process:
             request.to.mkdir(parents=True, exist_ok=True)
-            (request.to / JUDGE).write_text(json.dumps(judged_by, indent=1), "utf-8")
+            replace_bytes(request.to / JUDGE, json.dumps(judged_by, indent=1).encode())
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
         with Progress(*columns, console=errors, transient=True, disable=not state.is_main_process) as progress:
             counts: Counter[str] = Counter()

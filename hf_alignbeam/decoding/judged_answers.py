@@ -130,13 +130,13 @@ class JudgedAnswers:
     def commit(self, batch: RowBatch, row: int, ids: list[int], text: str, harm: float, is_done: bool) -> None:
         """Commit the first tokens `ids` of a row to its answer, and emit those that are new."""
         answer = batch.answers[row]
-        self._emit(ids[len(answer.ids) :])
+        new = ids[len(answer.ids) :]
         answer.divergences = batch.divergences[row][: len(ids)]
         answer.ids, answer.text, answer.harm, answer.is_done = ids, text, harm, is_done
+        self._emit(new)  # last: a streamer may raise, and what has left must be known
 
     def end_with(self, answer: Answer, ids: list[int], harm: float, chosen: int) -> None:
         """End an answer with tokens that were not drawn, such as the refusal's; they become certain in the scores."""
-        self._emit(ids)
         for history in (self.scores, self.logits):
             for step, i in enumerate(ids, start=len(answer.ids)):
                 if history is not None and history.steps:
@@ -145,6 +145,7 @@ class JudgedAnswers:
                     history.keep(step, [answer.number], certain)
         answer.ids = [*answer.ids, *ids]
         answer.harm, answer.chosen, answer.is_done = harm, chosen, True
+        self._emit(ids)
 
     @property
     def keeps_steps(self) -> bool:

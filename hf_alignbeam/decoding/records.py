@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from hf_alignbeam.chat.conversations import ParsedPrompt
+from hf_alignbeam.chat.conversations import ParsedPrompt, conversation_key
 
 
 @dataclass(frozen=True)
@@ -185,3 +185,37 @@ def divergence(mixed: Tensor, unsteered: Tensor) -> Tensor:
     prob = mixed_logp.exp()
     terms = torch.where(prob > 0.0, prob * (mixed_logp - unsteered_logp), 0.0)  # (N, V)
     return terms.sum(-1).clamp_min(0.0).masked_fill((mixed == unsteered).all(-1), torch.nan)
+
+
+def prompt_sha256(answer: Answer) -> str:
+    """A hash of the conversation that an answer is to, prefill included."""
+    prefill = answer.prompt.prefill.decode(errors="replace")
+    return conversation_key([*answer.prompt.messages, {"role": "assistant", "content": prefill}])
+
+
+def audit_record(answer: Answer, own_id: str, threshold: float, error: str | None) -> dict[str, Any]:
+    """The audit record of an answer, which contains no words of the prompt or the answer.
+
+    Args:
+        answer: The answer, as far as it was committed.
+        own_id: The record's id.
+        threshold: The highest `harm` that passes.
+        error: The kind of the error that ended the call; None if it did not fail.
+    """
+    record = {
+        "id": own_id,
+        "prompt_sha256": prompt_sha256(answer),
+        "threshold": threshold,
+        "harm": _number(answer.harm),
+        "candidate_harm": [_number(harm) for harm in answer.candidate_harm],
+        "chosen": answer.chosen,
+        "n_tokens": len(answer.ids),
+        "steered_tokens": answer.n_steered,
+        "target_tokens": answer.n_target_tokens,
+        "judged": answer.n_judged,
+    }
+    return record if error is None else {**record, "error": error}
+
+
+def _number(harm: float) -> float | None:
+    return None if harm != harm else harm

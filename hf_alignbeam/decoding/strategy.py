@@ -5,11 +5,11 @@ Knows the user's settings, and what `generate` gives to a strategy and expects b
 """
 
 import copy
-import json
 import time
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -23,14 +23,21 @@ from transformers import (
 )
 from transformers.generation import BaseStreamer
 
-from hf_alignbeam.chat.conversations import Conversation, ParsedPrompt, as_message_lists_or_none, conversation_key
+from hf_alignbeam.chat.conversations import Conversation, ParsedPrompt, as_message_lists_or_none
 from hf_alignbeam.chat.refusal import REFUSAL, Refusal, check_refusal, first_invisible
 from hf_alignbeam.decoding.candidates import CandidateGenerator
 from hf_alignbeam.decoding.fallback import Fallback, OnFail
 from hf_alignbeam.decoding.judged_answers import JudgedAnswers
 from hf_alignbeam.decoding.judged_decoding import JudgedDecoding
 from hf_alignbeam.decoding.policy import Choice, Escalation, Policy
-from hf_alignbeam.decoding.records import AlignBeamOutput, Answer, alignbeam_output, padded_sequences
+from hf_alignbeam.decoding.records import (
+    AlignBeamOutput,
+    Answer,
+    alignbeam_output,
+    audit_record,
+    padded_sequences,
+    prompt_sha256,
+)
 from hf_alignbeam.decoding.rollback import Rollback
 from hf_alignbeam.decoding.row_writer import RowWriter
 from hf_alignbeam.decoding.target_rows import TargetRows
@@ -43,6 +50,7 @@ from hf_alignbeam.steering.refused_arguments import check_strategy_call, check_t
 from hf_alignbeam.steering.settings import SteeringSettings
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
+from hf_alignbeam.utils.jsonl_log import append_shared
 from hf_alignbeam.utils.streaming import streaming
 from hf_alignbeam.utils.timed_calls import TimedCalls
 
@@ -84,7 +92,9 @@ class AlignBeam:
         min_start: The least probability of a candidate's first token, relative to the most likely one, both in the mixture
             and for the anchor alone.
         streamer: Gets the committed tokens of a batch of one; `generate` does not pass its own streamer to a strategy.
-        audit: A file that gets one line of JSON for each answer, or a callable that gets the record.
+        audit: A file that gets one line of JSON for each answer, or a callable that gets the record. A streamed answer has a
+            record before its first token leaves, with the same `id` as the one at its end. A call that fails has records too,
+            with the kind of its `error`. Where no record can be written, no text is returned.
         alpha, n_steps, n_watch, conversations, mixing, translation, n_lookahead, template, model: As in
             `AnchorLogitsProcessor`; `n_steps` counts from the tokens that a rollback keeps.
 
@@ -225,9 +235,18 @@ class AlignBeam:
             candidates = CandidateGenerator(writer, self._steering, self._policy.num_candidates, self._policy.min_start)
             max_length = None if stopping_criteria.max_length is None else stopping_criteria.max_length - input_ids.shape[-1]
             rollback = Rollback(answers, candidates, self._fallback(generation_config, max_length), self._policy)
+            audited = {answer.number: uuid.uuid4().hex for answer in answers.answers} if self._audit is not None else {}
+            if self._audit is not None:
+                self._begin_audit(answers.answers, audited)
+            error = None
             try:
                 JudgedDecoding(target, writer, answers, rollback, self._policy).run()
+            except BaseException as failure:
+                error = type(failure).__name__
+                raise
             finally:
+                for answer in answers.answers if audited else []:
+                    self._write_audit(audit_record(answer, audited[answer.number], self._policy.threshold, error))
                 self._steering.ledger.add(
                     target_forwards=target.cost.n_forwards,
                     target_tokens=target.cost.n_tokens,
@@ -235,9 +254,8 @@ class AlignBeam:
                     judged=sum(answer.n_judged for answer in answers.answers),
                     seconds=time.perf_counter() - start,
                 )
-            for answer in answers.answers:
-                self._write_audit(answer)
-                if self._explain is not None:
+            if self._explain is not None:
+                for answer in answers.answers:
                     self._explain(answer)
             return _result(input_ids, answers, target, generation_config, self._pads(generation_config))
 
@@ -265,31 +283,19 @@ class AlignBeam:
         if self._streamer is not None and ids:
             self._streamer.put(torch.tensor(ids))
 
-    def _write_audit(self, answer: Answer) -> None:
-        """Write the audit record of an answer, which contains no words of the prompt or the answer."""
-        if self._audit is None:
-            return
-        prefill = answer.prompt.prefill.decode(errors="replace")
-        record = {
-            "prompt_sha256": conversation_key([*answer.prompt.messages, {"role": "assistant", "content": prefill}]),
-            "threshold": self._policy.threshold,
-            "harm": _number(answer.harm),
-            "candidate_harm": [_number(harm) for harm in answer.candidate_harm],
-            "chosen": answer.chosen,
-            "n_tokens": len(answer.ids),
-            "steered_tokens": answer.n_steered,
-            "target_tokens": answer.n_target_tokens,
-            "judged": answer.n_judged,
-        }
+    def _begin_audit(self, answers: Sequence[Answer], audited: Mapping[int, str]) -> None:
+        """Begin the record of a streamed answer, or find out that records cannot be written, before anything is generated."""
+        if self._streamer is not None:
+            for answer in answers:
+                self._write_audit({"id": audited[answer.number], "begun": True, "prompt_sha256": prompt_sha256(answer)})
+        elif not callable(self._audit):
+            Path(cast(str, self._audit)).open("ab").close()
+
+    def _write_audit(self, record: dict[str, Any]) -> None:
         if callable(self._audit):
             self._audit(record)
         else:
-            with Path(self._audit).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-
-
-def _number(harm: float) -> float | None:
-    return None if harm != harm else harm
+            append_shared(Path(cast(str, self._audit)), record)
 
 
 def _result(

@@ -1,7 +1,7 @@
 """Embedding search: finds prompt embeddings whose answers a judge passes. The public class is `EmbeddingSteerer`.
 
 * `embeddings`: Prompts as a model's input embeddings, with the positions that may be perturbed.
-* `fingerprint`: A fingerprint of a model: a hash of its parameters.
+* `fingerprint`: Fingerprints of models and judges: hashes of what decides their answers.
 * `zeroth_order`: Draws probes around one prompt's embeddings, and moves their center.
 * `batched_generation`: Answers to many prompts' embeddings, generated in batches under a token budget.
 * `journal`: Every answer and verdict that was paid for, on disk, so that a killed search resumes.

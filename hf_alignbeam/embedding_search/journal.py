@@ -31,7 +31,8 @@ class Journal:
             them.
 
     Raises:
-        ValueError: The folder's journal was started with other settings, or for another model.
+        ValueError: The folder's journal was started with other settings, or for another model or judge; or another run writes to
+            it now.
     """
 
     def __init__(self, folder: Path | None, made_with: Mapping[str, Any], part: int | None = None):
@@ -42,31 +43,33 @@ class Journal:
             return
         folder.mkdir(parents=True, exist_ok=True)
         own = folder / (NAME if part is None else f"journal-{part}.jsonl")
-        is_started = own.is_file() and self._read(own, made_with)
-        for path in sorted(folder.glob("journal*.jsonl")):
-            if path != own:
-                self._read(path, made_with)
         self._log = JsonlLog(own)
-        if not is_started:
-            self._log.append(made_with)
+        try:
+            is_started = {path: self._read(path, made_with) for path in sorted(folder.glob("journal*.jsonl"))}[own]
+            if not is_started:
+                self._log.append(made_with)
+        except BaseException:
+            self._log.close()
+            raise
 
     def _read(self, path: Path, made_with: Mapping[str, Any]) -> bool:
-        """Read one file, and return whether it holds any record."""
-        number = -1
-        for number, record in enumerate(read_records(path)):
-            if number == 0:
+        """Read one file, and return whether it holds the settings. Records before them are not known to be of this search."""
+        has_settings = False
+        for record in read_records(path):
+            if "key" not in record:
                 _check_settings(record, made_with, path)
-            elif "ids" in record:
+                has_settings = True
+            elif has_settings and "ids" in record:
                 self._answers[record["key"], record["n"]] = record["embeds"], record["ids"], record["seconds"]
-            else:
+            elif has_settings:
                 self._verdicts[record["key"], record["n"]] = record["answer"], record["harm"], record["seconds"]
-        return number >= 0
+        return has_settings
 
     def add_answer(self, key: str, n: int, embeds: Tensor, ids: list[int], seconds: float) -> None:
         """Keep one answer."""
         digest = _embeds_digest(embeds)
-        self._answers[key, n] = digest, ids, seconds
         self._append({"key": key, "n": n, "embeds": digest, "ids": ids, "seconds": round(seconds, 5)})
+        self._answers[key, n] = digest, ids, seconds
 
     def answer(self, key: str, n: int, embeds: Tensor) -> tuple[list[int], float] | None:
         """The ids of the answer at a place and the seconds that it took; None if these embeddings were not answered there."""
@@ -75,8 +78,8 @@ class Journal:
 
     def add_verdict(self, key: str, n: int, answer: str, harm: float, seconds: float) -> None:
         """Keep one verdict."""
-        self._verdicts[key, n] = _text_digest(answer), harm, seconds
         self._append({"key": key, "n": n, "answer": _text_digest(answer), "harm": harm, "seconds": round(seconds, 5)})
+        self._verdicts[key, n] = _text_digest(answer), harm, seconds
 
     def verdict(self, key: str, n: int, answer: str) -> tuple[float, float] | None:
         """The harm of the answer at a place and the seconds that the verdict took; None if this answer was not judged there."""

@@ -15,7 +15,7 @@ from hf_alignbeam.chat.conversations import Message, ParsedPrompt, conversation_
 from hf_alignbeam.chat.templates import encode_with_one_bos, render_target_prompt
 from hf_alignbeam.embedding_search.batched_generation import BatchedGenerator, ResolvedGeneration
 from hf_alignbeam.embedding_search.embeddings import EmbeddedPrompt, Embedder, Positions
-from hf_alignbeam.embedding_search.fingerprint import model_sha256
+from hf_alignbeam.embedding_search.fingerprint import identity, model_sha256
 from hf_alignbeam.embedding_search.journal import Journal, to_jsonable
 from hf_alignbeam.embedding_search.search_loop import SearchLoop
 from hf_alignbeam.embedding_search.search_state import AcceptanceTest, PromptSearch, SearchLimits
@@ -90,6 +90,11 @@ class PromptSearcher:
     def model_sha256(self) -> str:
         """The model's fingerprint, computed once: an embedding table is large."""
         return model_sha256(self._model)
+
+    @cached_property
+    def identities(self) -> dict[str, str]:
+        """Who gives the verdicts in a journal, computed once: the judge and `accept`."""
+        return {"judge": identity(self._judge), "accept": identity(self._accept)}
 
     def recorded_settings(self, generate_kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """All settings that the answers depend on, as JSON can hold them."""

@@ -25,6 +25,7 @@ from hf_alignbeam.embedding_search.embeddings import left_padded, token_embeddin
 from hf_alignbeam.embedding_search.fingerprint import model_sha256
 from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.utils.hub_push import push_folder
+from hf_alignbeam.utils.whole_files import replace_file
 
 #: `clean`: the model's own answer passed. `steered`: another answer was accepted and passed. `fallback`: an answer passed that
 #: was not accepted. `failed`: no answer passed.
@@ -185,9 +186,7 @@ class SteeredPrompts:
             (TENSORS, lambda path: save_file(tensors, path, {"sha256": self.sha256})),
             (RECORDS, lambda path: path.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", "utf-8")),
         ):
-            part = folder / f"{name}.part"
-            write(part)
-            os.replace(part, folder / name)  # a reader sees the old file or the new one
+            replace_file(folder / name, write)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, model: PreTrainedModel, revision: str | None = None) -> "SteeredPrompts":

@@ -150,7 +150,7 @@ class EmbeddingSteerer:
         Args:
             conversations: Any number of conversations. One that ends in an assistant message has that message continued.
             folder: Gets the collection, and meanwhile a journal of every answer and verdict. A killed search that is run again
-                with the same judge and `accept` resumes from the journal, and pays for nothing twice.
+                resumes from the journal, and pays for nothing twice; with another judge or `accept` it is an error.
             max_new_tokens: The most tokens of an answer; None: as a `generation_config` among `generate_kwargs` says, else 128.
             after_prompt: Called with each prompt's result.
             part: The number of this process, if several processes search different conversations for one folder. Each keeps a
@@ -163,7 +163,8 @@ class EmbeddingSteerer:
 
         Raises:
             EmbeddingSearchError: The judge gave no verdict; the error's `steered` holds the results so far.
-            ValueError: There are no conversations, or the folder holds a search with other settings.
+            ValueError: There are no conversations, the folder holds a search with other settings or another judge, or another
+                run writes to it now.
         """
         by_key = {conversation_key(messages): messages for messages in as_message_lists(conversations)}
         for name in {"streamer", "max_length"} & set(generate_kwargs):
@@ -179,17 +180,18 @@ class EmbeddingSteerer:
             steered.add(prompt)
             after_prompt(prompt)
 
-        journal = Journal(None if folder is None else Path(folder), {"model": sha256, **settings}, part)
+        made_with = {} if folder is None else {"model": sha256, **settings, **self._searcher.identities}
+        journal = Journal(None if folder is None else Path(folder), made_with, part)
         try:
             self._searcher.search(by_key, generation, journal, add)
+            if folder is not None and part is None:
+                steered.save_pretrained(folder)
         except JudgeError as error:
             n_done = f"{len(steered)} of {len(by_key)} prompts are done and in this error's `steered`"
             journaled = "" if folder is None else f", and all that was paid for is in {folder}"
             raise EmbeddingSearchError(f"{error} ({n_done}{journaled})", steered, error.judge_error) from error
         finally:
             journal.close()
-        if folder is not None and part is None:
-            steered.save_pretrained(folder)
         return steered
 
     def fit_prefix(

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from filelock import FileLock, Timeout
 from transformers import AutoConfig
 
 from hf_alignbeam.utils.jsonl_log import JsonlLog, read_records
@@ -25,15 +24,30 @@ def digest(contents: Any) -> str:
     return hashlib.sha256(json.dumps(contents, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def files_of(name: str) -> list[tuple[str, int, int]]:
-    """The names, sizes and times of a folder's files, and of an adapter's base: another model in its place has others."""
+def files_of(name: str) -> list[tuple[str, str]]:
+    """The names and hashes of a folder's files, and of an adapter's base, or its commit."""
     folder = Path(name)
     if not folder.is_dir():
         return []
-    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("*")) if path.is_file()]
+    paths = sorted(path for pattern in ("*", "additional_chat_templates/*") for path in folder.glob(pattern) if path.is_file())
+    files = [(path.relative_to(folder).as_posix(), _file_sha256(path)) for path in paths]
     adapter = folder / "adapter_config.json"
     base = json.loads(adapter.read_text("utf-8")).get("base_model_name_or_path") if adapter.is_file() else None
-    return [*files, *(files_of(base) if base and base != name else [])]
+    if not base or base == name:
+        return files
+    return [*files, *(files_of(base) or [(base, str(commit_of(base, None)))])]
+
+
+def _file_sha256(path: Path) -> str:
+    """A hash of a file, computed once a process as long as the file stays as it is."""
+    stat = path.stat()
+    return _sha256(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: Path, *version: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @lru_cache
@@ -75,13 +89,7 @@ class Store:
         self._name = name
         self._state = state
         folder.mkdir(parents=True, exist_ok=True)
-        own = folder / f"{name}-{state.process_index}.jsonl"
-        self._lock = FileLock(own.with_suffix(".lock"), timeout=0)
-        try:
-            self._lock.acquire()
-        except Timeout as error:
-            raise ValueError(f"The folder must be of one run at a time, but another one writes to {own} now.") from error
-        self._log = JsonlLog(own)
+        self._log = JsonlLog(folder / f"{name}-{state.process_index}.jsonl")
         state.wait_for_everyone()
         self._batches = self._read()
         state.wait_for_everyone()  # no process writes before all have read: they must agree on which batches are done
@@ -94,9 +102,9 @@ class Store:
 
     def add(self, key: str, records: Sequence[Record], cost: Record) -> None:
         """Store a batch."""
-        self._batches[key] = Batch(list(records), cost)
         lines = [{"batch": key, **record} for record in records] + [{"batch": key, "done": len(records), "cost": cost}]
         self._log.append(*lines)
+        self._batches[key] = Batch(list(records), cost)
 
     def gather(self) -> None:
         """Wait for all processes, and read what they have written."""
@@ -104,9 +112,8 @@ class Store:
         self._batches = self._read()
 
     def close(self) -> None:
-        """Close the file and release its lock."""
+        """Close the file."""
         self._log.close()
-        self._lock.release()
 
     def _read(self) -> dict[str, Batch]:
         batches: dict[str, Batch] = {}

@@ -67,7 +67,7 @@ def check_own(folder: Path, files: Iterable[Path]) -> None:
             )
 
 
-def model_sha256(folder: Path) -> str:
+def folder_sha256(folder: Path) -> str:
     """A hash of all files that a model is loaded from, and of their names.
 
     Args:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.hub.alignbeam import MODEL_ARGUMENTS, PER_CALL_SETTINGS, alignbeam, build_strategy
 from hf_alignbeam.hub.judge_loading import judge_settings
-from hf_alignbeam.hub.loading_files import model_sha256
+from hf_alignbeam.hub.loading_files import folder_sha256
 from hf_alignbeam.hub.model_loading import tokenizer_for
 from hf_alignbeam.hub.shared_arguments import setting_names
 
@@ -80,13 +80,18 @@ class ProtectedGenerate:
         """
         settings = setting_names(AlignBeam) - {*PER_CALL_SETTINGS}  # of these, None is a value
         kwargs = {name: value for name, value in kwargs.items() if value is not None or name in settings}
-        fixed = {"custom_generate", "model", "anchor", "judge", "preset", *MODEL_ARGUMENTS, *settings}
-        if self._tokenizer.chat_template is not None and "inputs_embeds" not in kwargs:
-            fixed.add("conversations")  # the judge reads the conversation in the prompt's own ids
+        fixed = {"custom_generate", "model", "anchor", "judge", "preset", "conversations", *MODEL_ARGUMENTS, *settings}
         for name in sorted(fixed & set(kwargs)):
             raise ValueError(
                 f"`{name}` is fixed by the protected model and must be left out, got {kwargs[name]!r}. Its value is under "
                 f"{PROTECTION_KEY!r} in generation_config.json."
+            )
+        cache = kwargs.get("past_key_values")
+        if "inputs_embeds" in kwargs or (cache is not None and (not hasattr(cache, "get_seq_length") or cache.get_seq_length())):
+            name = "inputs_embeds" if "inputs_embeds" in kwargs else "past_key_values"
+            raise ValueError(
+                f"`{name}` must be left out for a protected model, got a {type(kwargs[name]).__name__}: the judge reads the "
+                "prompt in `input_ids`, and the target must read the same. Pass the ids of the whole prompt alone."
             )
         kwargs.pop("tokenizer", None)  # pipelines and servers pass one: the model's own is used
         if not getattr(kwargs.get("generation_config"), "stop_strings", None):
@@ -120,7 +125,7 @@ def _check_folder(kind: str, name: str, sha256: str | None) -> None:
             f"`{kind}` of a protected model must be a Hub id or the absolute path of a folder, got {name!r}, which is "
             f"{os.path.abspath(name)} here and could be something else elsewhere. Protect the model again, or write the path."
         )
-    if sha256 is not None and model_sha256(Path(name)) != sha256:
+    if sha256 is not None and folder_sha256(Path(name)) != sha256:
         raise ValueError(
             f"`{kind}` of a protected model must not change, but the files of {name} are not those that it was protected with. "
             "Restore them, or protect the model again."

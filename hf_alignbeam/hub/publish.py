@@ -25,8 +25,8 @@ from hf_alignbeam.hub.loading_files import (
     TOKENIZER_FILES,
     WEIGHTS_FILES,
     check_own,
+    folder_sha256,
     model_files,
-    model_sha256,
     named_files,
 )
 from hf_alignbeam.hub.model_loading import adapter_config, explain_load_errors
@@ -258,7 +258,7 @@ def _fixed(kind: str, protection: Mapping[str, Any]) -> dict[str, str]:
             raise ValueError(f"`{kind}` must be a whole model, but {name} is an adapter. Merge it into its base.")
         if os.path.isdir(name):
             folder = Path(name).resolve()
-            return {kind: str(folder), f"{kind}_sha256": model_sha256(folder)}
+            return {kind: str(folder), f"{kind}_sha256": folder_sha256(folder)}
         config = hf_hub_download(name, "config.json", revision=revision)
     return {f"{kind}_revision": Path(config).parent.name}
 

@@ -78,6 +78,11 @@ class CachedJudge:
         self._cached: OrderedDict[tuple[object, ...], float] = OrderedDict()
         self._lock = threading.Lock()
 
+    @property
+    def identity(self) -> Judge:
+        """The judge whose verdicts these are."""
+        return self._judge
+
     def __call__(self, conversations: Sequence[Conversation], responses: Sequence[str]) -> Tensor:
         """As `Judge.__call__`, in float64.
 

@@ -78,6 +78,7 @@ class ClassifierJudge:
         self._tokenizer = tokenizer
         if template is not None and prompt is not None:
             raise ValueError(f"`prompt` must be left out with a `template`, got {prompt!r}. Use one of them.")
+        self._labels = labels
         self._template = template
         self._prompt = prompt
         takes_types = takes_argument("token_type_ids", model)

@@ -81,6 +81,7 @@ class GeneratingJudge:
         self.threshold = 0.5 if own is None else check_threshold(own)
         self._has_warned = False
         self._model = model
+        self._tokenizer = tokenizer
         self._batch_size = batch_size
         self._n_positions = max_positions(model)
         self._tokens = token_bytes(tokenizer)

@@ -87,6 +87,7 @@ class LLMJudge:
     ):
         check_model(model, batch_size)
         self._name = model.config._name_or_path or type(model).__name__
+        self._model = model
         self._tokenizer = tokenizer
         self._batch_size = batch_size
         self._tokens = token_bytes(tokenizer)

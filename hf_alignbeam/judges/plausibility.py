@@ -48,7 +48,7 @@ class PlausibleAnswer:
             raise ValueError(f"`least_logp` must be at most 0, got {least_logp}. Start with {LEAST_LOGP}.")
         check_model(anchor, batch_size)
         self._anchor = anchor
-        self._tokenizer = anchor_tokenizer
+        self._anchor_tokenizer = anchor_tokenizer
         self._tokens = token_bytes(anchor_tokenizer)
         self._least_logp = least_logp
         self._batch_size = batch_size
@@ -81,6 +81,6 @@ class PlausibleAnswer:
 
     def _ids(self, conversation: Conversation, response: str) -> tuple[list[int], list[int]]:
         """The ids of the prompt, and those of the response."""
-        prompt, leading_whitespace = encode_prompt(self._tokenizer, self._tokens, as_messages(conversation))
-        encoded: Any = self._tokenizer(leading_whitespace.decode() + response, add_special_tokens=False)
+        prompt, leading_whitespace = encode_prompt(self._anchor_tokenizer, self._tokens, as_messages(conversation))
+        encoded: Any = self._anchor_tokenizer(leading_whitespace.decode() + response, add_special_tokens=False)
         return prompt, list(encoded.input_ids)

@@ -9,5 +9,6 @@
 * `random_stream`: Lets a callable draw from the global generators without changing what others draw.
 * `written_files`: Folders that a command writes: another's file is never replaced, and a folder appears whole.
 * `hub_push`: Pushes a folder to the Hub in a single commit.
-* `jsonl_log`: Logs of JSON records that stay readable when the writing process is killed.
+* `jsonl_log`: Logs of JSON records that stay readable when the writing process is killed or the disk is full.
+* `whole_files`: Files that are replaced as a whole.
 """

@@ -2,7 +2,8 @@
 
 import json
 
-from helpers.strategies import RecordingJudge, fed_shapes, generated
+import pytest
+from helpers.strategies import RecordingJudge, RecordingStreamer, chats_of, fed_shapes, generated
 
 
 def test_output_fields_have_a_row_for_each_answer(specialist, strategy, oracle, mixed):
@@ -22,7 +23,7 @@ def test_the_audit_record_holds_the_choice_and_no_word_of_the_text(specialist, s
     for audit in (records_kept.append, file):
         output, _ = generated(specialist, mixed, strategy(oracle, audit=audit), return_dict_in_generate=True)
     records = [json.loads(line) for line in file.read_text().splitlines()]
-    assert records == records_kept
+    assert [{**r, "id": ""} for r in records] == [{**r, "id": ""} for r in records_kept]
     assert [r["chosen"] for r in records] == output.chosen.tolist()
     assert len({r["prompt_sha256"] for r in records}) == len(mixed)
     assert all(r["judged"] >= 1 and r["target_tokens"] > 0 for r in records)
@@ -39,3 +40,70 @@ def test_the_ledger_counts_forwards_tokens_and_verdicts(specialist, strategy, or
     assert ledger.judge_calls == len(judge.calls)
     assert ledger.judged == sum(map(len, judge.calls))
     assert ledger.seconds > 0.0
+
+
+class HangsUp(RecordingStreamer):
+    """A streamer whose reader leaves after the prompt and some pieces of the answer."""
+
+    def __init__(self, n_pieces, error):
+        super().__init__()
+        self.n_left, self.error, self.n_put = n_pieces + 1, error, 0
+
+    def put(self, ids):
+        self.n_put += 1
+        if not self.n_left:
+            raise self.error("gone")
+        self.n_left -= 1
+        super().put(ids)
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, KeyboardInterrupt])
+@pytest.mark.parametrize("n_pieces", [0, 1])
+def test_a_reader_who_leaves_leaves_a_record_of_what_left(n_pieces, error, specialist, strategy, oracle):
+    records, streamer = [], HangsUp(n_pieces, error)
+    guard = strategy(oracle, audit=records.append, streamer=streamer, judge_after=4, judge_every=4)
+    with pytest.raises(error):
+        generated(specialist, chats_of("general", 1), guard)
+    begun, ended = records
+    assert begun["begun"]
+    assert begun["id"] == ended["id"]
+    assert begun["prompt_sha256"] == ended["prompt_sha256"]
+    assert ended["error"] == error.__name__
+    assert ended["n_tokens"] >= len(streamer.ids)
+
+
+def test_a_record_is_begun_before_the_first_token_leaves(specialist, strategy, oracle):
+    seen, streamer = [], RecordingStreamer()
+    guard = strategy(oracle, audit=lambda record: seen.append((len(streamer.ids), record)), streamer=streamer)
+    output, n_prompt = generated(specialist, chats_of("harmful", 1), guard)
+    (before, begun), (after, ended) = seen
+    assert (before, begun["id"]) == (0, ended["id"])
+    assert after == ended["n_tokens"] == output.shape[1] - n_prompt
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_nothing_is_generated_where_no_record_can_be_written(streams, specialist, strategy, oracle, tmp_path):
+    streamer = RecordingStreamer() if streams else None
+    guard = strategy(oracle, audit=tmp_path / "missing" / "audit.jsonl", streamer=streamer)
+    with fed_shapes(specialist[0]) as fed, pytest.raises(OSError, match="audit.jsonl"):
+        generated(specialist, chats_of("general", 1), guard)
+    assert not fed
+    assert not streams or not streamer.ids
+
+
+def test_no_text_is_returned_without_its_record(full_at, specialist, strategy, oracle, tmp_path):
+    (tmp_path / "audit.jsonl").write_bytes(b"{}\n" * 100)
+    with full_at(310), pytest.raises(OSError, match="File too large"):
+        generated(specialist, chats_of("general", 1), strategy(oracle, audit=tmp_path / "audit.jsonl"))
+    assert (tmp_path / "audit.jsonl").read_bytes() == b"{}\n" * 100
+
+
+def test_a_call_that_fails_has_a_record_of_each_answer(specialist, strategy, mixed):
+    def broken(conversations, responses):
+        raise OSError("secret words")
+
+    records = []
+    with pytest.raises(RuntimeError):
+        generated(specialist, mixed, strategy(broken, audit=records.append, on_judge_error="raise"))
+    assert [record["error"] for record in records] == ["JudgeError"] * len(mixed)
+    assert "secret" not in str(records)

@@ -75,15 +75,6 @@ def test_a_torn_line_of_the_journal_is_ignored(thin, graded, accept, tmp_path):
     assert results_of(again) == results_of(first)
 
 
-def test_a_folder_of_another_accept_gives_no_verdict_to_another_answer(thin, graded, accept, tmp_path):
-    """A journal holds verdicts on certain answers; verdicts on other answers have to be paid for."""
-    loose = lambda _, responses: [True] * len(responses)  # noqa: E731
-    steerer_for(thin, graded, accept).precompute(framed(4), tmp_path, max_new_tokens=N_NEW)
-    other = steerer_for(thin, graded, loose).precompute(framed(4), tmp_path, max_new_tokens=N_NEW)
-    expected = steerer_for(thin, graded, loose).precompute(framed(4), max_new_tokens=N_NEW)
-    assert results_of(other) == results_of(expected)
-
-
 def test_an_optimizer_with_other_arguments_is_another_search(thin, graded, accept, tmp_path):
     def searcher(lr):
         return steerer_for(thin, graded, accept, optimizer=partial(torch.optim.Adam, lr=lr), max_generations=19)

@@ -14,7 +14,7 @@ import torch
 
 from hf_alignbeam import AlignBeam, testbed
 from hf_alignbeam.evaluation import runner
-from hf_alignbeam.evaluation.answer_store import Store
+from hf_alignbeam.evaluation.answer_store import Store, files_of
 from hf_alignbeam.evaluation.prompt_sets import load_prompts
 from hf_alignbeam.evaluation.recipe import JudgeSpec, parse_recipe
 from hf_alignbeam.evaluation.reports import plots
@@ -128,6 +128,22 @@ def test_only_changed_systems_and_new_prompts_are_answered_again(tmp_path):
     longer = [{**prompts, "limit": 6} for prompts in GIVEN["prompts"]]
     evaluated(tmp_path, {**GIVEN, "systems": changed, "prompts": longer}, after=lambda job: done.append(job.examples[0].id))
     assert set(done) == {"5"}
+
+
+def test_weights_that_changed_under_the_same_size_and_time_are_others(tmp_path):
+    file, folder = tmp_path / "model" / "model.safetensors", tmp_path / "model"
+    folder.mkdir()
+    file.write_bytes(b"a" * 100)
+    before, time = files_of(str(folder)), file.stat().st_mtime_ns
+    assert files_of(str(folder)) == before
+    file.write_bytes(b"a" * 99 + b"b")
+    os.utime(file, ns=(time, time))
+    assert files_of(str(folder)) != before
+    file.write_bytes(b"a" * 100)
+    assert files_of(str(folder)) == before
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "rag.jinja").write_text("x")
+    assert files_of(str(folder)) != before
 
 
 def test_a_run_that_died_at_any_byte_resumes(tmp_path):

@@ -39,6 +39,7 @@ class CountingJudge:
 
     def __init__(self, judge, fails_at=None, failure=None):
         self.judge, self.fails_at, self.failure = judge, fails_at, failure
+        self.identity = judge  # counting and failing decide no verdict
         self.n_calls, self.n_texts = 0, 0
 
     def __call__(self, conversations, responses):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from hf_alignbeam.utils.jsonl_log import JsonlLog, drop_torn_line, read_records
+from hf_alignbeam.utils.jsonl_log import JsonlLog, append_shared, drop_torn_line, read_records
 
 
 def write(path, *records):
@@ -99,7 +99,10 @@ def test_dropping_a_torn_line_creates_no_file(tmp_path):
 def test_a_whole_line_that_is_not_json_is_an_error(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_bytes(b'{"n": 0}\n{"n"\n')
-    with pytest.raises(json.JSONDecodeError):
+    with pytest.raises(ValueError, match="log.jsonl must hold JSON in UTF-8, but line 2 is not: .* Delete the line"):
+        list(read_records(path))
+    path.write_bytes(b"3\n")
+    with pytest.raises(ValueError, match="one JSON object a line, but line 1 holds 3"):
         list(read_records(path))
 
 
@@ -118,3 +121,73 @@ def test_a_record_that_json_cannot_hold_is_an_error_and_writes_nothing(tmp_path)
         log.append({"n": 0}, {"n": object()})
     log.close()
     assert list(read_records(tmp_path / "log.jsonl")) == []
+
+
+NULS = b"\0" * 40
+
+
+@pytest.mark.parametrize(
+    ("data", "numbers"),
+    [
+        (b'{"n": 0}\n' + NULS, [0]),
+        (NULS, []),
+        (NULS + b"\n", []),
+        (b'{"n": 0}\n' + NULS + b'": 1}\n{"n": 2}\n', [0, 2]),
+        (b'{"n": 0}\n{"n": 1, "te' + NULS + b'\n{"n": 2}\n' + NULS, [0, 2]),
+    ],
+)
+def test_nuls_that_a_power_cut_left_cost_only_their_own_lines(data, numbers, tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(data)
+    write(path, {"n": 9, "text": "\0"})
+    assert [record["n"] for record in read_records(path)] == [*numbers, 9]
+
+
+def test_a_log_has_one_writer_at_a_time_even_after_a_kill(tmp_path):
+    path = tmp_path / "log.jsonl"
+    first = JsonlLog(path)
+    with pytest.raises(ValueError, match="of one run at a time, but another one writes to .*log.jsonl now"):
+        JsonlLog(path)
+    first.append({"n": 0})
+    first.close()
+    subprocess.run([sys.executable, "-c", KILLED, path])
+    write(path, {"n": 3})
+    assert [record["n"] for record in read_records(path)] == [0, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("append", ["own", "shared"])
+def test_a_full_disk_is_an_error_that_leaves_whole_lines_and_takes_more_later(append, full_at, tmp_path):
+    path = tmp_path / "log.jsonl"
+    log = JsonlLog(path) if append == "own" else None
+    add = log.append if log else lambda record: append_shared(path, record)
+    add({"n": 0, "text": "x" * 300})
+    with full_at(500), pytest.raises(OSError, match="File too large"):
+        add({"n": 1, "text": "x" * 300})
+    assert path.read_bytes().endswith(b'x"}\n')
+    add({"n": 2})
+    assert [record["n"] for record in read_records(path)] == [0, 2]
+    if log:
+        log.close()
+
+
+def test_what_utf_8_cannot_hold_is_escaped(tmp_path):
+    path = tmp_path / "log.jsonl"
+    write(path, {"text": "a\ud800"}, {"text": "\u00e9"})
+    assert path.read_bytes() == b'{"text": "a\\ud800"}\n{"text": "\xc3\xa9"}\n'
+    assert list(read_records(path)) == [{"text": "a\ud800"}, {"text": "\u00e9"}]
+
+
+APPENDING = """
+import pathlib, sys
+from hf_alignbeam.utils.jsonl_log import append_shared
+for n in range(200):
+    append_shared(pathlib.Path(sys.argv[1]), {"n": n, "text": "x" * 5000})
+"""
+
+
+def test_a_shared_file_loses_no_record_of_several_writers_and_drops_a_torn_line(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"n"')
+    writers = [subprocess.Popen([sys.executable, "-c", APPENDING, path]) for _ in range(2)]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert sorted(record["n"] for record in read_records(path)) == sorted([*range(200)] * 2)

@@ -88,6 +88,7 @@ class ChatJudge:
         self.threshold = 0.5 if own is None else check_threshold(own)
         self._requests = GuardRequests(named, check_model_name(model))
         self._client = HttpClient(base_url, timeout, max_retries, max_concurrency, key_variable)
+        self._model, self._base_url = model, self._client.url
         self._has_probabilities = True
         self._has_warned = False
         if probe and self._judge_pairs([(as_messages(each.question), each.response) for each in PROBES]).isnan().all():

@@ -80,6 +80,7 @@ class ClassifyJudge:
         self._multi_label = multi_label
         self._model = check_model_name(model)
         self._client = HttpClient(base_url, timeout, max_retries, max_concurrency, key_variable)
+        self._labels, self._base_url = labels, self._client.url
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(model={self._model!r}, base_url={self._client.url!r}, profile={self.profile.name!r})"

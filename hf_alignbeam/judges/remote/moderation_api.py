@@ -62,6 +62,7 @@ class ModerationJudge:
         self._categories = None if categories is None else tuple(categories)
         self._whole_conversation = whole_conversation
         self._client = HttpClient(base_url, timeout, max_retries, max_concurrency, key_variable)
+        self._base_url = self._client.url
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(model={self._model!r}, base_url={self._client.url!r})"
