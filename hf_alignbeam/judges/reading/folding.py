@@ -5,6 +5,7 @@ Knows invisible characters and unusual spaces, where ordinary writing has them, 
 
 import re
 
+from hf_alignbeam.judges.reading.bidi import shown_order
 from hf_alignbeam.judges.reading.lookalikes import fold_lookalikes
 from hf_alignbeam.judges.reading.styled_letters import fold_flags, fold_marks, fold_styles
 
@@ -36,8 +37,6 @@ _INVISIBLE = re.compile(
 _ORDINARY_OR_NOT = re.compile(f"({_ORDINARY})|{_INVISIBLE.pattern}")
 #: The only invisible characters of ASCII.
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f]")
-#: Text that is shown from its last letter to its first.
-_REVERSED = re.compile(f"\u202e([^\u202c\n{_RTL}]*)\u202c?|\u202d([{_RTL}][^\u202c\nA-Za-z]*)\u202c?")
 _SPACES = "\u00a0\u1680\u2000-\u200a\u202f\u205f\u2800\u3000\u3164\uffa0"
 _UNUSUAL_SPACE = re.compile(f"[{_SPACES}]")
 _LETTERS = "[A-Za-z\u00c0-\u058f]"
@@ -67,8 +66,7 @@ def fold(text: str) -> str:
 def _fold_once(text: str) -> str:
     text = fold_flags(text)
     if _INVISIBLE.search(text):
-        text = _REVERSED.sub(lambda shown: (shown[1] or shown[2] or "")[::-1], text)
-        text = _ORDINARY_OR_NOT.sub(lambda found: found[1] or "", text)
+        text = _ORDINARY_OR_NOT.sub(lambda found: found[1] or "", shown_order(text))
     if _UNUSUAL_SPACE.search(text) and _has_unusual_words(text):
         text = text.translate(_SPACE_TABLE)
     return fold_lookalikes(fold_styles(fold_marks(text)))
