@@ -162,8 +162,9 @@ def _build(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setting
         )
     if classifies:
         judge = _classifier(network, tokenizer, profile, settings)
-        own = profile.threshold if profile is not None and settings.threshold is None else settings.threshold
-        return judge if own in (None, 0.5) else CalibratedJudge(judge, own)
+        own = 0.5 if profile is None else profile.threshold
+        own = own if settings.threshold is None else settings.threshold
+        return judge if own == 0.5 else CalibratedJudge(judge, own)
     if profile is None and settings.labels is not None:
         profile = _with_labels(SAFE_UNSAFE, settings.labels)
     if profile is not None and profile.verdict_after is not None:

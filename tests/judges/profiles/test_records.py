@@ -117,6 +117,15 @@ def test_a_known_classifier_reads_the_response_alone(profile, tmp_path, byte_tok
     torch.testing.assert_close(first, second)
 
 
+def test_a_classifiers_profile_without_a_threshold_is_calibrated(byte_tokenizer):
+    """One that is given by its values, as `null` in YAML; a random classifier tells nothing apart."""
+    model = tiny(LlamaForSequenceClassification, LlamaConfig, byte_tokenizer, seed=3, id2label={0: "safe", 1: "unsafe"})
+    torch.nn.init.zeros_(model.score.weight)
+    settings = JudgeSettings(profile={"name": "mine", "verdicts": {"unsafe": 1.0}, "threshold": None})
+    with pytest.raises(ValueError, match="must tell harmful from harmless exchanges"):
+        load_judge(model, settings, judge_tokenizer=byte_tokenizer)
+
+
 @pytest.mark.parametrize("profile", [p for p in PROFILES if p.judges == ("prompt",)], ids=name_of)
 def test_a_guard_of_prompts_is_no_judge_of_responses(profile, tmp_path, byte_tokenizer):
     labels = dict(enumerate(profile.verdicts))
