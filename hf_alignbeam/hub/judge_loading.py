@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from hf_alignbeam.hub.model_loading import auto_class_of, explain_load_errors, get_or_build, load_once
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.base import Judge
-from hf_alignbeam.judges.calibration import CalibratedJudge
+from hf_alignbeam.judges.calibration import CalibratedJudge, check_threshold
 from hf_alignbeam.judges.classifier_judge import ClassifierJudge
 from hf_alignbeam.judges.generating_judge import GeneratingJudge
 from hf_alignbeam.judges.llm_judge import LLMJudge
 from hf_alignbeam.judges.plausibility import PlausibleAnswer
-from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses
+from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses, is_number
 from hf_alignbeam.judges.profiles.general import SAFE_UNSAFE, YES_NO
 from hf_alignbeam.judges.profiles.known import as_profile, find_profile, named_profile
 
@@ -70,6 +70,16 @@ class JudgeSettings:
             raise ValueError(
                 f"`judge_profile` must be left out with `judge_rubric`, got {self.profile!r}. A rubric is a profile."
             )
+
+        for name, text in (("rubric", self.rubric), ("template", self.template)):
+            if not isinstance(text, str | None):
+                raise ValueError(f"`judge_{name}` must be a text, got {text!r}.")
+        if self.labels is not None and not _are_labels(self.labels):
+            raise ValueError(
+                f'`judge_labels` must give each label its harm in [0, 1], got {self.labels!r}. Write {{"unsafe": 1.0}}.'
+            )
+        if self.threshold is not None:
+            check_threshold(self.threshold)
 
     def resolved(self, found: GuardProfile | None = None) -> GuardProfile | None:
         """The profile that these settings describe; None where they name none.
@@ -170,6 +180,10 @@ def _build(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setting
     if profile is not None and profile.verdict_after is not None:
         return GeneratingJudge(network, tokenizer, profile, settings.threshold)
     return LLMJudge(network, tokenizer, profile, settings.threshold)
+
+
+def _are_labels(labels: object) -> bool:
+    return isinstance(labels, Mapping) and all(isinstance(text, str) and is_number(harm) for text, harm in labels.items())
 
 
 def _with_labels(profile: GuardProfile, labels: Mapping[str, float]) -> GuardProfile:
