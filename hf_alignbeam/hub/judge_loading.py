@@ -13,13 +13,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from hf_alignbeam.hub.model_loading import auto_class_of, explain_load_errors, get_or_build, load_once
 from hf_alignbeam.inference.engines import input_device
-from hf_alignbeam.judges.base import Judge
+from hf_alignbeam.judges.base import Judge, is_number
 from hf_alignbeam.judges.calibration import CalibratedJudge, check_threshold
 from hf_alignbeam.judges.classifier_judge import ClassifierJudge
 from hf_alignbeam.judges.generating_judge import GeneratingJudge
 from hf_alignbeam.judges.llm_judge import LLMJudge
 from hf_alignbeam.judges.plausibility import PlausibleAnswer
-from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses, is_number
+from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses
 from hf_alignbeam.judges.profiles.general import SAFE_UNSAFE, YES_NO
 from hf_alignbeam.judges.profiles.known import as_profile, find_profile, named_profile
 

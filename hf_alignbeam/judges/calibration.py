@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from hf_alignbeam.chat.conversations import Conversation, as_messages
-from hf_alignbeam.judges.base import Judge
+from hf_alignbeam.judges.base import Judge, is_number
 from hf_alignbeam.judges.known_exchanges import EXCHANGES, KnownExchange
-from hf_alignbeam.judges.profile import is_number
 
 #: How far a judge's own threshold lies from its median for harmless responses to the one for harmful responses.
 HARMFUL_SHARE = 2 / 3

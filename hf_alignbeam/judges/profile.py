@@ -5,8 +5,9 @@ Knows the record, its checks and its form as a mapping. Knows no published guard
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from numbers import Real
 from typing import Any, Literal
+
+from hf_alignbeam.judges.base import is_number
 
 #: The places of a `prompt` text: the whole conversation with the response, the last user message, and the response.
 PLACES = ("{conversation}", "{user}", "{response}")
@@ -150,11 +151,6 @@ def profile_from_mapping(values: Mapping[str, Any]) -> GuardProfile:
     if not is_number(values.get("threshold", 0.5)) and values["threshold"] is not None:
         raise ValueError(f"`threshold` of a profile must be a number or null, got {values['threshold']!r}.")
     return GuardProfile(**{**values, **tuples})
-
-
-def is_number(value: object) -> bool:
-    """Whether a value is a real number, which true and false are not."""
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _strings(name: str, value: Any) -> tuple[str, ...]:
