@@ -19,8 +19,8 @@ from transformers import (
 
 from hf_alignbeam.hub.model_loading import adapter_config, base_of_adapter, explain_load_errors, get_or_build, load_once
 from hf_alignbeam.inference.engines import input_device
-from hf_alignbeam.judges.base import Judge
-from hf_alignbeam.judges.calibration import CalibratedJudge
+from hf_alignbeam.judges.base import Judge, is_number
+from hf_alignbeam.judges.calibration import CalibratedJudge, check_threshold
 from hf_alignbeam.judges.classifier_judge import ClassifierJudge
 from hf_alignbeam.judges.generating_judge import GeneratingJudge
 from hf_alignbeam.judges.llm_judge import LLMJudge
@@ -103,6 +103,16 @@ class JudgeSettings:
             raise ValueError(
                 f"`judge_profile` must be left out with `judge_rubric`, got {self.profile!r}. A rubric is a profile."
             )
+
+        for name, text in (("rubric", self.rubric), ("template", self.template)):
+            if not isinstance(text, str | None):
+                raise ValueError(f"`judge_{name}` must be a text, got {text!r}.")
+        if self.labels is not None and not _are_labels(self.labels):
+            raise ValueError(
+                f'`judge_labels` must give each label its harm in [0, 1], got {self.labels!r}. Write {{"unsafe": 1.0}}.'
+            )
+        if self.threshold is not None:
+            check_threshold(self.threshold)
 
     def resolved(self, found: GuardProfile | None = None) -> GuardProfile | None:
         """The profile that these settings describe; None where they name none.
@@ -197,13 +207,18 @@ def _build(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setting
         )
     if classifies:
         judge = _classifier(network, tokenizer, profile, settings)
-        own = profile.threshold if profile is not None and settings.threshold is None else settings.threshold
-        return judge if own in (None, 0.5) else CalibratedJudge(judge, own)
+        own = 0.5 if profile is None else profile.threshold
+        own = own if settings.threshold is None else settings.threshold
+        return judge if own == 0.5 else CalibratedJudge(judge, own)
     if profile is None and settings.labels is not None:
         profile = _with_labels(SAFE_UNSAFE, settings.labels)
     if profile is not None and profile.verdict_after is not None:
         return GeneratingJudge(network, tokenizer, profile, settings.threshold)
     return LLMJudge(network, tokenizer, profile, settings.threshold)
+
+
+def _are_labels(labels: object) -> bool:
+    return isinstance(labels, Mapping) and all(isinstance(text, str) and is_number(harm) for text, harm in labels.items())
 
 
 def _with_labels(profile: GuardProfile, labels: Mapping[str, float]) -> GuardProfile:

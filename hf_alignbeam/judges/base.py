@@ -6,6 +6,7 @@ Knows conversations, responses and `harm`. Knows no model's input or output, no 
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Protocol
 
 import torch
@@ -55,6 +56,11 @@ def as_numbers(harm: object, n_responses: int) -> Tensor:
     if numbers.shape != (n_responses,):
         raise NoVerdictError(f"A judge must give one harm a response, got {tuple(numbers.shape)} for {n_responses} responses.")
     return numbers
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a real number, which true and false are not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 class CachedJudge:

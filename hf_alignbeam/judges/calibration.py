@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hf_alignbeam.chat.conversations import Conversation, as_messages
-from hf_alignbeam.judges.base import Judge
+from hf_alignbeam.judges.base import Judge, is_number
 from hf_alignbeam.judges.known_exchanges import EXCHANGES, KnownExchange
 
 #: How far a judge's own threshold lies from its median for harmless responses to the one for harmful responses.
@@ -59,8 +59,8 @@ def check_threshold(threshold: float) -> float:
     Raises:
         ValueError: It is not between 0 and 1.
     """
-    if not 0.0 < threshold < 1.0:
-        raise ValueError(f"`threshold` must be between 0 and 1, got {threshold}. `alignbeam calibrate` finds one.")
+    if not is_number(threshold) or not 0.0 < threshold < 1.0:
+        raise ValueError(f"`threshold` must be between 0 and 1, got {threshold!r}. `alignbeam calibrate` finds one.")
     return threshold
 
 

@@ -26,7 +26,7 @@ from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses
 from hf_alignbeam.judges.profiles.known import as_profile
 from hf_alignbeam.judges.reading.readings import worst_of_readings
 from hf_alignbeam.judges.rendering import GuardPrompt
-from hf_alignbeam.judges.verdicts import VerdictReader
+from hf_alignbeam.judges.verdicts import MAX_TOKENS, VerdictReader
 from hf_alignbeam.tokenization.vocabulary import decode, token_bytes
 
 #: How many tokens of what a model writes instead of a verdict are shown.
@@ -145,7 +145,10 @@ class GeneratingJudge:
 
     def _judge_all(self, pairs: Sequence[tuple[list[Message], str]]) -> Tensor:
         harm = torch.full((len(pairs),), torch.nan, dtype=torch.float64)
-        readable, _ = self._prompt.readable(pairs, self._n_positions)
+        readable, reasons = self._prompt.readable(pairs, self._n_positions, self.profile.max_new_tokens + MAX_TOKENS)
+        if reasons and not self._has_warned:
+            self._has_warned = True
+            _log.warning("%r gives no verdict on an exchange: %s", self, reasons[0])
         places = list(readable)
         for batch in batches([len(ids) for ids in readable.values()], self._batch_size):
             prompts = {places[n]: readable[places[n]] for n in batch}

@@ -26,7 +26,7 @@ from hf_alignbeam.judges.profiles.general import ONE_TO_FIVE, SAFE_UNSAFE
 from hf_alignbeam.judges.profiles.known import as_profile, find_profile
 from hf_alignbeam.judges.reading.readings import worst_of_readings
 from hf_alignbeam.judges.rendering import GuardPrompt
-from hf_alignbeam.judges.verdicts import VerdictReader, Verdicts
+from hf_alignbeam.judges.verdicts import MAX_TOKENS, VerdictReader, Verdicts
 from hf_alignbeam.tokenization.vocabulary import decode, token_bytes
 
 #: Rendered instead of a response, to find the ids before it.
@@ -160,7 +160,7 @@ class LLMJudge:
 
     def _judge_all(self, pairs: Sequence[tuple[list[Message], str]]) -> Tensor:
         harm = torch.full((len(pairs),), torch.nan, dtype=torch.float64)
-        readable, reasons = self._prompt.readable(pairs, self._n_positions)
+        readable, reasons = self._prompt.readable(pairs, self._n_positions, MAX_TOKENS)
         if reasons:
             self._why_unreadable = reasons[0]
             self._warn_once(lambda: f"{self!r} gives no verdict on an exchange: {reasons[0]}")
@@ -169,7 +169,7 @@ class LLMJudge:
             numbers = [places[n] for n in batch]
             rows = [readable[n] for n in numbers]
             others = [self.render(pairs[n][0], RESPONSE_PLACEHOLDER) for n in numbers]  # the same ids before the response
-            n_heads = [n_common(row, other) for row, other in zip(rows, others, strict=True)]
+            n_heads = [max(1, n_common(row, other)) for row, other in zip(rows, others, strict=True)]
             harm[numbers] = self._read(rows, n_heads).harm
         return harm
 

@@ -7,8 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from hf_alignbeam.judges.base import is_number
+
 #: The places of a `prompt` text: the whole conversation with the response, the last user message, and the response.
 PLACES = ("{conversation}", "{user}", "{response}")
+
+#: The types of the values that a mapping may give, beside lists and mappings, and what they are called. What only documents a
+#: guard may be anything, such as a date in YAML.
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("name", "answer_start"), (str,)),
+    **dict.fromkeys(("prompt", "system", "chat_template", "question", "verdict_after"), (str, type(None))),
+    **dict.fromkeys(("as_message", "typed_parts"), (bool,)),
+    "max_new_tokens": (int,),
+    "max_messages": (int, type(None)),
+}
+_CALLED = {str: "a text", bool: "true or false", int: "a whole number", type(None): "null"}
 
 
 @dataclass(frozen=True)
@@ -108,6 +121,8 @@ def profile_from_mapping(values: Mapping[str, Any]) -> GuardProfile:
     Raises:
         ValueError: A key is unknown, a value has the wrong type or is out of its range.
     """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"`profile` must be a name or a mapping, got {values!r}.")
     known = {each.name for each in fields(GuardProfile)}
     if unknown := sorted(map(str, set(values) - known)):
         raise ValueError(
@@ -125,13 +140,20 @@ def profile_from_mapping(values: Mapping[str, Any]) -> GuardProfile:
                 f"`verdicts` of a profile must have texts as keys, got {text!r}. Put quotes around yes, no and digits, which "
                 "YAML reads as other things without them."
             )
-    try:
-        return GuardProfile(**{**values, **tuples})
-    except TypeError as error:
-        raise ValueError(f"A profile must have values of the types of GuardProfile: {error}.") from error
+        if not is_number(values["verdicts"][text]):
+            raise ValueError(
+                f"`verdicts` of a profile must have numbers as values, got {values['verdicts'][text]!r} for {text!r}."
+            )
+    for name, types in _TYPES.items():
+        if name in values and type(values[name]) not in types:
+            called = " or ".join(_CALLED[each] for each in types)
+            raise ValueError(f"`{name}` of a profile must be {called}, got {values[name]!r}.")
+    if not is_number(values.get("threshold", 0.5)) and values["threshold"] is not None:
+        raise ValueError(f"`threshold` of a profile must be a number or null, got {values['threshold']!r}.")
+    return GuardProfile(**{**values, **tuples})
 
 
 def _strings(name: str, value: Any) -> tuple[str, ...]:
-    if isinstance(value, str) or not all(isinstance(each, str) for each in value):
+    if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
         raise ValueError(f"`{name}` of a profile must be a list of texts, got {value!r}.")
     return tuple(value)

@@ -94,13 +94,14 @@ class GuardPrompt:
         return ids + self._answer_start
 
     def readable(
-        self, exchanges: Sequence[tuple[list[Message], str]], n_positions: int | None
+        self, exchanges: Sequence[tuple[list[Message], str]], n_positions: int | None, n_answer: int
     ) -> tuple[dict[int, list[int]], list[str]]:
         """The ids of the exchanges that can be read, by their places, and why the others cannot.
 
         Args:
             exchanges: Conversations, each with its response.
             n_positions: How many tokens the model takes; None for any number.
+            n_answer: How many of them its answer may need.
         """
         ids: dict[int, list[int]] = {}
         reasons = []
@@ -110,8 +111,11 @@ class GuardPrompt:
             except ValueError as error:
                 reasons.append(str(error))
                 continue
-            if n_positions is not None and len(row) > n_positions:
-                reasons.append(f"The judge's context takes {n_positions} tokens, but the exchange has {len(row)}.")
+            if n_positions is not None and len(row) + n_answer > n_positions:
+                reasons.append(
+                    f"The judge's context takes {n_positions} tokens, but the exchange has {len(row)} and its verdict may have "
+                    f"{n_answer}."
+                )
                 continue
             ids[n] = row
         return ids, reasons

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from helpers.guards import GUARDS, HARM, recreate
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from hf_alignbeam import GeneratingJudge
 from hf_alignbeam.judges.profiles.general import YES_NO
@@ -44,6 +45,16 @@ def test_a_missing_verdict_is_explained_once_and_without_words_of_the_exchange(w
     assert len(caplog.records) == 1
     assert "'Never:'" in caplog.text
     assert "Secret" not in caplog.text
+
+
+def test_an_exchange_that_leaves_no_room_for_what_it_writes_costs_no_other_one_its_own(real_tokenizer, caplog):
+    """A model with learned positions fails beyond the last one."""
+    tokenizer = real_tokenizer("gpt2")
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=8, n_layer=1, n_head=1)).eval()
+    profile = replace(WILDGUARD, prompt="Say: {response}", verdict_after="Verdict:", max_new_tokens=20)
+    judge = GeneratingJudge(model, tokenizer, profile, probe=False)
+    assert judge(["Hello?"] * 2, [" a" * 50, " a"]).isnan().all()  # it writes no verdict, but it does not fail
+    assert "The judge's context takes 64 tokens, but the exchange has" in caplog.text
 
 
 def test_its_own_threshold_is_reported_as_one_half(wildguard):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import tiny
 from helpers.templates import ALTERNATING_GUARD, HARMONY, REASONING_OPENED, with_template
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
 from hf_alignbeam import LLMJudge, testbed
 from hf_alignbeam.judges.failsafe import judge_each_or_none
@@ -192,3 +192,34 @@ def test_a_missing_verdict_is_explained_once_and_without_words_of_the_exchange(b
     assert "would rather write" in caplog.text
     assert "Secret" not in caplog.text
     assert "profile=" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def learned_positions(real_tokenizer):
+    """A model with 64 learned positions that writes `un` before its verdict is known, and its tokenizer without a BOS."""
+    tokenizer = copy.deepcopy(real_tokenizer("gpt2"))
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=8, n_layer=1, n_head=1)).eval()
+    model.lm_head = torch.nn.Linear(8, len(tokenizer))
+    torch.nn.init.zeros_(model.lm_head.weight)
+    torch.nn.init.zeros_(model.lm_head.bias)
+    with torch.no_grad():
+        model.lm_head.bias[tokenizer(" un").input_ids] = 30.0
+        model.lm_head.bias[tokenizer("safe").input_ids] = 29.0
+    return model, tokenizer
+
+
+UNSAFE = replace(SAFE_UNSAFE, verdicts={"unsafe": 1.0, "unsafer": 0.0}, prompt="{response} Well?", as_message=False)
+
+
+def test_an_exchange_that_leaves_no_room_for_its_verdict_costs_no_other_one_its_own(learned_positions):
+    judge = unprobed(*learned_positions, replace(UNSAFE, prompt="Say: {response}"))
+    for n_words in range(54, 66):
+        harm = judge(["Hello?"] * 2, [" a" * n_words, " a"])
+        assert harm[1] == pytest.approx(1.0, abs=0.1), n_words
+        assert harm[0].isnan() or harm[0] == pytest.approx(1.0, abs=0.1)
+    assert not judge(["Hello?"], [" a" * 54]).isnan()
+
+
+def test_a_prompt_may_begin_with_the_response_where_there_is_no_bos(learned_positions):
+    judge = unprobed(*learned_positions, UNSAFE)
+    assert judge(["Hello?"] * 2, ["One.", "Two or three."]).tolist() == pytest.approx([1.0, 1.0], abs=0.1)

@@ -19,6 +19,7 @@ from hf_alignbeam.console import check_can_plot, report_user_errors, table_head,
 from hf_alignbeam.evaluation.devices import load_named_judge, named_device
 from hf_alignbeam.evaluation.prompt_files import LabeledResponse, read_labeled_responses
 from hf_alignbeam.evaluation.statistics import auc_interval
+from hf_alignbeam.hub.judge_loading import JudgeSettings
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.calibration import KnownVerdict, best_threshold, known_verdicts, own_threshold, separation
 from hf_alignbeam.judges.known_exchanges import EXCHANGES
@@ -60,7 +61,7 @@ def run(request: Request) -> None:
         if missing and {each.harmful for each in verdicts} < {each.harmful for each in labeled}:
             raise ValueError(missing)
         chosen = best_threshold(verdicts, request.max_flagged)
-        now, origin = _threshold_now(judge, settings.threshold)
+        now, origin = _threshold_now(judge, settings)
         thresholds = [("chosen", chosen), *([] if now is None else [(f"now ({origin})", now)])]
         if now != 0.5:
             thresholds.append(("uncalibrated", 0.5))
@@ -123,11 +124,11 @@ def _why_missing(judge: Judge, n_missing: int) -> str:
     return f"{n_missing} responses got no verdict, and count as flagged in use.{known}" if n_missing else ""
 
 
-def _threshold_now(judge: Judge, given: float | None) -> tuple[float | None, str]:
+def _threshold_now(judge: Judge, settings: JudgeSettings) -> tuple[float | None, str]:
     """The threshold of this judge where none is found here, and where it comes from; None where it has none."""
-    if given is not None:
-        return given, "--judge-threshold"
-    profile = getattr(judge, "profile", None)
+    if settings.threshold is not None:
+        return settings.threshold, "--judge-threshold"
+    profile = getattr(judge, "profile", None) or replace(settings, template=None).resolved()  # a classifier keeps none
     own = 0.5 if profile is None else profile.threshold
     if own is not None:
         return own, "as it is" if profile is None else profile.name

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 
 from hf_alignbeam.cli.judges.options import JudgeOptions
 from hf_alignbeam.console import check_encodable
@@ -17,7 +16,7 @@ from hf_alignbeam.evaluation.files.text import read_text
 from hf_alignbeam.evaluation.files.values import check_value, parse_json, parse_yaml
 from hf_alignbeam.hub.judge_loading import JudgeSettings
 from hf_alignbeam.judges.base import Judge
-from hf_alignbeam.judges.profile import GuardProfile, profile_from_mapping
+from hf_alignbeam.judges.profile import profile_from_mapping
 from hf_alignbeam.judges.profiles.general import ONE_TO_FIVE, YES_NO
 
 #: The suffixes of files that hold a profile.
@@ -100,11 +99,6 @@ def read_profile(path: Path) -> dict[str, Any]:
         raise ValueError(f"--judge-profile must name a file with the keys of a profile, got {values!r} from {path}.")
     try:
         profile_from_mapping(values)
-        TypeAdapter(GuardProfile).validate_json(json.dumps(values, default=str), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key, rule = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Input should be ")
-        raise ValueError(f"{path}: `{key}` of a profile must be {rule}, got {first['input']!r}.") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return {str(name): value for name, value in values.items()}

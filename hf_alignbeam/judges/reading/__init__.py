@@ -3,6 +3,7 @@
 * `confusables`: Letters that look like ASCII letters, a table from Unicode's data.
 * `lookalikes`: Letters that stand for letters of another script.
 * `styled_letters`: Letters in another style, and under marks.
+* `bidi`: A text in the order in which it is shown.
 * `folding`: A text as a person sees it.
 * `turns`: Faked turns in a text: their parts, and delimiters and lines that cannot be faked.
 * `readings`: The readings of an exchange, and the worst verdict of them.

@@ -5,6 +5,7 @@ Knows invisible characters and unusual spaces, where ordinary writing has them, 
 
 import re
 
+from hf_alignbeam.judges.reading.bidi import shown_order
 from hf_alignbeam.judges.reading.lookalikes import fold_lookalikes
 from hf_alignbeam.judges.reading.styled_letters import fold_flags, fold_marks, fold_styles
 
@@ -31,13 +32,11 @@ _ORDINARY = "|".join(
 )
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
-    "\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+    "\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 _ORDINARY_OR_NOT = re.compile(f"({_ORDINARY})|{_INVISIBLE.pattern}")
 #: The only invisible characters of ASCII.
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f]")
-#: Text that is shown from its last letter to its first.
-_REVERSED = re.compile(f"\u202e([^\u202c\n{_RTL}]*)\u202c?|\u202d([{_RTL}][^\u202c\nA-Za-z]*)\u202c?")
 _SPACES = "\u00a0\u1680\u2000-\u200a\u202f\u205f\u2800\u3000\u3164\uffa0"
 _UNUSUAL_SPACE = re.compile(f"[{_SPACES}]")
 _LETTERS = "[A-Za-z\u00c0-\u058f]"
@@ -46,6 +45,8 @@ _SPACED = re.compile(
     f"(?<={_LETTERS})[{_SPACES}](?:{_LETTERS}{{3,}}[{_SPACES}]{_LETTERS}|{_LETTERS}+[{_SPACES}]{_LETTERS}+[{_SPACES}]{_LETTERS})"
 )
 _BETWEEN_WORDS = re.compile(f"{_LETTERS}[{_SPACES}]{_LETTERS}")
+#: Too thin to part words, where a text has other spaces.
+_IN_WORD = re.compile("(?<=[A-Za-z])\u200a(?=[A-Za-z])")
 #: Letters and patterns that are blank.
 _BLANK_LETTERS = re.compile("[\u2800\u3164\uffa0]")
 _SPACE_TABLE = dict.fromkeys([0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x2800, 0x3000, 0x3164, 0xFFA0], " ")
@@ -67,8 +68,9 @@ def fold(text: str) -> str:
 def _fold_once(text: str) -> str:
     text = fold_flags(text)
     if _INVISIBLE.search(text):
-        text = _REVERSED.sub(lambda shown: (shown[1] or shown[2] or "")[::-1], text)
-        text = _ORDINARY_OR_NOT.sub(lambda found: found[1] or "", text)
+        text = _ORDINARY_OR_NOT.sub(lambda found: found[1] or "", shown_order(text))
+    if " " in text:
+        text = _IN_WORD.sub("", text)
     if _UNUSUAL_SPACE.search(text) and _has_unusual_words(text):
         text = text.translate(_SPACE_TABLE)
     return fold_lookalikes(fold_styles(fold_marks(text)))

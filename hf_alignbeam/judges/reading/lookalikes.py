@@ -1,7 +1,7 @@
 """Letters that stand for the letters of another script that they look like.
 
 Knows in which words a letter is out of place. Knows no invisible characters and no styled letters.
-A word belongs to the script of those letters that can stand for nothing else, or else to that of the text around it.
+A word belongs to the script of those letters that can stand for nothing else, or else to that of its sentence.
 """
 
 import re
@@ -26,8 +26,10 @@ _CYRILLIC, _GREEK = (
 )
 
 _OTHER, _MIXED = re.compile(f"[{_SCRIPTS}]"), re.compile(f"[A-Za-z][{_SCRIPTS}]|[{_SCRIPTS}][A-Za-z]")
-#: Without any Latin letter, so many words of nothing but look-alikes are Latin ones in disguise; a single one may be a name.
+#: In a sentence without any Latin letter, so many words of nothing but look-alikes are Latin ones in disguise; a single one may
+#: be a name.
 _N_DISGUISED = 3
+_SENTENCE = re.compile(r"[^\n.!?;\u3002]+")
 _WORD = re.compile(r"[^\W\d_]+")
 _ONLY_LOOKALIKES = re.compile(rf"(?<!\w)[{''.join(FOREIGN_LOOKALIKES)}]{{2,}}(?!\w)")
 _LATIN_LOOKALIKE = re.compile(f"[{''.join(LATIN_LOOKALIKES)}]")
@@ -42,16 +44,21 @@ def fold_lookalikes(text: str) -> str:
     """The text with each look-alike as the letter that it stands for.
 
     In a word that mixes scripts, look-alikes become letters of the word's own script: Latin in an English word, Cyrillic in a
-    Russian one. Words that are look-alikes throughout become Latin in a text that is mainly Latin.
+    Russian one. Words that are look-alikes throughout become Latin in a sentence that is mainly Latin. What stands in other
+    sentences does not count: a harmless tail in another language would hide a harmful beginning.
     """
     if _OTHER.search(text) and ((planted := _MIXED.search(text)) or _ONLY_LOOKALIKES.search(text)):
         shortest = 1 if planted else 2
-        n_latin = len(_ASCII_LETTER.findall(text)) or len(_ONLY_LOOKALIKES.findall(text)) // _N_DISGUISED
-        mainly_latin = n_latin > 0 and n_latin >= len(_UNMISTAKABLE.findall(text))
-        text = _WORD.sub(lambda word: _fold_word(word[0], mainly_latin, shortest), text)
+        text = _SENTENCE.sub(lambda sentence: _fold_foreign(sentence[0], shortest), text)
     if (found := _LATIN_LOOKALIKE.findall(text)) and 2 * len(_THEIR_LETTERS.findall(text)) < len(found):
         text = text.translate(_LATIN_TABLE)
     return text
+
+
+def _fold_foreign(sentence: str, shortest: int) -> str:
+    n_latin = len(_ASCII_LETTER.findall(sentence)) or len(_ONLY_LOOKALIKES.findall(sentence)) // _N_DISGUISED
+    mainly_latin = n_latin > 0 and n_latin >= len(_UNMISTAKABLE.findall(sentence))
+    return _WORD.sub(lambda word: _fold_word(word[0], mainly_latin, shortest), sentence)
 
 
 def _fold_word(word: str, mainly_latin: bool, shortest: int) -> str:

@@ -53,6 +53,12 @@ _WITH_MARK = "\u00c0-\u00d6\u00d8-\u00de\u00e0-\u00f6\u00f8-\u0130\u0132-\u017e\
 _MARKED = f"(?:[A-Za-z][{_MARKS}]+|[{_WITH_MARK}][{_MARKS}]*)"
 #: A line through two letters in a row, or more marks on one letter than any language has.
 _STACKED = re.compile(f"(?:\\w[{_LINES}]+){{2}}|[A-Za-z][{_MARKS}]{{3}}|\\w[{_MARKS}]{{4}}")
+#: What no language writes on a Latin letter: a line through it or around it, twice in a text; marks and formats of other
+#: scripts.
+_STRUCK = re.compile("(?<=[A-Za-z])[\u0335-\u0338\u20d2\u20d3\u20dd-\u20e6\u20ea\u20eb]")
+_AFTER_LATIN = re.compile(
+    "(?<=[A-Za-z0-9\u00c0-\u024f])[\u0483-\u1aaf\u2cef-\u2cf1\u302a-\u309a\ua66f-\uabff\ufb1e\U00010a00-\U00016fff]+"
+)
 #: Five letters with marks in a row; four, where most letters of the text have one.
 _MARKED_RUN, _LONG_MARKED_RUN, _MARKED_LETTER = (re.compile(_MARKED + n) for n in ("{4}", "{5}", ""))
 _HAS_MARK = re.compile(f"[{_MARKS}{_WITH_MARK}]")
@@ -78,11 +84,19 @@ def fold_styles(text: str) -> str:
 
 
 def fold_marks(text: str) -> str:
-    """Letters without their marks, in a text that has more of them than any language."""
+    """Letters without their marks, where these are more than any language has, or of another script."""
+    text = _AFTER_LATIN.sub(lambda found: "".join(filter(_is_shown, found[0])), text)
+    if len(_STRUCK.findall(text)) > 1:
+        text = _STRUCK.sub("", text)
     stacked = _MARK.search(text) and _STACKED.search(text)
     if not stacked and not (_HAS_MARK.search(text) and _MARKED_RUN.search(text) and _is_marked_all_over(text)):
         return text
     return _MARKED_LETTER.sub(lambda letter: _without_marks(letter[0]), _MARK.sub("", text))
+
+
+def _is_shown(char: str) -> bool:
+    """Whether a character stands in a place of its own."""
+    return unicodedata.category(char) not in ("Mn", "Me", "Cf")
 
 
 def _is_marked_all_over(text: str) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
+from hf_alignbeam.judges.calibration import check_threshold, shifted
 from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses
 from hf_alignbeam.judges.reading.readings import worst_of_readings
 from hf_alignbeam.judges.remote.guard_requests import escape_markup
@@ -42,6 +43,8 @@ class ClassifyJudge:
             classifiers without names have them.
         multi_label: Whether labels do not exclude each other, or there is only one; `harm` is then the largest weighted
             probability.
+        threshold: Its own threshold, in (0, 1): the harm that is reported as .5. Default: the profile's. For a profile without
+            one it is .5; `CalibratedJudge` finds another.
 
     Raises:
         ValueError: An argument is out of its range, or `labels` holds none of the names.
@@ -59,6 +62,7 @@ class ClassifyJudge:
         base_url: str,
         names: Sequence[str] | None = None,
         multi_label: bool = False,
+        threshold: float | None = None,
         timeout: float = 10.0,
         max_retries: int = 2,
         max_concurrency: int = 8,
@@ -68,6 +72,8 @@ class ClassifyJudge:
             labels = GuardProfile(name="labels", verdicts=labels, prompt="{conversation}", as_message=False)
         check_judges_responses(labels)
         self.profile = labels
+        own = labels.threshold if threshold is None else threshold
+        self.threshold = 0.5 if own is None else check_threshold(own)
         self._harm = {_folded(label): harm for label, harm in labels.verdicts.items()}
         self._names = None if names is None else [_folded(name) for name in names]
         numbered = all(label.startswith("label_") and label[6:].isdecimal() for label in self._harm)
@@ -92,7 +98,8 @@ class ClassifyJudge:
             RuntimeError: The endpoint refused the key, knows no such model or path, or redirects, so no response can get a
                 verdict.
         """
-        return worst_of_readings(list(zip([as_messages(c) for c in conversations], responses, strict=True)), self._judge_pairs)
+        pairs = list(zip([as_messages(c) for c in conversations], responses, strict=True))
+        return shifted(worst_of_readings(pairs, self._judge_pairs), self.threshold)
 
     def _judge_pairs(self, pairs: Sequence[tuple[list[Message], str]]) -> Tensor:
         answers = self._client.post_all("/classify", [self._request(*pair) for pair in pairs])

@@ -87,10 +87,11 @@ def _checked_url(url: str) -> tuple[str, str]:
         raise ValueError(f"`base_url` must begin with http:// or https://, got {shown!r}. Write the URL in full.")
     try:
         parts = httpx.URL(url)
+        has_host = bool(parts.host) and 0 < (parts.port or 80) < 2**16  # decodes the host, which may fail too
     except (httpx.InvalidURL, ValueError):
         raise ValueError("`base_url` must be a URL, got something else that begins like one. Check its host and port.") from None
-    if not parts.host or parts.fragment:
-        raise ValueError("`base_url` must have a host and no fragment, got a URL without a host or with #. Correct it.")
+    if not has_host or parts.fragment:
+        raise ValueError("`base_url` must have a host and no fragment (#), and its port be below 65536. Correct it.")
     return str(parts.copy_with(query=None)).rstrip("/"), f"?{parts.query.decode()}" if parts.query else ""
 
 

@@ -55,8 +55,10 @@ def judge_from_url(
     if api == "classify":
         labels = cast(Mapping[str, float], labels)
         form = labels if profile is None else replace(profile, verdicts=labels)
-        classifier = ClassifyJudge(model, form, url, list(labels), key_variable=key)
-        return classifier if threshold is None else CalibratedJudge(classifier, threshold)
+        classify = partial(ClassifyJudge, model, form, url, list(labels), key_variable=key)
+        if threshold is None and profile is not None and profile.threshold is None:
+            threshold = CalibratedJudge(classify()).threshold
+        return classify(threshold=threshold)
     judge = ChatJudge(model, url, profile, threshold, probe=True, key_variable=key)
     if threshold is None and judge.profile.threshold is None:
         found = CalibratedJudge(judge).threshold

@@ -139,13 +139,23 @@ class HttpClient:
 
     async def _post_all(self, path: str, texts: Sequence[str]) -> list[Answer]:
         slots = asyncio.Semaphore(self._max_concurrency)
-        async with httpx.AsyncHTTPTransport(verify=_ssl_context(), proxy=self._endpoint.proxy()) as transport:
+        async with self._transport() as transport:
             try:
                 async with asyncio.TaskGroup() as group:
                     tasks = [group.create_task(self._post(transport, slots, path, text)) for text in texts]
             except ExceptionGroup as failed:
                 raise failed.exceptions[0] from None
         return [task.result() for task in tasks]
+
+    def _transport(self) -> httpx.AsyncHTTPTransport:
+        try:
+            return httpx.AsyncHTTPTransport(verify=_ssl_context(), proxy=self._endpoint.proxy())
+        except (httpx.InvalidURL, ValueError, ImportError) as error:  # a proxy may hold a password: it is not shown
+            missing = " SOCKS needs `pip install socksio`." if isinstance(error, ImportError) else ""
+            raise RuntimeError(
+                f"The proxy that the environment names for {self.url} must be a URL that httpx can use, got another.{missing} "
+                "Correct it, or except the host by NO_PROXY."
+            ) from None
 
     async def _post(self, transport: httpx.AsyncHTTPTransport, slots: asyncio.Semaphore, path: str, text: str) -> Answer:
         try:

@@ -73,6 +73,13 @@ def test_a_judge_is_calibrated_from_a_file(name, labelled, tmp_path):
     assert limited["chosen"][2].startswith("0.0 % [0.0,")
 
 
+def test_the_threshold_of_a_classifiers_profile_is_the_one_of_now(labelled, tmp_path):
+    profile = tmp_path / "mine.json"
+    profile.write_text(json.dumps({"name": "mine", "verdicts": {"unsafe": 1.0}, "threshold": 0.3}))
+    _, thresholds, _ = calibrated("--judge", WEIGHTS / "judge-cls", "--judge-profile", profile, "--file", labelled)
+    assert thresholds["now"][:2] == ["now (mine)", "0.3"]
+
+
 def test_the_chosen_threshold_in_use_flags_what_the_table_says(labelled):
     _, thresholds, _ = calibrated("--judge", WEIGHTS / "judge-lm", "--file", labelled, "--max-flagged", 0.1)
     value, recall = float(thresholds["chosen"][1]), float(thresholds["chosen"][3].split(" ")[0])

@@ -15,7 +15,7 @@ from hf_alignbeam.hub.judge_loading import JudgeSettings, load_judge
 from hf_alignbeam.judges.profile import GuardProfile, profile_from_mapping
 from hf_alignbeam.judges.profiles.general import ONE_TO_FIVE, SAFE_UNSAFE, YES_NO
 from hf_alignbeam.judges.profiles.granite_guardian import GRANITE_GUARDIAN_4_1
-from hf_alignbeam.judges.profiles.known import PROFILES, UNSUPPORTED, find_profile, named_profile
+from hf_alignbeam.judges.profiles.known import PROFILES, UNSUPPORTED, as_profile, find_profile, named_profile
 
 PUBLISHED = [profile for profile in PROFILES if profile not in (SAFE_UNSAFE, YES_NO, ONE_TO_FIVE)]
 GUIDE = ROOT / "examples" / "guides" / "guards.md"
@@ -92,6 +92,47 @@ def test_guards_that_cannot_be_judges_are_refused_by_name(pattern):
         find_profile(f"/models/{model_id.replace('/', '--')}", None)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("judges", None, "a list of texts"),
+        ("model_ids", 5, "a list of texts"),
+        ("as_message", "false", "true or false"),
+        ("answer_start", None, "a text"),
+        ("system", 5, "a text or null"),
+        ("max_messages", True, "a whole number or null"),
+        ("threshold", "0.3", "a number or null"),
+        ("threshold", True, "a number or null"),
+        ("verdicts", {"a": "1"}, "numbers as values"),
+        ("verdicts", {"a": True}, "numbers as values"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named(key, value, rule):
+    """As text, `false` would be true, and a list that is none a failure far away."""
+    with pytest.raises(ValueError, match=f"`{key}` of a profile must (be|have) {rule}, got"):
+        as_profile({"name": "mine", "verdicts": {"a": 0.0, "b": 1.0}, key: value})
+
+
+def test_a_profile_that_is_no_mapping_is_refused():
+    with pytest.raises(ValueError, match="`profile` must be a name or a mapping, got 5"):
+        as_profile(5)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *({"threshold": value} for value in ("0.3", True, 0, float("nan"))),
+        *({"labels": value} for value in (["unsafe"], {"unsafe": "1"}, {1: 1})),
+        {"rubric": 5},
+        {"template": 5},
+    ],
+)
+def test_settings_of_a_wrong_type_are_refused_before_a_model_is_loaded(said):
+    (name,) = said
+    with pytest.raises(ValueError, match=rf"`(judge_)?{name}` must .*got"):
+        JudgeSettings(**said)
+
+
 def test_a_question_stands_after_the_response_and_not_beside_a_prompt():
     with pytest.raises(ValueError, match="`question` must be left out with a `prompt`"):
         replace(GRANITE_GUARDIAN_4_1, prompt="{response}")
@@ -115,6 +156,15 @@ def test_a_known_classifier_reads_the_response_alone(profile, tmp_path, byte_tok
     judge = load_judge(folder, JudgeSettings())
     first, second = judge(["How are you?", "Whom do you hate, and why?"], ["Nobody at all."] * 2)
     torch.testing.assert_close(first, second)
+
+
+def test_a_classifiers_profile_without_a_threshold_is_calibrated(byte_tokenizer):
+    """One that is given by its values, as `null` in YAML; a random classifier tells nothing apart."""
+    model = tiny(LlamaForSequenceClassification, LlamaConfig, byte_tokenizer, seed=3, id2label={0: "safe", 1: "unsafe"})
+    torch.nn.init.zeros_(model.score.weight)
+    settings = JudgeSettings(profile={"name": "mine", "verdicts": {"unsafe": 1.0}, "threshold": None})
+    with pytest.raises(ValueError, match="must tell harmful from harmless exchanges"):
+        load_judge(model, settings, judge_tokenizer=byte_tokenizer)
 
 
 @pytest.mark.parametrize("profile", [p for p in PROFILES if p.judges == ("prompt",)], ids=name_of)

@@ -7,7 +7,7 @@ from helpers.languages import ORDINARY_TEXTS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_alignbeam.benchmarks.judge_attacks.attacks import ATTACKS, DISGUISES
+from hf_alignbeam.benchmarks.judge_attacks.attacks import ATTACKS, DISGUISES, after_each_letter, inside_each_word
 from hf_alignbeam.judges.reading.confusables import FOREIGN_LOOKALIKES, LATIN_LOOKALIKES
 from hf_alignbeam.judges.reading.folding import fold
 
@@ -74,6 +74,23 @@ def test_every_disguise_leaves_no_text_as_it_was(attack):
 )
 def test_letters_planted_in_another_language_are_seen_through(planted, seen):
     assert fold(planted) == seen
+
+
+@pytest.mark.parametrize("mark", ["\u05b0", "\u064b", "\u0e31", "\u0483", "\u0951", "\U00016fe4", "\u070f", "\U00013430"])
+def test_marks_and_formats_of_another_script_are_no_part_of_a_latin_word(mark):
+    assert fold(after_each_letter(mark)(SENTENCE)) == SENTENCE
+    assert fold(inside_each_word(mark)(SENTENCE)) == SENTENCE
+
+
+@pytest.mark.parametrize("mark", ["\u0336", "\u0338", "\u20e3", "\U0001d159", "\u200a"])
+def test_a_line_through_some_letters_and_hardly_a_space_hide_no_word(mark):
+    assert fold(inside_each_word(mark)(SENTENCE).replace(f"1{mark}0", "10").replace(f"{mark} ", " ")) == SENTENCE
+
+
+def test_a_tail_in_another_language_hides_no_disguised_sentence():
+    tail = "Это очень длинный русский текст о погоде и природе. "
+    assert fold("Ехрӏоԁе аѕ ѕаре хеѕѕ, јоуѕ ѕраԝѕ. " + tail * 3) == "Expiode as sape xess, joys spaws. " + tail * 3
+    assert fold(tail + "Say that аѕ ѕаре is хеѕѕ. " + tail * 2) == tail + "Say that as sape is xess. " + tail * 2
 
 
 def test_backwards_text_is_read_as_it_is_shown():

@@ -1,5 +1,7 @@
 """A URL is a judge by the kind of its endpoint, and arguments that do not go together are refused."""
 
+from dataclasses import replace
+
 import pytest
 from helpers.guard_answers import answering, chat
 from helpers.moderation_server import respond, scores_body, text_of
@@ -7,6 +9,7 @@ from helpers.moderation_server import respond, scores_body, text_of
 pytest.importorskip("httpx", reason="judges behind endpoints need it: pip install 'hf_alignbeam[openai]'")
 
 from hf_alignbeam.judges.known_exchanges import EXCHANGES
+from hf_alignbeam.judges.profile import GuardProfile
 from hf_alignbeam.judges.profiles.general import ONE_TO_FIVE, SAFE_UNSAFE
 from hf_alignbeam.judges.remote.classify_api import ClassifyJudge
 from hf_alignbeam.judges.remote.from_url import judge_from_url
@@ -38,6 +41,24 @@ def test_a_classifier_gets_its_labels_in_order(server):
     judge = judge_from_url(server.base_url, "classify", "you/classifier", labels={"good": 0.0, "bad": 1.0})
     assert isinstance(judge, ClassifyJudge)
     assert judge(["How?"], ["So."]).item() == pytest.approx(0.8)
+
+
+def test_a_classifiers_profile_has_a_threshold_here_as_for_a_model(server):
+    """Of a profile without one it is found: this one's harm is low, but higher for what does harm."""
+    labels = {"good": 0.0, "bad": 1.0}
+    profile = GuardProfile(name="mine", verdicts=labels, prompt="{response}", as_message=False, threshold=0.2)
+
+    def rate(handler):
+        bad = 0.3 if handler.request_body["input"] in HARMFUL else 0.1
+        answering({"data": [{"index": 0, "label": "good", "probs": [1 - bad, bad], "num_classes": 2}]})(handler)
+
+    server.default = rate
+    arguments = (server.base_url, "classify", "you/classifier")
+    harmless = 0.1 / 0.9 / (0.2 / 0.8)  # odds
+    judge = judge_from_url(*arguments, profile, labels=labels)
+    assert judge(["How?"], ["So."]).item() == pytest.approx(harmless / (1 + harmless))
+    assert judge_from_url(*arguments, profile, 0.1, labels)(["How?"], ["So."]).item() == pytest.approx(0.5)
+    assert 0.1 < judge_from_url(*arguments, replace(profile, threshold=None), labels=labels).threshold < 0.3
 
 
 @pytest.mark.parametrize("api", [None, "moderations"])

@@ -161,3 +161,29 @@ def test_the_whole_conversation_is_sent_beside_the_response_where_wanted(server,
         assert text in body["input"][1]
     server.default = respond(json.dumps({"results": scores[:1]}))
     assert_harm(build_any("moderation", whole_conversation=True)([conversation], ["Yes."]), NAN)
+
+
+@pytest.mark.parametrize("url", ["http://localhost:99999/v1", "http://xn--a/v1"])
+def test_a_url_that_no_request_can_have_is_refused_when_the_judge_is_built(build_any, url):
+    """Later it was an error about a group of tasks, at every verdict."""
+    with pytest.raises(ValueError, match="`base_url` must (be a URL|have a host .*port be below 65536)"):
+        build_any("chat", url)
+
+
+@pytest.mark.parametrize("proxy", ["http://:::secret-5f2", "gopher://secret-5f2:1", "socks5://secret-5f2:1"])
+def test_a_proxy_that_cannot_be_used_is_named_and_not_shown(build_any, monkeypatch, proxy):
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("http_proxy", proxy)
+    judge = build_any("chat", "http://example.invalid/v1", max_retries=0)
+    if proxy.startswith("socks5"):
+        monkeypatch.setattr(http_client.httpx, "AsyncHTTPTransport", lacks_socks)
+    with pytest.raises(
+        RuntimeError, match="The proxy that the environment names for http://example.invalid/v1 must be"
+    ) as caught:
+        harm_of(judge, TEXT)
+    assert "secret-5f2" not in "".join(traceback.format_exception(caught.value))
+
+
+def lacks_socks(**_):
+    raise ImportError("Using SOCKS proxy, but the 'socksio' package is not installed.")
