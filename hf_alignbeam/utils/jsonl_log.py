@@ -79,7 +79,9 @@ def drop_torn_line(path: Path) -> None:
     """Cut off a last line that has no newline: its writer was killed. Does nothing if there is no such file."""
     if path.is_file():
         with path.open("rb+") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)
+            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def read_records(*paths: Path) -> Iterator[dict[str, Any]]:
