@@ -31,6 +31,7 @@ from hf_alignbeam.evaluation.runner import BatchJob, answer_all, plan_jobs
 from hf_alignbeam.evaluation.systems import BASE
 from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.testbed.model_store import WEIGHTS
+from hf_alignbeam.utils.whole_files import replace_bytes
 
 #: The default recipe, and the recipe with the systems for a model that is named by an option.
 DEFAULT_RECIPE, SYSTEMS_RECIPE = "testbed", "systems"
@@ -105,9 +106,9 @@ def _evaluate(recipe: Recipe, folder: Path, state: PartialState, request: Reques
         lines += ["", f"Left out: {len(left_out)} prompts.", *(f"* {error}" for error in left_out)]
     tell(Console(width=200), *lines)
     if request.to is not None:
-        (folder / REPORT).write_text("\n".join(lines) + "\n", "utf-8")
+        replace_bytes(folder / REPORT, ("\n".join(lines) + "\n").encode())
         contents = {**figures(recipe, results, environment), "left_out": list(map(str, left_out))}
-        (folder / FIGURES).write_text(json.dumps(contents, indent=1, default=str) + "\n", "utf-8")
+        replace_bytes(folder / FIGURES, (json.dumps(contents, indent=1, default=str) + "\n").encode())
         written = [folder / REPORT, folder / FIGURES]
         for number, model in enumerate(recipe.models) if request.plot else ():
             of_model = [each for each in results if each.model == model]
