@@ -93,11 +93,6 @@ class ChatFormat:
         end, _, opening = max(found, key=lambda each: each[:2], default=(0, 0, None))
         return None if opening is None else (text[:end], text[end:], opening)
 
-    @property
-    def is_marked(self) -> bool:
-        """Whether conversations begin with a special token."""
-        return self.names.match(self.starts[0]) is not None
-
     def without_names(self, text: bytes) -> bytes:
         """A text as its reader sees it, without special tokens."""
         return self.names.sub(b"", text)

@@ -30,7 +30,7 @@ class _PlaceholderRenderer:
     tokenizer: PreTrainedTokenizerBase
     tokens: list[bytes | None]
     template: str
-    values: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
 
     def text_around(self, *messages: tuple[str, str], **options: Any) -> list[bytes]:
         """The text before, between and after messages; an empty list where the template refuses or drops one of them."""
@@ -61,25 +61,20 @@ class _PlaceholderRenderer:
 
     def with_values(self, message: str, value: str) -> "_PlaceholderRenderer":
         """The same renderer, with a placeholder for each value that the template writes: today's date, and its variables."""
-        turns = [{"role": role, "content": message} for role in ("user", "assistant", "user")]
+        conversation = [{"role": "user", "content": message}]
         known = {*inspect.signature(self.tokenizer.apply_chat_template).parameters, *self.tokenizer.special_tokens_map}
         names = set(re.findall(r"(?<![\w.'\"])[A-Za-z_]\w*", self.template)) - known
-        render = partial(render_or_none, self.tokenizer, add_generation_prompt=True)
-        conversation = turns if render(turns, chat_template=self.template) is not None else turns[:1]
-        usual = render(conversation, chat_template=self.template) or ""
-
-        def writes_value(template: str, **values: str) -> bool:
+        usual = render_or_none(self.tokenizer, conversation, chat_template=self.template)
+        values: dict[str, Any] = {}
+        for name in sorted(names) if usual is not None else ():
+            given: Any = (lambda *_: value) if name == "strftime_now" else value
             try:
-                text = render(conversation, chat_template=template, **values) or ""
+                text = render_or_none(self.tokenizer, conversation, chat_template=self.template, **{name: given})
             except Exception:  # whatever a template's own code raises for a text in place of what it expects
-                return False
-            around = ".+?".join(map(re.escape, text.split(value)))
-            return value in text and re.fullmatch(around, usual, re.DOTALL) is not None
-
-        dated = f"{{%- macro strftime_now(format) -%}}{value}{{%- endmacro -%}}{self.template}"
-        template = dated if writes_value(dated) else self.template
-        values = {name: value for name in sorted(names) if writes_value(self.template, **{name: value})}
-        return replace(self, template=template, values=values)
+                continue
+            if text and value in text and re.fullmatch(".+?".join(map(re.escape, text.split(value))), str(usual), re.DOTALL):
+                values[name] = given
+        return replace(self, values=values)
 
 
 def learn_format(tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None], template: str) -> ChatFormat | None:

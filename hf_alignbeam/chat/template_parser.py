@@ -100,7 +100,7 @@ class TemplateParser:
             )
         if learned.split_last_answer(rest):
             return None  # turns of a role that was not learned, not the start of an answer
-        return _opened(learned, messages, rest, opening)
+        return _opened(messages, learned.without_names(rest) if holds_turns else rest, opening)
 
     def plain_prompt(self, ids: Sequence[int]) -> ParsedPrompt:
         """A prompt that does not follow the template: its text as one user message, but for the start of an answer."""
@@ -108,7 +108,7 @@ class TemplateParser:
         for learned in self._formats:
             if split := learned.split_last_answer(text):
                 content = decode_stripped(learned.without_names(split[0]))
-                return _opened(learned, [{"role": "user", "content": content}], *split[1:])
+                return _opened([{"role": "user", "content": content}], learned.without_names(split[1]), split[2])
         return ParsedPrompt([{"role": "user", "content": decode_stripped(decode(self._tokens, ids))}], b"", b"")
 
     def check_no_reasoning(self, ids: Sequence[int]) -> None:
@@ -134,11 +134,10 @@ class TemplateParser:
         """
         n_run = next((n for n, i in enumerate(ids) if i != ids[0]), len(ids))
         is_word = ids[0] < len(self._tokens) and self._tokens[ids[0]] is not None and ids[0] != self._tokenizer.pad_token_id
-        is_alone = is_word and n_run == 1
-        for n_kept in dict.fromkeys([n_run] if is_alone else [0, n_run] if is_word else [*range(min(n_run, 3)), n_run]):
+        for n_kept in dict.fromkeys([n_run, 0] if is_word else [*range(min(n_run, 3)), n_run]):
             text = self._text(ids[n_run - n_kept :])
             for learned in self._formats:
-                if (n_kept or not is_word or learned.is_marked) and (parsed := learned.parse(text)):
+                if parsed := learned.parse(text):
                     return learned, parsed
         return None
 
@@ -151,10 +150,10 @@ def without_left_padding(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int])
     return list(ids[n_pads:])
 
 
-def _opened(learned: ChatFormat, messages: list[Message], rest: bytes, opening: AnswerOpening) -> ParsedPrompt:
+def _opened(messages: list[Message], rest: bytes, opening: AnswerOpening) -> ParsedPrompt:
     """A prompt whose answer was opened, and what the answer holds already."""
     prefill = _drop_empty_reasoning(rest) if opening.reasoning_first else rest.removeprefix(opening.leading_whitespace)
-    return ParsedPrompt(messages, learned.without_names(prefill), b"" if rest else opening.leading_whitespace)
+    return ParsedPrompt(messages, prefill, b"" if rest else opening.leading_whitespace)
 
 
 def _drop_empty_reasoning(text: bytes) -> bytes:

@@ -71,23 +71,3 @@ def test_merged_messages_keep_every_word():
     ]
     assert merge_system(messages) == messages
     assert merge_system(messages[2:]) == [{"role": "assistant", "content": "s\n\na"}, {"role": "user", "content": "u"}]
-
-
-@pytest.mark.parametrize("content", [{}, {"content": None}, {"content": ""}])
-@pytest.mark.parametrize(
-    ("call", "text"),
-    [
-        ({"function": {"name": "weather"}}, "weather"),
-        ({"function": {"name": "weather", "arguments": None}}, "weather"),
-        ({"name": "weather", "arguments": "Paris"}, "weather Paris"),
-        ({"function": {"name": "weather", "arguments": {}}}, "weather {}"),
-    ],
-)
-def test_a_tool_call_needs_neither_content_nor_arguments(content, call, text):
-    messages = as_messages([{"role": "user", "content": "Rain?"}, {"role": "assistant", **content, "tool_calls": [call]}])
-    assert messages[1] == {"role": "assistant", "content": text}
-
-
-def test_a_tool_call_without_a_name_is_refused():
-    with pytest.raises(ValueError, match="must have the 'name' of its function, got {'arguments': 'x'}"):
-        as_messages([{"role": "assistant", "tool_calls": [{"arguments": "x"}]}])
