@@ -3,8 +3,6 @@
 * `conversations`: Conversations as messages, and prompts as messages and the start of an answer.
 * `refusal`: The target's tokens for a refusal or for a replacement answer.
 * `templates`: Conversations rendered and encoded through chat templates.
-* `chat_format`: A chat template as the text that it writes around messages, and texts parsed by it.
-* `format_learning`: Chat templates learned around placeholders.
-* `template_parser`: Prompt ids parsed into conversations.
+* `template_parser`: Chat templates learned around placeholders, and prompt ids parsed by them.
 * `prompt_reader`: A batch's prompts, and which rows share one.
 """

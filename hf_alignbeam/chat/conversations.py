@@ -26,8 +26,8 @@ def as_messages(conversation: Conversation) -> list[Message]:
         raise ValueError(f"A conversation must be a string or a list of messages, got {conversation!r}.")
     messages = [{"role": "user", "content": conversation}] if isinstance(conversation, str) else conversation
     for message in messages:
-        if not isinstance(message, dict) or "role" not in message or not ("content" in message or message.get("tool_calls")):
-            raise ValueError(f"A message of `conversations` must have 'role' and 'content' (or 'tool_calls'), got {message!r}.")
+        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+            raise ValueError(f"A message of `conversations` must have 'role' and 'content', got {message!r}.")
     plain = [{"role": message["role"], "content": _message_text(message)} for message in messages]
     if not any(message["content"].strip() for message in plain):
         raise ValueError(
@@ -57,7 +57,7 @@ def as_message_lists_or_none(conversations: Sequence[Conversation] | None) -> li
 
 def _message_text(message: Mapping[str, Any]) -> str:
     """A message's content and its tool calls as text."""
-    content, calls = message.get("content"), message.get("tool_calls") or []
+    content, calls = message["content"], message.get("tool_calls") or []
     parts = content if isinstance(content, list) else [] if content is None and calls else [{"text": content}]
     texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
     if len(texts) < len(parts):
@@ -69,13 +69,8 @@ def _message_text(message: Mapping[str, Any]) -> str:
 
 
 def _tool_call_text(call: Mapping[str, Any]) -> str:
-    """A tool call as text; transformers allows one without arguments."""
-    function = call.get("function") or call
-    if not isinstance(function.get("name"), str):
-        raise ValueError(f"A call of 'tool_calls' must have the 'name' of its function, got {call!r}.")
-    arguments = function.get("arguments")
-    if arguments is None:
-        return function["name"]
+    function = call.get("function", call)
+    arguments = function["arguments"]
     return f"{function['name']} {arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)}"
 
 

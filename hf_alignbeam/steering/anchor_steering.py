@@ -16,9 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 
 from hf_alignbeam.anchor.follower import Follower, RowStart
 from hf_alignbeam.chat.conversations import Message, ParsedPrompt
-from hf_alignbeam.chat.format_learning import learn_format
 from hf_alignbeam.chat.prompt_reader import PromptReader
-from hf_alignbeam.chat.templates import bytes_with_special_tokens, chat_templates, encode_prompt, leading_reasoning_marker
+from hf_alignbeam.chat.template_parser import learn_format
+from hf_alignbeam.chat.templates import bytes_with_special_tokens, encode_prompt, leading_reasoning_marker
 from hf_alignbeam.inference.adapters import OneThread, adapter_layers, adapters_off, base_of, n_embeddings
 from hf_alignbeam.inference.branching_cache import choose_engine
 from hf_alignbeam.inference.engines import Scope
@@ -250,7 +250,7 @@ def _eos_ids(anchor: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens
     configured = anchor.generation_config.eos_token_id if anchor.generation_config is not None else None
     ids = set(configured if isinstance(configured, list) else [configured])
     ids.add(tokenizer.eos_token_id)
-    for template in chat_templates(tokenizer):
-        learned = learn_format(tokenizer, tokens, template)
+    if tokenizer.chat_template is not None:
+        learned = learn_format(tokenizer, tokens, tokenizer.chat_template)
         ids |= learned.eos_ids if learned else set()
     return {i for i in ids if i is not None}

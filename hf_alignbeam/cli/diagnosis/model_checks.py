@@ -6,10 +6,9 @@ Knows models and tokenizers that are loaded. Knows no second model and no termin
 import torch
 
 from hf_alignbeam.chat.conversations import Message
-from hf_alignbeam.chat.format_learning import learn_format
 from hf_alignbeam.chat.prompt_reader import PromptReader
-from hf_alignbeam.chat.template_parser import TemplateParser
-from hf_alignbeam.chat.templates import default_template, encode_prompt, encode_with_one_bos, render_target_prompt
+from hf_alignbeam.chat.template_parser import TemplateParser, learn_format
+from hf_alignbeam.chat.templates import encode_prompt, encode_with_one_bos, render_target_prompt
 from hf_alignbeam.cli.diagnosis.examined import QUESTIONS, CheckResult, ExaminedModel
 from hf_alignbeam.embedding_search.embeddings import Embedder
 from hf_alignbeam.inference.branching_cache import choose_engine
@@ -132,10 +131,9 @@ def double_bos(examined: ExaminedModel) -> CheckResult:
 
 def system_role(examined: ExaminedModel) -> CheckResult:
     """Whether the template takes a system message."""
-    chat_template = default_template(examined.tokenizer)
-    if chat_template is None:
+    if examined.tokenizer.chat_template is None:
         return CheckResult("green", "no template")
-    learned = learn_format(examined.tokenizer, token_bytes(examined.tokenizer), chat_template)
+    learned = learn_format(examined.tokenizer, token_bytes(examined.tokenizer), examined.tokenizer.chat_template)
     if learned is None:
         return CheckResult("red", "the template cannot be followed: the text that it puts around messages cannot be learned.")
     if learned.around_system is None:
