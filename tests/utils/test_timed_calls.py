@@ -36,7 +36,15 @@ def test_a_callers_calls_share_a_thread_until_one_hangs():
     assert timed(threading.get_ident) == third  # the late result reached nobody
 
 
-def test_an_interrupted_wait_does_not_answer_the_next_call():
+@pytest.fixture
+def interrupts():
+    """SIGINT raises KeyboardInterrupt, whatever another test has left."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupted_wait_does_not_answer_the_next_call(interrupts):
     """Ctrl-C while a call runs: its result comes later and reaches nobody."""
     timed, ended = TimedCalls(20), threading.Event()
     thread = timed(threading.get_ident)
