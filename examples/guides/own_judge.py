@@ -73,6 +73,7 @@ def train(
         report_to=[],
         seed=args.seed,
         train_sampling_strategy="group_by_length",
+        use_cpu=not torch.cuda.is_available(),
         bf16=True,
     )
 
