@@ -92,7 +92,7 @@ def test_printable_text_is_shown_and_not_obeyed():
 
 
 def test_lines_are_told_as_they_are(capsys):
-    line = "[bold]x[/] :bug: [/y] " + "long " * 60
+    line = "[bold]x[/] :bug: [/y]" + " long" * 60
     tell(Console(width=40), line)
     assert capsys.readouterr().out == f"{line}\n"
 
