@@ -9,6 +9,7 @@ or FILE:even only the rows with an odd or an even number count. What is written 
 import argparse
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -28,6 +29,7 @@ from hf_alignbeam.evaluation.prompt_files import LabeledResponse, read_labeled_r
 LABELS = {0: "harmless", 1: "harmful"}
 #: A response is cut after so many characters at most, drawn anew for each: a judge reads answers as they grow.
 MIN_CHARS, MAX_CHARS = 60, 700
+#: Longer examples are left out, as they would make a batch slow.
 MAX_TOKENS = 320
 
 
@@ -49,14 +51,14 @@ def draw(files: list[list[LabeledResponse]], n: int, rng: random.Random) -> list
     return drawn
 
 
-def as_example(judge: ClassifierJudge, each: LabeledResponse, rng: random.Random) -> dict[str, object]:
+def as_example(judge: ClassifierJudge, each: LabeledResponse, rng: random.Random) -> dict[str, Any]:
     """What the judge will read of a response that is cut somewhere, and its label."""
     text = each.response[: rng.randint(MIN_CHARS, MAX_CHARS)]
-    return {"input_ids": judge.render(each.conversation, text)[-MAX_TOKENS:], "labels": int(each.harmful)}
+    return {"input_ids": judge.render(each.conversation, text), "labels": int(each.harmful)}
 
 
 def train(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: list[dict[str, object]], args: argparse.Namespace
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: list[dict[str, Any]], args: argparse.Namespace
 ) -> nn.Module:
     """The model with LoRA trained and merged."""
     lora = LoraConfig(task_type="SEQ_CLS", r=16, lora_alpha=32, target_modules="all-linear", exclude_modules=["score"])
@@ -105,7 +107,8 @@ def main() -> None:
     judge = ClassifierJudge(model.eval(), tokenizer, {"harmful": 1.0})
     drawn = draw([read(name) for name in args.file], args.limit, rng)
     print(f"{len(drawn)} responses, {sum(each.harmful for each in drawn)} of them harmful.")
-    trained = train(model.train(), tokenizer, [as_example(judge, each, rng) for each in drawn], args)
+    examples = [example for each in drawn if len((example := as_example(judge, each, rng))["input_ids"]) <= MAX_TOKENS]
+    trained = train(model.train(), tokenizer, examples, args)
     trained.eval().to(torch.bfloat16).save_pretrained(args.to)
     tokenizer.save_pretrained(args.to)
     print(f"Use it: --judge {args.to} --judge-labels harmful=1")

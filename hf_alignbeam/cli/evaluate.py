@@ -139,7 +139,7 @@ def _without_refused(prompt_sets: Sequence[PromptSet], recipe: Recipe) -> tuple[
 def _tokenizer(spec: ModelSpec, recipe: Recipe) -> PreTrainedTokenizerBase:
     if spec.name.startswith(TESTBED):
         return load_padding_tokenizer(str(Path(recipe.weights or WEIGHTS) / spec.name.removeprefix(TESTBED)))
-    return load_padding_tokenizer(spec.name, spec.revision)
+    return load_padding_tokenizer(spec.source, spec.revision)
 
 
 def _how_to_resume(request: Request) -> str:

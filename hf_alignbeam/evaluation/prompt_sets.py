@@ -71,6 +71,11 @@ LAYOUTS = {
     ),
     "XSTest": Layout(frozenset({"prompt", "label", "focus"}), lambda row: row["prompt"], lambda row: _is_unsafe(row["label"])),
     "GSM8K": Layout(frozenset({"question", "answer"}), lambda row: row["question"], lambda row: False, lambda row: row["answer"]),
+    "WildChat": Layout(
+        frozenset({"conversation", "toxic", "language"}),
+        lambda row: row["conversation"][0]["content"],
+        lambda row: parse_bool(row["toxic"]),
+    ),
     "OpenAI moderation": Layout(
         frozenset({"prompt", "HR", "SH"}),
         lambda row: row["prompt"],

@@ -31,11 +31,12 @@ def precise_logits(model: PreTrainedModel, ids: Sequence[int]) -> Iterator[None]
         return
 
     def refine(layer: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        weight = layer.weight[list(ids)].float()
-        bias = None if layer.bias is None else layer.bias[list(ids)].float()
+        index = torch.tensor(ids, device=layer.weight.device)
+        weight = layer.weight[index].float()
+        bias = None if layer.bias is None else layer.bias[index].float()
         refined = nn.functional.linear(inputs[0].to(weight), weight, bias)
         output = output.float()
-        output[..., list(ids)] = refined.to(output)
+        output[..., index.to(output.device)] = refined.to(output)
         return output
 
     handle = head.register_forward_hook(refine)

@@ -59,6 +59,9 @@ class VerdictReader:
         tokens: The bytes of each token, None for special ones.
         verdicts: The harm in [0, 1] of each verdict text.
 
+    Attributes:
+        first_ids: The ids of the tokens that may begin a verdict.
+
     Raises:
         ValueError: No token begins one of the texts, or one text stands twice.
     """
@@ -71,15 +74,10 @@ class VerdictReader:
         if len(set(self._texts)) < len(self._texts):
             raise ValueError(f"`verdicts` must be different texts, got {', '.join(map(repr, verdicts))}.")
         first = self._continuations(b"")
+        self.first_ids = sorted({*first.open, *(i for ids in first.deciding for i in ids)})
         for text, ids in zip(self._texts, first.deciding, strict=True):
             if not ids and not any(text.startswith(prefix) for prefix in first.open.values() if prefix):
                 raise ValueError(f"`verdicts` must be texts that the tokenizer can write, got {text.decode()!r}. Use others.")
-
-    @property
-    def first_ids(self) -> list[int]:
-        """The ids of the tokens that may begin a verdict."""
-        first = self._continuations(b"")
-        return sorted({*first.open, *(i for ids in first.deciding for i in ids)})
 
     def read(self, rows: Sequence[Sequence[int]], next_logp: NextLogp) -> Verdicts:
         """The verdicts after each of B lists of ids.

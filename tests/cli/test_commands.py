@@ -310,6 +310,25 @@ def test_evaluate_compares_strategies(tmp_path):
     assert "`judge` must be one of oracle, graded, judge-cls, judge-lm on the testbed, got 'nobody'" in wrong.output
 
 
+def test_evaluate_takes_models_from_local_copies(tmp_path, monkeypatch):
+    """The ids are nobody's, so that nothing but the copies can be loaded, tokenizers included."""
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Hello there", "harmful": false}\n')
+    given = {
+        "model": {"name": "no/target", "folder": "specialist"},
+        "anchor": {"name": "no/anchor", "folder": "anchor"},
+        "judge": {"name": "no/judge", "folder": "judge-lm"},
+        "max_new_tokens": 8,
+        "prompts": [str(tmp_path / "prompts.jsonl")],
+        "systems": ["plain", "anchor", "output-filter"],
+    }
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps(given))
+    monkeypatch.setenv("HF_ALIGNBEAM_MODELS", str(WEIGHTS))
+    result = run("evaluate", recipe)
+    assert result.exit_code == 0, result.output
+    assert all(f"| {name} |" in result.output for name in ("plain", "anchor", "output-filter"))
+
+
 def test_sampling_repeats_with_its_seed():
     outputs = [
         run("generate", "--model", TARGET, "--anchor", ANCHOR, "--prompt", "Tell me more", "--sample", "--seed", 5).stdout

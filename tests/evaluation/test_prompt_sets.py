@@ -98,6 +98,20 @@ def test_a_file_of_the_users_takes_the_place_of_a_set_on_the_hub(tmp_path, monke
     assert prompts.examples[0].conversation[0]["content"] == "Burn it."
 
 
+def test_the_first_message_of_a_wildchat_conversation_is_the_prompt(tmp_path):
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    rows = [
+        {"conversation": turns, "toxic": toxic, "language": language} for toxic, language in ((False, "English"), (True, "Thai"))
+    ]
+    (tmp_path / "wildchat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert sizes(PromptSpec(str(tmp_path / "wildchat.jsonl"), name="set")) == [
+        ("set harmful", True, 1),
+        ("set harmless", False, 1),
+    ]
+    (prompts,) = load_prompts(PromptSpec(str(tmp_path / "wildchat.jsonl"), where={"language": "English"}))
+    assert prompts.examples[0].conversation == [{"role": "user", "content": "Hi"}]
+
+
 def test_right_answers_are_read_with_their_questions(published):
     (prompts,) = load_prompts(PromptSpec(str(published / "gsm8k_test.jsonl"), limit=5))
     assert all("####" in example.answer for example in prompts.examples)
