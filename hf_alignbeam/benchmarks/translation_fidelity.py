@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.anchor.follower import Follower, RowStart
 from hf_alignbeam.benchmarks.exact_translation import AnswerPoint, ExactTranslation, exact_translation
+from hf_alignbeam.benchmarks.translation_loss import with_rule
 from hf_alignbeam.chat.template_parser import TemplateParser
 from hf_alignbeam.chat.templates import encode_prompt
 from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
@@ -113,7 +114,8 @@ def _lines(pair: TranslationPair, language: Language, split: str, n_contexts: in
             n_left_out += 1
             continue
         distances = [
-            total_variation(translated(pair, translator.with_rule(rule), context, n), exact.prob, translator) for rule, n in RULES
+            total_variation(translated(pair, with_rule(translator, rule), context, n), exact.prob, translator)
+            for rule, n in RULES
         ]
         groups["all"].append((exact, distances))
         if context.pending:

@@ -5,6 +5,7 @@ Knows tokenizers and translation rules. Knows no model: the distributions are ma
 
 import resource
 import time
+from copy import copy
 from itertools import permutations
 from pathlib import Path
 from typing import get_args
@@ -17,7 +18,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from hf_alignbeam.anchor.covering import CoverDistribution, marginal
 from hf_alignbeam.anchor.state import Node, RowState
 from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
+from hf_alignbeam.tokenization.losses import losses
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
+from hf_alignbeam.utils.method_cache import clear_method_caches
 
 RULES: tuple[TranslationRule, ...] = get_args(TranslationRule)
 N_TIMED = 20
@@ -65,7 +68,7 @@ def _pair_cells(anchor: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase
         marginal([CoverDistribution.canonical(row, translator, target_prob[0])], [row], target_prob)
     step = 1000 * (time.perf_counter() - start) / N_TIMED
     shares = [f"{100 * (1 - lost['exact']):.1f} %", *(f"{100 * lost[rule]:.3f} %" for rule in RULES)]
-    return [*shares, f"{build:.2f}", f"{step:.2f}", "; ".join(translator.target.losses) or "none"]
+    return [*shares, f"{build:.2f}", f"{step:.2f}", "; ".join(losses(translator.target)) or "none"]
 
 
 def lost_shares(translator: VocabularyTranslator) -> dict[str, float]:
@@ -75,5 +78,13 @@ def lost_shares(translator: VocabularyTranslator) -> dict[str, float]:
     target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target), dtype=torch.double)
     lost = {"bytes": float(translator.table().apply(anchor_prob, target_prob).lost[0])}
     for rule in RULES[1:]:
-        lost[rule] = float(translator.with_rule(rule)(anchor_prob, target_prob).lost[0])
+        lost[rule] = float(with_rule(translator, rule)(anchor_prob, target_prob).lost[0])
     return lost
+
+
+def with_rule(translator: VocabularyTranslator, rule: TranslationRule) -> VocabularyTranslator:
+    """A translator with the same vocabularies, which are not read again, and another rule."""
+    other = copy(translator)
+    clear_method_caches(other)
+    other.rule = rule
+    return other

@@ -3,7 +3,6 @@
 Knows messages of text. Knows no template, no tokenizer and no token id.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,8 +25,8 @@ def as_messages(conversation: Conversation) -> list[Message]:
         raise ValueError(f"A conversation must be a string or a list of messages, got {conversation!r}.")
     messages = [{"role": "user", "content": conversation}] if isinstance(conversation, str) else conversation
     for message in messages:
-        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-            raise ValueError(f"A message of `conversations` must have 'role' and 'content', got {message!r}.")
+        if not isinstance(message, dict) or "role" not in message or not ("content" in message or message.get("tool_calls")):
+            raise ValueError(f"A message of `conversations` must have 'role' and 'content' (or 'tool_calls'), got {message!r}.")
     plain = [{"role": message["role"], "content": _message_text(message)} for message in messages]
     if not any(message["content"].strip() for message in plain):
         raise ValueError(
@@ -57,7 +56,7 @@ def as_message_lists_or_none(conversations: Sequence[Conversation] | None) -> li
 
 def _message_text(message: Mapping[str, Any]) -> str:
     """A message's content and its tool calls as text."""
-    content, calls = message["content"], message.get("tool_calls") or []
+    content, calls = message.get("content"), message.get("tool_calls") or []
     parts = content if isinstance(content, list) else [] if content is None and calls else [{"text": content}]
     texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
     if len(texts) < len(parts):
@@ -69,14 +68,14 @@ def _message_text(message: Mapping[str, Any]) -> str:
 
 
 def _tool_call_text(call: Mapping[str, Any]) -> str:
-    function = call.get("function", call)
-    arguments = function["arguments"]
+    """A tool call as text; transformers allows one without arguments."""
+    function = call.get("function") or call
+    if not isinstance(function.get("name"), str):
+        raise ValueError(f"A call of 'tool_calls' must have the 'name' of its function, got {call!r}.")
+    arguments = function.get("arguments")
+    if arguments is None:
+        return function["name"]
     return f"{function['name']} {arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)}"
-
-
-def conversation_key(messages: Sequence[Message]) -> str:
-    """The SHA-256 of a conversation, which identifies it without revealing its text."""
-    return hashlib.sha256(json.dumps(messages, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -93,14 +92,6 @@ class ParsedPrompt:
     prefill: bytes
     leading_whitespace: bytes
 
-    def continued(self, text: bytes) -> "ParsedPrompt":
-        """The same prompt with the next text of the answer moved into its prefill."""
-        if not text:
-            return self
-        return ParsedPrompt(
-            self.messages, self.prefill + (text if self.prefill else text.removeprefix(self.leading_whitespace)), b""
-        )
-
 
 def prompt_from_messages(messages: list[Message]) -> ParsedPrompt:
     """A conversation as a prompt; an assistant message at its end becomes the prefill."""
@@ -111,13 +102,6 @@ def prompt_from_messages(messages: list[Message]) -> ParsedPrompt:
             "A conversation must hold a user message, got an assistant message alone. Put the user's message before it."
         )
     return ParsedPrompt(messages[:-1], messages[-1]["content"].encode(), b"")
-
-
-def messages_with_prefill(prompt: ParsedPrompt) -> list[Message]:
-    """A copy of a prompt's messages, with the prefill as an assistant message at the end if there is one."""
-    prefill = prompt.prefill.decode(errors="replace")
-    messages = [dict(message) for message in prompt.messages]
-    return [*messages, {"role": "assistant", "content": prefill}] if prefill else messages
 
 
 def merge_system(messages: list[Message]) -> list[Message]:

@@ -43,13 +43,16 @@ class PromptReader:
         """The white space that the target writes before the first word of its answer to a conversation."""
         return self._parser.leading_whitespace(messages)
 
-    def read(self, input_ids: Tensor, conversations: Sequence[list[Message]] | None) -> tuple[list[ParsedPrompt], list[int]]:
+    def read(
+        self, input_ids: Tensor, conversations: Sequence[list[Message]] | None, attention_mask: object = None
+    ) -> tuple[list[ParsedPrompt], list[int]]:
         """Parse the prompt of every row.
 
         Args:
             input_ids: (rows, length) prompts, left padding included; of length 0 where `generate` was given embeddings.
             conversations: The prompts' conversations, one a prompt, each prompt standing in equally many rows; None to
                 recover them from the ids.
+            attention_mask: (rows, length) 0 at padding, where there is one.
 
         Returns:
             Each row's prompt, and each row's prompt number: rows of one prompt are its beams or samples.
@@ -58,6 +61,8 @@ class PromptReader:
             ValueError: A prompt is empty, or the conversations do not fit the rows.
         """
         rows: list[PromptIds] = [tuple(row) for row in input_ids.tolist()]
+        if isinstance(attention_mask, Tensor) and attention_mask.shape == input_ids.shape:
+            rows = [_attended(row, mask) for row, mask in zip(rows, attention_mask.tolist(), strict=True)]
         if conversations is None:
             numbers = {row: number for number, row in enumerate(dict.fromkeys(rows))}
             prompts = [self._recover(row) for row in numbers]
@@ -90,7 +95,7 @@ class PromptReader:
         return ParsedPrompt(messages, parsed.prefill if parsed else b"", leading_whitespace)
 
     def _plain_prompt(self, row: PromptIds) -> ParsedPrompt:
-        """A row's whole text as one user message."""
+        """A row's whole text as one user message, but for the start of an answer."""
         if not self._has_warned:
             self._has_warned = True
             warnings.warn(
@@ -98,7 +103,13 @@ class PromptReader:
                 "user message. Pass `conversations`, or a `template` that recovers them.",
                 stacklevel=2,
             )
-        return ParsedPrompt([{"role": "user", "content": self._parser.plain_text(row)}], b"", b"")
+        return self._parser.plain_prompt(row)
+
+
+def _attended(row: PromptIds, mask: Sequence[int]) -> PromptIds:
+    """A row without masked ids at its beginning, if they are all the same: other ids may be words, which a judge must read."""
+    n_masked = next((n for n, is_attended in enumerate(mask) if is_attended), 0)
+    return row[n_masked:] if len(set(row[:n_masked])) == 1 else row
 
 
 def _rows_per_prompt(rows: Sequence[PromptIds], n_conversations: int) -> int:

@@ -1,4 +1,4 @@
-"""Conversations rendered through chat templates: for the target up to its answer, for an anchor or a judge without losing a word.
+"""Conversations rendered through chat templates for an anchor or a judge, without losing a word.
 
 Knows templates, and only by what they render. Knows no model and no translation; parsing is `template_parser`'s.
 """
@@ -11,9 +11,10 @@ from typing import Any, cast
 from transformers import PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.conversations import Message, alternate_roles, merge_system
+from hf_alignbeam.tokenization.vocabulary import decode
 
 #: Contents that no template writes itself. What a template writes around messages is learned by rendering these.
-QUESTION_PLACEHOLDER, ANSWER_PLACEHOLDER = "Qzxquestion", "Qzxanswer"
+_PLACEHOLDERS = ("Qzxquestion", "Qzxanswer", "Qzxsecond", "Qzxsystem", "Qzxtool")
 #: The markers that open and close reasoning in various models.
 REASONING_MARKERS = {
     "<think>": "</think>",
@@ -59,40 +60,36 @@ def leading_reasoning_marker(text: bytes) -> str | None:
     return next((begin for begin in REASONING_MARKERS if text.lstrip().startswith(begin.encode())), None)
 
 
-def render_target_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str:
-    """A conversation as the target reads it, up to its next answer; an assistant message at the end is left open."""
-    if tokenizer.chat_template is None:
-        return "\n\n".join(message["content"] for message in messages)
-    has_prefill = messages[-1]["role"] == "assistant"
-    text = tokenizer.apply_chat_template(
-        messages,
-        tokenize=False,
-        add_generation_prompt=not has_prefill,
-        continue_final_message=has_prefill,
-        enable_thinking=False,
-    )
-    return str(text)
+def chat_templates(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """A tokenizer's chat templates; of several by name (Command-R, Hermes 3), the default one first."""
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        return [template[name] for name in sorted(template, key=lambda name: (name != "default", name != "tool_use", name))]
+    return [template] if template else []
 
 
-def bytes_after_last_user(
-    tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None], messages: list[Message]
-) -> bytes | None:
-    """What the target's prompt holds after the content of the last user message, a prefill included.
+def default_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The template in which conversations are rendered; None where the tokenizer has none."""
+    return next(iter(chat_templates(tokenizer)), None)
 
-    None where there is no user message, or where the template refuses the conversation.
+
+def placeholders(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[bytes | None]) -> tuple[str, ...]:
+    """Contents for a question, an answer, a second message, a system message and a tool's, that the tokenizer keeps.
+
+    A tokenizer of few characters gets words of two of them.
     """
-    last = next((n for n in reversed(range(len(messages))) if messages[n]["role"] == "user"), None)
-    if last is None:
-        return None
-    marked = [*messages[:last], {"role": "user", "content": QUESTION_PLACEHOLDER}, *messages[last + 1 :]]
-    try:
-        ids = encode_with_one_bos(tokenizer, render_target_prompt(tokenizer, marked))
-    except Exception as error:
-        if not _is_template_error(error):
-            raise
-        return None
-    _, placeholder, after = bytes_with_special_tokens(tokenizer, tokens, ids).rpartition(QUESTION_PLACEHOLDER.encode())
-    return after if placeholder else None
+
+    def keeps(words: Sequence[str]) -> bool:
+        written = decode(tokens, tokenizer(" ".join(words), add_special_tokens=False).input_ids)
+        return written.split() == [word.encode() for word in words]
+
+    if keeps(_PLACEHOLDERS):
+        return _PLACEHOLDERS
+    pieces = (token.decode(errors="ignore") for token in tokens if token and len(token) <= 4)
+    characters = sorted({piece for piece in pieces if len(piece) == 1 and piece.isalnum()}, key=lambda c: (not c.isalpha(), c))
+    kept = [character for character in characters if keeps([character * 9])][:2]
+    words = tuple(kept[0] + kept[-1] * (9 + n) + kept[0] for n in range(len(_PLACEHOLDERS))) if len(kept) == 2 else ()
+    return words if words and keeps(words) else _PLACEHOLDERS
 
 
 def encode_prompt(
@@ -109,7 +106,7 @@ def encode_prompt(
         The ids, and the white space with which the answer begins.
     """
     messages = escape_special_tokens(tokenizer, messages)
-    if tokenizer.chat_template is None:
+    if default_template(tokenizer) is None:
         text, leading_whitespace = "\n\n".join(message["content"] for message in messages) + "\n\n", b""
     else:
         text, leading_whitespace = render_to_answer(tokenizer, tokens, messages)
@@ -129,7 +126,7 @@ def escape_special_tokens(tokenizer: PreTrainedTokenizerBase, messages: list[Mes
     The target may read such markup as plain text; an anchor or a judge must not read it as the end of a turn, or drop the
     text that it marks as reasoning.
     """
-    template = str(tokenizer.chat_template or "")
+    template = "".join(chat_templates(tokenizer))
     added = [(token.content, token.special) for token in tokenizer.added_tokens_decoder.values()]
     names = [name for name, special in added if len(name) > 1 and (special or (name in template and not name[0].isalnum()))]
     names += [*REASONING_MARKERS, *REASONING_MARKERS.values()]
@@ -179,10 +176,11 @@ def render_all(tokenizer: PreTrainedTokenizerBase, messages: list[Message], extr
 
 def render_or_none(tokenizer: PreTrainedTokenizerBase, messages: list[Message], **options: Any) -> str | None:
     """A conversation rendered through a chat template; None where the template refuses it (an unknown role, say)."""
+    options.setdefault("chat_template", default_template(tokenizer))
     try:
         return cast(str, tokenizer.apply_chat_template(messages, tokenize=False, **options))
     except Exception as error:
-        if not _is_template_error(error):
+        if not is_template_error(error):
             raise
         return None
 
@@ -203,10 +201,11 @@ def render_to_answer(
 ) -> tuple[str, bytes]:
     """The rendered text before the next answer (an empty reasoning block included), and the answer's leading white space."""
     prompt = render_all(tokenizer, messages, add_generation_prompt=True)
-    answered = render_all(tokenizer, messages, [{"role": "assistant", "content": ANSWER_PLACEHOLDER}])
-    before = answered.rpartition(ANSWER_PLACEHOLDER)[0]  # the last one: a user may write the placeholder, too
+    answer = placeholders(tokenizer, tokens)[1]
+    answered = render_all(tokenizer, messages, [{"role": "assistant", "content": answer}])
+    before = answered.rpartition(answer)[0]  # the last one: a user may write the placeholder, too
     answered_bytes = bytes_with_special_tokens(tokenizer, tokens, tokenizer(answered, add_special_tokens=False).input_ids)
-    before_bytes = answered_bytes.rpartition(ANSWER_PLACEHOLDER.encode())[0]
+    before_bytes = answered_bytes.rpartition(answer.encode())[0]
     prompt_bytes = bytes_with_special_tokens(tokenizer, tokens, tokenizer(prompt, add_special_tokens=False).input_ids)
     opening = answer_opening(prompt_bytes, before_bytes)
     if not opening.reasoning_first:
@@ -217,6 +216,6 @@ def render_to_answer(
     return shown, before[len(shown) :].encode()
 
 
-def _is_template_error(error: Exception) -> bool:
+def is_template_error(error: Exception) -> bool:
     """Whether jinja2 raised it, told by name: the core imports nothing that transformers does not promise to bring."""
     return type(error).__module__.split(".")[0] == "jinja2"

@@ -14,7 +14,8 @@ from accelerate import PartialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hf_alignbeam.chat.conversations import Conversation, as_messages, conversation_key
+from hf_alignbeam.chat.conversation_key import conversation_key
+from hf_alignbeam.chat.conversations import Conversation, as_messages
 from hf_alignbeam.cli.judges.options import JudgeOptions
 from hf_alignbeam.cli.judges.settings import check_optioned_judge, judge_spec_values, load_optioned_judge
 from hf_alignbeam.cli.strategy_settings import check_names

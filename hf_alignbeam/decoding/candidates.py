@@ -14,6 +14,8 @@ from hf_alignbeam.chat.conversations import ParsedPrompt
 from hf_alignbeam.decoding.row_batch import RowBatch, SteeredRows
 from hf_alignbeam.decoding.row_writer import RowWriter
 from hf_alignbeam.steering.anchor_steering import AnchorSteering
+from hf_alignbeam.steering.generate_call import GenerateCall
+from hf_alignbeam.steering.mixing import PAPER_TOP_TOKENS
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class CandidateGenerator:
         with call.ended_by_errors():
             logits = batch.logits[n_kept][rows]  # (F, V)
             scores = self._writer.scores(candidates, logits)
-            first_ids, active = self._first_tokens(scores, self._steering.anchor_logp(call, call.initial))  # (F, K)
+            first_ids, active = self._first_tokens(scores, self._anchor_logp(call))  # (F, K)
             parents = [n for n in range(len(rows)) for _ in range(self._num_candidates)]
             candidates = candidates.select_rows(parents)
             candidates.active = active.flatten().tolist()
@@ -103,6 +105,15 @@ class CandidateGenerator:
             logits = writer.read(candidates)
             scores = writer.scores(candidates, logits)
             ids = writer.draw(candidates, scores)
+
+    def _anchor_logp(self, call: GenerateCall) -> Tensor:
+        """The translated log-probabilities (F, V) of the anchor alone, at the beginning of the candidates."""
+        assert call.follower is not None
+        rows = call.initial.steered_rows
+        target_prob = torch.stack([call.initial.target_logp[row] for row in rows]).exp()
+        if self._steering.settings.mixing == "paper":
+            return call.follower.translate_top(target_prob, rows, PAPER_TOP_TOKENS)[0].log()
+        return call.follower.predict(target_prob, rows).prob.log()
 
     def _first_tokens(self, scores: Tensor, anchor_logp: Tensor) -> tuple[Tensor, Tensor]:
         """The first tokens (F, K) of the candidates, and which of these candidates exist (F, K).

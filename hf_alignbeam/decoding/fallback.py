@@ -6,7 +6,8 @@ Knows prompts and the tokens of answers. Knows no judge: the caller judges what 
 import warnings
 from collections.abc import Callable, Sequence
 
-from hf_alignbeam.chat.conversations import Message, messages_with_prefill
+from hf_alignbeam.chat.begun_answers import continued, messages_with_prefill
+from hf_alignbeam.chat.conversations import Message
 from hf_alignbeam.chat.refusal import Refusal
 from hf_alignbeam.decoding.records import Answer
 from hf_alignbeam.judges.base import NoVerdictError
@@ -41,7 +42,7 @@ class Fallback:
         """
         if self._on_fail is None or not answers:
             return [[] for _ in answers]
-        prompts = [answer.prompt.continued(text) for answer, text in zip(answers, committed, strict=True)]
+        prompts = [continued(answer.prompt, text) for answer, text in zip(answers, committed, strict=True)]
         try:
             with self._stream.drawing():
                 texts = list(self._on_fail([messages_with_prefill(prompt) for prompt in prompts]))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from hf_alignbeam.chat.begun_answers import continued
 from hf_alignbeam.chat.conversations import ParsedPrompt
 from hf_alignbeam.decoding.policy import Policy
 from hf_alignbeam.decoding.records import Answer, JudgedPrefix
@@ -87,7 +88,7 @@ class JudgedAnswers:
 
     def text_of(self, answer: Answer, ids: Sequence[int]) -> str:
         """The text that the judge reads where an answer consists of these tokens: the prefill is part of it."""
-        return answer.prompt.continued(self.seen_bytes_of(ids)).prefill.decode(errors="replace").strip()
+        return continued(answer.prompt, self.seen_bytes_of(ids)).prefill.decode(errors="replace").strip()
 
     def written(self, batch: RowBatch, row: int) -> tuple[list[int], str]:
         """The tokens of a row's answer, and their text."""

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from hf_alignbeam.chat.conversations import ParsedPrompt, conversation_key
+from hf_alignbeam.chat.conversation_key import conversation_key
+from hf_alignbeam.chat.conversations import ParsedPrompt
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ Does not decide the regular checks (`policy`), and does not know how a row is wr
 import math
 from collections.abc import Sequence
 
+from hf_alignbeam.chat.begun_answers import continued
 from hf_alignbeam.decoding.candidates import CandidateBatch, CandidateGenerator
 from hf_alignbeam.decoding.fallback import Fallback
 from hf_alignbeam.decoding.judged_answers import JudgedAnswers
@@ -124,7 +125,7 @@ class Rollback:
     def _propose(self, batch: RowBatch, rows: list[int], n_kept: int, n_next: int | None) -> CandidateBatch:
         """Write candidates in the place of what some rows had after their first `n_kept` tokens."""
         answers = [batch.answers[row] for row in rows]
-        prompts = [answer.prompt.continued(self._answers.bytes_of(answer.ids)) for answer in answers]
+        prompts = [continued(answer.prompt, self._answers.bytes_of(answer.ids)) for answer in answers]
         return self._candidates.generate(batch, rows, n_kept, n_next, prompts, self._answers.keeps_steps)
 
     def _judge(self, candidates: CandidateBatch) -> dict[int, float]:

@@ -228,7 +228,7 @@ class AlignBeam:
             check_strategy_call(model, logits_processor, generation_config)
             if stop_strings:
                 stopping_criteria = StoppingCriteriaList([*stopping_criteria, StopStringCriteria(self._tokenizer, stop_strings)])
-            prompts, _ = self._steering.prompt_reader.read(input_ids, self._conversations)
+            prompts, _ = self._steering.prompt_reader.read(input_ids, self._conversations, model_kwargs.get("attention_mask"))
             target = TargetRows(model, input_ids, generation_config, model_kwargs)
             answers = self._judged_answers(prompts, generation_config)
             writer = RowWriter(self._steering, input_ids, logits_processor, stopping_criteria, generation_config, self._is_traced)

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.conversations import Message
-from hf_alignbeam.chat.templates import bytes_after_last_user, bytes_with_special_tokens
+from hf_alignbeam.chat.target_prompts import bytes_after_last_user
+from hf_alignbeam.chat.templates import bytes_with_special_tokens
 from hf_alignbeam.inference.engines import input_device
 
 Positions = Literal["all", "user"]

@@ -11,8 +11,11 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.chat.conversations import Message, ParsedPrompt, conversation_key, messages_with_prefill, prompt_from_messages
-from hf_alignbeam.chat.templates import encode_with_one_bos, render_target_prompt
+from hf_alignbeam.chat.begun_answers import continued, messages_with_prefill
+from hf_alignbeam.chat.conversation_key import conversation_key
+from hf_alignbeam.chat.conversations import Message, ParsedPrompt, prompt_from_messages
+from hf_alignbeam.chat.target_prompts import render_target_prompt
+from hf_alignbeam.chat.templates import encode_with_one_bos
 from hf_alignbeam.embedding_search.batched_generation import BatchedGenerator, ResolvedGeneration
 from hf_alignbeam.embedding_search.embeddings import EmbeddedPrompt, Embedder, Positions
 from hf_alignbeam.embedding_search.fingerprint import identity, model_sha256
@@ -196,4 +199,4 @@ class PromptSearcher:
     def _response_text(self, parsed: ParsedPrompt, ids: Sequence[int]) -> str:
         """The whole response, prefill included, as a user sees it."""
         text = seen_bytes(self._tokenizer, self.pieces, ids)
-        return parsed.continued(text).prefill.decode(errors="replace").strip()
+        return continued(parsed, text).prefill.decode(errors="replace").strip()

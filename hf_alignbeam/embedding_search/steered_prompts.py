@@ -20,7 +20,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from hf_alignbeam.chat.conversations import Conversation, Message, as_message_lists, as_messages, conversation_key
+from hf_alignbeam.chat.conversation_key import conversation_key
+from hf_alignbeam.chat.conversations import Conversation, Message, as_message_lists, as_messages
 from hf_alignbeam.embedding_search.embeddings import left_padded, token_embeddings
 from hf_alignbeam.embedding_search.fingerprint import model_sha256
 from hf_alignbeam.judges.failsafe import JudgeError

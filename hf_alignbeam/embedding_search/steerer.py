@@ -13,14 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.chat.conversations import (
-    Conversation,
-    ParsedPrompt,
-    as_message_lists,
-    as_messages,
-    conversation_key,
-    prompt_from_messages,
-)
+from hf_alignbeam.chat.conversation_key import conversation_key
+from hf_alignbeam.chat.conversations import Conversation, ParsedPrompt, as_message_lists, as_messages, prompt_from_messages
 from hf_alignbeam.chat.refusal import REFUSAL, Refusal, check_refusal, first_invisible
 from hf_alignbeam.embedding_search.batched_generation import ResolvedGeneration, resolve_generation
 from hf_alignbeam.embedding_search.embeddings import Positions, padded_ids

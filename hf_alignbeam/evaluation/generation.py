@@ -15,7 +15,8 @@ from peft import PeftModel
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.conversations import Message
-from hf_alignbeam.chat.templates import encode_with_one_bos, render_target_prompt
+from hf_alignbeam.chat.target_prompts import render_target_prompt
+from hf_alignbeam.chat.templates import encode_with_one_bos
 from hf_alignbeam.embedding_search.embeddings import padded_ids
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.tokenization.vocabulary import decode, token_bytes

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.conversations import Message, merge_system
 from hf_alignbeam.chat.refusal import REFUSAL
-from hf_alignbeam.chat.templates import render_target_prompt
+from hf_alignbeam.chat.target_prompts import render_target_prompt
 from hf_alignbeam.decoding.strategy import THRESHOLD, AlignBeam
 from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
 from hf_alignbeam.evaluation.devices import load_causal, load_named_judge, named_device, this_process

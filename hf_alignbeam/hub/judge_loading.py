@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from hf_alignbeam.chat.templates import default_template
 from hf_alignbeam.hub.model_loading import adapter_config, base_of_adapter, explain_load_errors, get_or_build, load_once
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.base import Judge, is_number
@@ -194,7 +195,7 @@ def judge_from_arguments(judge: Any, arguments: Mapping[str, Any], model: PreTra
 
 
 def _build(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: JudgeSettings) -> Judge:
-    found = find_profile(network.config._name_or_path, tokenizer.chat_template)
+    found = find_profile(network.config._name_or_path, default_template(tokenizer))
     inner = network.get_base_model() if hasattr(network, "get_base_model") else network  # type: ignore[operator]
     classifies = "SequenceClassification" in type(inner).__name__
     profile = (replace(settings, template=None) if classifies else settings).resolved(found)  # it says nothing of labels

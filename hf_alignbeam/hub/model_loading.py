@@ -14,12 +14,7 @@ from typing import Any, cast
 
 import torch
 from huggingface_hub.errors import HTTPError
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file
 
 from hf_alignbeam.inference.engines import input_device

@@ -10,15 +10,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 #: Arguments that `generate` needs to load a Hub folder and passes on to the folder's own function.
-LOADER_ARGUMENTS = (
-    "revision",
-    "code_revision",
-    "token",
-    "cache_dir",
-    "local_files_only",
-    "force_download",
-    "proxies",
-    "trust_remote_code",
+LOADER_ARGUMENTS = frozenset(
+    ["revision", "code_revision", "token", "cache_dir", "local_files_only", "force_download", "proxies", "trust_remote_code"]
 )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
+from hf_alignbeam.chat.templates import default_template
 from hf_alignbeam.inference.branching_cache import choose_engine
 from hf_alignbeam.inference.engines import max_positions
 from hf_alignbeam.inference.incremental import IncrementalScorer, n_common
@@ -95,7 +96,9 @@ class LLMJudge:
         self._has_warned = False
         self._why_unreadable = ""
         self.threshold = 0.5
-        known = as_profile(profile) if profile is not None else find_profile(model.config._name_or_path, tokenizer.chat_template)
+        known = (
+            as_profile(profile) if profile is not None else find_profile(model.config._name_or_path, default_template(tokenizer))
+        )
         self._use(known or SAFE_UNSAFE)
         engine = choose_engine(model, self._tokens)
         self._scorer = IncrementalScorer(model, engine, lambda: precise_logits(model, self._reader.first_ids))

@@ -17,7 +17,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 from hf_alignbeam.anchor.follower import Follower, RowStart
 from hf_alignbeam.chat.conversations import Message, ParsedPrompt
 from hf_alignbeam.chat.prompt_reader import PromptReader
-from hf_alignbeam.chat.template_parser import learn_format
 from hf_alignbeam.chat.templates import bytes_with_special_tokens, encode_prompt, leading_reasoning_marker
 from hf_alignbeam.inference.adapters import OneThread, adapter_layers, adapters_off, base_of, n_embeddings
 from hf_alignbeam.inference.branching_cache import choose_engine
@@ -61,7 +60,7 @@ class AnchorSteering:
         self._engine = choose_engine(self._anchor, self._anchor_tokens, self._scope())
         self._exclusive = OneThread(self._anchor) if model is not None else None
         self.prompt_reader = PromptReader(tokenizer, settings.template)
-        eos_ids = _eos_ids(self._anchor, anchor_tokenizer, self._anchor_tokens), self.prompt_reader.eos_ids
+        eos_ids = _eos_ids(self._anchor, anchor_tokenizer), self.prompt_reader.eos_ids
         if isinstance(settings.translation, VocabularyTranslator):
             settings.translation.check(anchor_tokenizer, tokenizer, *eos_ids)
             self.translator = settings.translation
@@ -78,7 +77,10 @@ class AnchorSteering:
             target_only_prefix = self.prompt_reader.leading_whitespace(question)
         except ValueError:  # the template needs more than a question; the first call will build the tables
             leading_whitespace = target_only_prefix = b""
-        self.translator.warm_up(leading_whitespace, target_only_prefix)
+        if not self.translator.identity:
+            self.translator.table()
+            self.translator.table(leading_whitespace, target_only_prefix)
+            self.translator.anchor.begins_a_token(b" ")
 
     @property
     def schedule(self) -> SteeringSchedule:
@@ -169,15 +171,6 @@ class AnchorSteering:
         anchor_prob = torch.addcmul(translation.prob, translation.lost[:, None], target_prob)
         return RULES[self.settings.mixing](target_logp, anchor_prob, self.settings.alpha), float(translation.lost.sum())
 
-    def anchor_logp(self, call: GenerateCall, state: CallState) -> Tensor:
-        """The translated log-probabilities (rows, V) of the anchor alone, for the rows that were steered at a state."""
-        assert call.follower is not None
-        rows = state.steered_rows
-        target_prob = torch.stack([state.target_logp[row] for row in rows]).exp()
-        if self.settings.mixing == "paper":
-            return call.follower.translate_top(target_prob, rows, PAPER_TOP_TOKENS)[0].log()
-        return call.follower.predict(target_prob, rows).prob.log()
-
     def count(self, call: GenerateCall, n_steered: int = 0, lost_mass: float = 0.0) -> None:
         """Add a call's uncounted cost to the ledger, and how many tokens were steered."""
         n_forwards, n_tokens = call.uncounted_cost()
@@ -245,12 +238,8 @@ def _check_anchor(anchor: PreTrainedModel, anchor_tokenizer: PreTrainedTokenizer
         )
 
 
-def _eos_ids(anchor: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: list[bytes | None]) -> set[int]:
+def _eos_ids(anchor: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The ids that end the anchor's answers, from its generation config, its tokenizer and its chat template."""
     configured = anchor.generation_config.eos_token_id if anchor.generation_config is not None else None
-    ids = set(configured if isinstance(configured, list) else [configured])
-    ids.add(tokenizer.eos_token_id)
-    if tokenizer.chat_template is not None:
-        learned = learn_format(tokenizer, tokens, tokenizer.chat_template)
-        ids |= learned.eos_ids if learned else set()
-    return {i for i in ids if i is not None}
+    ids = configured if isinstance(configured, list) else [configured]
+    return {i for i in ids if i is not None} | PromptReader(tokenizer).eos_ids

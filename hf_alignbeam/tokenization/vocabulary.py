@@ -10,20 +10,8 @@ from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
-from hf_alignbeam.tokenization.backends import WORD_START, read_backend
+from hf_alignbeam.tokenization.backends import read_backend
 from hf_alignbeam.utils.method_cache import cached_method
-
-#: The bytes that occur in UTF-8 text.
-UTF8_BYTES = [byte for byte in range(256) if byte not in (0xC0, 0xC1) and byte < 0xF5]
-
-#: Texts that show whether a tokenizer normalizes its input, by the name of the loss.
-LOSS_PROBES = {
-    "white space is not kept": " a  b\n\n\tc \n",
-    "composed characters are rewritten (NFC)": "e\u0301",
-    "compatible characters are rewritten (NFKC)": "\ufb01 \u00bd \uff21",
-    "case is not kept": "AbC",
-    f"a literal {WORD_START} becomes a space": f"a{WORD_START}b",
-}
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
@@ -84,18 +72,6 @@ class Vocabulary:
         return self._backend.pieces == other._backend.pieces
 
     @cached_property
-    def losses(self) -> tuple[str, ...]:
-        """The texts that this tokenizer cannot write or does not keep, by name; empty for one that keeps every text."""
-        missing = [byte for byte in UTF8_BYTES if bytes([byte]) not in self.by_bytes]
-        losses = []
-        if len(missing) > len(UTF8_BYTES) // 2:
-            losses.append("no byte fallback: characters without a piece are lost")
-        elif missing:
-            losses.append(f"no token for {len(missing)} bytes: {', '.join(f'0x{byte:02X}' for byte in missing)}")
-        kept = {kind: self.decode(self._encode_text(text.encode())) == text.encode() for kind, text in LOSS_PROBES.items()}
-        return (*losses, *(kind for kind, is_kept in kept.items() if not is_kept))
-
-    @cached_property
     def by_bytes(self) -> dict[bytes, int]:
         """The id of each byte string; where several tokens have the same bytes, the one that the tokenizer itself writes."""
         ids: dict[bytes, int] = {}
@@ -106,7 +82,7 @@ class Vocabulary:
                     duplicates.add(token)
                 ids.setdefault(token, i)
         for token in duplicates:
-            encoded = self._encode_text(token)
+            encoded = self.own_ids(token)
             if len(encoded) == 1:
                 ids[token] = encoded[0]
         return ids
@@ -155,9 +131,10 @@ class Vocabulary:
 
     @cached_method(maxsize=65_536)
     def _encoded(self, data: bytes) -> tuple[int, ...]:
-        return self._repaired(data, self._encode_text(data))
+        return self._repaired(data, self.own_ids(data))
 
-    def _encode_text(self, data: bytes) -> tuple[int, ...]:
+    def own_ids(self, data: bytes) -> tuple[int, ...]:
+        """The tokenizer's own ids, which may not give the bytes back; none for bytes that are no text."""
         text = _text(data)
         return tuple(self._backend.encode_batch([text])[0]) if text else ()
 

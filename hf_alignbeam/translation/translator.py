@@ -6,7 +6,6 @@ which target token comes next, `Table.extensions` names the candidates, and the 
 
 from collections import defaultdict
 from collections.abc import Iterable
-from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -16,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_alignbeam.tokenization.vocabulary import Vocabulary
 from hf_alignbeam.translation.retokenization import Retokenizer
-from hf_alignbeam.utils.method_cache import cached_method, clear_method_caches
+from hf_alignbeam.utils.method_cache import cached_method
 
 #: A row with less mass than this counts as empty.
 NEGLIGIBLE = 1e-30
@@ -149,7 +148,9 @@ class VocabularyTranslator:
         anchor_eos_ids: Iterable[int] | None = None,
         eos_ids: Iterable[int] | None = None,
     ):
-        self.rule: TranslationRule = _checked_rule(rule)
+        if rule not in get_args(TranslationRule):
+            raise ValueError(f"`rule` must be one of {', '.join(get_args(TranslationRule))}, got {rule!r}.")
+        self.rule: TranslationRule = rule
         self.anchor = Vocabulary(anchor_tokenizer, anchor_eos_ids)
         is_shared = anchor_tokenizer is tokenizer and anchor_eos_ids == eos_ids
         self.target = self.anchor if is_shared else Vocabulary(tokenizer, eos_ids)
@@ -165,25 +166,18 @@ class VocabularyTranslator:
         eos_ids: Iterable[int],
     ) -> None:
         """Raise ValueError unless this translator was built for these tokenizers and EOS ids."""
-        sides = (
+        given = (
             ("anchor_tokenizer", self.anchor, anchor_tokenizer, anchor_eos_ids),
             ("tokenizer", self.target, tokenizer, eos_ids),
         )
-        for name, own, other_tokenizer, other_eos_ids in sides:
-            vocabulary = Vocabulary(other_tokenizer, other_eos_ids)
+        for name, own, other, other_eos_ids in given:
+            vocabulary = Vocabulary(other, other_eos_ids)
             if not own.same_ids(vocabulary) or own.eos_ids != vocabulary.eos_ids:
                 raise ValueError(
                     f"`translation` must be a translator built for this `{name}`: its tokens or the ids that end an answer "
-                    f"differ from those of {type(other_tokenizer).__name__} with {len(other_tokenizer)} tokens. Take the "
-                    "`translator` of another AnchorLogitsProcessor for the same models, or leave it out."
+                    f"differ from those of the {len(vocabulary)} tokens given. Take the `translator` of another "
+                    "AnchorLogitsProcessor for the same models, or leave it out."
                 )
-
-    def with_rule(self, rule: TranslationRule) -> "VocabularyTranslator":
-        """Return a translator with the same vocabularies, which are not read again, and another rule."""
-        other = copy(self)
-        clear_method_caches(other)
-        other.rule = _checked_rule(rule)
-        return other
 
     def __call__(
         self, anchor_prob: Tensor, target_prob: Tensor, pending: bytes = b"", target_only_prefix: bytes = b""
@@ -215,18 +209,6 @@ class VocabularyTranslator:
             return Translation(prob, (anchor_prob.sum(-1) - prob.sum(-1)).clamp_min(0.0))
         table = self.table(pending, target_only_prefix).to(target_prob.device)
         return table.apply(anchor_prob.to(target_prob.device), target_prob).normalized()
-
-    def warm_up(self, leading_whitespace: bytes = b"", target_only_prefix: bytes = b"") -> None:
-        """Build the tables for the beginning and for the middle of an answer.
-
-        Args:
-            leading_whitespace: White space with which the anchor's answers begin.
-            target_only_prefix: White space with which the target's answers begin.
-        """
-        if not self.identity:
-            self.table()
-            self.table(leading_whitespace, target_only_prefix)
-            self.anchor.begins_a_token(b" ")
 
     def table(self, pending: bytes = b"", target_only_prefix: bytes = b"") -> Table:
         """Return the table for one point of an answer; each is built once."""
@@ -294,12 +276,6 @@ class VocabularyTranslator:
             for n in range(1, len(path)):
                 extensions[path[:n]].append(t)
         return dict(extensions)
-
-
-def _checked_rule(rule: TranslationRule) -> TranslationRule:
-    if rule not in get_args(TranslationRule):
-        raise ValueError(f"`rule` must be one of {', '.join(get_args(TranslationRule))}, got {rule!r}.")
-    return rule
 
 
 def _ids(ids: Iterable[int]) -> Tensor:

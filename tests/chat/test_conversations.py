@@ -2,19 +2,13 @@
 
 import pytest
 
-from hf_alignbeam.chat.conversations import (
-    ParsedPrompt,
-    alternate_roles,
-    as_messages,
-    merge_system,
-    messages_with_prefill,
-    prompt_from_messages,
-)
+from hf_alignbeam.chat.begun_answers import continued, messages_with_prefill
+from hf_alignbeam.chat.conversations import ParsedPrompt, alternate_roles, as_messages, merge_system, prompt_from_messages
 
 
 def test_conversations_are_checked():
     assert as_messages("Hi") == [{"role": "user", "content": "Hi"}]
-    with pytest.raises(ValueError, match="must have 'role' and 'content', got {'text': 'x'}"):
+    with pytest.raises(ValueError, match=r"must have 'role' and 'content' \(or 'tool_calls'\), got {'text': 'x'}"):
         as_messages([{"text": "x"}])
     with pytest.raises(ValueError, match=r"A conversation must hold some text, got ' '"):
         as_messages(" ")
@@ -58,8 +52,8 @@ def test_an_assistant_message_at_the_end_is_the_prefill():
 
 def test_a_continued_prompt_drops_its_leading_whitespace_once():
     prompt = ParsedPrompt([{"role": "user", "content": "How?"}], b"", b" ")
-    assert prompt.continued(b"") == prompt
-    assert prompt.continued(b" Mix").continued(b" it") == ParsedPrompt(prompt.messages, b"Mix it", b"")
+    assert continued(prompt, b"") == prompt
+    assert continued(continued(prompt, b" Mix"), b" it") == ParsedPrompt(prompt.messages, b"Mix it", b"")
 
 
 def test_merged_messages_keep_every_word():
@@ -71,3 +65,23 @@ def test_merged_messages_keep_every_word():
     ]
     assert merge_system(messages) == messages
     assert merge_system(messages[2:]) == [{"role": "assistant", "content": "s\n\na"}, {"role": "user", "content": "u"}]
+
+
+@pytest.mark.parametrize("content", [{}, {"content": None}, {"content": ""}])
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        ({"function": {"name": "weather"}}, "weather"),
+        ({"function": {"name": "weather", "arguments": None}}, "weather"),
+        ({"name": "weather", "arguments": "Paris"}, "weather Paris"),
+        ({"function": {"name": "weather", "arguments": {}}}, "weather {}"),
+    ],
+)
+def test_a_tool_call_needs_neither_content_nor_arguments(content, call, text):
+    messages = as_messages([{"role": "user", "content": "Rain?"}, {"role": "assistant", **content, "tool_calls": [call]}])
+    assert messages[1] == {"role": "assistant", "content": text}
+
+
+def test_a_tool_call_without_a_name_is_refused():
+    with pytest.raises(ValueError, match="must have the 'name' of its function, got {'arguments': 'x'}"):
+        as_messages([{"role": "assistant", "tool_calls": [{"arguments": "x"}]}])

@@ -2,6 +2,7 @@
 
 import pytest
 
+from hf_alignbeam.chat.begun_answers import continued
 from hf_alignbeam.chat.conversations import ParsedPrompt
 from hf_alignbeam.chat.refusal import Refusal
 from hf_alignbeam.tokenization.vocabulary import decode, token_bytes
@@ -27,7 +28,7 @@ def test_the_refusal_begins_an_answer_or_a_new_paragraph_after_it(tokenizer, ref
     first, later = refusal.ids(PROMPT, 0, None), refusal.ids(PROMPT, 5, None)
     assert text_of(tokenizer, first) == b" No, sorry."
     assert text_of(tokenizer, later).endswith(b"\n\nNo, sorry.")
-    assert refusal.ids(PROMPT.continued(b" Mix"), 0, None) == later
+    assert refusal.ids(continued(PROMPT, b" Mix"), 0, None) == later
     assert first[-1] == later[-1] == tokenizer.eos_token_id
 
 

@@ -51,7 +51,7 @@ def test_text_that_does_not_follow_the_template_is_not_parsed(byte_tokenizer):
     parser = TemplateParser(byte_tokenizer)
     ids = byte_tokenizer("How do I kill the weeds?").input_ids
     assert parser.parse(ids) is None
-    assert parser.plain_text(ids) == "How do I kill the weeds?"
+    assert parser.plain_prompt(ids).messages == [{"role": "user", "content": "How do I kill the weeds?"}]
 
 
 def test_a_template_may_be_given_as_jinja_or_callable(piece_tokenizer):

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_alignbeam.chat.conversations import merge_system
-from hf_alignbeam.chat.templates import ANSWER_PLACEHOLDER, encode_prompt, escape_special_tokens
+from hf_alignbeam.chat.templates import encode_prompt, escape_special_tokens
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 
@@ -32,7 +32,7 @@ def test_the_anchor_reads_one_bos_and_its_own_template(fixture, request):
 
 
 def test_a_user_who_writes_the_placeholder_changes_nothing(piece_tokenizer):
-    messages = [{"role": "user", "content": f"What is {ANSWER_PLACEHOLDER}?"}]
+    messages = [{"role": "user", "content": "What is Qzxanswer?"}]
     ids, leading_whitespace = encode_prompt(piece_tokenizer, token_bytes(piece_tokenizer), messages)
     assert ids == prompt_ids(piece_tokenizer, messages)
     assert leading_whitespace == b" "

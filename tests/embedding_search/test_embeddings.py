@@ -7,7 +7,8 @@ import torch
 import transformers as t
 from conftest import tiny
 
-from hf_alignbeam.chat.templates import encode_with_one_bos, render_target_prompt
+from hf_alignbeam.chat.target_prompts import render_target_prompt
+from hf_alignbeam.chat.templates import encode_with_one_bos
 from hf_alignbeam.embedding_search.embeddings import Embedder, left_padded, padded_ids, token_embeddings
 from hf_alignbeam.embedding_search.fingerprint import model_sha256
 from hf_alignbeam.tokenization.vocabulary import token_bytes

@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig
 
 from hf_alignbeam import EmbeddingSteerer, testbed
-from hf_alignbeam.chat.conversations import conversation_key
+from hf_alignbeam.chat.conversation_key import conversation_key
 from hf_alignbeam.embedding_search.batched_generation import resolve_generation
 from hf_alignbeam.embedding_search.embeddings import left_padded, token_embeddings
 from hf_alignbeam.evaluation.generation import encode

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from hf_alignbeam.tokenization.vocabulary import WORD_START, Vocabulary, complete_characters, decode, token_bytes
+from hf_alignbeam.tokenization.backends import WORD_START
+from hf_alignbeam.tokenization.losses import losses
+from hf_alignbeam.tokenization.vocabulary import Vocabulary, complete_characters, decode, token_bytes
 
 HARD = [
     "Hello world",
@@ -85,8 +87,8 @@ def test_token_bytes_concatenate_to_the_text_real(name, real, text):
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_losses_of_real_tokenizers_are_named(name, real):
     _, vocabulary = real(name)
-    assert len(vocabulary.losses) == len(LOSSES[name])
-    assert all(loss.startswith(expected) for loss, expected in zip(vocabulary.losses, LOSSES[name], strict=True))
+    assert len(losses(vocabulary)) == len(LOSSES[name])
+    assert all(loss.startswith(expected) for loss, expected in zip(losses(vocabulary), LOSSES[name], strict=True))
 
 
 #: Larger tables of schemes that other tokenizers have too.
@@ -217,7 +219,7 @@ def mistral(name):
 def test_mistral_common_tokens_concatenate_to_the_text(name, text):
     tokenizer, vocabulary = mistral(name)
     ids = tokenizer(text, add_special_tokens=False).input_ids
-    assert vocabulary.losses == MISTRAL[name]
+    assert losses(vocabulary) == MISTRAL[name]
     if LITERAL_MARK in MISTRAL[name]:
         text = text.replace(WORD_START, " ")
     assert vocabulary.decode(ids) in (text.encode(), b" " + text.encode())  # SentencePiece puts a dummy space in front

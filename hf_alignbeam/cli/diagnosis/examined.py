@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.chat.templates import encode_with_one_bos, render_target_prompt
+from hf_alignbeam.chat.target_prompts import render_target_prompt
+from hf_alignbeam.chat.templates import encode_with_one_bos
 from hf_alignbeam.inference.engines import input_device
 
 #: Green is as it should be, yellow works with a cost or needs care, red does not work.

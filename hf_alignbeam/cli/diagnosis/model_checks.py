@@ -6,14 +6,17 @@ Knows models and tokenizers that are loaded. Knows no second model and no termin
 import torch
 
 from hf_alignbeam.chat.conversations import Message
+from hf_alignbeam.chat.format_learning import learn_format
 from hf_alignbeam.chat.prompt_reader import PromptReader
-from hf_alignbeam.chat.template_parser import TemplateParser, learn_format
-from hf_alignbeam.chat.templates import encode_prompt, encode_with_one_bos, render_target_prompt
+from hf_alignbeam.chat.target_prompts import render_target_prompt
+from hf_alignbeam.chat.template_parser import TemplateParser
+from hf_alignbeam.chat.templates import default_template, encode_prompt, encode_with_one_bos
 from hf_alignbeam.cli.diagnosis.examined import QUESTIONS, CheckResult, ExaminedModel
 from hf_alignbeam.embedding_search.embeddings import Embedder
 from hf_alignbeam.inference.branching_cache import choose_engine
 from hf_alignbeam.inference.engines import KeyValueEngine
 from hf_alignbeam.tokenization.backends import WORD_START
+from hf_alignbeam.tokenization.losses import losses
 from hf_alignbeam.tokenization.vocabulary import Vocabulary, token_bytes
 
 #: Plain text must be likelier than random tokens by this many nats a token. So many random texts are compared.
@@ -60,9 +63,9 @@ def byte_completeness(examined: ExaminedModel) -> CheckResult:
     """Whether the tokenizer can encode every text without loss."""
     vocabulary = Vocabulary(examined.tokenizer)
     kind = type(examined.tokenizer).__name__
-    losses = [loss for loss in vocabulary.losses if WORD_START not in loss]  # a character that only tokenizers write
-    if losses:
-        text = f"{kind} does not keep every text: {'; '.join(losses)}. Text that it loses cannot be steered."
+    lost = [loss for loss in losses(vocabulary) if WORD_START not in loss]  # a character that only tokenizers write
+    if lost:
+        text = f"{kind} does not keep every text: {'; '.join(lost)}. Text that it loses cannot be steered."
         return CheckResult("yellow", text)
     return CheckResult("green", f"{kind}, {len(vocabulary)} tokens, every byte and every text kept")
 
@@ -131,9 +134,10 @@ def double_bos(examined: ExaminedModel) -> CheckResult:
 
 def system_role(examined: ExaminedModel) -> CheckResult:
     """Whether the template takes a system message."""
-    if examined.tokenizer.chat_template is None:
+    chat_template = default_template(examined.tokenizer)
+    if chat_template is None:
         return CheckResult("green", "no template")
-    learned = learn_format(examined.tokenizer, token_bytes(examined.tokenizer), examined.tokenizer.chat_template)
+    learned = learn_format(examined.tokenizer, token_bytes(examined.tokenizer), chat_template)
     if learned is None:
         return CheckResult("red", "the template cannot be followed: the text that it puts around messages cannot be learned.")
     if learned.around_system is None:
