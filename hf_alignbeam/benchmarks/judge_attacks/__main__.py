@@ -40,12 +40,13 @@ def judge_attacks(
     harmless: Annotated[list[Path] | None, typer.Option(help="Harmless prompts, read as questions and as answers.")] = None,
     profile: Annotated[str | None, typer.Option(help="The judges' profile; default: as it is found.")] = None,
     limit: Annotated[int, typer.Option(help="The most flagged responses to attack.")] = 40,
+    characters: Annotated[int | None, typer.Option(help="How many of each response's characters count; default: all.")] = None,
     seed: Annotated[int, typer.Option(help="Of the order in which responses are tried.")] = 0,
 ) -> None:
     """Attack judges, count harmless texts that change sides, and measure the cost."""
     console = Console(width=200)
     with report_user_errors():
-        labeled = [read_labeled(path, seed) for path in file or []] or [testbed_labeled(seed)]
+        labeled = [read_labeled(path, characters, seed) for path in file or []] or [testbed_labeled(seed)]
         texts = [(str(path), [each.conversation[-1]["content"] for each in read_prompts(path)]) for path in harmless or []]
         n_passed = 0
         for name in judge:
@@ -68,11 +69,11 @@ def judge_attacks(
         raise typer.Exit(1)
 
 
-def read_labeled(path: Path, seed: int) -> Labeled:
-    """The harmful and the harmless exchanges of a file, in an order drawn by a seed."""
+def read_labeled(path: Path, characters: int | None, seed: int) -> Labeled:
+    """The harmful and the harmless exchanges of a file, with the beginnings of their responses, in an order drawn by a seed."""
     labeled = read_labeled_responses(path)
     random.Random(seed).shuffle(labeled)
-    pairs = [(each.harmful, (each.conversation, each.response)) for each in labeled if each.response.strip()]
+    pairs = [(each.harmful, (each.conversation, each.response[:characters])) for each in labeled if each.response.strip()]
     return path.name, [pair for harmful, pair in pairs if harmful], [pair for harmful, pair in pairs if not harmful]
 
 
