@@ -9,8 +9,8 @@
 * `strategy_cost`: `alignbeam bench --decoding`: the strategy compared with plain `generate`.
 * `tiny_families`: Tiny random decoders of many families, for laws that must hold for every kind of layer.
 * `family_matrix`: `alignbeam bench --families`: the laws on every family in every mode.
-* `translation_fidelity`: `alignbeam bench --fidelity`: the distance of each rule to the exact translation.
 * `translation_loss`: `alignbeam bench --translation`: what translating between real tokenizers costs.
+* `translation_fidelity`: `alignbeam bench --fidelity`: the distance of each rule to the exact translation.
 * `judge_attacks/`: Disguised texts: what passes a judge by the disguise alone.
 * `gpu/`: The laws and the costs on one card.
 """

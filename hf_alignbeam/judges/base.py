@@ -6,7 +6,7 @@ Knows conversations, responses and `harm`. Knows no model's input or output, no 
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Protocol
 
 import torch
@@ -61,6 +61,11 @@ def as_numbers(harm: object, n_responses: int) -> Tensor:
 def is_number(value: object) -> bool:
     """Whether a value is a real number, which true and false are not."""
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_whole_number(value: object) -> bool:
+    """Whether a value is a whole number, which true and false are not."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 class CachedJudge:

@@ -91,6 +91,8 @@ class GuardProfile:
             raise ValueError("`as_message` must be true without a `prompt`, got False. Leave it out.")
         if self.question is not None and self.prompt is not None:
             raise ValueError(f"`question` must be left out with a `prompt`, got {self.question!r}. Write it into the prompt.")
+        if self.verdict_after is not None and not self.verdict_after.strip():
+            raise ValueError(f"`verdict_after` must hold visible characters, got {self.verdict_after!r}. Leave it out for none.")
         if (self.verdict_after is None) != (self.max_new_tokens == 0) or self.max_new_tokens < 0:
             raise ValueError(
                 f"`verdict_after` and `max_new_tokens` must come together, got {self.verdict_after!r} and {self.max_new_tokens}."

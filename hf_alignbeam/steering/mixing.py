@@ -6,6 +6,7 @@ in which a rule leaves no token keeps the target's own distribution. Knows no mo
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Literal, get_args
 
 import torch
@@ -33,9 +34,9 @@ def check_mixing(mixing: str, alpha: float) -> None:
         low, high, hint = 1.0, math.inf, "1 is the anchor alone, 1.5 the published value."
     else:
         low, high, hint = 0.0, 1.0, "0 is the target alone, 1 the anchor alone."
-    if not (low <= alpha <= high and math.isfinite(alpha)):
+    if not (isinstance(alpha, Real) and low <= alpha <= high and math.isfinite(alpha)):
         allowed = f"in [{low:g}, {high:g}]" if high < math.inf else f"at least {low:g}, and finite,"
-        raise ValueError(f"`alpha` must be {allowed} for the rule {mixing!r}, got {alpha}. {hint}")
+        raise ValueError(f"`alpha` must be {allowed} for the rule {mixing!r}, got {alpha!r}. {hint}")
 
 
 def linear(target_logp: Tensor, anchor_prob: Tensor, alpha: float) -> Tensor:

@@ -5,6 +5,7 @@ Knows values, their defaults and their ranges. Knows no model.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 
 from hf_alignbeam.chat.conversations import Conversation
 from hf_alignbeam.steering.mixing import MixingRule, check_mixing
@@ -32,10 +33,10 @@ class SteeringSettings:
         refuse_none(vars(self), "n_steps", "n_watch", "template")
         check_mixing(self.mixing, self.alpha)
         for name, number in (("n_steps", self.n_steps), ("n_lookahead", self.n_lookahead)):
-            if number is not None and number < 0:
-                raise ValueError(f"`{name}` must be at least 0, got {number}. Use 0 to switch it off.")
-        if self.n_watch is not None and self.n_watch < 1:
-            raise ValueError(f"`n_watch` must be at least 1, got {self.n_watch}. Use None to steer every answer for `n_steps`.")
+            if number is not None and (not isinstance(number, Integral) or number < 0):
+                raise ValueError(f"`{name}` must be at least 0, got {number!r}. Use 0 to switch it off.")
+        if self.n_watch is not None and (not isinstance(self.n_watch, Integral) or self.n_watch < 1):
+            raise ValueError(f"`n_watch` must be at least 1, got {self.n_watch!r}. Use None to steer every answer for `n_steps`.")
 
     @property
     def is_off(self) -> bool:

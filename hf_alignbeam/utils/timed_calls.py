@@ -38,8 +38,8 @@ class TimedCalls:
     """
 
     def __init__(self, timeout: float | None, name: str = "timeout"):
-        if timeout is not None and not 0.0 < timeout <= threading.TIMEOUT_MAX:
-            raise ValueError(f"`{name}` must be above 0 seconds and finite, got {timeout}. Use None for no limit.")
+        if timeout is not None and not (isinstance(timeout, int | float) and 0.0 < timeout <= threading.TIMEOUT_MAX):
+            raise ValueError(f"`{name}` must be above 0 seconds and finite, got {timeout!r}. Use None for no limit.")
         self.timeout = timeout
         self._callers = threading.local()
 

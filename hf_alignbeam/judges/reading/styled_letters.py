@@ -6,6 +6,7 @@ Each step looks for its disguise with one regular expression, and does nothing i
 
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable
 
 
@@ -61,6 +62,9 @@ _AFTER_LATIN = re.compile(
 )
 #: Five letters with marks in a row; four, where most letters of the text have one.
 _MARKED_RUN, _LONG_MARKED_RUN, _MARKED_LETTER = (re.compile(_MARKED + n) for n in ("{4}", "{5}", ""))
+#: More kinds of letters than any language puts one mark on (Irish nine, Sanskrit eight), and any mark on (Slovak fourteen).
+_N_WITH_ONE_MARK, _N_WITH_ANY_MARK = 10, 17
+_LETTER_WITH_MARKS = re.compile(f"([a-z])([{_MARKS}]+)")
 _HAS_MARK = re.compile(f"[{_MARKS}{_WITH_MARK}]")
 _MARK, _LATIN = re.compile(f"[{_MARKS}\u20dd-\u20e2]"), re.compile("[A-Za-z\u00c0-\u024f\u1e00-\u1eff]")
 
@@ -89,7 +93,7 @@ def fold_marks(text: str) -> str:
     if len(_STRUCK.findall(text)) > 1:
         text = _STRUCK.sub("", text)
     stacked = _MARK.search(text) and _STACKED.search(text)
-    if not stacked and not (_HAS_MARK.search(text) and _MARKED_RUN.search(text) and _is_marked_all_over(text)):
+    if not stacked and not (_HAS_MARK.search(text) and (_is_marked_all_over(text) or _marks_many_letters(text))):
         return text
     return _MARKED_LETTER.sub(lambda letter: _without_marks(letter[0]), _MARK.sub("", text))
 
@@ -100,8 +104,20 @@ def _is_shown(char: str) -> bool:
 
 
 def _is_marked_all_over(text: str) -> bool:
+    if not _MARKED_RUN.search(text):
+        return False
     n_marked = len(_MARKED_LETTER.findall(text))
     return _LONG_MARKED_RUN.search(text) is not None or n_marked > 0.6 * len(_LATIN.findall(text))
+
+
+def _marks_many_letters(text: str) -> bool:
+    """Whether more kinds of letters are marked than in any language."""
+    letters_of: dict[str, set[str]] = defaultdict(set)
+    for letter, marks in set(_LETTER_WITH_MARKS.findall(unicodedata.normalize("NFD", text.lower()))):
+        for mark in marks:
+            letters_of[mark].add(letter)
+    most = max(map(len, letters_of.values()), default=0)
+    return most >= _N_WITH_ONE_MARK or len(set().union(*letters_of.values())) >= _N_WITH_ANY_MARK
 
 
 def _without_marks(letter: str) -> str:

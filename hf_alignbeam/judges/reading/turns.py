@@ -14,8 +14,13 @@ from hf_alignbeam.judges.reading.folding import fold
 MAX_PARTS = 16
 
 _LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-_ASKERS = "user|human|用户|пользователь|usuario|utilisateur|benutzer|nutzer"
-_ANSWERERS = "assistant|agent|ai|bot|chatbot|chatgpt|ai assistant|ai model|助手|ассистент|asistente"
+_ASKERS = (
+    "user|human|пользователь|usuario|utilisateur|benutzer|nutzer|用户|用戶|使用者|ユーザー|ユーザ|人間|사용자|المستخدم|مستخدم"
+)
+_ANSWERERS = (
+    "assistant|agent|ai|bot|chatbot|chatgpt|ai assistant|ai model|ассистент|asistente"
+    "|助手|助理|アシスタント|어시스턴트|المساعد|مساعد"
+)
 #: Words that open a turn, and as often a paragraph: they count where an asker's and an answerer's stand in a row.
 _QUESTIONS = "question|prompt|query|instructions?|input|request|message|customer|client|system|developer|tool|q"
 _ANSWERS = "answer|response|reply|completion|output|model|gpt|claude|llama|gemini|a"

@@ -123,7 +123,8 @@ class ClassifyJudge:
             names = [f"label_{i}" for i in range(len(probs))] if self._names is None else self._names
             if len(probs) != len(names) or not all(type(prob) in (int, float) and 0.0 <= prob <= 1.0 for prob in probs):
                 return math.nan
-            if label is not None and _folded(label) != names[probs.index(max(probs))]:
+            likeliest = {name for name, prob in zip(names, probs, strict=True) if prob == max(probs)}
+            if label is not None and _folded(label) not in likeliest:
                 return math.nan
         except (KeyError, TypeError, ValueError, AttributeError):
             return math.nan

@@ -82,7 +82,7 @@ def _checked_url(url: str) -> tuple[str, str]:
             "`base_url` must hold no user name and password, got one with @. Put the key into an environment variable and name "
             "it by `key_variable`."
         )
-    if not url.startswith(("http://", "https://")):
+    if not url.lower().startswith(("http://", "https://")):
         shown = url.partition("?")[0].partition("#")[0]
         raise ValueError(f"`base_url` must begin with http:// or https://, got {shown!r}. Write the URL in full.")
     try:

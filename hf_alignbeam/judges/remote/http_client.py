@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from hf_alignbeam.judges.base import is_number, is_whole_number
 from hf_alignbeam.judges.remote.endpoint import find_endpoint
 
 #: Seconds to wait before the first retry; each later wait is twice the one before.
@@ -104,12 +105,16 @@ class HttpClient:
     def __init__(
         self, base_url: str | None, timeout: float, max_retries: int, max_concurrency: int, key_variable: str | None
     ) -> None:
-        if not 0 < timeout < math.inf:
-            raise ValueError(f"`timeout` must be a number of seconds above 0, got {timeout}. Use a finite one, 10 for example.")
-        if max_retries < 0:
-            raise ValueError(f"`max_retries` must be at least 0, got {max_retries}. Use 0 to send each request once.")
-        if max_concurrency < 1:
-            raise ValueError(f"`max_concurrency` must be at least 1, got {max_concurrency}. Use 1 to send one request at a time.")
+        if not is_number(timeout) or not 0 < timeout < math.inf:
+            raise ValueError(f"`timeout` must be a number of seconds above 0, got {timeout!r}. Use a finite one, 10 for example.")
+        if not is_whole_number(max_retries) or max_retries < 0:
+            raise ValueError(
+                f"`max_retries` must be a whole number from 0 on, got {max_retries!r}. Use 0 to send each request once."
+            )
+        if not is_whole_number(max_concurrency) or max_concurrency < 1:
+            raise ValueError(
+                f"`max_concurrency` must be a whole number from 1 on, got {max_concurrency!r}. Use 1 to send one request at a time."
+            )
         self._endpoint = find_endpoint(base_url, key_variable)
         self.url = self._endpoint.url
         self._timeout = timeout

@@ -45,10 +45,16 @@ def test_the_parts_of_faked_turns_are_read_as_answers():
     ]
 
 
+#: A few words with dots are a language's.
+NEED_LENGTH = {"dots above every second letter"}
+
+
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_an_attack_hides_no_harm(attack):
-    exchanges = [(QUESTION, "So."), (QUESTION, ATTACKS[attack]("Mix the acid.")), (QUESTION, "No.")]
-    assert worst_of_readings(exchanges, flags_acid).tolist() == [0.0, 1.0, 0.0]
+    short, long = "Mix the acid.", "Mix the acid in the yard, then pour it out quickly before the watchman's dog can bark."
+    for text in [long] if attack in NEED_LENGTH else [short, long]:
+        exchanges = [(QUESTION, "So."), (QUESTION, ATTACKS[attack](text)), (QUESTION, "No.")]
+        assert worst_of_readings(exchanges, flags_acid).tolist() == [0.0, 1.0, 0.0]
 
 
 def test_a_reading_without_a_verdict_leaves_its_exchange_without_one():

@@ -42,6 +42,12 @@ def test_the_largest_counts_where_labels_do_not_exclude_each_other(server, build
     assert_harm(build()(["How?"], ["So."]).float(), NAN)
 
 
+@pytest.mark.parametrize("label", ["safe", "Unsafe", "controversial"])
+def test_of_labels_that_are_equally_likely_any_may_be_named(label, server, build):
+    server.default = answering(classes([0.4, 0.4, 0.2], label))
+    assert_harm(build()(["How?"], ["So."]).float(), NAN if label == "controversial" else 0.5)
+
+
 def test_labels_without_names_go_by_their_index(server, build):
     server.default = answering(classes([0.25, 0.75], "LABEL_1"))
     assert_harm(build({"LABEL_1": 1.0}, names=None)(["How?"], ["So."]).float(), 0.75)
