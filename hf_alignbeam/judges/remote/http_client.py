@@ -113,7 +113,7 @@ class HttpClient:
             )
         if not is_whole_number(max_concurrency) or max_concurrency < 1:
             raise ValueError(
-                f"`max_concurrency` must be a whole number from 1 on, got {max_concurrency!r}. Use 1 to send one request at a time."
+                f"`max_concurrency` must be a whole number from 1 on, got {max_concurrency!r}. Use 1 for one at a time."
             )
         self._endpoint = find_endpoint(base_url, key_variable)
         self.url = self._endpoint.url
