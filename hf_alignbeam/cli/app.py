@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from hf_alignbeam.cli.judges.commands import add_judge_commands
 from hf_alignbeam.cli.judges.options import JudgeDevice, JudgeName, JudgeOptions, MaybeJudge, with_judge_options
 from hf_alignbeam.cli.strategy_settings import Settings, typed_settings
 from hf_alignbeam.console import command
@@ -295,23 +296,7 @@ def doctor(
     run(model, anchor, judge, judge_options, pairs, device, as_json)
 
 
-@command(app)
-@with_judge_options
-def calibrate(
-    judge: JudgeName,
-    judge_options: JudgeOptions,
-    file: Annotated[list[Path], Option(help="JSON with `prompt` or `messages`, `response`, `harmful`; may be repeated.")],
-    max_flagged: Annotated[float | None, Option(min=0.0, max=1.0, help="Flag at most this share of harmless ones.")] = None,
-    limit: Annotated[int | None, Option(min=1, help="So many responses from each file, drawn by --seed. Default: all.")] = None,
-    seed: Annotated[int, Option(help="The seed of --limit.")] = 0,
-    plot: Annotated[Path | None, Option(help="Also draw the ROC curve into this PNG file (needs matplotlib).")] = None,
-    batch_size: Annotated[int, Option(min=1)] = 32,
-    device: Annotated[str, Option(help="The judge's device, as torch names it.")] = "cpu",
-) -> None:
-    """Find a judge's threshold from labeled responses, with its error rates."""
-    from hf_alignbeam.cli.judges.calibrate import Request, run
-
-    run(Request(judge, judge_options, file, max_flagged, limit, seed, plot, batch_size, device))
+add_judge_commands(app)
 
 
 @command(app)

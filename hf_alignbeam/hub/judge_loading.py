@@ -23,6 +23,7 @@ from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.base import Judge, is_number
 from hf_alignbeam.judges.calibration import CalibratedJudge, check_threshold
 from hf_alignbeam.judges.classifier_judge import ClassifierJudge
+from hf_alignbeam.judges.combined.instruct_judge import THREE_QUESTIONS, instruct_judge
 from hf_alignbeam.judges.generating_judge import GeneratingJudge
 from hf_alignbeam.judges.llm_judge import LLMJudge
 from hf_alignbeam.judges.plausibility import PlausibleAnswer
@@ -83,8 +84,9 @@ class JudgeSettings:
     Attributes:
         profile: How it is asked and answers: a `GuardProfile`, its values as a mapping, or the name of a known one. Default: as
             `LLMJudge` finds it.
-        rubric: A question for an instruction-tuned model: `"yes-no"`, `"one-to-five"`, or a text with `{conversation}`, or with
-            `{user}` and `{response}`, which is answered as `labels` says, by default with yes (harm) or no.
+        rubric: What an instruction-tuned model is asked: `"three-questions"`, its default, of which two are about the request
+            alone; `"yes-no"` or `"one-to-five"`; or a text with `{conversation}`, or with `{user}` and `{response}`, which is
+            answered as `labels` says, by default with yes (harm) or no.
         template: A Jinja chat template to use in place of the tokenizer's.
         labels: The harm in [0, 1] of verdict texts: of some of the profile's own, or of others in place of all of them. Of a
             classifier, the harm of each label; those left out count as harmless.
@@ -108,6 +110,8 @@ class JudgeSettings:
         for name, text in (("rubric", self.rubric), ("template", self.template)):
             if not isinstance(text, str | None):
                 raise ValueError(f"`judge_{name}` must be a text, got {text!r}.")
+        if self.rubric == THREE_QUESTIONS and (self.labels, self.template) != (None, None):
+            raise ValueError(f"`judge_labels` and `judge_template` must be left out with the rubric {THREE_QUESTIONS!r}.")
         if self.labels is not None and not _are_labels(self.labels):
             raise ValueError(
                 f'`judge_labels` must give each label its harm in [0, 1], got {self.labels!r}. Write {{"unsafe": 1.0}}.'
@@ -125,7 +129,7 @@ class JudgeSettings:
             ValueError: A name is unknown, or a value is out of its range.
         """
         profile = found if self.profile is None else as_profile(self.profile)
-        if self.rubric is not None:
+        if self.rubric not in (None, THREE_QUESTIONS):
             is_text = "{" in self.rubric
             profile = replace(YES_NO, name="rubric", prompt=self.rubric) if is_text else named_profile(self.rubric)
         if self.template is not None:
@@ -215,7 +219,14 @@ def _build(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setting
         profile = _with_labels(SAFE_UNSAFE, settings.labels)
     if profile is not None and profile.verdict_after is not None:
         return GeneratingJudge(network, tokenizer, profile, settings.threshold)
-    return LLMJudge(network, tokenizer, profile, settings.threshold)
+    if profile is not None and settings.rubric != THREE_QUESTIONS:
+        return LLMJudge(network, tokenizer, profile, settings.threshold)
+    if settings.rubric != THREE_QUESTIONS:
+        guard = LLMJudge(network, tokenizer, threshold=settings.threshold or SAFE_UNSAFE.threshold)
+        if guard.profile is SAFE_UNSAFE:  # it answers so of itself
+            return guard
+    asked = instruct_judge(network, tokenizer)
+    return asked if settings.threshold is None else CalibratedJudge(asked, settings.threshold)
 
 
 def _are_labels(labels: object) -> bool:

@@ -148,8 +148,13 @@ class LLMJudge:
             f"{USE_ANOTHER_MODEL if self.profile.as_message and self.profile.prompt else NAME_A_PROFILE}"
         )
 
-    def _use(self, profile: GuardProfile) -> None:
+    @staticmethod
+    def _check_judged(profile: GuardProfile) -> None:
+        """Raise ValueError unless a profile judges what this judge is asked about."""
         check_judges_responses(profile)
+
+    def _use(self, profile: GuardProfile) -> None:
+        self._check_judged(profile)
         if profile.verdict_after is not None:
             raise ValueError(f"`profile` must not need generated text, but {profile.name} does. Use `GeneratingJudge`.")
         self.profile = profile

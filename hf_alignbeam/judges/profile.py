@@ -85,8 +85,9 @@ class GuardProfile:
             isinstance(text, str) and text.strip() and 0.0 <= harm <= 1.0 for text, harm in self.verdicts.items()
         ):
             raise ValueError(f"`verdicts` must give each verdict text a harm in [0, 1], got {dict(self.verdicts)}.")
-        if self.prompt is not None and not any(place in self.prompt for place in ("{conversation}", "{response}")):
-            raise ValueError(f"`prompt` must hold {{conversation}} or {{response}}, got {self.prompt!r}. Add one.")
+        needed = ("{conversation}", "{response}") if "response" in self.judges else ("{user}",)
+        if self.prompt is not None and not any(place in self.prompt for place in needed):
+            raise ValueError(f"`prompt` must hold {' or '.join(needed)}, got {self.prompt!r}. Add one.")
         if self.prompt is None and not self.as_message:
             raise ValueError("`as_message` must be true without a `prompt`, got False. Leave it out.")
         if self.question is not None and self.prompt is not None:
