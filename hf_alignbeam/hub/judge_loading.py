@@ -23,7 +23,7 @@ from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.base import Judge, is_number
 from hf_alignbeam.judges.calibration import CalibratedJudge, check_threshold
 from hf_alignbeam.judges.classifier_judge import ClassifierJudge
-from hf_alignbeam.judges.combined.instruct_judge import THREE_QUESTIONS, InstructJudge
+from hf_alignbeam.judges.combined.instruct_judge import THREE_QUESTIONS, instruct_judge
 from hf_alignbeam.judges.generating_judge import GeneratingJudge
 from hf_alignbeam.judges.llm_judge import LLMJudge
 from hf_alignbeam.judges.plausibility import PlausibleAnswer
@@ -225,7 +225,7 @@ def _build(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setting
         guard = LLMJudge(network, tokenizer, threshold=settings.threshold or SAFE_UNSAFE.threshold)
         if guard.profile is SAFE_UNSAFE:  # it answers so of itself
             return guard
-    asked = InstructJudge(network, tokenizer)
+    asked = instruct_judge(network, tokenizer)
     return asked if settings.threshold is None else CalibratedJudge(asked, settings.threshold)
 
 

@@ -85,7 +85,7 @@ class GuardProfile:
             isinstance(text, str) and text.strip() and 0.0 <= harm <= 1.0 for text, harm in self.verdicts.items()
         ):
             raise ValueError(f"`verdicts` must give each verdict text a harm in [0, 1], got {dict(self.verdicts)}.")
-        needed = ("{conversation}", "{response}") if "response" in self.judges else ("{user}",)
+        needed = PLACES if "response" not in self.judges else ("{conversation}", "{response}")
         if self.prompt is not None and not any(place in self.prompt for place in needed):
             raise ValueError(f"`prompt` must hold {' or '.join(needed)}, got {self.prompt!r}. Add one.")
         if self.prompt is None and not self.as_message:

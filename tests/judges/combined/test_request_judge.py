@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from hf_alignbeam import testbed
+from hf_alignbeam.judges.combined.questions import REQUEST_CLASS, REQUEST_ONE_TO_FIVE
 from hf_alignbeam.judges.combined.request_judge import RequestJudge
 from hf_alignbeam.judges.llm_judge import LLMJudge
 from hf_alignbeam.judges.profiles.general import SAFE_UNSAFE, YES_NO
 from hf_alignbeam.judges.profiles.known import named_profile
-from hf_alignbeam.judges.profiles.requests import REQUEST_CLASS, REQUEST_ONE_TO_FIVE
 
 #: Of the testbed's judge, which was trained on exchanges, a prompt without an answer gets a verdict as well.
 ASKED = replace(SAFE_UNSAFE, name="asked", prompt="{user}", judges=("prompt",))
