@@ -46,7 +46,7 @@ def commands_with_a_judge():
 
 def test_every_command_with_a_judge_has_every_option():
     commands = commands_with_a_judge()
-    assert set(commands) == {"generate", "steer", "evaluate", "doctor", "calibrate", "protect"}
+    assert set(commands) == {"generate", "steer", "evaluate", "doctor", "calibrate", "tune", "protect"}
     expected = {f"--judge-{each.name}" for each in fields(JudgeOptions)}
     assert {f"--judge-{name}" for name in NAMES} | {"--judge-api", "--judge-model"} == expected
     for name, command in commands.items():
