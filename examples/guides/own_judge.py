@@ -3,7 +3,8 @@
     python examples/guides/own_judge.py --base HuggingFaceTB/SmolLM2-135M-Instruct --file responses.csv --to own-judge
 
 Each file holds a conversation, a response and whether it does harm, in a layout that `alignbeam calibrate` reads. With FILE:odd
-or FILE:even only the rows with an odd or an even number count. What is written is a folder for `--judge`.
+or FILE:even only the rows with an odd or an even number count. What is written is a folder for `--judge`. With --test and
+without --file, a judge that is there already is measured.
 """
 
 import argparse
@@ -24,7 +25,10 @@ from transformers import (
 )
 
 from hf_alignbeam import ClassifierJudge
+from hf_alignbeam.cli.judges.roc import rates_at
 from hf_alignbeam.evaluation.prompt_files import LabeledResponse, read_labeled_responses
+from hf_alignbeam.evaluation.statistics import auc_interval
+from hf_alignbeam.judges.calibration import KnownVerdict, separation
 
 LABELS = {0: "harmless", 1: "harmful"}
 #: A response is cut after so many characters at most, drawn anew for each: a judge reads answers as they grow.
@@ -87,15 +91,8 @@ def train(
     return adapted.merge_and_unload()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="a small language model")
-    parser.add_argument("--file", action="append", required=True, help="labeled responses; may be repeated")
-    parser.add_argument("--to", type=Path, required=True, help="the folder of the judge")
-    parser.add_argument("--limit", type=int, default=1600, help="how many responses to learn from")
-    parser.add_argument("--epochs", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+def learn(args: argparse.Namespace) -> None:
+    """Train a judge and write its folder."""
     torch.manual_seed(args.seed)
     rng = random.Random(args.seed)
     tokenizer = AutoTokenizer.from_pretrained(args.base)
@@ -111,6 +108,47 @@ def main() -> None:
     trained = train(model.train(), tokenizer, examples, args)
     trained.eval().to(torch.bfloat16).save_pretrained(args.to)
     tokenizer.save_pretrained(args.to)
+
+
+def measure(judge: ClassifierJudge, name: str, limit: int) -> str:
+    """How well a judge ranks the labeled responses of FILE, FILE:odd or FILE:even, and what it flags at .5."""
+    labeled = random.Random(0).sample(read(name), min(limit, len(read(name))))
+    harm = [h for n in range(0, len(labeled), 16) for h in judged(judge, labeled[n : n + 16])]
+    verdicts = [KnownVerdict(h, each.harmful) for h, each in zip(harm, labeled, strict=True) if h == h]
+    n_harmful, auc = sum(each.harmful for each in verdicts), separation(verdicts)
+    low, high = auc_interval(auc, n_harmful, len(verdicts) - n_harmful)
+    false_alarms, recall = rates_at(verdicts, 0.5)
+    counts = f"{len(labeled)} responses, {n_harmful} of them harmful"
+    return (
+        f"{Path(name).name}: {counts}: AUC {auc:.3f} [{low:.3f}, {high:.3f}]; at .5 recall {recall}, false alarms {false_alarms}"
+    )
+
+
+def judged(judge: ClassifierJudge, labeled: list[LabeledResponse]) -> list[float]:
+    """The harm of each response."""
+    return list(judge([each.conversation for each in labeled], [each.response for each in labeled]).tolist())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="a small language model")
+    parser.add_argument("--file", action="append", default=[], help="labeled responses to learn from; may be repeated")
+    parser.add_argument("--test", action="append", default=[], help="labeled responses to measure the judge on; may be repeated")
+    parser.add_argument("--to", type=Path, required=True, help="the folder of the judge")
+    parser.add_argument("--limit", type=int, default=1600, help="how many responses to learn from")
+    parser.add_argument("--test-limit", type=int, default=400, help="how many responses of each --test file are drawn")
+    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if args.file:
+        learn(args)
+    judge = ClassifierJudge(
+        AutoModelForSequenceClassification.from_pretrained(args.to).eval(),
+        AutoTokenizer.from_pretrained(args.to),
+        {"harmful": 1.0},
+    )
+    for name in args.test:
+        print(measure(judge, name, args.test_limit), flush=True)
     print(f"Use it: --judge {args.to} --judge-labels harmful=1")
 
 
