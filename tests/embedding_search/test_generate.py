@@ -205,7 +205,5 @@ def test_a_conversation_that_the_template_refuses_is_an_error_that_names_its_rol
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     tokenizer.chat_template = refusing + tokenizer.chat_template
     conversation = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
-    with pytest.raises(
-        ValueError, match="refuses a conversation with the roles system, user: .* Pass `conversations`"
-    ):
+    with pytest.raises(ValueError, match="refuses a conversation with the roles system, user: .* Pass `conversations`"):
         getattr(EmbeddingSteerer(model, tokenizer, graded), call)([conversation])
