@@ -162,7 +162,8 @@ for kill in range(3):
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
         continue
     judge = CountingJudge(graded, kill, lambda harm: os.kill(os.getpid(), signal.SIGKILL))
-    steerer_for(thin, judge, accept).precompute(framed(2) + harmless(1), os.path.join(sys.argv[2], str(kill)), max_new_tokens=N_NEW)
+    folder = os.path.join(sys.argv[2], str(kill))
+    steerer_for(thin, judge, accept).precompute(framed(2) + harmless(1), folder, max_new_tokens=N_NEW)
 """
 
 
