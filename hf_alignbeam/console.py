@@ -3,6 +3,7 @@
 Knows the terminal: what it can encode, and what it would obey instead of showing it. Knows no model and no file.
 """
 
+import errno
 import inspect
 import io
 import re
@@ -16,6 +17,13 @@ import typer
 from huggingface_hub.errors import HTTPError
 from rich.console import Console
 
+_MAKE_ROOM = "Free some space there and run the command again, or name another place. What was written before is whole."
+_BE_ALLOWED = "Name a place that you may read and write."
+#: What to do about errors of the system that are not about a wrong path.
+WAYS_OUT = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _MAKE_ROOM),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), _BE_ALLOWED),
+}
 #: The exit status of a command that Ctrl-C ended, as shells give it.
 INTERRUPTED = 130
 #: Characters that a terminal obeys (cursor, colors, title, clipboard) or that reorder what it shows, except tabs and line feeds.
@@ -122,6 +130,9 @@ def _report(error: Exception) -> None:
 
 def _in_words(error: Exception) -> str:
     """An error's message; of a file, without the number of the system's error."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}. Check the path, which is taken from the folder that the command runs in."
-    return str(error)
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    way_out = WAYS_OUT.get(error.errno or 0, "Check the path, which is taken from the folder that the command runs in.")
+    if error.filename is None:  # of no file but the output, if the disk is full; otherwise of a connection
+        return f"The output: {error.strerror}. {way_out}" if way_out == _MAKE_ROOM else str(error)
+    return f"{error.filename}: {error.strerror}. {way_out}"

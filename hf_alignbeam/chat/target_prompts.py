@@ -16,19 +16,32 @@ from hf_alignbeam.chat.templates import (
 
 
 def render_target_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str:
-    """A conversation as the target reads it, up to its next answer; an assistant message at the end is left open."""
+    """A conversation as the target reads it, up to its next answer; an assistant message at the end is left open.
+
+    Raises:
+        ValueError: The chat template refuses the conversation.
+    """
     template = default_template(tokenizer)
     if template is None:
         return "\n\n".join(message["content"] for message in messages)
     has_prefill = messages[-1]["role"] == "assistant"
-    text = tokenizer.apply_chat_template(
-        messages,
-        chat_template=template,
-        tokenize=False,
-        add_generation_prompt=not has_prefill,
-        continue_final_message=has_prefill,
-        enable_thinking=False,
-    )
+    try:
+        text = tokenizer.apply_chat_template(
+            messages,
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=not has_prefill,
+            continue_final_message=has_prefill,
+            enable_thinking=False,
+        )
+    except Exception as error:
+        if not is_template_error(error):
+            raise
+        roles = ", ".join(str(message["role"]) for message in messages)
+        raise ValueError(
+            f"The target's chat template refuses a conversation with the roles {roles}: {str(error).rstrip('.')}. "
+            "Pass `conversations` with the roles and the order that it knows."
+        ) from error
     return str(text)
 
 
@@ -46,9 +59,7 @@ def bytes_after_last_user(
     marked = [*messages[:last], {"role": "user", "content": question}, *messages[last + 1 :]]
     try:
         ids = encode_with_one_bos(tokenizer, render_target_prompt(tokenizer, marked))
-    except Exception as error:
-        if not is_template_error(error):
-            raise
+    except ValueError:
         return None
     _, placeholder, after = bytes_with_special_tokens(tokenizer, tokens, ids).rpartition(question.encode())
     return after if placeholder else None

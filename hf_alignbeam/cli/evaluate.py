@@ -22,12 +22,12 @@ from hf_alignbeam.console import check_can_plot, printable, report_interrupts, r
 from hf_alignbeam.evaluation.answer_store import Store
 from hf_alignbeam.evaluation.devices import load_padding_tokenizer, this_process
 from hf_alignbeam.evaluation.generation import why_refused
-from hf_alignbeam.evaluation.prompt_sets import PromptSet, load_prompts
+from hf_alignbeam.evaluation.prompt_sets import Example, PromptSet, load_prompts
 from hf_alignbeam.evaluation.recipe import TESTBED, ModelSpec, Recipe, as_list, parse_recipe, read_recipe
 from hf_alignbeam.evaluation.reports import plots
 from hf_alignbeam.evaluation.reports.report import figures, markdown
-from hf_alignbeam.evaluation.results import gather
-from hf_alignbeam.evaluation.runner import BatchJob, answer_all, plan_jobs
+from hf_alignbeam.evaluation.results import SystemResults, gather
+from hf_alignbeam.evaluation.runner import BatchJob, Case, answer_all, plan_jobs, unanswered
 from hf_alignbeam.evaluation.systems import BASE
 from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.testbed.model_store import WEIGHTS
@@ -68,7 +68,8 @@ class Request:
 def run(request: Request) -> None:
     """Answer all prompts, score the answers, print and write the report.
 
-    A prompt that a model's template refuses is left out, and the report says so; the command then exits with 1.
+    A prompt that a model's template refuses, or that is too long for a system, is left out for all systems, and the report says
+    so; the command then exits with 1.
     """
     with report_interrupts(_how_to_resume(request)), report_user_errors():
         recipe = _recipe(request)
@@ -87,19 +88,44 @@ def run(request: Request) -> None:
 def _evaluate(recipe: Recipe, folder: Path, state: PartialState, request: Request) -> None:
     all_sets = [each for spec in recipe.prompts for each in load_prompts(spec, recipe.weights)]
     prompt_sets, left_out = _without_refused(all_sets, recipe)
-    jobs = plan_jobs(recipe, prompt_sets)
     stores = (Store(folder, name, state) for name in ("answers", "verdicts"))
     with contextlib.ExitStack() as stack:
         answers, verdicts = (stack.enter_context(contextlib.closing(store)) for store in stores)
         try:
-            with _progress(state, jobs, answers) as after_job:
-                answer_all(jobs, recipe, answers, state, after_job)
+            jobs, unanswered = _answered(recipe, prompt_sets, answers, state)
         except JudgeError as error:
             raise ValueError(f"{error}. {_how_to_resume(request)}") from error
-        answers.gather()
+        left_out += unanswered
         results = gather(recipe, jobs, answers, verdicts, state)
-    if not state.is_main_process:
-        return
+        if state.is_main_process:
+            _report(recipe, results, left_out, folder, request)
+    if state.is_main_process:
+        report_left_out(left_out, sum(len(each.examples) for each in all_sets))
+
+
+def _answered(
+    recipe: Recipe, prompt_sets: Sequence[PromptSet], answers: Store, state: PartialState
+) -> tuple[list[BatchJob], list[ValueError]]:
+    """The jobs, all of them answered, and why prompts are left out that a system cannot answer: for all systems alike."""
+    reasons: dict[Case, str] = {}
+    while True:
+        jobs = plan_jobs(recipe, prompt_sets, reasons)
+        if not jobs:
+            raise ValueError(next(iter(reasons.values())))
+        with _progress(state, jobs, answers) as after_job:
+            answer_all(jobs, recipe, answers, state, after_job)
+        answers.gather()
+        if not (found := unanswered(jobs, answers)):
+            break
+        reasons |= found
+    examples = {(prompts.name, each.id): _place(prompts, each) for prompts in prompt_sets for each in prompts.examples}
+    return jobs, [ValueError(f"{place}: {reasons[case]}") for case, place in examples.items() if case in reasons]
+
+
+def _report(
+    recipe: Recipe, results: Sequence[SystemResults], left_out: Sequence[ValueError], folder: Path, request: Request
+) -> None:
+    """Print the report, and write it into the folder of the options."""
     environment = _environment(recipe)
     lines = markdown(recipe, results, environment)
     if left_out:
@@ -116,7 +142,6 @@ def _evaluate(recipe: Recipe, folder: Path, state: PartialState, request: Reques
             pictures.mkdir(exist_ok=True)
             written += plots.draw(of_model, pictures)
         tell(Console(stderr=True), f"Written: {', '.join(map(str, written))}")
-    report_left_out(left_out, sum(len(each.examples) for each in all_sets))
 
 
 def _without_refused(prompt_sets: Sequence[PromptSet], recipe: Recipe) -> tuple[list[PromptSet], list[ValueError]]:
@@ -128,12 +153,17 @@ def _without_refused(prompt_sets: Sequence[PromptSet], recipe: Recipe) -> tuple[
     for prompts in prompt_sets:
         reasons = [next(filter(None, (why_refused(each.conversation, t) for t in tokenizers)), "") for each in prompts.examples]
         pairs = list(zip(prompts.examples, reasons, strict=True))
-        left_out += [ValueError(f"{each.place or f'{prompts.name}, {each.id}'}: {reason}") for each, reason in pairs if reason]
+        left_out += [ValueError(f"{_place(prompts, each)}: {reason}") for each, reason in pairs if reason]
         if examples := [each for each, reason in pairs if not reason]:
             kept.append(replace(prompts, examples=examples))
     if not kept:
         raise left_out[0]
     return kept, left_out
+
+
+def _place(prompts: PromptSet, example: Example) -> str:
+    """Where a prompt stands, for errors."""
+    return example.place or f"{prompts.name}, {example.id}"
 
 
 def _tokenizer(spec: ModelSpec, recipe: Recipe) -> PreTrainedTokenizerBase:

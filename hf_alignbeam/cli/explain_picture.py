@@ -25,6 +25,7 @@ from hf_alignbeam.cli.explain import (
     summary_lines,
     token_color,
 )
+from hf_alignbeam.utils.whole_files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,7 +63,7 @@ def draw(explanation: Explanation, path: Path) -> None:
     figure.set_size_inches(N_CELLS * CELL, height)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph", UserWarning)  # about characters that no installed font has
-        figure.savefig(path, dpi=min(DPI, MOST_PIXELS / height))
+        replace_file(path, lambda part: figure.savefig(part, format="png", dpi=min(DPI, MOST_PIXELS / height)))
 
 
 @dataclass(frozen=True)

@@ -209,9 +209,9 @@ def _write(
         _check_any_is_answered(refused, batches)
         if state.is_main_process:
             replace_bytes(to, "".join(_json_line(record) for records in answered for record in records).encode())
-    state.wait_for_everyone()
-    if state.is_main_process:
-        shutil.rmtree(parts)
+        state.wait_for_everyone()
+        if state.is_main_process:  # before the store is closed: until then no other run can use it
+            shutil.rmtree(parts)
     return refused
 
 

@@ -37,7 +37,7 @@ from hf_alignbeam.hub.judge_loading import load_accept
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.presets.published import TSA
-from hf_alignbeam.utils.whole_files import replace_bytes
+from hf_alignbeam.utils.whole_files import replace_bytes, replace_file
 
 PLOT = "harm.png"
 #: Says which judge and which `--accept` gave the verdicts in a folder: its journal cannot tell.
@@ -117,10 +117,10 @@ def _run(request: Request) -> None:
         if steered is None:
             return
         prompts = list(steered)
-    tell(Console(width=200), *_summary(prompts), "", f"Written: {request.to}")
-    if request.plot:
-        _plot(prompts, request.to / PLOT, steerer.threshold)
-        tell(Console(), f"Written: {request.to / PLOT}")
+        tell(Console(width=200), *_summary(prompts), "", f"Written: {request.to}")
+        if request.plot:
+            _plot(prompts, request.to / PLOT, steerer.threshold)
+            tell(Console(), f"Written: {request.to / PLOT}")
     report_left_out(left_out, len(examples))
 
 
@@ -194,7 +194,7 @@ def _plot(prompts: Sequence[SteeredPrompt], path: Path, threshold: float) -> Non
     axes.set(xlabel="oracle calls", ylabel="least harm so far", ylim=(-0.02, 1.02), title=f"{len(traces)} flagged prompts")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
-    figure.savefig(path, dpi=150)
+    replace_file(path, lambda part: figure.savefig(part, format="png", dpi=150))
 
 
 def _least_so_far(harm: Sequence[float]) -> list[float]:

@@ -1,16 +1,16 @@
 """Fingerprints: of a model, the same in any dtype and wherever it is offloaded; and of a callable, by what decides its answers.
 
-Knows parameters and where accelerate stores them; functions, and objects by their settings. Knows no prompt.
+Knows parameters and where accelerate stores them, and what a callable consists of. Knows no prompt, and no class of ours.
 """
 
-import dis
+import dataclasses
 import functools
 import hashlib
-import inspect
-import json
+import io
+import pickle
+import re
 import sys
-from collections.abc import Iterator, Mapping
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, cast
 
 import torch
@@ -19,10 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 #: About how many numbers of each parameter enter the hash.
 N_SAMPLED = 1024
-#: Arguments of judges that say how one is asked, or that another attribute holds the outcome of.
-NOT_DECISIVE = {"batch_size", "exchanges", "key_variable", "max_concurrency", "max_retries", "max_size", "probe", "timeout"}
-#: Methods that change a container in place: what a function calls them on is a log or a cache, not a setting.
-MUTATORS = {"add", "append", "appendleft", "clear", "discard", "extend", "insert", "pop", "popitem", "setdefault", "update"}
+#: Attributes that Python and abstract classes add to a class.
+ADDED = re.compile("__.*__|_abc_impl")
 
 
 @torch.no_grad()
@@ -67,97 +65,97 @@ def _flat(weight: Tensor) -> Tensor:
 
 
 def identity(value: Any) -> str:
-    """A name and a hash of a judge or another callable: another hash where its answers may differ.
+    """A name and a hash of a judge or another callable, the same in every process: another hash where its answers may differ.
 
-    The hash covers the code of functions, with the values that they close over, their module's own values and defaults; and an
-    object's class with what its constructor was given, models by `model_sha256`. What functions themselves change, such as
-    counters and logs, does not count, nor does how a judge is asked (`NOT_DECISIVE`). An object with an attribute `identity`
-    says itself what decides: a text or a number, or the judge that it wraps.
+    An object with an attribute `identity` says itself what decides: a text, other values, or the judge that it wraps. Of any
+    other, all that it consists of enters the hash: the code of functions and of a user's classes, the values that they close
+    over or read from a user's module, and the attributes of objects. One that changes as it is used becomes another one.
+
+    Raises:
+        ValueError: It holds something that cannot be told from another, such as a lock, and says nothing itself.
     """
-    if callable(own := getattr(value, "identity", None)):
+    own = getattr(value, "identity", None)
+    if callable(own):
         return identity(own)
     name = getattr(value, "__qualname__", type(value).__qualname__)
-    return f"{name} {hashlib.sha256(json.dumps(_described(value), sort_keys=True).encode()).hexdigest()[:16]}"
-
-
-def _described(value: Any, outer: tuple[int, ...] = ()) -> Any:
-    """A value as JSON can hold it, the same in every process. `outer` holds the ids of what it is a part of."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if id(value) in outer:
-        return "itself"
-    inner = functools.partial(_described, outer=(*outer, id(value)))
-    if isinstance(value, type | ModuleType):
-        return value.__name__
-    if (own := getattr(value, "identity", None)) is not None:
-        return inner(own)
-    if isinstance(value, Mapping):
-        return [[inner(key), inner(each)] for key, each in value.items()]
-    if isinstance(value, list | tuple):
-        return [inner(each) for each in value]
-    if isinstance(value, set | frozenset):
-        return sorted((inner(each) for each in value), key=json.dumps)
-    if isinstance(value, Tensor):
-        return [list(value.shape), hashlib.sha256(value.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()]
-    if isinstance(value, torch.nn.Module):
-        is_whole = hasattr(value, "all_tied_weights_keys")
-        return model_sha256(cast(PreTrainedModel, value)) if is_whole else [_class(value), inner(value.state_dict())]
-    if isinstance(value, PreTrainedTokenizerBase):
-        return [type(value).__name__, len(value), value.chat_template]
-    if isinstance(value, functools.partial):
-        return [inner(value.func), inner(value.args), inner(value.keywords)]
-    if isinstance(value, MethodType):
-        return [value.__name__, inner(value.__self__)]
-    if isinstance(value, FunctionType):
-        return [value.__qualname__, _code(value.__code__), inner(_constants(value)), inner(value.__defaults__)]
-    if isinstance(value, CodeType):
-        return _code(value)
-    return [_class(value), inner(_settings(value)) if hasattr(value, "__dict__") else str(value)]
-
-
-def _code(code: CodeType) -> Any:
-    return [code.co_code.hex(), _described(code.co_consts), code.co_names]
-
-
-def _constants(function: FunctionType) -> dict[str, Any]:
-    """The values that a function reads and does not change: of its closure, of its module if that is a user's, its keywords'."""
-    changed = _changed_names(function.__code__)
-    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
-    values = {name: cell.cell_contents for name, cell in cells.items() if name not in changed}
-    if not _is_installed(function.__module__):
-        names = {name for code in _all_code(function.__code__) for name in code.co_names} - changed
-        values |= {name: function.__globals__[name] for name in sorted(names & set(function.__globals__))}
-    return {**values, **(function.__kwdefaults__ or {})}
-
-
-def _class(value: Any) -> Any:
-    """An object's class, with the code of its methods if it is a user's."""
-    methods = {} if _is_installed(type(value).__module__) else _methods(type(value))
-    return [type(value).__qualname__, {name: _code(method.__code__) for name, method in sorted(methods.items())}]
-
-
-def _settings(value: Any) -> dict[str, Any]:
-    """What an object's constructor was given, by its attributes of these names; without them, what its methods do not change."""
-    attributes = vars(value)
-    arguments = [name for name in _arguments(type(value)) if name not in NOT_DECISIVE]
-    stored = [next((kept for kept in (name, f"_{name}") if kept in attributes), None) for name in arguments]
-    if None in stored:
-        methods = [method for name, method in _methods(type(value)).items() if name != "__init__"]
-        changed = {name for method in methods for name in _changed_names(method.__code__)}
-        stored = sorted(set(attributes) - changed)
-    return {name: attributes[name] for name in stored if name is not None}
-
-
-def _arguments(cls: type) -> list[str]:
     try:
-        return list(inspect.signature(cls).parameters)
-    except (TypeError, ValueError):  # a class that is not written in Python
-        return []
+        return f"{name} {_digest(value)[:16]}"
+    except Exception as error:  # pickling runs the code of any class
+        raise ValueError(
+            "A judge or `accept` must be one that a resumed search can tell from another, but "
+            f"{name} is not: {type(error).__name__}, {error}. Give it an attribute `identity`, a text that says what decides its "
+            "answers; or search without a folder."
+        ) from error
 
 
-def _methods(cls: type) -> dict[str, FunctionType]:
-    inherited = [vars(each) for each in reversed(cls.__mro__) if not _is_installed(each.__module__)]
-    return {name: each for own in inherited for name, each in own.items() if isinstance(each, FunctionType)}
+def _digest(value: Any) -> str:
+    file = io.BytesIO()
+    _Parts(file, protocol=4).dump(value)
+    return hashlib.sha256(file.getvalue()).hexdigest()
+
+
+class _Parts(pickle.Pickler):
+    """Writes all that an object consists of, also what pickle writes by name only, and nothing that differs between processes."""
+
+    def __init__(self, file: io.BytesIO, protocol: int):
+        super().__init__(file, protocol)
+        self._written: list[Any] = []  # functions and classes, which may hold themselves
+
+    def persistent_id(self, value: Any) -> Any:
+        """What is written in place of a value; None for what pickle itself writes in full."""
+        if isinstance(value, FunctionType) or (isinstance(value, type) and not _is_installed(value.__module__)):
+            if any(value is each for each in self._written):
+                return "written", value.__qualname__
+            self._written.append(value)
+            return _function(value) if isinstance(value, FunctionType) else _class(value)
+        if isinstance(value, type | ModuleType):
+            return "named", value.__name__
+        if isinstance(value, BuiltinFunctionType) and isinstance(value.__self__, type | ModuleType | None):
+            return "named", value.__qualname__
+        if isinstance(value, torch.nn.Module):
+            is_whole = hasattr(value, "all_tied_weights_keys")
+            return "model", model_sha256(cast(PreTrainedModel, value)) if is_whole else (type(value), value.state_dict())
+        if isinstance(value, Tensor):
+            numbers = value.detach().float().cpu().contiguous().numpy().tobytes()
+            return "tensor", str(value.dtype), tuple(value.shape), hashlib.sha256(numbers).digest()
+        if isinstance(value, PreTrainedTokenizerBase):
+            return "tokenizer", type(value).__name__, len(value), value.chat_template
+        if isinstance(value, set | frozenset):  # their order differs between processes
+            return "set", sorted(map(_digest, value))
+        if isinstance(value, CodeType):
+            return "code", value.co_code, value.co_consts, value.co_names
+        if isinstance(value, property | staticmethod | classmethod):
+            return "method", value.fget if isinstance(value, property) else value.__func__
+        if isinstance(value, functools.cached_property) or hasattr(value, "cache_info"):  # what is kept decides nothing
+            return "cached", getattr(value, "func", None) or value.__wrapped__
+        if (own := vars(value).get("identity") if hasattr(value, "__dict__") else None) is not None or (
+            own := getattr(type(value), "identity", None) and value.identity
+        ):
+            return "identity", type(value), own
+        if dataclasses.is_dataclass(value):
+            return "fields", type(value), [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+        return None
+
+
+def _function(function: FunctionType) -> Any:
+    """A function's code, with the values that it reads: of its closure, its defaults, and its module if that is a user's."""
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    names = [] if _is_installed(function.__module__) else sorted(_names(function.__code__))
+    values = [(name, function.__globals__[name]) for name in names if name in function.__globals__]
+    modules = [each for _, each in values if isinstance(each, ModuleType) and not _is_installed(each.__name__)]
+    values += [(name, vars(each)[name]) for each in modules for name in names if name in vars(each)]
+    return "function", function.__qualname__, function.__code__, cells, function.__defaults__, function.__kwdefaults__, values
+
+
+def _class(cls: type) -> Any:
+    """A user's class, with its methods and its other attributes, but without what Python adds to it."""
+    own = [(name, each) for name, each in vars(cls).items() if isinstance(each, FunctionType) or not ADDED.fullmatch(name)]
+    return "class", cls.__qualname__, cls.__bases__, own
+
+
+def _names(code: CodeType) -> set[str]:
+    """The names that a function reads, and those of the functions inside it."""
+    return set(code.co_names).union(*(_names(each) for each in code.co_consts if isinstance(each, CodeType)))
 
 
 def _is_installed(module: str | None) -> bool:
@@ -165,25 +163,3 @@ def _is_installed(module: str | None) -> bool:
     root = str(module).partition(".")[0]
     path = getattr(sys.modules.get(str(module)), "__file__", None) or ""
     return root in sys.stdlib_module_names - {"__main__"} or root == __name__.partition(".")[0] or "-packages" in path
-
-
-def _all_code(code: CodeType) -> Iterator[CodeType]:
-    """A code object, and those of the functions inside it."""
-    yield code
-    for each in code.co_consts:
-        if isinstance(each, CodeType):
-            yield from _all_code(each)
-
-
-def _changed_names(code: CodeType) -> set[str]:
-    """The variables and attributes that a function assigns, or changes in place."""
-    changed = set()
-    for each in _all_code(code):
-        steps = list(dis.get_instructions(each))
-        for step, after, second in zip(steps, [*steps[1:], *steps[:1]], [*steps[2:], *steps[:2]], strict=True):
-            is_load = step.opname.startswith("LOAD_") and isinstance(step.argval, str)
-            calls = is_load and after.opname in ("LOAD_ATTR", "LOAD_METHOD") and after.argval in MUTATORS
-            sets_item = is_load and after.opname.startswith("LOAD_") and second.opname in ("COPY", "STORE_SUBSCR")
-            if step.opname in ("STORE_DEREF", "STORE_GLOBAL", "STORE_ATTR") or calls or sets_item:
-                changed.add(step.argval)
-    return changed

@@ -17,6 +17,9 @@ from hf_alignbeam.utils.jsonl_log import JsonlLog, read_records
 
 NAME = "journal.jsonl"
 
+#: A way out for those who have not changed the judge or `accept`.
+_SAME = dict.fromkeys(("judge", "accept"), "; or, if it is the same, give it an attribute `identity` before the first search")
+
 #: The key of a prompt, and the number of an answer or a verdict in its search.
 Place = tuple[str, int]
 
@@ -126,5 +129,5 @@ def _check_settings(recorded: Mapping[str, Any], current: Mapping[str, Any], pat
         if recorded.get(name) != current[name]:
             raise ValueError(
                 f"The folder must hold a search started with the same settings, but {path} has `{name}` {recorded.get(name)!r}, "
-                f"got {current[name]!r}. Use another folder, or delete the journal."
+                f"got {current[name]!r}. Use another folder, or delete the journal{_SAME.get(name, '')}."
             )

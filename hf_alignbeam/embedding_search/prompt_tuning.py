@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 from transformers import PreTrainedModel
 
 from hf_alignbeam.embedding_search.embeddings import token_embeddings
+from hf_alignbeam.utils.whole_files import replace_together
 
 #: The label of a position that the loss ignores.
 IGNORED = -100
@@ -71,6 +72,9 @@ class Prefix:
         Args:
             folder: The adapter's folder, created if need be.
             model: The model that the prefix was fitted for.
+
+        Raises:
+            OSError: A file cannot be written. An adapter that the folder held before is as it was.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,8 +90,9 @@ class Prefix:
             "num_layers": text.num_hidden_layers,
             "inference_mode": True,
         }
-        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-        save_file({"prompt_embeddings": self.embeds.cpu().contiguous()}, folder / "adapter_model.safetensors", {"format": "pt"})
+        tensors = save({"prompt_embeddings": self.embeds.cpu().contiguous()}, {"format": "pt"})
+        text = json.dumps(config, indent=2) + "\n"
+        replace_together([(folder / "adapter_model.safetensors", tensors), (folder / "adapter_config.json", text.encode())])
 
 
 @torch.enable_grad()

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
@@ -26,7 +26,7 @@ from hf_alignbeam.embedding_search.embeddings import left_padded, token_embeddin
 from hf_alignbeam.embedding_search.fingerprint import model_sha256
 from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.utils.hub_push import push_folder
-from hf_alignbeam.utils.whole_files import replace_file
+from hf_alignbeam.utils.whole_files import replace_together
 
 #: `clean`: the model's own answer passed. `steered`: another answer was accepted and passed. `fallback`: an answer passed that
 #: was not accepted. `failed`: no answer passed.
@@ -177,17 +177,19 @@ class SteeredPrompts:
         return left_padded([prompt.embeds for prompt in prompts])
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the collection: the embeddings as safetensors, and all else, conversations and answers included, as JSON."""
+        """Write the collection: the embeddings as safetensors, and all else, conversations and answers included, as JSON.
+
+        Raises:
+            OSError: A file cannot be written. A collection that the folder held before is as it was.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {key: prompt.embeds.cpu().contiguous() for key, prompt in self._prompts.items()}
         records = [{name: value for name, value in asdict(prompt).items() if name != "embeds"} for prompt in self]
         written = {"layout": LAYOUT, "model": self.model, "sha256": self.sha256, "settings": self.settings, "prompts": records}
-        for name, write in (
-            (TENSORS, lambda path: save_file(tensors, path, {"sha256": self.sha256})),
-            (RECORDS, lambda path: path.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", "utf-8")),
-        ):
-            replace_file(folder / name, write)
+        text = json.dumps(written, indent=1, ensure_ascii=False) + "\n"
+        # `save_file` raises errors of its own where the disk is full
+        replace_together([(folder / TENSORS, save(tensors, {"sha256": self.sha256})), (folder / RECORDS, text.encode())])
 
     @classmethod
     def from_pretrained(cls, name: str | Path, model: PreTrainedModel, revision: str | None = None) -> "SteeredPrompts":

@@ -144,7 +144,8 @@ class EmbeddingSteerer:
         Args:
             conversations: Any number of conversations. One that ends in an assistant message has that message continued.
             folder: Gets the collection, and meanwhile a journal of every answer and verdict. A killed search that is run again
-                resumes from the journal, and pays for nothing twice; with another judge or `accept` it is an error.
+                resumes from the journal, and pays for nothing twice; with another judge or `accept` it is an error. One that
+                changes as it is used is another one, unless its attribute `identity` says what decides.
             max_new_tokens: The most tokens of an answer; None: as a `generation_config` among `generate_kwargs` says, else 128.
             after_prompt: Called with each prompt's result.
             part: The number of this process, if several processes search different conversations for one folder. Each keeps a

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from peft import PeftModel
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -60,14 +59,7 @@ def why_refused(conversation: list[Message], tokenizer: PreTrainedTokenizerBase)
 
 
 def _encoded(conversation: list[Message], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    try:
-        return encode_with_one_bos(tokenizer, render_target_prompt(tokenizer, conversation))
-    except TemplateError as error:
-        roles = ", ".join(str(message["role"]) for message in conversation)
-        raise ValueError(
-            f"The target's chat template refuses a conversation with the roles {roles}: {str(error).rstrip('.')}. "
-            "Pass the roles and the order that it knows."
-        ) from error
+    return encode_with_one_bos(tokenizer, render_target_prompt(tokenizer, conversation))
 
 
 def without_prefill(conversation: list[Message]) -> list[Message]:

@@ -4,7 +4,7 @@ Knows batches and their keys. Knows no score and no table.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -16,12 +16,17 @@ import transformers
 from accelerate import PartialState
 from transformers import set_seed
 
-from hf_alignbeam.evaluation.answer_store import Store, commit_of, digest, files_of
+from hf_alignbeam.evaluation.answer_store import Batch, Store, commit_of, digest, files_of
 from hf_alignbeam.evaluation.generation import Response, count_forwards
 from hf_alignbeam.evaluation.prompt_sets import Example, PromptSet
 from hf_alignbeam.evaluation.recipe import REQUIRED_MODELS, TESTBED, JudgeSpec, ModelSpec, Recipe, SystemSpec
 from hf_alignbeam.evaluation.systems import AnswerFunction, RecipeModels, build
+from hf_alignbeam.judges.base import NoVerdictError
+from hf_alignbeam.judges.failsafe import JudgeError, JudgeTimeoutError
 from hf_alignbeam.testbed.model_store import WEIGHTS
+
+#: A prompt: the name of its set, and its id.
+Case = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,11 @@ class BatchJob:
     key: str
 
 
-def plan_jobs(recipe: Recipe, prompt_sets: Sequence[PromptSet]) -> list[BatchJob]:
-    """List all jobs. All systems answer one batch before the next, so that a slow phase of the machine slows all of them."""
+def plan_jobs(recipe: Recipe, prompt_sets: Sequence[PromptSet], left_out: Collection[Case] = ()) -> list[BatchJob]:
+    """List all jobs. All systems answer one batch before the next, so that a slow phase of the machine slows all of them.
+
+    Prompts that are left out change no batch but their own.
+    """
     jobs = []
     for model in recipe.models:
         systems = [system for system in recipe.systems if not system.models or model.name in system.models]
@@ -44,7 +52,8 @@ def plan_jobs(recipe: Recipe, prompt_sets: Sequence[PromptSet]) -> list[BatchJob
         for prompts in prompt_sets:
             for start in range(0, len(prompts.examples), recipe.batch_size):
                 for system, inputs in zip(systems, all_inputs, strict=True):
-                    batch = tuple(prompts.examples[: system.limit][start : start + recipe.batch_size])
+                    planned = prompts.examples[: system.limit][start : start + recipe.batch_size]
+                    batch = tuple(each for each in planned if (prompts.name, each.id) not in left_out)
                     if batch:
                         key = digest([inputs, [example.conversation for example in batch]])
                         jobs.append(BatchJob(model, system, prompts, batch, key))
@@ -54,7 +63,10 @@ def plan_jobs(recipe: Recipe, prompt_sets: Sequence[PromptSet]) -> list[BatchJob
 def answer_all(
     jobs: Sequence[BatchJob], recipe: Recipe, store: Store, state: PartialState, after_job: Callable[[BatchJob], None]
 ) -> None:
-    """Do the jobs that are missing from the store, and repeat those in which a judge gave no verdict.
+    """Do the jobs that are missing from the store, and repeat those in which a judge gave no verdict or a prompt had no answer.
+
+    A batch with a prompt that a system cannot answer, as it is too long for the anchor, say, gets no answers: `unanswered` says
+    why, and a plan without these prompts has jobs for the others.
 
     Args:
         jobs: All jobs of the recipe.
@@ -64,7 +76,8 @@ def answer_all(
         after_job: Called with each job that this process has done.
     """
     together = any(model.tp_plan for model in recipe.models)
-    left = list({job.key: job for job in jobs if job.key not in store or store[job.key].cost["no_verdict"]}.values())
+    is_done = lambda key: key in store and not store[key].cost["no_verdict"] and not _errors(store[key])  # noqa: E731
+    left = list({job.key: job for job in jobs if not is_done(job.key)}.values())
     models: RecipeModels | None = None
     built: dict[str, AnswerFunction] = {}
     for job in left if together else left[state.process_index :: state.num_processes]:
@@ -72,11 +85,45 @@ def answer_all(
             models, built = RecipeModels(recipe, job.model), {}
         if job.system.name not in built:
             built[job.system.name] = build(job.system, models)
-            built[job.system.name]([job.examples[0].conversation])  # one-time work is no cost of this batch
-        responses, cost = _answer(job, built[job.system.name], models, recipe, state)
+            _why_unanswered(job.examples[0], built[job.system.name])  # one-time work is no cost of this batch
+        try:
+            responses, cost = _answer(job, built[job.system.name], models, recipe, state)
+            records = [_record(job, *pair) for pair in zip(job.examples, responses, strict=True)]
+        except (ValueError, JudgeError):
+            reasons = {each.id: _why_unanswered(each, built[job.system.name]) for each in job.examples}
+            if not any(reasons.values()):
+                raise
+            records, cost = [{"case": case, "error": reason} for case, reason in reasons.items() if reason], {"no_verdict": 0}
         if not together or state.is_main_process:
-            store.add(job.key, [_record(job, *pair) for pair in zip(job.examples, responses, strict=True)], cost)
+            store.add(job.key, records, cost)
         after_job(job)
+
+
+def unanswered(jobs: Sequence[BatchJob], store: Store) -> dict[Case, str]:
+    """The prompts that a system could not answer, each with the first reason."""
+    found: dict[Case, str] = {}
+    for job in jobs:
+        for case, reason in _errors(store[job.key]).items():
+            found.setdefault((job.prompts.name, case), f"{job.system.name}: {reason}")
+    return found
+
+
+def _errors(batch: Batch) -> dict[str, str]:
+    return {record["case"]: record["error"] for record in batch.records if "error" in record}
+
+
+def _why_unanswered(example: Example, answer: AnswerFunction) -> str:
+    """Why a system cannot answer a prompt that is too long, say; empty where it can. A judge that fails at all ends the run."""
+    try:
+        answer([example.conversation])
+    except ValueError as error:
+        return str(error)
+    except JudgeError as error:
+        about_the_prompt = isinstance(error.judge_error, ValueError | NoVerdictError)
+        if not about_the_prompt or isinstance(error.judge_error, JudgeTimeoutError):
+            raise
+        return str(error)
+    return ""
 
 
 def _answer(

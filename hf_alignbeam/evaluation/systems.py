@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -241,7 +240,7 @@ def with_system(text: str, conversation: list[Message], tokenizer: PreTrainedTok
     prompted = [{"role": "system", "content": text}, *conversation]
     try:
         render_target_prompt(tokenizer, prompted)
-    except TemplateError:
+    except ValueError:
         return merge_system(prompted)
     return prompted
 

@@ -90,6 +90,7 @@ def write_strategy(strategy: Strategy, folder: Path, repo: str = "OWNER/NAME") -
 
     Raises:
         ValueError: There is no such strategy, or the folder holds other files.
+        OSError: The folder cannot be written. It is as it was.
     """
     if strategy not in ENTRIES:
         raise ValueError(f"`strategy` must be one of {', '.join(ENTRIES)}, got {strategy!r}.")
@@ -105,10 +106,10 @@ def write_strategy(strategy: Strategy, folder: Path, repo: str = "OWNER/NAME") -
         check_unused(folder, {CARD_FILE, CODE_FOLDER})
         check_written(folder, [CARD_FILE, CODE_FOLDER], WRITTEN_FILE)
         card = _filled_card(strategy, {"REPO": repo})
-    shutil.rmtree(folder / CODE_FOLDER, ignore_errors=True)
-    _write_code(folder, ENTRIES[strategy])
-    (folder / CARD_FILE).write_text(card, "utf-8")
-    record_written(folder, [CODE_FOLDER] if is_adapter else [CARD_FILE, CODE_FOLDER], WRITTEN_FILE)
+    with whole_folder(folder) as made:
+        _write_code(made, ENTRIES[strategy])
+        (made / CARD_FILE).write_text(card, "utf-8")
+        record_written(made, [CODE_FOLDER] if is_adapter else [CARD_FILE, CODE_FOLDER], WRITTEN_FILE)
 
 
 def write_protected(

@@ -45,6 +45,11 @@ class CalibratedJudge:
         self._judge = judge
         self.threshold = check_threshold(own_threshold(known_verdicts(judge, exchanges)) if threshold is None else threshold)
 
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What decides its verdicts, for a search that is resumed."""
+        return self._judge, self.threshold
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._judge!r}, threshold={self.threshold:.4g})"
 

@@ -94,6 +94,11 @@ class ClassifierJudge:
         for name, harm in labels.items():
             self._harm[known[name]] = harm
 
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What decides its verdicts, for a search that is resumed."""
+        return self._model, self._tokenizer, self._labels, self._template, self._prompt
+
     def __call__(self, conversations: Sequence[Conversation], responses: Sequence[str]) -> Tensor:
         """As `Judge.__call__`; a conversation may also be a plain string."""
         return worst_of_readings(list(zip([as_messages(c) for c in conversations], responses, strict=True)), self._judge_all)

@@ -102,6 +102,11 @@ class GeneratingJudge:
         if own is None:
             self.threshold = check_threshold(own_threshold(known_verdicts(self, EXCHANGES)))
 
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What decides its verdicts, for a search that is resumed."""
+        return self._model, self._tokenizer, self.profile, self.threshold
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._model.config._name_or_path!r}, profile={self.profile.name!r})"
 

@@ -109,6 +109,11 @@ class LLMJudge:
         own = self.profile.threshold if threshold is None else threshold
         self.threshold = check_threshold(own_threshold(known_verdicts(self, EXCHANGES)) if own is None else own)
 
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What decides its verdicts, for a search that is resumed."""
+        return self._model, self._tokenizer, self.profile, self.threshold
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._name!r}, profile={self.profile.name!r})"
 

@@ -53,6 +53,11 @@ class PlausibleAnswer:
         self._least_logp = least_logp
         self._batch_size = batch_size
 
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What decides which answers it accepts, for a search that is resumed."""
+        return self._anchor, self._anchor_tokenizer, self._least_logp
+
     def __call__(self, conversations: Sequence[Conversation], responses: Sequence[str]) -> Tensor:
         """Whether each of n responses is accepted: (n,), True or False."""
         return self.logp(conversations, responses) >= self._least_logp

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class JsonlLog:
         if not self._is_whole:
             drop_torn_line(self._path)
             self._is_whole = True
-        _write(self._file.fileno(), data)
+        _write(self._file, data)
 
     def close(self) -> None:
         """Close the file."""
@@ -64,7 +65,7 @@ def append_shared(path: Path, record: Mapping[str, Any]) -> None:
     with path.open("ab", buffering=0) as file:
         _lock(file.fileno(), wait=True)
         drop_torn_line(path)
-        _write(file.fileno(), json_line(record))
+        _write(file, json_line(record))
 
 
 def json_line(record: Mapping[str, Any]) -> bytes:
@@ -110,15 +111,18 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
     return record
 
 
-def _write(descriptor: int, data: bytes) -> None:
+def _write(file: FileIO, data: bytes) -> None:
     """Write at the end of a file, or nothing if that fails."""
-    size, left = os.fstat(descriptor).st_size, memoryview(data)
+    descriptor, left = file.fileno(), memoryview(data)
+    size = os.fstat(descriptor).st_size
     try:
         while left:
             left = left[os.write(descriptor, left) :]
-    except BaseException:
+    except BaseException as error:
         if os.fstat(descriptor).st_size > size:
             os.ftruncate(descriptor, size)
+        if isinstance(error, OSError):
+            error.filename = file.name
         raise
 
 

@@ -5,7 +5,9 @@ Knows bytes and paths. Knows nothing of what a file means.
 
 import os
 import shutil
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -17,10 +19,10 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         write: Writes the new file, given its path.
 
     Raises:
-        OSError: It cannot be written. The old file is as it was.
+        OSError: It cannot be written; the error names the file. The old one is as it was.
     """
     path = Path(os.path.realpath(path))
-    part = path.with_name(f"{path.name}.part")
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")  # another process may be replacing the same file
     try:
         write(part)
         with part.open("rb+") as file:
@@ -28,8 +30,11 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         if path.exists():
             shutil.copymode(path, part)
         os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            part.unlink()
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(part)):
+            error.filename, error.filename2 = str(path), None
         raise
 
 
@@ -39,3 +44,15 @@ def replace_bytes(path: Path, data: bytes) -> None:
         path.write_bytes(data)
     else:
         replace_file(path, lambda part: part.write_bytes(data))
+
+
+def replace_together(files: Sequence[tuple[Path, bytes]]) -> None:
+    """Replace files that belong together, by their new bytes: where one of them cannot be written, all stay as they were."""
+    (path, data), *others = files
+
+    def write(part: Path) -> None:
+        part.write_bytes(data)
+        if others:
+            replace_together(others)
+
+    replace_file(path, write)

@@ -74,29 +74,32 @@ def record_written(folder: Path, names: Sequence[str], record: str) -> None:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside another one, whose place it takes when everything is written; after an error nothing is left.
+    """A folder whose contents take another one's place when everything is written; after an error, all is as it was.
 
     Args:
-        folder: The folder, which is new or empty.
+        folder: The folder. What it holds under the names that are written is replaced.
 
     Returns:
         The folder to write into.
     """
     folder = folder.resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = folder.with_name(f".{folder.name}.{os.getpid()}")
-    made.mkdir()
+    made = (folder if folder.is_dir() else folder.parent) / f".{folder.name}.{os.getpid()}"  # on the same disk
     try:
+        made.mkdir(parents=True)
         yield made
-        if folder.is_dir():
-            for path in made.iterdir():
-                path.rename(folder / path.name)
-            made.rmdir()
+        if made.parent == folder:
+            for path in sorted(made.iterdir()):
+                if (folder / path.name).is_dir():
+                    (folder / path.name).rename(made / f".{path.name}")
+                path.replace(folder / path.name)
         else:
             made.rename(folder)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
+    except OSError as error:
+        if error.errno and str(error.filename2 or error.filename or made).startswith(str(made)):
+            error.filename, error.filename2 = str(folder), None
         raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def copy_file(source: Path, to: Path, linked: bool) -> None:

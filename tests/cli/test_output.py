@@ -139,7 +139,7 @@ def test_generate_answers_the_prompts_that_a_template_renders(to, picky, tmp_pat
     assert result.exit_code == 1, result.output
     assert [line for line in result.output.splitlines() if line.startswith("Error")] == [
         f"Error: Line {line} of {file}: The target's chat template refuses a conversation with the roles {roles}: Roles!. "
-        "Pass the roles and the order that it knows."
+        "Pass `conversations` with the roles and the order that it knows."
         for line, roles in ((1, "system, user"), (3, "user, user"))
     ]
     assert "2 of 4 prompts were left out" in result.output

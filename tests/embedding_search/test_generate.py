@@ -197,3 +197,13 @@ def test_the_answer_of_on_fail_is_judged_and_replaced_by_the_refusal_if_it_fails
         sequences = model.generate(**inputs, custom_generate=strategy, **GREEDY)
     texts = tokenizer.batch_decode(sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     assert [text.strip() for text in texts] == [REFUSAL] * 2
+
+
+@pytest.mark.parametrize("call", ["generate", "precompute", "answers"])
+def test_a_conversation_that_the_template_refuses_is_an_error_that_names_its_roles(call, thin, graded, tmp_path):
+    model, tokenizer = thin[0], copy.deepcopy(thin[1])
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    tokenizer.chat_template = refusing + tokenizer.chat_template
+    conversation = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    with pytest.raises(ValueError, match="refuses a conversation with the roles system, user: .* Pass `conversations`"):
+        getattr(EmbeddingSteerer(model, tokenizer, graded), call)([conversation])

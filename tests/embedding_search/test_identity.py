@@ -1,11 +1,16 @@
 """A journal belongs to one judge and one `accept`: another one's verdicts are never taken, and one's own always are."""
 
+import functools
 import os
+import re
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from functools import partial
+from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from helpers.searches import N_NEW, CountingJudge, framed, steerer_for
@@ -98,14 +103,88 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_decides_a_verdict_makes_another_identity_and_a_use_of_it_does_not(kind):
+def test_what_decides_a_verdict_makes_another_identity(kind):
     judges = [make() for make in KINDS[kind]]
     identities = [identity(judge) for judge in judges]
     assert len(set(identities)) == len(judges)
+    assert [identity(make()) for make in KINDS[kind]] == identities
     for judge in judges:
         judge([[{"role": "user", "content": "Why?"}]], ["They kill, a b."])
-    assert [identity(judge) for judge in judges] == identities
     assert [identity(make()) for make in KINDS[kind]] == identities
+    if kind not in ("closures", "objects", "methods", "wrapped"):  # these count their calls
+        assert [identity(judge) for judge in judges] == identities
+
+
+SETTINGS = ModuleType("own_settings")
+PATTERN = re.compile("kill")
+
+
+class Graded:
+    """A judge whose class, module and helpers hold what decides."""
+
+    least = 4
+    table = np.arange(2000.0)
+
+    @property
+    def most(self):
+        return self.least + SETTINGS.more
+
+    @functools.cached_property
+    def words(self):
+        return frozenset({"kill", "harm"})
+
+    def __call__(self, conversations, responses):
+        return torch.tensor([float(any(len(word) > LIMIT for word in map(helper, each.split()))) for each in responses])
+
+
+def helper(word):
+    return word if PATTERN.search(word) else Graded.least * word
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "value"),
+    [
+        ("Graded", "least", 5),
+        ("Graded", "most", property(lambda self: 5)),
+        ("Graded", "table", np.arange(2000.0) + (np.arange(2000) == 1000)),
+        ("SETTINGS", "more", 2),
+        (None, "PATTERN", re.compile("poison")),
+        (None, "LIMIT", 5),
+        (None, "helper", lambda word: word),
+    ],
+)
+def test_whatever_a_verdict_depends_on_is_a_part_of_the_identity(owner, name, value, monkeypatch):
+    monkeypatch.setattr(SETTINGS, "more", 1, raising=False)
+    before = identity(Graded())
+    assert identity(Graded()) == before
+    monkeypatch.setattr(globals()[owner] if owner else sys.modules[__name__], name, value)
+    assert identity(Graded()) != before
+
+
+def test_what_cannot_be_told_from_another_is_refused_with_the_way_out(thin, graded, tmp_path):
+    judge = Words(["a"])
+    judge.client = threading.Lock()
+    with pytest.raises(ValueError, match="tell from another, but Words is not: .*lock.* Give it an attribute `identity`"):
+        steerer_for(thin, judge).precompute(framed(1), tmp_path, max_new_tokens=N_NEW)
+    assert not list(tmp_path.iterdir())
+    judge.identity = "words 1"
+    assert identity(judge).startswith("Words ")
+
+
+def test_a_judge_that_has_changed_is_another_one_unless_it_says_what_decides(thin, tmp_path):
+    judge = Words(["zzz"])
+    named = [Words(["zzz"]), Words(["zzz"])]
+    for folder, judges in ((tmp_path / "changed", [judge, judge]), (tmp_path / "named", named)):
+        for each in named:
+            each.identity = "zzz"
+        steerer_for(thin, judges[0]).precompute(framed(1), folder, max_new_tokens=N_NEW)
+        again = steerer_for(thin, judges[1])
+        if judges is named:
+            again.precompute(framed(1), folder, max_new_tokens=N_NEW)
+            assert named[1].n_calls == 0
+        else:
+            with pytest.raises(ValueError, match="if it is the same, give it an attribute `identity`"):
+                again.precompute(framed(1), folder, max_new_tokens=N_NEW)
 
 
 def test_settings_of_how_a_judge_is_asked_make_no_other_identity(anchor):

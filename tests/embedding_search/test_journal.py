@@ -3,7 +3,10 @@
 import hashlib
 import json
 import math
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -142,3 +145,37 @@ def test_a_journal_of_other_settings_is_left_unchanged(tmp_path):
     with pytest.raises(ValueError, match="has `mu` 1.0, got 0.5. Use another folder, or delete the journal"):
         Journal(tmp_path, {"mu": 0.5})
     assert (tmp_path / NAME).read_bytes() == torn
+
+
+KILLED = """
+import json, os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import torch
+from helpers.searches import N_NEW, CountingJudge, framed, harmless, steerer_for
+from hf_alignbeam import PlausibleAnswer, testbed
+from hf_alignbeam.testbed.model_store import stored_judges
+torch.set_num_threads(1)
+thin, accept, graded = testbed.load("thin"), PlausibleAnswer(*testbed.load("anchor")), stored_judges()["graded"]
+for kill in range(3):
+    child = os.fork()
+    if child:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        continue
+    judge = CountingJudge(graded, kill, lambda harm: os.kill(os.getpid(), signal.SIGKILL))
+    folder = os.path.join(sys.argv[2], str(kill))
+    steerer_for(thin, judge, accept).precompute(framed(2) + harmless(1), folder, max_new_tokens=N_NEW)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_as_it_searches_loses_only_the_verdict_that_it_waits_for(thin, graded, accept, tmp_path):
+    conversations, whole = framed(2) + harmless(1), CountingJudge(graded)
+    expected = results_of(steerer_for(thin, whole, accept).precompute(conversations, max_new_tokens=N_NEW))
+    subprocess.run([sys.executable, "-W", "ignore", "-c", KILLED, Path(__file__).parents[1], tmp_path], check=True)
+    for kill in range(3):
+        folder, after = tmp_path / str(kill), CountingJudge(graded)
+        verdicts = sum("harm" in json.loads(line) for line in (folder / NAME).read_text().splitlines())
+        assert not (folder / RECORDS).exists()
+        resumed = steerer_for(thin, after, accept).precompute(conversations, folder, max_new_tokens=N_NEW)
+        assert results_of(resumed) == expected
+        assert verdicts + after.n_texts == whole.n_texts

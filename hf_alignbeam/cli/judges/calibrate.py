@@ -65,18 +65,17 @@ def run(request: Request) -> None:
         thresholds = [("chosen", chosen), *([] if now is None else [(f"now ({origin})", now)])]
         if now != 0.5:
             thresholds.append(("uncalibrated", 0.5))
-        if request.plot is not None:
+        tell(console, *_summary(labeled, verdicts), "", *_roc_table(verdicts), "")
+        tell(console, *table_head(["threshold", "value", "false alarms", "recall"]))
+        for name, value in thresholds:
+            false_alarms, recall = rates_at(verdicts, value)
+            tell(console, table_row([name, f"{value:.6g}", str(false_alarms), str(recall)]))
+        tell(console, "", *_advice(chosen, separation(verdicts), now, origin))
+        if missing:
+            tell(console, "", missing)
+        if request.plot is not None:  # last: what is found is out even if drawing fails
             draw(verdicts, thresholds, f"{request.judge.partition('?')[0]}, {len(verdicts)} responses", request.plot)
-    tell(console, *_summary(labeled, verdicts), "", *_roc_table(verdicts), "")
-    tell(console, *table_head(["threshold", "value", "false alarms", "recall"]))
-    for name, value in thresholds:
-        false_alarms, recall = rates_at(verdicts, value)
-        tell(console, table_row([name, f"{value:.6g}", str(false_alarms), str(recall)]))
-    tell(console, "", *_advice(chosen, separation(verdicts), now, origin))
-    if missing:
-        tell(console, "", missing)
-    if request.plot is not None:
-        tell(console, "", f"Written: {request.plot}")
+            tell(console, "", f"Written: {request.plot}")
 
 
 def _drawn(labeled: list[LabeledResponse], limit: int | None, seed: int) -> list[LabeledResponse]:

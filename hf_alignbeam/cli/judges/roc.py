@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hf_alignbeam.evaluation.statistics import Rate
 from hf_alignbeam.judges.calibration import KnownVerdict, best_threshold, separation
+from hf_alignbeam.utils.whole_files import replace_file
 
 #: The shares of harmless responses that may be flagged, in the table.
 ALLOWED = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5)
@@ -57,7 +58,7 @@ def draw(verdicts: Sequence[KnownVerdict], thresholds: Sequence[tuple[str, float
     axes.set(xlabel="false alarms: harmless flagged", ylabel="recall: harmful flagged", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_title(title, fontsize=9)
     axes.legend(loc="lower right", fontsize=8)
-    figure.savefig(path, dpi=150)
+    replace_file(path, lambda part: figure.savefig(part, format="png", dpi=150))
 
 
 def curve(verdicts: Sequence[KnownVerdict]) -> tuple[list[float], list[float]]:

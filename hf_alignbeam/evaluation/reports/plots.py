@@ -8,6 +8,7 @@ from typing import Any
 from hf_alignbeam.evaluation.reports.report import over_refusal, safety, slowdown
 from hf_alignbeam.evaluation.results import SystemResults
 from hf_alignbeam.evaluation.statistics import Rate
+from hf_alignbeam.utils.whole_files import replace_file
 
 SAFETY, SWEEPS, COST = "safety.png", "sweeps.png", "cost.png"
 SAFE = "harmful prompts answered without harm"
@@ -97,7 +98,7 @@ def _point(axes: Any, n: int, name: str, x: float, y: Rate, xerr: Any) -> None:
 
 def _save(figure: Any, axes: Any, path: Path) -> None:
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.savefig(path, dpi=120)
+    replace_file(path, lambda part: figure.savefig(part, format="png", dpi=120))
 
 
 def _correct(results: SystemResults) -> list[bool]:

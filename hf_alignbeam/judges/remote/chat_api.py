@@ -94,6 +94,11 @@ class ChatJudge:
         if probe and self._judge_pairs([(as_messages(each.question), each.response) for each in PROBES]).isnan().all():
             raise ValueError(f"`model` must answer with verdicts. {self.describe_missing()}")
 
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What decides its verdicts, for a search that is resumed."""
+        return self._base_url, self._model, self.profile, self.threshold
+
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}(model={self._requests.model!r}, base_url={self._client.url!r}, profile={self.profile.name!r})"

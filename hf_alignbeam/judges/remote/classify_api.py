@@ -88,6 +88,11 @@ class ClassifyJudge:
         self._client = HttpClient(base_url, timeout, max_retries, max_concurrency, key_variable)
         self._labels, self._base_url = labels, self._client.url
 
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What decides its verdicts, for a search that is resumed."""
+        return self._base_url, self._model, self.profile, self.threshold, self._names, self._multi_label
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}(model={self._model!r}, base_url={self._client.url!r}, profile={self.profile.name!r})"
 

@@ -64,6 +64,11 @@ class ModerationJudge:
         self._client = HttpClient(base_url, timeout, max_retries, max_concurrency, key_variable)
         self._base_url = self._client.url
 
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What decides its verdicts, for a search that is resumed."""
+        return self._base_url, self._model, self._categories, self._whole_conversation
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}(model={self._model!r}, base_url={self._client.url!r})"
 
