@@ -12,7 +12,7 @@ from types import FrameType
 #: The exit status of a command that Ctrl-C ended, as shells give it.
 INTERRUPTED = 130
 #: Seconds after which an interrupt is repeated: what is imported, or a finalizer that happens to run, may swallow one.
-REPEATED_AFTER = 1.0
+REPEATED_AFTER = 3.0
 
 
 def main() -> None:

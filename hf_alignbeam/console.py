@@ -7,6 +7,7 @@ import errno
 import inspect
 import io
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -110,6 +111,8 @@ def report_interrupts(what_remains: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
+        if hasattr(signal, "setitimer"):  # not on Windows
+            signal.setitimer(signal.ITIMER_REAL, 0.0)  # it was heeded, and need not be repeated
         typer.echo(printable(f"Stopped. {what_remains}"), err=True)
         raise typer.Exit(INTERRUPTED) from None
 

@@ -66,6 +66,11 @@ class CombinedJudge:
         known = [EXCHANGES] * len(judges) if exchanges is None else exchanges
         self.scales = [find_scale(judge, each) for judge, each in zip(judges, known, strict=True)]
 
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What decides its verdicts, for a search that is resumed."""
+        return self._judges, self._weights, self._offset, self.scales
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._judges!r}, weights={self._weights}, offset={self._offset})"
 

@@ -45,6 +45,11 @@ class ComplianceJudge:
         if self._scale <= 0.0:
             raise ValueError(f"`response` must rate known answers above a plain refusal, but {response!r} does not. Use another.")
 
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What decides its verdicts, for a search that is resumed."""
+        return self._request, self._response, self._scale
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._request!r}, {self._response!r})"
 

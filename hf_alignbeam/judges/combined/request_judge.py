@@ -32,6 +32,11 @@ class RequestJudge:
         self._judge = _OfRequests(model, tokenizer, profile)
         self._cached = CachedJudge(self._judge)
 
+    @property
+    def identity(self) -> LLMJudge:
+        """The judge whose verdicts these are."""
+        return self._judge
+
     def __repr__(self) -> str:
         return repr(self._judge)
 
