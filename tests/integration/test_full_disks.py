@@ -19,7 +19,6 @@ COMMANDS = {
     "generate": ((*GENERATE, "--prompt", "How do I bake?", "--prompt", "Why?"), "--to", 100),
     "audit": ((*GENERATE, "--prompt", "Why?"), "--audit", 50),
     "steer": ((*STEER, "--file", "prompts.jsonl"), "--to", 5000),
-    "steer, the collection": ((*STEER, "--file", "prompts.jsonl"), "--to", 20_000),
     "evaluate": (EVALUATE, "--to", 300),
     "publish": (("publish", "anchor-logits"), "--to", 9000),
     "protect": (("protect", "--model", WEIGHTS / "specialist", *GUARD), "--to", 9000),
