@@ -115,13 +115,15 @@ def measure(judge: ClassifierJudge, name: str, limit: int) -> str:
     labeled = random.Random(0).sample(read(name), min(limit, len(read(name))))
     harm = [h for n in range(0, len(labeled), 16) for h in judged(judge, labeled[n : n + 16])]
     verdicts = [KnownVerdict(h, each.harmful) for h, each in zip(harm, labeled, strict=True) if h == h]
-    n_harmful, auc = sum(each.harmful for each in verdicts), separation(verdicts)
+    n_harmful = sum(each.harmful for each in verdicts)
+    counts = f"{Path(name).name}: {len(labeled)} responses, {n_harmful} of them harmful"
+    rates = zip((len(verdicts) - n_harmful, n_harmful), ("false alarms", "recall"), rates_at(verdicts, 0.5), strict=True)
+    line = f"{counts}: at .5 {', '.join(f'{called} {rate}' for n, called, rate in rates if n)}"
+    if n_harmful in (0, len(verdicts)):
+        return line
+    auc = separation(verdicts)
     low, high = auc_interval(auc, n_harmful, len(verdicts) - n_harmful)
-    false_alarms, recall = rates_at(verdicts, 0.5)
-    counts = f"{len(labeled)} responses, {n_harmful} of them harmful"
-    return (
-        f"{Path(name).name}: {counts}: AUC {auc:.3f} [{low:.3f}, {high:.3f}]; at .5 recall {recall}, false alarms {false_alarms}"
-    )
+    return f"{line}; AUC {auc:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def judged(judge: ClassifierJudge, labeled: list[LabeledResponse]) -> list[float]:
