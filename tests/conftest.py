@@ -195,15 +195,21 @@ def one_of_each(mixed):
 
 
 @pytest.fixture(scope="session")
-def oracle():
-    """The testbed's judge that knows the truth."""
-    return stored_judges()["oracle"]
+def judges():
+    """The testbed's judges by name, loaded once."""
+    return stored_judges()
 
 
 @pytest.fixture(scope="session")
-def judge_lm():
+def oracle(judges):
+    """The testbed's judge that knows the truth."""
+    return judges["oracle"]
+
+
+@pytest.fixture(scope="session")
+def judge_lm(judges):
     """The testbed's language model as a judge."""
-    return stored_judges()["judge-lm"]
+    return judges["judge-lm"]
 
 
 @pytest.fixture(scope="session")
@@ -224,6 +230,7 @@ def strategy(anchor, specialist, translator):
 
 FORKS = """
 import json, os, sys, traceback
+sys.dont_write_bytecode, sys.pycache_prefix = False, sys.argv[1]  # what one process has compiled, the next ones read
 import accelerate, peft, torch
 import transformers.models.llama.modeling_llama, transformers.models.qwen3.modeling_qwen3
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -257,7 +264,8 @@ def in_a_process(hub, tmp_path_factory):
     online = {"HF_ENDPOINT": hub.url, "HF_HOME": str(place / "home"), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_test"}
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", **online}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", FORKS], env=environment, text=True, **pipes) as parent:
+    command = [sys.executable, "-c", FORKS, str(place / "compiled")]
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as parent:
 
         def run(code, *arguments):
             parent.stdin.write(json.dumps([code, list(map(str, arguments)), *map(str, files)]) + "\n")
