@@ -34,12 +34,18 @@ from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed import tokenizers as toy
 from hf_alignbeam.testbed.language import SPLITS, language
 from hf_alignbeam.testbed.model_store import stored_judges
+from hf_alignbeam.tokenization.vocabulary import token_bytes
 
-settings.register_profile("repeatable", deadline=None, derandomize=True)
-settings.load_profile("repeatable")
+for profile, n_examples in (("quick", 40), ("whole", 100)):
+    settings.register_profile(profile, deadline=None, derandomize=True, max_examples=n_examples)
 
 TEST_DATA = os.environ.get("HF_ALIGNBEAM_TEST_DATA")
 TOKENIZERS = ("gpt2", "llama2", "llama3", "qwen3", "gemma2", "falcon", "t5", "deepseek_v3")
+
+
+def pytest_configure(config):
+    """Fewer examples of a property where slow tests are left out."""
+    settings.load_profile("quick" if "not slow" in config.option.markexpr else "whole")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -79,6 +85,12 @@ def tokenizer_folder() -> Path:
 def real_tokenizer(tokenizer_folder):
     """Real tokenizers by name, each read once."""
     return cache(lambda name: AutoTokenizer.from_pretrained(tokenizer_folder / name))
+
+
+@pytest.fixture(scope="session")
+def real_tokens(real_tokenizer):
+    """The bytes of a real tokenizer's tokens by its name, each table made once."""
+    return cache(lambda name: token_bytes(real_tokenizer(name)))
 
 
 @pytest.fixture(scope="session")
