@@ -243,7 +243,7 @@ def strategy(anchor, specialist, translator):
 FORKS = """
 import json, os, sys, traceback
 sys.dont_write_bytecode, sys.pycache_prefix = False, sys.argv[1]  # what one process has compiled, the next ones read
-import accelerate, peft, torch
+import accelerate, jinja2, peft, pydantic, rich.progress, scipy.optimize, scipy.stats, torch, typer, yaml
 import transformers.models.llama.modeling_llama, transformers.models.qwen3.modeling_qwen3
 from transformers import AutoModelForCausalLM, AutoTokenizer
 for line in sys.stdin:

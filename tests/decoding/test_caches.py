@@ -11,7 +11,6 @@ from hf_alignbeam import AlignBeam
 from hf_alignbeam.benchmarks.tiny_families import build
 from hf_alignbeam.evaluation.generation import encode
 
-
 #: The checks at which an answer is flagged.
 CHECKS = ((1,), (1, 3), tuple(range(1, 9)), ())
 

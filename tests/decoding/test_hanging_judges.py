@@ -6,11 +6,13 @@ import threading
 import time
 import traceback
 import warnings
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from helpers.strategies import RecordingStreamer, answer_ids, chats_of, failing, texts
+from helpers.variety import mostly_slow
 
 from hf_alignbeam import AlignBeam, LLMJudge, testbed
 from hf_alignbeam.chat.refusal import REFUSAL
@@ -206,8 +208,12 @@ QUOTES = {
 }
 
 
-@pytest.mark.parametrize("quote", QUOTES)
-@pytest.mark.parametrize("limit", [None, FOREVER])
+@pytest.mark.parametrize(
+    ("quote", "limit"),
+    mostly_slow(
+        product(QUOTES, [None, FOREVER]), [*((quote, None) for quote in QUOTES), ("raises", FOREVER), ("returns text", FOREVER)]
+    ),
+)
 def test_no_error_warning_or_record_holds_unjudged_text(quote, limit, specialist, strategy, caplog):
     (plain,) = texts(specialist, chats_of("domain", 1))
     words = [word for word in plain.split() if len(word) > 4]
