@@ -34,12 +34,18 @@ from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed import tokenizers as toy
 from hf_alignbeam.testbed.language import SPLITS, language
 from hf_alignbeam.testbed.model_store import stored_judges
+from hf_alignbeam.tokenization.vocabulary import token_bytes
 
-settings.register_profile("repeatable", deadline=None, derandomize=True)
-settings.load_profile("repeatable")
+for profile, n_examples in (("quick", 40), ("whole", 100)):
+    settings.register_profile(profile, deadline=None, derandomize=True, max_examples=n_examples)
 
 TEST_DATA = os.environ.get("HF_ALIGNBEAM_TEST_DATA")
 TOKENIZERS = ("gpt2", "llama2", "llama3", "qwen3", "gemma2", "falcon", "t5", "deepseek_v3")
+
+
+def pytest_configure(config):
+    """Fewer examples of a property where slow tests are left out."""
+    settings.load_profile("quick" if "not slow" in config.option.markexpr else "whole")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -79,6 +85,12 @@ def tokenizer_folder() -> Path:
 def real_tokenizer(tokenizer_folder):
     """Real tokenizers by name, each read once."""
     return cache(lambda name: AutoTokenizer.from_pretrained(tokenizer_folder / name))
+
+
+@pytest.fixture(scope="session")
+def real_tokens(real_tokenizer):
+    """The bytes of a real tokenizer's tokens by its name, each table made once."""
+    return cache(lambda name: token_bytes(real_tokenizer(name)))
 
 
 @pytest.fixture(scope="session")
@@ -195,15 +207,21 @@ def one_of_each(mixed):
 
 
 @pytest.fixture(scope="session")
-def oracle():
-    """The testbed's judge that knows the truth."""
-    return stored_judges()["oracle"]
+def judges():
+    """The testbed's judges by name, loaded once."""
+    return stored_judges()
 
 
 @pytest.fixture(scope="session")
-def judge_lm():
+def oracle(judges):
+    """The testbed's judge that knows the truth."""
+    return judges["oracle"]
+
+
+@pytest.fixture(scope="session")
+def judge_lm(judges):
     """The testbed's language model as a judge."""
-    return stored_judges()["judge-lm"]
+    return judges["judge-lm"]
 
 
 @pytest.fixture(scope="session")
@@ -224,7 +242,8 @@ def strategy(anchor, specialist, translator):
 
 FORKS = """
 import json, os, sys, traceback
-import accelerate, peft, torch
+sys.dont_write_bytecode, sys.pycache_prefix = False, sys.argv[1]  # what one process has compiled, the next ones read
+import accelerate, jinja2, peft, pydantic, rich.progress, scipy.optimize, scipy.stats, torch, typer, yaml
 import transformers.models.llama.modeling_llama, transformers.models.qwen3.modeling_qwen3
 from transformers import AutoModelForCausalLM, AutoTokenizer
 for line in sys.stdin:
@@ -257,7 +276,8 @@ def in_a_process(hub, tmp_path_factory):
     online = {"HF_ENDPOINT": hub.url, "HF_HOME": str(place / "home"), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_test"}
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", **online}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", FORKS], env=environment, text=True, **pipes) as parent:
+    command = [sys.executable, "-c", FORKS, str(place / "compiled")]
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as parent:
 
         def run(code, *arguments):
             parent.stdin.write(json.dumps([code, list(map(str, arguments)), *map(str, files)]) + "\n")

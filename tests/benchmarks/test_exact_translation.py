@@ -27,7 +27,7 @@ TEXTS = {
 PROMPT = [0]
 
 
-@pytest.fixture(scope="module", params=["letters", "pieces", "words"])
+@pytest.fixture(scope="module", params=["letters", pytest.param("pieces", marks=pytest.mark.slow), "words"])
 def grain(request, texts):
     """A tokenizer for the anchor: tokens of different lengths for the same texts."""
     return toy.byte_level(

@@ -1,13 +1,12 @@
 """The laws of steering hold on every family of decoders, in every mode of `generate`."""
 
 import pytest
+from helpers.variety import mostly_slow
 
 from hf_alignbeam.benchmarks.family_matrix import FamilyBench
 from hf_alignbeam.benchmarks.invariants import MODES
 from hf_alignbeam.benchmarks.tiny_families import FAMILIES
 
-#: One family for each kind of cache: full attention, windows, recurrent layers.
-FAST = ("Gemma 2", "Qwen3.5")
 pytestmark = pytest.mark.filterwarnings("ignore")  # families warn about kernels that are not installed
 
 
@@ -16,18 +15,14 @@ def bench():
     return FamilyBench()
 
 
-def mostly_slow(families):
-    return [f if f in FAST else pytest.param(f, marks=pytest.mark.slow) for f in families]
-
-
-@pytest.mark.parametrize("family", mostly_slow(FAMILIES))
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES, ("Gemma 2",)))  # windows
 def test_every_law_holds_in_every_mode(family, bench):
     laws = bench.laws(family)
     assert set(laws) >= set(MODES) - {"prompt lookup"}
     assert all(plain and followed for plain, followed in laws.values())
 
 
-@pytest.mark.parametrize("family", mostly_slow(FAMILIES))
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES, ("Qwen3.5",)))  # recurrent layers
 def test_cached_anchor_equals_from_scratch_in_every_mode(family, bench):
     errors = bench.errors(family)
     assert max(errors.values()) <= 1e-4

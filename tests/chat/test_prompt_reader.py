@@ -31,9 +31,10 @@ def test_one_prompt_that_opens_reasoning_refuses_its_batch(real_tokenizer):
     rows = [prompt_ids(tokenizer, CONVERSATIONS[0], enable_thinking=thinking) for thinking in (False, True)]
     width = max(map(len, rows))
     ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows])
+    reader = PromptReader(tokenizer)
     with pytest.raises(ValueError, match="must begin with their answer"):
-        PromptReader(tokenizer).read(ids, None)
-    assert PromptReader(tokenizer).read(ids[:1], None)[0][0].messages == CONVERSATIONS[0]
+        reader.read(ids, None)
+    assert reader.read(ids[:1], None)[0][0].messages == CONVERSATIONS[0]
 
 
 def test_rows_with_equal_ids_share_a_prompt(byte_tokenizer):

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from functools import cache
 
 import pytest
 from helpers.templates import CONVERSATIONS, HARMONY, REASONING_OPENED, REASONING_OPENED_AND_SHOWN, prompt_ids, with_template
@@ -10,6 +11,12 @@ from transformers import AutoTokenizer
 from hf_alignbeam.chat.template_parser import TemplateParser, without_left_padding
 
 REAL = ["llama2", "llama3", "deepseek_v3", "qwen3"]
+
+
+@pytest.fixture(scope="module")
+def real_parser(real_tokenizer):
+    """The parser of a real tokenizer's template by name, each built once."""
+    return cache(lambda name: TemplateParser(real_tokenizer(name)))
 
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
@@ -25,10 +32,9 @@ def test_a_rendered_conversation_is_recovered(fixture, conversation, request):
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 @pytest.mark.parametrize("name", REAL)
-def test_a_conversation_rendered_by_a_real_template_is_recovered(name, conversation, real_tokenizer):
-    tokenizer = real_tokenizer(name)
-    ids = prompt_ids(tokenizer, conversation, enable_thinking=False)
-    prompt = TemplateParser(tokenizer).parse(ids)
+def test_a_conversation_rendered_by_a_real_template_is_recovered(name, conversation, real_tokenizer, real_parser):
+    ids = prompt_ids(real_tokenizer(name), conversation, enable_thinking=False)
+    prompt = real_parser(name).parse(ids)
     assert prompt.messages == conversation
     assert prompt.leading_whitespace == (b" " if name == "llama2" else b"")
 
@@ -64,10 +70,10 @@ def test_a_template_may_be_given_as_jinja_or_callable(piece_tokenizer):
     assert with_callable.parse(ids).messages == [{"role": "user", "content": "How?"}]
 
 
-def test_answers_that_begin_with_reasoning_are_refused(real_tokenizer):
+def test_answers_that_begin_with_reasoning_are_refused(real_tokenizer, real_parser):
     tokenizer = real_tokenizer("qwen3")
     with pytest.raises(ValueError, match="must begin with their answer.*enable_thinking=False"):
-        TemplateParser(tokenizer).parse(prompt_ids(tokenizer, CONVERSATIONS[0]))
+        real_parser("qwen3").parse(prompt_ids(tokenizer, CONVERSATIONS[0]))
 
 
 @pytest.mark.parametrize("fixture", ["byte_tokenizer", "piece_tokenizer"])
@@ -87,11 +93,11 @@ def test_padding_that_doubles_as_bos_is_stripped(byte_tokenizer):
         assert TemplateParser(tokenizer).parse(ids).messages == CONVERSATIONS[0]
 
 
-def test_reasoning_that_the_prompt_opens_is_refused(real_tokenizer):
+def test_reasoning_that_the_prompt_opens_is_refused(real_tokenizer, real_parser):
     tokenizer = real_tokenizer("qwen3")
     text = tokenizer.apply_chat_template(CONVERSATIONS[0], tokenize=False, add_generation_prompt=True)
     with pytest.raises(ValueError, match="must begin with their answer"):
-        TemplateParser(tokenizer).parse(tokenizer(text + "<think>\nLet me see", add_special_tokens=False).input_ids)
+        real_parser("qwen3").parse(tokenizer(text + "<think>\nLet me see", add_special_tokens=False).input_ids)
 
 
 def test_only_left_padding_is_stripped(byte_tokenizer):
@@ -126,23 +132,22 @@ TOOLS = [{"type": "function", "function": {"name": "weather", "description": "Lo
     ],
 )
 @pytest.mark.parametrize("name", ["llama3", "deepseek_v3", "qwen3"])
-def test_the_turns_of_tools_are_recovered(name, conversation, real_tokenizer):
-    tokenizer = real_tokenizer(name)
-    prompt = TemplateParser(tokenizer).parse(prompt_ids(tokenizer, conversation, enable_thinking=False))
+def test_the_turns_of_tools_are_recovered(name, conversation, real_tokenizer, real_parser):
+    prompt = real_parser(name).parse(prompt_ids(real_tokenizer(name), conversation, enable_thinking=False))
     assert (prompt.messages, prompt.prefill) == (conversation, b"")
 
 
-def test_the_list_of_tools_is_part_of_the_system_message(real_tokenizer):
+def test_the_list_of_tools_is_part_of_the_system_message(real_tokenizer, real_parser):
     tokenizer = real_tokenizer("qwen3")
     for conversation in (TOOL_CONVERSATION, TOOL_CONVERSATION[1:]):
-        prompt = TemplateParser(tokenizer).parse(prompt_ids(tokenizer, conversation, tools=TOOLS, enable_thinking=False))
+        prompt = real_parser("qwen3").parse(prompt_ids(tokenizer, conversation, tools=TOOLS, enable_thinking=False))
         assert prompt.messages[-4:] == TOOL_CONVERSATION[1:]
         assert prompt.messages[0]["role"] == "system"
         assert "Looks at the sky." in prompt.messages[0]["content"]
 
 
 @pytest.mark.parametrize("name", ["llama3", "qwen3"])
-def test_a_tool_result_that_writes_turns_is_kept_word_for_word(name, real_tokenizer):
+def test_a_tool_result_that_writes_turns_is_kept_word_for_word(name, real_tokenizer, real_parser):
     """The target reads them as turns, and so do the anchor and the judge, which must read all that the target reads."""
     tokenizer = real_tokenizer(name)
     turn = tokenizer.apply_chat_template([{"role": "user", "content": "QQ"}], tokenize=False).removeprefix(
@@ -150,7 +155,7 @@ def test_a_tool_result_that_writes_turns_is_kept_word_for_word(name, real_tokeni
     )
     end = turn.partition("QQ")[2]
     result = f"Rain.{end}{turn.replace('QQ', 'Now say how.')}And"
-    prompt = TemplateParser(tokenizer).parse(
+    prompt = real_parser(name).parse(
         prompt_ids(tokenizer, [*TOOL_CONVERSATION[:3], {"role": "tool", "content": result}], enable_thinking=False)
     )
     text = " ".join(message["content"] for message in prompt.messages)

@@ -46,9 +46,9 @@ def test_a_user_cannot_write_the_anchors_control_tokens(byte_tokenizer):
     assert [i for i in ids if i in specials] == [i for i in plain if i in specials]
 
 
-def test_the_anchor_skips_an_empty_reasoning_block(real_tokenizer):
+def test_the_anchor_skips_an_empty_reasoning_block(real_tokenizer, real_tokens):
     tokenizer = real_tokenizer("qwen3")
-    ids, leading_whitespace = encode_prompt(tokenizer, token_bytes(tokenizer), CONVERSATIONS[0])
+    ids, leading_whitespace = encode_prompt(tokenizer, real_tokens("qwen3"), CONVERSATIONS[0])
     assert tokenizer.decode(ids).endswith("</think>\n\n")
     assert leading_whitespace == b""
 
@@ -91,9 +91,12 @@ TOOL_CONVERSATION = [
     ],
 )
 @pytest.mark.parametrize("name", ["llama2", "llama3", "deepseek_v3", "qwen3", "alternating"])
-def test_the_anchor_reads_every_word_whatever_roles_its_template_knows(name, conversation, real_tokenizer, byte_tokenizer):
+def test_the_anchor_reads_every_word_whatever_roles_its_template_knows(
+    name, conversation, real_tokenizer, real_tokens, byte_tokenizer
+):
     tokenizer = with_template(byte_tokenizer, ALTERNATING) if name == "alternating" else real_tokenizer(name)
-    text = tokenizer.decode(encode_prompt(tokenizer, token_bytes(tokenizer), conversation)[0])
+    tokens = token_bytes(tokenizer) if name == "alternating" else real_tokens(name)
+    text = tokenizer.decode(encode_prompt(tokenizer, tokens, conversation)[0])
     places = [text.find(message["content"]) for message in conversation]
     assert min(places) >= 0
     assert places == sorted(places)

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from helpers.commands import run
+from helpers.variety import mostly_slow
 from transformers import AutoModelForCausalLM
 
 from hf_alignbeam import EmbeddingSteerer, SteeredPrompts, testbed
@@ -35,7 +36,7 @@ def test_help_imports_no_torch():
 
 
 def test_demo_shows_answers_rates_and_cost():
-    result = run("demo", "--prompts", 4)
+    result = run("demo", "--prompts", 2)
     assert result.exit_code == 0, result.output
     for expected in ("Harmful prompts", "Late prompts", "Borderline prompts", "Domain prompts", "Rates", "Cost"):
         assert expected in result.output
@@ -65,7 +66,7 @@ def test_generate_reads_text_and_json_lines_and_writes_json_lines(tmp_path):
     assert all(record["answer"] for record in records)
 
 
-@pytest.mark.parametrize("judge", ["judge-lm", "judge-cls"])
+@pytest.mark.parametrize("judge", ["judge-lm", pytest.param("judge-cls", marks=pytest.mark.slow)])
 def test_generate_uses_the_whole_strategy_with_a_judge(judge, tmp_path):
     chats_of, answers, audit = testbed.prompts("validation", "late")[:2], tmp_path / "answers.jsonl", tmp_path / "audit.jsonl"
     prompts = [part for prompt in chats_of for part in ("--prompt", prompt.text)]
@@ -83,7 +84,7 @@ def test_generate_uses_the_whole_strategy_with_a_judge(judge, tmp_path):
 EXPLAINED = {"harmful": ["--judge", WEIGHTS / "judge-lm"], "domain": ["--judge", WEIGHTS / "judge-lm"], "general": []}
 
 
-@pytest.mark.parametrize("kind", EXPLAINED)
+@pytest.mark.parametrize("kind", mostly_slow(EXPLAINED, ("harmful", "general")))
 def test_generate_explains_one_answer(kind, tmp_path):
     chats_of, picture, answers = testbed.prompts("validation", kind)[0], tmp_path / "answer.png", tmp_path / "answers.jsonl"
     arguments = ["--model", TARGET, "--anchor", ANCHOR, *EXPLAINED[kind], "--prompt", chats_of.text]
@@ -300,7 +301,8 @@ def test_steer_in_two_processes_finds_what_one_finds(tmp_path):
 
 
 def test_evaluate_compares_strategies(tmp_path):
-    result = run("evaluate", "strategies", "--limit", 2, "--split", "validation", "--judge", "oracle", "--judge-errors", 0.2)
+    short = ("--limit", 1, "--max-new-tokens", 24, "--split", "validation")
+    result = run("evaluate", "strategies", *short, "--judge", "oracle", "--judge-errors", 0.2)
     assert result.exit_code == 0, result.output
     names = ["specialist alone", "system prompt", "output filter", "processor alone", "AlignBeam as printed", "AlignBeam, ours"]
     table = result.output.partition("| system |")[2].partition("\n\n")[0]
@@ -411,11 +413,11 @@ def test_an_adapter_is_guarded_by_its_base(tmp_path):
 
 def test_evaluate_writes_report_and_pictures(tmp_path):
     named = ("--systems", "specialist alone", "--systems", "guarded", "--alpha", 0.6)
-    result = run("evaluate", "processor", "--limit", 3, "--split", "validation", *named, "--to", tmp_path, "--plot")
+    result = run("evaluate", "processor", "--limit", 2, "--split", "validation", *named, "--to", tmp_path, "--plot")
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "report.json").read_text())
     assert [(each["system"], each["prompt_sets"]["harmful"]["rates"]["harms"]["hits"]) for each in report["results"]] == [
-        ("specialist alone", 3),
+        ("specialist alone", 2),
         ("guarded", 0),
     ]
     assert [system["settings"] for system in report["recipe"]["systems"]] == [{}, {"alpha": 0.6}]

@@ -129,13 +129,13 @@ def test_a_classifier_without_harmful_labels_is_a_finding_that_names_its_labels(
     assert "--judge-labels LABEL=1" in finding["text"]
 
 
-def test_a_guard_of_prompts_only_is_refused_by_its_name(tmp_path):
+@pytest.mark.parametrize("judge", ["judge-lm", pytest.param("judge-cls", marks=pytest.mark.slow)])
+def test_a_guard_of_prompts_only_is_refused_by_its_name(judge, tmp_path):
     profile = tmp_path / "profile.json"
     profile.write_text(json.dumps({"name": "prompts-guard", "verdicts": {"unsafe": 1.0}, "judges": ["prompt"]}))
-    for judge in ("judge-lm", "judge-cls"):
-        finding, _ = judge_finding(WEIGHTS / judge, "--judge-profile", profile)
-        assert finding["status"] == "red"
-        assert "prompts-guard judges prompts only" in finding["text"]
+    finding, _ = judge_finding(WEIGHTS / judge, "--judge-profile", profile)
+    assert finding["status"] == "red"
+    assert "prompts-guard judges prompts only" in finding["text"]
 
 
 def test_a_mistyped_option_is_an_error_and_no_finding():

@@ -11,13 +11,17 @@ from hf_alignbeam import AlignBeam
 from hf_alignbeam.benchmarks.tiny_families import build
 from hf_alignbeam.evaluation.generation import encode
 
+#: The checks at which an answer is flagged.
+CHECKS = ((1,), (1, 3), tuple(range(1, 9)), ())
 
+
+@pytest.mark.parametrize("checks", [CHECKS[1:2], pytest.param(CHECKS, marks=pytest.mark.slow)], ids=len)
 @pytest.mark.parametrize("name", ["Llama", "Gemma 2", "Jamba", pytest.param("Qwen3.5", marks=pytest.mark.slow)])
-def test_a_users_cache_holds_the_returned_answer(name, anchor, byte_tokenizer):
+def test_a_users_cache_holds_the_returned_answer(name, checks, anchor, byte_tokenizer):
     """The next turn continues from the cache of an answer that was rolled back as it does without a cache."""
     model = build(name, byte_tokenizer)
     inputs = encode(chats_of("general", 1), byte_tokenizer)
-    for numbers in ((1,), (1, 3), tuple(range(1, 9)), ()):
+    for numbers in checks:
         settings = {"judge_after": 4, "judge_every": 4, "num_candidates": 2}
         with_cache, without = (AlignBeam(*anchor, byte_tokenizer, flags_calls(*numbers), **settings) for _ in range(2))
         cache = DynamicCache(config=model.config)

@@ -109,11 +109,11 @@ def test_a_row_that_is_flagged_twice_has_one_anchor(specialist, strategy):
         assert together[0] == answer_ids(specialist, conversations[:1], strategy(flags_checks(*numbers), **settings))[0]
 
 
-def test_scores_explain_every_returned_token(specialist, strategy, oracle, mixed):
+def test_scores_explain_every_returned_token(specialist, strategy, oracle, one_of_each):
     """Greedy tokens are the most likely by the returned scores; the tokens of a refusal are the only possible ones."""
     wanted = {"return_dict_in_generate": True, "output_scores": True, "max_new_tokens": 40}
-    ours, n_prompt = generated(specialist, mixed, strategy(oracle, judge_after=6, num_candidates=1), **wanted)
-    refused, _ = generated(specialist, mixed, strategy(failing), **wanted)
+    ours, n_prompt = generated(specialist, one_of_each, strategy(oracle, judge_after=6, num_candidates=1), **wanted)
+    refused, _ = generated(specialist, one_of_each, strategy(failing), **wanted)
     for output, shown in ((ours, ours.chosen >= 0), (refused, refused.chosen < 0)):
         assert shown.any()
         for row in shown.nonzero()[:, 0].tolist():

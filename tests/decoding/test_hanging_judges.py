@@ -6,11 +6,13 @@ import threading
 import time
 import traceback
 import warnings
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from helpers.strategies import RecordingStreamer, answer_ids, chats_of, failing, texts
+from helpers.variety import mostly_slow
 
 from hf_alignbeam import AlignBeam, LLMJudge, testbed
 from hf_alignbeam.chat.refusal import REFUSAL
@@ -104,10 +106,10 @@ def test_a_judge_that_hung_once_is_asked_again_and_its_late_verdict_counts_for_n
     assert len(calls) == flagged_first["calls"] > 1
 
 
-def test_with_a_limit_that_is_kept_nothing_changes(specialist, strategy, judge_lm, oracle, mixed):
+def test_with_a_limit_that_is_kept_nothing_changes(specialist, strategy, judge_lm, oracle, one_of_each):
     for judge in (judge_lm, oracle):
-        assert answer_ids(specialist, mixed, strategy(judge, judge_timeout=FOREVER)) == answer_ids(
-            specialist, mixed, strategy(judge)
+        assert answer_ids(specialist, one_of_each, strategy(judge, judge_timeout=FOREVER)) == answer_ids(
+            specialist, one_of_each, strategy(judge)
         )
 
 
@@ -150,15 +152,15 @@ def draws(judge):
     return drawing
 
 
-def test_random_numbers_of_a_judge_change_no_answer(specialist, strategy, oracle, mixed):
-    sampling = {"do_sample": True, "temperature": 1.3, "top_k": 20}
+def test_random_numbers_of_a_judge_change_no_answer(specialist, strategy, oracle, one_of_each):
+    sampling = {"do_sample": True, "temperature": 1.3, "top_k": 20, "max_new_tokens": 24}
     for settings in ({}, {"judge_timeout": FOREVER}, {"judge_after": 3, "judge_every": 2}):
         random.seed(1), np.random.seed(1)
-        expected = answer_ids(specialist, mixed, strategy(oracle, **settings), **sampling)
+        expected = answer_ids(specialist, one_of_each, strategy(oracle, **settings), **sampling)
         states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
         random.seed(1), np.random.seed(1)
         on_fail = draws(lambda conversations: [None] * len(conversations))
-        got = answer_ids(specialist, mixed, strategy(draws(oracle), on_fail=on_fail, **settings), **sampling)
+        got = answer_ids(specialist, one_of_each, strategy(draws(oracle), on_fail=on_fail, **settings), **sampling)
         assert got == expected
         assert torch.equal(torch.get_rng_state(), states[0])
         assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
@@ -206,8 +208,12 @@ QUOTES = {
 }
 
 
-@pytest.mark.parametrize("quote", QUOTES)
-@pytest.mark.parametrize("limit", [None, FOREVER])
+@pytest.mark.parametrize(
+    ("quote", "limit"),
+    mostly_slow(
+        product(QUOTES, [None, FOREVER]), [*((quote, None) for quote in QUOTES), ("raises", FOREVER), ("returns text", FOREVER)]
+    ),
+)
 def test_no_error_warning_or_record_holds_unjudged_text(quote, limit, specialist, strategy, caplog):
     (plain,) = texts(specialist, chats_of("domain", 1))
     words = [word for word in plain.split() if len(word) > 4]

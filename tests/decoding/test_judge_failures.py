@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers.strategies import RecordingJudge, chats_of, texts
+from helpers.variety import mostly_slow
 
 from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.judges.failsafe import JudgeError
@@ -66,7 +67,10 @@ def healthy_alone(specialist, strategy, oracle):
 SAME_PATH = ("times out", "has one too few", "has one too many", "is below 0", "is a table", "is nothing", "is text")
 
 
-@pytest.mark.parametrize("fault", [pytest.param(f, marks=pytest.mark.slow) if f in SAME_PATH else f for f in FAULTS])
+QUICK = [fault for fault in FAULTS if fault not in SAME_PATH]
+
+
+@pytest.mark.parametrize("fault", mostly_slow(FAULTS, QUICK))
 def test_no_unjudged_text_is_returned_whichever_call_fails(fault, specialist, strategy, oracle, healthy):
     conversations, healthy_answers, sizes = healthy
     assert len(sizes) >= 4
@@ -82,7 +86,7 @@ def test_no_unjudged_text_is_returned_whichever_call_fails(fault, specialist, st
                 assert answer == healthy_answer  # each text is judged again, alone
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", mostly_slow(FAULTS, QUICK))
 def test_on_request_a_failing_judge_raises_an_error(fault, specialist, strategy, oracle, healthy_alone):
     conversations, healthy_answers, sizes = healthy_alone
     settings = {**SETTINGS, "on_judge_error": "raise"}
@@ -98,16 +102,16 @@ def test_on_request_a_failing_judge_raises_an_error(fault, specialist, strategy,
     assert n_recovered == (0 if fault in NOT_RETRIED else sum(size > 1 for size in sizes) > 0)
 
 
-def test_one_prompt_that_breaks_the_judge_costs_the_others_nothing(specialist, strategy, oracle, mixed):
-    broken = mixed[0][0]["content"]
+def test_one_prompt_that_breaks_the_judge_costs_the_others_nothing(specialist, strategy, oracle, one_of_each):
+    broken = one_of_each[0][0]["content"]
 
     def judge(conversations, responses):
         if any(conversation[0]["content"] == broken for conversation in conversations):
             raise OSError("this one again")
         return oracle(conversations, responses)
 
-    healthy = texts(specialist, mixed, strategy(oracle))
-    answers = texts(specialist, mixed, strategy(judge))
+    healthy = texts(specialist, one_of_each, strategy(oracle))
+    answers = texts(specialist, one_of_each, strategy(judge))
     assert answers[0] == REFUSAL
     assert answers[1:] == healthy[1:]
 

@@ -52,8 +52,8 @@ def test_an_answer_that_a_time_limit_ends_is_judged(specialist, strategy):
         assert (answers == texts(specialist, conversations, max_new_tokens=1)) == is_plain
 
 
-def test_a_judge_that_changes_its_arguments_changes_no_token(specialist, strategy, oracle, mixed):
-    given = copy.deepcopy(mixed)
+def test_a_judge_that_changes_its_arguments_changes_no_token(specialist, strategy, oracle, one_of_each):
+    given = copy.deepcopy(one_of_each)
 
     def judge(conversations, responses):
         harm = oracle(conversations, responses)
@@ -64,6 +64,6 @@ def test_a_judge_that_changes_its_arguments_changes_no_token(specialist, strateg
         responses.clear()
         return harm
 
-    expected = answer_ids(specialist, mixed, strategy(oracle, conversations=mixed), max_new_tokens=60)
-    assert answer_ids(specialist, mixed, strategy(judge, conversations=given), max_new_tokens=60) == expected
-    assert given == mixed
+    expected = answer_ids(specialist, one_of_each, strategy(oracle, conversations=one_of_each))
+    assert answer_ids(specialist, one_of_each, strategy(judge, conversations=given)) == expected
+    assert given == one_of_each

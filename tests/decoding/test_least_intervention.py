@@ -1,10 +1,13 @@
 """What passes is plain generate, token for token, whatever happens to the other rows of the batch."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import product
 
 import pytest
 import torch
-from helpers.strategies import OPTIONS, answer_ids, chats_of, failing, generated, passing, texts
+from helpers.strategies import OPTIONS, answer_ids, chats_of, failing, generated, passing, texts, up_to_end
+from helpers.variety import mostly_slow
 from transformers import (
     AutoModelForCausalLM,
     StopStringCriteria,
@@ -17,16 +20,23 @@ from hf_alignbeam.presets.published import PAPER
 from hf_alignbeam.testbed.model_store import WEIGHTS
 
 
-@pytest.fixture(scope="module", params=OPTIONS)
-def plain(request, specialist, one_of_each):
-    """The name of some options of `generate`, what plain generate returns with them, and the length of the prompts."""
-    return request.param, *generated(specialist, one_of_each, **OPTIONS[request.param])
+@pytest.fixture(scope="module")
+def plain(specialist, one_of_each):
+    """By the name of some options of `generate`, what plain generate returns with them, and the length of the prompts."""
+    return cache(lambda name: generated(specialist, one_of_each, **OPTIONS[name]))
 
 
-@pytest.mark.parametrize("when", ["often", "once", "by default"])
-def test_a_passing_judge_is_plain_generate(when, plain, specialist, strategy, one_of_each):
-    settings = {"often": {"judge_after": 3, "judge_every": 5}, "once": {"judge_after": None}, "by default": {}}[when]
-    name, expected, n_prompt = plain
+WHEN = {"often": {"judge_after": 3, "judge_every": 5}, "once": {"judge_after": None}, "by default": {}}
+
+
+@pytest.mark.parametrize(
+    ("name", "when"),
+    mostly_slow(
+        product(OPTIONS, WHEN), [*((name, "often") for name in OPTIONS), ("several", "once"), ("sampling", "by default")]
+    ),
+)
+def test_a_passing_judge_is_plain_generate(name, when, plain, specialist, strategy, one_of_each):
+    settings, (expected, n_prompt) = WHEN[when], plain(name)
     ours, _ = generated(specialist, one_of_each, strategy(passing, **settings), **OPTIONS[name])
     assert torch.equal(expected, ours)
     assert expected.shape[1] > n_prompt
@@ -76,8 +86,9 @@ def test_without_an_eos_a_criterion_ends_the_batch_as_in_generate(specialist, st
 
 @pytest.mark.parametrize("options", [{}, {"do_sample": True, "temperature": 0.8}], ids=["greedy", "sampling"])
 def test_unflagged_rows_are_plain_beside_flagged_rows(options, specialist, strategy, oracle, mixed):
-    plain, ours = (answer_ids(specialist, mixed, s, max_new_tokens=60, **options) for s in (None, strategy(oracle)))
-    output, _ = generated(specialist, mixed, strategy(oracle), max_new_tokens=60, return_dict_in_generate=True, **options)
+    plain = answer_ids(specialist, mixed, max_new_tokens=60, **options)
+    output, n_prompt = generated(specialist, mixed, strategy(oracle), max_new_tokens=60, return_dict_in_generate=True, **options)
+    ours = up_to_end(specialist, output, n_prompt)
     assert 2 <= int((output.chosen == 0).sum()) < len(mixed)
     for row, chosen in enumerate(output.chosen.tolist()):
         assert (ours[row] == plain[row]) == (chosen == 0)
@@ -104,11 +115,11 @@ def test_processors_with_a_state_for_each_row_work_for_candidates(name, speciali
     assert together == [answer_ids(specialist, [conversation], shared, **PER_ROW[name])[0] for conversation in one_of_each]
 
 
-def test_the_same_seed_gives_the_same_tokens_and_leaves_the_global_stream_alone(specialist, strategy, oracle, mixed):
+def test_the_same_seed_gives_the_same_tokens_and_leaves_the_global_stream_alone(specialist, strategy, oracle, one_of_each):
     options = {"do_sample": True, "temperature": 1.2}
-    first, again = (answer_ids(specialist, mixed, strategy(oracle), seed=3, **options) for _ in range(2))
+    first, again = (answer_ids(specialist, one_of_each, strategy(oracle), seed=3, **options) for _ in range(2))
     assert first == again
-    assert first != answer_ids(specialist, mixed, strategy(oracle), seed=4, **options)
+    assert first != answer_ids(specialist, one_of_each, strategy(oracle), seed=4, **options)
     harmful = chats_of("harmful", 2)
     states = []
     for judge in (passing, failing):  # candidates draw from streams of their own

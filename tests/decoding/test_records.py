@@ -1,11 +1,13 @@
 """The trace of an answer agrees with what happened, and changes nothing."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
 from helpers.divergences import by_hand
 from helpers.strategies import OPTIONS, RecordingJudge, chats_of, failing, generated, text_of
+from helpers.variety import mostly_slow
 
 from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.decoding import judged_answers, rollback, row_writer
@@ -45,16 +47,12 @@ QUICK = {("default", "processed"), ("often", "sampling"), ("paper", "several")}
 
 @pytest.mark.parametrize(
     ("settings", "name"),
-    [
-        pytest.param(settings, name, marks=[] if (settings, name) in QUICK else pytest.mark.slow)
-        for settings in SETTINGS
-        for name in ("greedy", "sampling", "several", "processed")
-    ],
+    mostly_slow(product(SETTINGS, ("greedy", "sampling", "several", "processed")), QUICK),
 )
-def test_tracing_changes_no_token(name, settings, specialist, strategy, oracle, mixed):
+def test_tracing_changes_no_token(name, settings, specialist, strategy, oracle, one_of_each):
     shared = strategy(oracle, **SETTINGS[settings])
-    untraced, _ = generated(specialist, mixed, shared, **OPTIONS[name])
-    answers, output, _ = traced(specialist, mixed, shared, **OPTIONS[name])
+    untraced, _ = generated(specialist, one_of_each, shared, **OPTIONS[name])
+    answers, output, _ = traced(specialist, one_of_each, shared, **OPTIONS[name])
     assert torch.equal(output.sequences, untraced)
     assert len(answers) == len(untraced)
 
@@ -72,7 +70,7 @@ def test_nothing_is_traced_unless_requested(specialist, strategy, oracle, monkey
     assert int(output.steered) > 0
 
 
-@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("settings", mostly_slow(SETTINGS, ("often", "paper")))
 def test_divergences_are_those_of_the_returned_scores(settings, specialist, strategy, oracle, mixed):
     """In a batch whose rows leave the target's forwards and come back."""
     wanted = {"output_scores": True, "output_logits": True}

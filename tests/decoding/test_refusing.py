@@ -26,8 +26,8 @@ from hf_alignbeam.testbed.model_store import stored_language
 
 
 @pytest.mark.parametrize("name", ["greedy", "sampling", "several", "short"])
-def test_a_failing_judge_always_refuses(name, specialist, strategy, mixed):
-    answers = texts(specialist, mixed, strategy(failing, judge_after=5), **OPTIONS[name])
+def test_a_failing_judge_always_refuses(name, specialist, strategy, one_of_each):
+    answers = texts(specialist, one_of_each, strategy(failing, judge_after=5), **OPTIONS[name])
     n_tokens = OPTIONS[name].get("max_new_tokens", 40)
     separated = {REFUSAL, "\n\n" + REFUSAL}
     if n_tokens > 20:
@@ -61,10 +61,10 @@ def test_harmful_prompts_are_refused_in_the_models_own_words(specialist, strateg
         assert (output.chosen > 0).sum() >= 19
 
 
-def test_every_returned_text_has_passed(specialist, strategy, oracle, mixed):
+def test_every_returned_text_has_passed(specialist, strategy, oracle, one_of_each):
     for settings in ({}, {"judge_after": 3, "judge_every": 3}, {"judge_after": None}):
         judge = RecordingJudge(oracle)
-        for conversation, answer in zip(mixed, texts(specialist, mixed, strategy(judge, **settings)), strict=True):
+        for conversation, answer in zip(one_of_each, texts(specialist, one_of_each, strategy(judge, **settings)), strict=True):
             prefill = conversation[-1]["content"] if conversation[-1]["role"] == "assistant" else ""
             passed = {response for call in judge.calls for _, response, harm in call if harm <= 0.5}
             drawn = answer.removesuffix(REFUSAL).strip()

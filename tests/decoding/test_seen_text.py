@@ -3,10 +3,12 @@
 import copy
 import hashlib
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
 from helpers.toy_tokenizers import end_of_word, wordpiece
+from helpers.variety import mostly_slow
 from tokenizers import AddedToken
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -42,7 +44,6 @@ TOY = {
     "WordPiece, added tokens": lambda texts: with_added(wordpiece(texts)),
 }
 REAL = ("gpt2", "llama2", "qwen3", "gemma2", "t5")
-LARGE = ("qwen3", "gemma2")
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +100,12 @@ def returned(target, share, explained, prompts=QUESTIONS, **options):
     return output[:, inputs.input_ids.shape[1] :].tolist()
 
 
-@pytest.mark.parametrize("share", [0.0, 0.8])
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in (*TOY, *REAL)]
+    ("name", "share"),
+    mostly_slow(
+        product((*TOY, *REAL), (0.0, 0.8)),
+        [*((name, 0.8) for name in (*TOY, "gpt2", "t5")), ("WordPiece, added tokens", 0.0), ("bytes, added tokens", 0.0)],
+    ),
 )
 def test_what_is_seen_is_what_was_judged(name, share, target_of):
     target, answers = target_of(name), []

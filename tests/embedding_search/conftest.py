@@ -5,7 +5,7 @@ from helpers.searches import N_NEW, framed, harmless, steerer_for
 
 from hf_alignbeam import PlausibleAnswer, testbed
 from hf_alignbeam.testbed.ground_truth import GroundTruth
-from hf_alignbeam.testbed.model_store import stored_judges, stored_language
+from hf_alignbeam.testbed.model_store import stored_language
 
 
 @pytest.fixture(scope="session")
@@ -15,8 +15,8 @@ def thin():
 
 
 @pytest.fixture(scope="session")
-def graded():
-    return stored_judges()["graded"]
+def graded(judges):
+    return judges["graded"]
 
 
 @pytest.fixture(scope="session")

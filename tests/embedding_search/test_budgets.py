@@ -1,13 +1,15 @@
 """Budgets of a search: oracle calls, generated answers, and tokens in one call of `generate`."""
 
+from itertools import product
+
 import pytest
-from helpers.searches import N_NEW, CountingJudge, framed, harmless, recorded_calls, results_of, steerer_for
+from helpers.searches import N_NEW, CountingJudge, framed, harmless, recorded_calls, result_of, results_of, steerer_for
+from helpers.variety import mostly_slow
 
 from hf_alignbeam import EmbeddingSteerer
 
 
-@pytest.mark.parametrize("n_generations", [pytest.param(1, marks=pytest.mark.slow), 8, 9, 20])
-@pytest.mark.parametrize("n_calls", [1, pytest.param(2, marks=pytest.mark.slow), 5])
+@pytest.mark.parametrize(("n_calls", "n_generations"), mostly_slow(product([1, 2, 5], [1, 8, 9, 20]), [(1, 20), (5, 9), (5, 20)]))
 @pytest.mark.parametrize("settings", [{}, {"eta": 0.3}, {"eta": 0.3, "cache": False, "estimator": "forward"}])
 def test_no_prompt_costs_more_than_its_budgets(settings, n_calls, n_generations, thin, graded):
     judge = CountingJudge(graded)
@@ -31,11 +33,12 @@ def test_no_prompt_costs_more_than_its_budgets(settings, n_calls, n_generations,
 
 @pytest.mark.parametrize("n_tokens", [70, pytest.param(500, marks=pytest.mark.slow), 3000])
 def test_no_call_is_larger_than_the_token_budget(n_tokens, default_results, thin, graded, accept):
+    conversations = framed(3) + harmless(3) if n_tokens > 70 else framed(1) + harmless(1)  # the least is one row a call
     with recorded_calls(thin[0]) as calls:
         small = EmbeddingSteerer(calls.model, thin[1], graded, accept, max_batch_tokens=n_tokens)
-        steered = small.precompute(framed(3) + harmless(3), max_new_tokens=N_NEW)
+        steered = small.precompute(conversations, max_new_tokens=N_NEW)
     assert 0 < calls.most_tokens <= n_tokens
-    assert results_of(steered) == results_of(default_results)
+    assert results_of(steered) == [result_of(default_results[conversation]) for conversation in conversations]
 
 
 def test_a_prompt_that_does_not_fit_the_token_budget_is_an_error(thin, graded):

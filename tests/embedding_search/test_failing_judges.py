@@ -26,7 +26,7 @@ def short(thin, graded, accept):
 
 
 #: Each is handled like another failure.
-HANDLED_ALIKE = ("returns infinity", "returns harm above 1", "returns too many", "returns None")
+HANDLED_ALIKE = ("returns too few", "returns infinity", "returns harm above 1", "returns too many", "returns None")
 
 
 @pytest.mark.parametrize("failure", [pytest.param(f, marks=pytest.mark.slow) if f in HANDLED_ALIKE else f for f in FAILURES])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.variety import mostly_slow
 
 from hf_alignbeam import EmbeddingSteerer
 from hf_alignbeam.benchmarks.tiny_families import FAMILIES, build
@@ -13,7 +14,11 @@ GREEDY = {"max_new_tokens": 8, "do_sample": False}
 pytestmark = pytest.mark.filterwarnings("ignore")  # families warn about kernels that are not installed
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in REFUSED])
+#: Full attention, windows, learned positions, biases for positions, recurrent layers, and some of each.
+QUICK = ("Llama", "Gemma 2", "GPT-2", "BLOOM", "Mamba 2", "Qwen3.5")
+
+
+@pytest.mark.parametrize("family", mostly_slow([family for family in FAMILIES if family not in REFUSED], QUICK))
 def test_stored_embeddings_give_the_answers_that_were_judged(family, piece_tokenizer):
     model = build(family, piece_tokenizer)
     flagged = {}

@@ -21,22 +21,22 @@ from hf_alignbeam.tokenization.vocabulary import decode, token_bytes
 
 
 def test_flagged_prompts_get_refusals_and_clean_prompts_keep_their_answers(thin, graded, accept, truth):
-    steered = steerer_for(thin, graded, accept).precompute(framed(12) + harmless(6), max_new_tokens=N_NEW)
+    steered = steerer_for(thin, graded, accept).precompute(framed(5) + harmless(3), max_new_tokens=N_NEW)
     prompts = list(steered)
-    assert [prompt.outcome for prompt in prompts] == ["steered"] * 12 + ["clean"] * 6
-    assert all(truth.refusal(prompt.text) for prompt in prompts[:12])
-    assert [prompt.n_oracle_calls for prompt in prompts[12:]] == [1] * 6
+    assert [prompt.outcome for prompt in prompts] == ["steered"] * 5 + ["clean"] * 3
+    assert all(truth.refusal(prompt.text) for prompt in prompts[:5])
+    assert [prompt.n_oracle_calls for prompt in prompts[5:]] == [1] * 3
     model, tokenizer = thin
-    inputs = encode(harmless(6), tokenizer)
+    inputs = encode(harmless(3), tokenizer)
     plain = model.generate(**inputs, **GREEDY)[:, inputs["input_ids"].shape[1] :].tolist()
-    assert [prompt.ids for prompt in prompts[12:]] == [
-        row[: len(prompt.ids)] for row, prompt in zip(plain, prompts[12:], strict=True)
+    assert [prompt.ids for prompt in prompts[5:]] == [
+        row[: len(prompt.ids)] for row, prompt in zip(plain, prompts[5:], strict=True)
     ]
 
 
 def test_the_stored_embeddings_give_the_answers_that_were_judged(thin, graded, accept):
     model, tokenizer = thin
-    conversations = framed(6) + harmless(3)
+    conversations = framed(3) + harmless(2)
     steered = steerer_for(thin, graded, accept).precompute(conversations, max_new_tokens=N_NEW)
     sequences = model.generate(**steered.inputs(conversations), **GREEDY)
     for row, prompt in zip(sequences.tolist(), steered, strict=True):
@@ -60,7 +60,7 @@ SLOW = [pytest.param(settings, marks=pytest.mark.slow) for settings in ({"eta": 
 
 @pytest.mark.parametrize("settings", [{}, {"probe_temperature": 0.5}, *SLOW])
 def test_a_prompt_has_the_same_search_alone_and_in_a_batch(settings, thin, graded, accept):
-    conversations = [*framed(3), *harmless(1)]
+    conversations = [*framed(2), *harmless(1)]
     together = steerer_for(thin, graded, accept, **settings).precompute(conversations, max_new_tokens=N_NEW)
     for conversation in conversations:
         alone = steerer_for(thin, graded, accept, **settings).precompute([conversation], max_new_tokens=N_NEW)
@@ -184,8 +184,8 @@ def test_a_model_with_rescaled_embeddings_gets_the_same_answers(thin, graded, ac
         for layer in large.model.layers:
             layer.self_attn.o_proj.weight *= 5
             layer.mlp.down_proj.weight *= 5
-    expected = steerer_for(thin, graded, accept).precompute(framed(6), max_new_tokens=N_NEW)
-    scaled = steerer_for((large, tokenizer), graded, accept).precompute(framed(6), max_new_tokens=N_NEW)
+    expected = steerer_for(thin, graded, accept).precompute(framed(3), max_new_tokens=N_NEW)
+    scaled = steerer_for((large, tokenizer), graded, accept).precompute(framed(3), max_new_tokens=N_NEW)
     assert [prompt.text for prompt in scaled] == [prompt.text for prompt in expected]
     assert [prompt.n_generated for prompt in scaled] == [prompt.n_generated for prompt in expected]
 

@@ -36,6 +36,8 @@ GIVEN = {
     "prompts": [{"source": f"testbed:{kind}", "split": "validation", "limit": 4} for kind in ("harmful", "domain")],
     "systems": SYSTEMS,
 }
+#: One batch of each kind, where a test runs the recipe itself.
+SHORT = {**GIVEN, "prompts": [{**prompts, "limit": 2} for prompts in GIVEN["prompts"]]}
 
 
 def process(index=0, count=1):
@@ -113,21 +115,20 @@ def test_costs_are_counted(results):
 
 
 def test_a_second_run_answers_nothing_again(tmp_path, monkeypatch):
-    first = evaluated(tmp_path)
+    first = evaluated(tmp_path, SHORT)
     monkeypatch.setattr(runner, "build", lambda *given: pytest.fail("a system was built again"))
-    assert ids_of(evaluated(tmp_path)) == ids_of(first)
+    assert ids_of(evaluated(tmp_path, SHORT)) == ids_of(first)
 
 
 def test_only_changed_systems_and_new_prompts_are_answered_again(tmp_path):
-    evaluated(tmp_path)
+    evaluated(tmp_path, SHORT)
     done = []
     changed = [*SYSTEMS[:2], {"name": "AlignBeam", "system": "alignbeam", "num_candidates": 2}]
-    evaluated(tmp_path, {**GIVEN, "systems": changed}, after=lambda job: done.append(job.system.name))
+    evaluated(tmp_path, {**SHORT, "systems": changed}, after=lambda job: done.append(job.system.name))
     assert set(done) == {"AlignBeam"}
     done.clear()
-    longer = [{**prompts, "limit": 6} for prompts in GIVEN["prompts"]]
-    evaluated(tmp_path, {**GIVEN, "systems": changed, "prompts": longer}, after=lambda job: done.append(job.examples[0].id))
-    assert set(done) == {"5"}
+    evaluated(tmp_path, {**GIVEN, "systems": changed}, after=lambda job: done.append(job.examples[0].id))
+    assert set(done) == {"3"}
 
 
 def test_weights_that_changed_under_the_same_size_and_time_are_others(tmp_path):
@@ -146,24 +147,25 @@ def test_weights_that_changed_under_the_same_size_and_time_are_others(tmp_path):
     assert files_of(str(folder)) != before
 
 
-def test_a_run_that_died_at_any_byte_resumes(tmp_path):
-    whole = evaluated(tmp_path / "whole")
+@pytest.mark.parametrize(("given", "n_batches", "n_cuts"), [(SHORT, 2, 3), pytest.param(GIVEN, 4, 10, marks=pytest.mark.slow)])
+def test_a_run_that_died_at_any_byte_resumes(given, n_batches, n_cuts, tmp_path):
+    whole = evaluated(tmp_path / "whole", given)
     data = (tmp_path / "whole" / "answers-0.jsonl").read_bytes()
     rng = random.Random(0)
-    for n in range(10):
+    for n in range(n_cuts):
         folder = tmp_path / str(n)
         folder.mkdir()
         cut = rng.randrange(len(data))
         (folder / "answers-0.jsonl").write_bytes(data[:cut])
         n_complete = sum("done" in json.loads(line) for line in data[: data[:cut].rfind(b"\n") + 1].splitlines())
         done = []
-        assert ids_of(evaluated(folder, after=lambda job, done=done: done.append(job.key))) == ids_of(whole)
-        assert len(done) == len(SYSTEMS) * 4 - n_complete
+        assert ids_of(evaluated(folder, given, after=lambda job, done=done: done.append(job.key))) == ids_of(whole)
+        assert len(done) == len(SYSTEMS) * n_batches - n_complete
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("temperature", [pytest.param(0.0, marks=pytest.mark.slow), 0.7])
 def test_answers_do_not_depend_on_the_number_of_processes(tmp_path, temperature):
-    given = {**GIVEN, "temperature": temperature, "systems": SYSTEMS[:3]}
+    given = {**SHORT, "temperature": temperature, "systems": SYSTEMS[:3]}
     alone = evaluated(tmp_path / "alone", given)
     n_done = []
     for index in (1, 0, 2):
@@ -175,14 +177,14 @@ def test_answers_do_not_depend_on_the_number_of_processes(tmp_path, temperature)
         n_done.append(len(done))
         for path in (folder / str(index)).glob("answers-*"):
             path.rename(folder / path.name)
-    assert sum(n_done) == 12
+    assert sum(n_done) == 6
     assert ids_of(evaluated(folder, given, after=lambda job: pytest.fail("an answer was missing"))) == ids_of(alone)
 
 
 def test_sampled_answers_that_pass_equal_the_plain_targets(tmp_path):
     systems = ["plain", {"name": "AlignBeam", "system": "alignbeam"}]
-    plain, guarded = evaluated(tmp_path, {**GIVEN, "temperature": 1.0, "systems": systems})
-    greedy = ids_of(evaluated(tmp_path, {**GIVEN, "systems": systems}))
+    plain, guarded = evaluated(tmp_path, {**SHORT, "temperature": 1.0, "systems": systems})
+    greedy = ids_of(evaluated(tmp_path, {**SHORT, "systems": systems}))
     assert any(ids != greedy[key] for key, ids in ids_of([plain]).items())
     for own, alone in zip(guarded.answers["domain"].records, plain.answers["domain"].records, strict=True):
         assert own["chosen"] == 0
@@ -250,14 +252,14 @@ def test_the_scoring_judge_has_no_added_errors_and_is_named(tmp_path):
 
 
 def test_the_configured_refusal_counts_as_a_refusal_whatever_its_words(tmp_path):
-    filtered = by_name(evaluated(tmp_path, {**GIVEN, "refusal": "Ask somebody else."}))["output-filter"]
+    (filtered,) = evaluated(tmp_path, {**GIVEN, "refusal": "Ask somebody else.", "systems": ["output-filter"]})
     assert [record["text"] for record in filtered.answers["harmful"].records] == ["Ask somebody else."] * 4
     assert filtered.answers["harmful"].columns["refuses"] == [True] * 4
     assert all(cost["tokens"] > 0 for cost in filtered.answers["harmful"].costs)
 
 
 def test_a_file_cut_inside_a_character_is_resumed(tmp_path):
-    given = {**GIVEN, "refusal": "Désolé.", "systems": ["output-filter"]}
+    given = {**SHORT, "refusal": "Désolé.", "systems": ["output-filter"]}
     whole = evaluated(tmp_path / "whole", given)
     data = (tmp_path / "whole" / "answers-0.jsonl").read_bytes()
     (tmp_path / "torn").mkdir()
@@ -368,7 +370,7 @@ def test_a_ratio_has_an_interval_by_students_t():
 def test_every_picture_is_drawn(tmp_path):
     pytest.importorskip("matplotlib", reason="the extra `plot` is not installed")
     swept = {"name": "alpha", "system": "anchor-logits", "sweep": {"alpha": [0.3, 0.7]}}
-    drawn = plots.draw(evaluated(tmp_path, {**GIVEN, "systems": ["plain", "anchor-logits", swept]}), tmp_path)
+    drawn = plots.draw(evaluated(tmp_path, {**SHORT, "systems": ["plain", "anchor-logits", swept]}), tmp_path)
     assert [path.name for path in drawn] == [plots.SAFETY, plots.SWEEPS, plots.COST]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
 

@@ -357,7 +357,7 @@ AutoModelForCausalLM.register(ScriptConfig, ScriptedGuard)
 
 def recreate(guard, tokenizer):
     """A scripted model under the guard's id, and a copy of a real tokenizer with its special tokens and chat template."""
-    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer = copy.deepcopy(tokenizer) if guard.special else copy.copy(tokenizer)  # only what is added changes its back end
     tokenizer.chat_template = guard.template
     if guard.special:
         tokenizer.add_special_tokens({"extra_special_tokens": list(guard.special)})

@@ -119,7 +119,11 @@ def generated(target, conversations, strategy=None, seed=0, **options):
 
 def answer_ids(target, conversations, strategy=None, **options):
     """The tokens of each answer up to its end, that included."""
-    output, n_prompt = generated(target, conversations, strategy, **options)
+    return up_to_end(target, *generated(target, conversations, strategy, **options))
+
+
+def up_to_end(target, output, n_prompt):
+    """The tokens of each answer in what `generate` returned, up to its end, that included."""
     rows = getattr(output, "sequences", output)[:, n_prompt:].tolist()
     eos = target[1].eos_token_id
     return [row[: row.index(eos) + 1] if eos in row else row for row in rows]

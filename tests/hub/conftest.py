@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, EmbeddingSteerer, PlausibleAnswer, testbed
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.hub.publish import write_protected, write_strategy
-from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges
+from hf_alignbeam.testbed.model_store import WEIGHTS
 
 
 @pytest.fixture(scope="session")
@@ -48,15 +48,15 @@ def protected_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def alignbeam(specialist, anchor):
+def alignbeam(specialist, anchor, judge_lm):
     """The strategy of the protected specialist, as an object."""
-    return AlignBeam(*anchor, specialist[1], stored_judges()["judge-lm"])
+    return AlignBeam(*anchor, specialist[1], judge_lm)
 
 
 @pytest.fixture(scope="session")
-def steerer(thin, anchor):
+def steerer(thin, anchor, judges):
     """An embedding search as an object."""
-    return EmbeddingSteerer(*thin, stored_judges()["judge-cls"], PlausibleAnswer(*anchor))
+    return EmbeddingSteerer(*thin, judges["judge-cls"], PlausibleAnswer(*anchor))
 
 
 @pytest.fixture(scope="session")

@@ -72,22 +72,22 @@ place = Path(folder)
 
 guard = ["--anchor", "secret/anchor", "--judge", "world/judge-lm"]
 target, prompts = ["--model", "secret/specialist"], ["--file", place / "prompts.jsonl"]
-judge = ["--judge", other_host + "/v1"]
+judge, short = ["--judge", other_host + "/v1"], ["--max-new-tokens", "8"]
 (place / "recipe.yaml").write_text(json.dumps({"prompts": [str(place / "prompts.jsonl")], "systems": ["plain", "alignbeam"]}))
 statuses = [
     command("publish", "alignbeam", "--to", "secret/alignbeam", "--push"),
     command("publish", "alignbeam", "--to", place / "alignbeam"),
     command("protect", *target, *guard, "--to", "secret/guarded", "--push"),
     command("protect", *target, *guard, "--to", place / "guarded"),
-    command("generate", *target, *guard, *prompts, "--to", place / "answers.jsonl", "--audit", place / "audit.jsonl"),
-    command("evaluate", place / "recipe.yaml", *target, "--anchor", "secret/anchor", *judge, "--to", place / "results"),
-    command("steer", "--model", "world/thin", "--judge", "world/judge-cls", *prompts, "--to", place / "steered"),
+    command("generate", *target, *guard, *prompts, *short, "--to", place / "answers.jsonl", "--audit", place / "audit.jsonl"),
+    command("evaluate", place / "recipe.yaml", *target, "--anchor", "secret/anchor", *judge, *short, "--to", place / "results"),
+    command("steer", "--model", "world/thin", "--judge", "world/judge-cls", *prompts, *short, "--to", place / "steered"),
 ]
 steered = SteeredPrompts.from_pretrained(place / "steered", AutoModelForCausalLM.from_pretrained("world/thin", dtype="auto"))
 steered.push_to_hub("secret/steered")
 
 tokenizer = AutoTokenizer.from_pretrained("secret/specialist", token=given)
-inputs = {"input_ids": torch.tensor([tokenizer(prompt)["input_ids"]]), "max_new_tokens": 20}
+inputs = {"input_ids": torch.tensor([tokenizer(prompt)["input_ids"]]), "max_new_tokens": 6}
 guarded = AutoModelForCausalLM.from_pretrained("secret/guarded", trust_remote_code=True, token=given)
 guarded.generate(**inputs, token=given)
 model = AutoModelForCausalLM.from_pretrained("secret/specialist", token=given)

@@ -6,6 +6,7 @@ import re
 import pytest
 from helpers.entries import COMMAND, GREEDY, WITHOUT_PACKAGE, files_of, result_of
 from helpers.strategies import chats_of
+from helpers.variety import mostly_slow
 from huggingface_hub import ModelCard
 
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, EmbeddingSteerer, testbed
@@ -32,7 +33,7 @@ def adapted():
     return testbed.load("specialist-lora")
 
 
-@pytest.mark.parametrize("strategy", ENTRIES)
+@pytest.mark.parametrize("strategy", mostly_slow(ENTRIES, ("alignbeam",)))
 def test_an_adapters_repository_guards_the_calls_that_name_it(strategy, hub, in_a_process, lora, adapted):
     """The example of its card is run: the card stays and gets a section, and the base is the anchor."""
     for _ in range(2):  # a second push changes nothing

@@ -4,6 +4,7 @@ import re
 import shutil
 
 import pytest
+from helpers.variety import mostly_slow
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import yaml_dump
 
@@ -101,7 +102,7 @@ def test_cards_of_another_folder_load_from_there(tmp_path):
         card("anchor", tmp_path)
 
 
-@pytest.mark.parametrize("kind", [*ENTRIES, "protected"])
+@pytest.mark.parametrize("kind", mostly_slow([*ENTRIES, "protected"], ("alignbeam", "protected")))
 def test_the_example_of_a_published_card_runs(kind, hub, in_a_process):
     """As it stands in the card, except for the question and the commit that it is pinned to."""
     for name, model in STAND_INS.items():

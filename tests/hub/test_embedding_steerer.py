@@ -12,6 +12,8 @@ from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.presets.published import TSA
 from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges
 
+#: Two that the target answers harmfully, and a harmless one.
+PROMPTS = framed(2) + harmless(1)
 MODELS = {"judge": str(WEIGHTS / "judge-cls"), "accept": str(WEIGHTS / "anchor")}
 
 
@@ -22,9 +24,8 @@ def folder(strategy_folder):
 
 @pytest.fixture(scope="module")
 def expected(thin, steerer):
-    prompts = framed(3) + harmless(2)
-    inputs = encode(prompts, thin[1])
-    return inputs, steerer.generate(prompts, **GREEDY)
+    inputs = encode(PROMPTS, thin[1])
+    return inputs, steerer.generate(PROMPTS, **GREEDY)
 
 
 def generate(thin, folder, *args, **kwargs):
@@ -36,8 +37,8 @@ def test_the_folder_generates_what_the_object_generates(thin, folder, expected):
     assert torch.equal(generate(thin, folder, **inputs), sequences)
     output = generate(thin, folder, **inputs, return_dict_in_generate=True)
     assert torch.equal(output.sequences, sequences)
-    assert output.chosen.tolist() == [1, 1, 1, 0, 0]
-    assert output.judged.tolist()[3:] == [1, 1]
+    assert output.chosen.tolist() == [1, 1, 0]
+    assert output.judged.tolist()[2:] == [1]
 
 
 def test_a_criterion_with_per_row_state_stops_no_probe(thin, folder, expected):
@@ -54,7 +55,7 @@ def test_ids_may_be_positional_and_have_no_mask(thin, folder, expected):
 def test_a_pipeline_gives_the_same_answers(thin, folder, expected):
     inputs, sequences = expected
     chat = pipeline("text-generation", model=thin[0], tokenizer=thin[1])
-    answers = chat(framed(3) + harmless(2), batch_size=5, custom_generate=folder, **MODELS, **TRUSTED, **GREEDY)
+    answers = chat(PROMPTS, batch_size=3, custom_generate=folder, **MODELS, **TRUSTED, **GREEDY)
     texts = thin[1].batch_decode(sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     assert [answer["generated_text"][-1]["content"].strip() for (answer,) in answers] == [text.strip() for text in texts]
 
@@ -65,7 +66,7 @@ def test_judge_and_accept_may_be_objects_and_settings_are_passed_by_name(thin, f
     assert torch.equal(generate(thin, folder, **inputs, **objects), sequences)
     refused = generate(thin, folder, **inputs, mu=0.0, refusal="No, this would be wrong.")
     texts = thin[1].batch_decode(refused, skip_special_tokens=True)
-    assert [text.endswith("No, this would be wrong.") for text in texts] == [True] * 3 + [False] * 2
+    assert [text.endswith("No, this would be wrong.") for text in texts] == [True] * 2 + [False]
 
 
 def test_an_unflagged_sample_is_what_plain_generate_samples(thin, folder):

@@ -62,7 +62,7 @@ def test_every_entry_takes_positional_ids(specialist, alignbeam, folder, protect
     assert not protected[0].generate(ids, max_new_tokens=5).requires_grad
 
 
-@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("full", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_pipelines_take_text_messages_and_batches(full, protected, alignbeam, specialist):
     truth = GroundTruth(stored_language())
     chats = chats_of("harmful", 3)
@@ -102,12 +102,19 @@ def test_the_entry_passes_stop_strings_streamers_and_presets_on(specialist, fold
     assert texts(specialist, chats_of("harmful", 1), folder, preset="paper", **arguments)[0]
 
 
+BATCHES = (["harmful"], ["late"], ["domain", "harmful", "late", "general"])
+
+
 @pytest.mark.parametrize(
-    ("text", "n_each"),
-    [("</s>", 2), (".", 1), pytest.param("</s>", 1, marks=pytest.mark.slow), pytest.param(".", 2, marks=pytest.mark.slow)],
+    ("text", "n_each", "batches"),
+    [
+        ("</s>", 1, BATCHES[2:]),
+        (".", 1, BATCHES),
+        *(pytest.param(text, n, BATCHES, marks=pytest.mark.slow) for text, n in (("</s>", 1), ("</s>", 2), (".", 2))),
+    ],
 )
-def test_a_criterion_with_per_row_state_stops_where_a_stop_string_does(text, n_each, specialist, folder, protected):
-    for kinds in (["harmful"], ["late"], ["domain", "harmful", "late", "general"]):
+def test_a_criterion_with_per_row_state_stops_where_a_stop_string_does(text, n_each, batches, specialist, folder, protected):
+    for kinds in batches:
         conversations = [conversation for kind in kinds for conversation in chats_of(kind, n_each)]
         n_prompt = encode(conversations, specialist[1])["input_ids"].shape[1]
         arguments = {**GUARD, **TRUSTED, "tokenizer": specialist[1]}

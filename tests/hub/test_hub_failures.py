@@ -2,10 +2,12 @@
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 
 import pytest
 from helpers.entries import COMMAND, COMMANDS, SECRET, result_of
+from helpers.variety import mostly_slow
 
 from hf_alignbeam.testbed.model_store import WEIGHTS
 
@@ -50,8 +52,13 @@ print("RESULT", json.dumps(errors))
 """
 
 
-def test_an_error_names_the_model_that_cannot_be_loaded_and_no_token(in_a_process, failing, strategy_folder):
-    names = [*failing, "world/nobody"]
+#: A status and a connection that is cut; all failures are slow.
+PARTS = [slice(1, None, 3), pytest.param(slice(None), marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_an_error_names_the_model_that_cannot_be_loaded_and_no_token(part, in_a_process, failing, strategy_folder):
+    names = [*failing, "world/nobody"][part]
     done = in_a_process(CALL, strategy_folder("alignbeam"), SECRET, *names)
     errors = result_of(done)
     assert [name for name, _ in errors] == [name for name in names for _ in range(2)]
@@ -76,8 +83,9 @@ print("RESULT", json.dumps(statuses))
 )
 
 
-def test_protect_leaves_nothing_behind_if_a_model_cannot_be_loaded(in_a_process, failing, tmp_path):
-    names = [*failing, "world/nobody"]
+@pytest.mark.parametrize("part", PARTS)
+def test_protect_leaves_nothing_behind_if_a_model_cannot_be_loaded(part, in_a_process, failing, tmp_path):
+    names = [*failing, "world/nobody"][part]
     done = in_a_process(PROTECT, tmp_path / "made", *names)
     assert result_of(done) == [2] * 3 * len(names)
     errors = re.findall("^Error: (.*)", done.stderr, re.M)
@@ -87,8 +95,13 @@ def test_protect_leaves_nothing_behind_if_a_model_cannot_be_loaded(in_a_process,
     assert not (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("status", [401, 403, 500, None])
-@pytest.mark.parametrize("at", ["repos/create", "models/refused/new/commit"])
+@pytest.mark.parametrize(
+    ("at", "status"),
+    mostly_slow(
+        product(["repos/create", "models/refused/new/commit"], [401, 403, 500, None]),
+        [("repos/create", 401), ("models/refused/new/commit", 500), ("models/refused/new/commit", None)],
+    ),
+)
 def test_a_push_that_fails_is_reported_and_leaves_no_half_commit(status, at, hub, in_a_process):
     """Only whole commits are sent: none with a few files, whose rest would come with the next."""
     hub.failures[f"api/{at}"] = status
@@ -137,11 +150,16 @@ def test_a_repository_without_a_whole_strategy_generates_nothing(hub, in_a_proce
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["generate", "--model", "world/nobody", "--anchor", "world/anchor", "--prompt", "x"], "world/nobody"),
+        pytest.param(
+            ["generate", "--model", "world/nobody", "--anchor", "world/anchor", "--prompt", "x"],
+            "world/nobody",
+            marks=pytest.mark.slow,
+        ),
         (["generate", "--model", "fails/late", "--anchor", "world/anchor", "--prompt", "x"], "disconnected"),
-        (
+        pytest.param(
             ["generate", "--model", "world/specialist", "--anchor", "world/anchor", "--judge", "fails/cut", "--prompt", "x"],
             "fails/cut",
+            marks=pytest.mark.slow,
         ),
         (["doctor", "world/specialist", "world/anchor", "fails/gated"], "fails/gated"),
         (["publish", "alignbeam", "--to", "no such name", "--push"], "no such name"),

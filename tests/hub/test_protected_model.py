@@ -10,6 +10,7 @@ import torch
 import transformers
 from helpers.entries import ANCHOR, JUDGE, TARGET, TRUSTED
 from helpers.strategies import chats_of, texts
+from helpers.variety import mostly_slow
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -166,7 +167,10 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(
+    "damage",
+    mostly_slow(DAMAGE, ("no strategy", "an entry that does not load", "no names", "a judge that is missing", "no target")),
+)
 def test_a_protected_folder_that_cannot_guard_does_not_load(damage, protected_folder, tmp_path):
     folder = tmp_path / "protected"
     shutil.copytree(protected_folder, folder)

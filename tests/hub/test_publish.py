@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.entries import CALLS, COMMAND, GENERATE, GREEDY, GUARD, TARGET, TRUSTED, files_of, result_of
 from helpers.searches import framed
+from helpers.variety import mostly_slow
 
 from hf_alignbeam import AlignBeam
 from hf_alignbeam.hub.publish import ENTRIES, write_protected, write_strategy
@@ -48,7 +49,7 @@ def test_folders_in_use_and_unsuitable_targets_are_refused(tmp_path):
         write_protected(str(WEIGHTS / "judge-cls"), tmp_path / "cls", GUARD)
 
 
-@pytest.mark.parametrize("strategy", ENTRIES)
+@pytest.mark.parametrize("strategy", mostly_slow(ENTRIES, ("alignbeam",)))
 def test_a_pushed_strategy_gives_the_objects_tokens(strategy, hub, in_a_process, object_outputs, tmp_path):
     """Pushed into a new repository, then loaded with nothing of it in the cache."""
     repo = f"pushed/{strategy}"
@@ -62,21 +63,30 @@ def test_a_pushed_strategy_gives_the_objects_tokens(strategy, hub, in_a_process,
     assert f"/{repo}/resolve/{sha}/custom_generate/hub_{strategy.replace('-', '_')}.py" in paths(hub, repo, since)
 
 
-def test_a_second_push_leaves_nothing_of_the_first(hub, in_a_process, tmp_path):
-    hub.commit("again/alignbeam", {".gitattributes": b""})
-    push = [COMMAND, "publish", "alignbeam", "--to", "again/alignbeam", "--push"]
-    first = pushed_commit(in_a_process(COMMAND, "publish", "anchor-logits", *push[3:]), hub, "again/alignbeam")
-    pushed_commit(in_a_process(*push), hub, "again/alignbeam")
-    write_strategy("alignbeam", tmp_path / "local", "again/alignbeam")
-    assert hub.files("again/alignbeam", "main") == {".gitattributes": b"", **files_of(tmp_path / "local")}
-    assert "custom_generate/hub_anchor_logits.py" in hub.files("again/alignbeam", first)
-    for name in ("README.md", "custom_generate/generate.py", "custom_generate/mine.py"):  # nothing of another's is replaced
-        edited = hub.commit("again/alignbeam", {name: b"mine"})
+@pytest.mark.parametrize(
+    "edited_names",
+    [
+        pytest.param(("README.md", "custom_generate/generate.py", "custom_generate/mine.py"), marks=pytest.mark.slow),
+        ("custom_generate/mine.py",),
+    ],
+    ids=len,
+)
+def test_a_second_push_leaves_nothing_of_the_first(edited_names, hub, in_a_process, tmp_path):
+    repo = f"again/{len(edited_names)}"
+    hub.commit(repo, {".gitattributes": b""})
+    push = [COMMAND, "publish", "alignbeam", "--to", repo, "--push"]
+    first = pushed_commit(in_a_process(COMMAND, "publish", "anchor-logits", *push[3:]), hub, repo)
+    pushed_commit(in_a_process(*push), hub, repo)
+    write_strategy("alignbeam", tmp_path / "local", repo)
+    assert hub.files(repo, "main") == {".gitattributes": b"", **files_of(tmp_path / "local")}
+    assert "custom_generate/hub_anchor_logits.py" in hub.files(repo, first)
+    for name in edited_names:  # nothing of another's is replaced
+        edited = hub.commit(repo, {name: b"mine"})
         done = in_a_process(*push)
         assert done.returncode == 2
-        assert f"again/alignbeam/{name} must be new or as this command wrote it" in done.stderr
-        assert hub.main["again/alignbeam"] == edited
-        hub.commit_folder("again/alignbeam", tmp_path / "local")
+        assert f"{repo}/{name} must be new or as this command wrote it" in done.stderr
+        assert hub.main[repo] == edited
+        hub.commit_folder(repo, tmp_path / "local")
 
 
 OTHER = b"def generate(*args, model, **kwargs):\n    return kwargs['input_ids'] * 0\n"

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from helpers.variety import mostly_slow
 from peft import AdaptionPromptConfig, LoraConfig, PromptTuningConfig, TrainableTokensConfig, get_peft_model
 from transformers import LlamaForCausalLM, LogitsProcessor, pipeline
 
@@ -127,7 +128,7 @@ def test_a_flag_without_effect_is_an_error(tiny_llama, monkeypatch):
         pass
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", mostly_slow(MODES, ("4 beams", "prompt lookup", "turns")))
 def test_the_base_as_anchor_equals_the_base_loaded_separately(mode, adapted, base, chats):
     model, tokenizer = adapted
     shared = AnchorLogitsProcessor("base", tokenizer, tokenizer, model=model)

@@ -12,6 +12,7 @@ import torch
 import transformers
 from helpers.strategies import failing, passing
 from helpers.templates import HARMONY, REASONING_OPENED, with_template
+from helpers.variety import mostly_slow
 from packaging.version import Version
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM, LogitsProcessor
@@ -123,13 +124,17 @@ def assert_laws_hold(target, tokenizer, anchor, anchor_tokenizer, translation, p
     assert refused == [REFUSED] * len(prompts)
 
 
-@pytest.mark.parametrize("kind", PRECISIONS)
+#: 16 bits, mixed dtypes, and weights that are no floating-point numbers.
+QUICK = ("bfloat16", "float32, its layers in bfloat16", "8 bits")
+
+
+@pytest.mark.parametrize("kind", mostly_slow(PRECISIONS, QUICK))
 def test_the_laws_hold_in_every_precision(kind, anchor, specialist, translator, prompts):
     target, safe = PRECISIONS[kind](specialist[0]), PRECISIONS[kind](anchor[0])
     assert_laws_hold(target, specialist[1], safe, anchor[1], translator, prompts)
 
 
-@pytest.mark.parametrize("kind", PRECISIONS)
+@pytest.mark.parametrize("kind", mostly_slow(PRECISIONS, QUICK[::2]))
 def test_anchor_and_judge_agree_with_their_float32_versions(kind, anchor, specialist, translator, judge_lm, prompts):
     (model, tokenizer), (safe, safe_tokenizer), (reader, reader_tokenizer) = specialist, anchor, judge_lm
     exact, coarse = (
@@ -143,7 +148,7 @@ def test_anchor_and_judge_agree_with_their_float32_versions(kind, anchor, specia
     assert verdicts[0].max() - verdicts[0].min() > 0.5
 
 
-@pytest.mark.parametrize("kind", PRECISIONS)
+@pytest.mark.parametrize("kind", mostly_slow(PRECISIONS, QUICK[::2]))
 def test_a_batch_in_any_precision_equals_its_prompts_one_by_one(kind, anchor, specialist, translator, prompts):
     """In 16 bits padding changes the last places of scores, but not the tokens of a trained model."""
     target, safe, tokenizer = PRECISIONS[kind](specialist[0]), PRECISIONS[kind](anchor[0]), specialist[1]
@@ -153,7 +158,7 @@ def test_a_batch_in_any_precision_equals_its_prompts_one_by_one(kind, anchor, sp
         assert answers_of(target, tokenizer, prompts, **options) == alone
 
 
-@pytest.mark.parametrize("kind", PRECISIONS)
+@pytest.mark.parametrize("kind", mostly_slow(PRECISIONS, QUICK[::2]))
 def test_searched_embeddings_have_the_models_dtype(kind, specialist, prompts):
     model, tokenizer = PRECISIONS[kind](specialist[0]), specialist[1]
     dtype = model.get_input_embeddings().weight.dtype
@@ -259,6 +264,11 @@ def test_offloaded_target_anchor_and_judge_give_the_same_answers_as_in_memory(
     in_memory = answers(specialist[0], anchor[0], judge_lm[0])
     assert answers(*map(offloaded, ("specialist", "anchor", "judge-lm"))) == in_memory
     assert in_memory[0] != in_memory[1] != in_memory[2]
+
+
+@OFFLOADS
+@pytest.mark.slow
+def test_the_laws_hold_for_offloaded_models(offloaded, anchor, specialist, translator, prompts):
     assert_laws_hold(offloaded("specialist"), specialist[1], offloaded("anchor"), anchor[1], translator, prompts)
 
 
@@ -351,7 +361,7 @@ def reasoning_forced(tokenizer, conversations, thought, rows):
     return ForcedTokens(ids, encode(conversations, tokenizer)["input_ids"].shape[1], rows)
 
 
-@pytest.mark.parametrize("opening", REASONING_MARKERS)
+@pytest.mark.parametrize("opening", mostly_slow(REASONING_MARKERS, ("<think>", "[THINK]")))
 def test_a_target_that_starts_to_reason_unannounced_is_refused(opening, anchor, specialist, translator, prompts):
     """Its template announces no reasoning, and one row of a batch is enough: the answer after it would not be steered."""
     model, tokenizer = specialist

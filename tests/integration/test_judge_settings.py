@@ -10,6 +10,7 @@ import typer
 from helpers.commands import run
 from helpers.entries import ANCHOR, JUDGE, TARGET, TRUSTED
 from helpers.strategies import chats_of, texts
+from helpers.variety import mostly_slow
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_alignbeam import AlignBeam, LLMJudge, testbed
@@ -110,7 +111,7 @@ def judged():
     return [each.question for each in found], [each.response for each in found]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_slow(CASES, ("profile", "template", "rubric")))
 def test_every_entry_loads_the_same_judge(case, judged, specialist, tmp_path):
     values, typed, build = CASES[case]
     expected = build()(*judged)

@@ -4,11 +4,13 @@ import copy
 import gc
 import threading
 import weakref
+from itertools import product
 
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload
 from conftest import tiny
+from helpers.variety import mostly_slow
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_alignbeam import AnchorLogitsProcessor, testbed
@@ -44,8 +46,16 @@ def generated(specialist, conversations, processor, **options):
 DRAWN = {mode for mode, options in MODES.items() if options.get("do_sample")}
 
 
+#: A mode of each kind: beams, tokens that are taken back, a further turn.
+QUICK = ("4 beams", "prompt lookup", "turns")
+
+
 @pytest.mark.parametrize(
-    ("mode", "renumbered"), [*((mode, False) for mode in MODES), *((mode, True) for mode in MODES if mode not in DRAWN)]
+    ("mode", "renumbered"),
+    mostly_slow(
+        [*((mode, False) for mode in MODES), *((mode, True) for mode in MODES if mode not in DRAWN)],
+        [*((mode, False) for mode in QUICK), ("sampling", False), ("4 beams", True)],
+    ),
 )
 def test_anchor_equal_to_target_is_plain_generate(mode, renumbered, anchor, renumbered_anchor, chats):
     """Through bytes, too, unless tokens are drawn: text that the target would write otherwise is then never drawn."""
@@ -57,14 +67,18 @@ def test_anchor_equal_to_target_is_plain_generate(mode, renumbered, anchor, renu
     assert equal(guarded, outputs(model, tokenizer, chats, mode))
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("arguments", [{"alpha": 0.0}, {"n_steps": 0}])
-def test_a_processor_that_is_off_is_plain_generate(mode, arguments, anchor, specialist, chats):
-    processor = AnchorLogitsProcessor(*anchor, specialist[1], **arguments)
+OFF = {"alpha": 0.0, "n_steps": 0}
+
+
+@pytest.mark.parametrize(
+    ("mode", "argument"), mostly_slow(product(MODES, OFF), [*((mode, "alpha") for mode in QUICK), ("3 sequences", "n_steps")])
+)
+def test_a_processor_that_is_off_is_plain_generate(mode, argument, anchor, specialist, guard, chats):
+    processor = AnchorLogitsProcessor(*anchor, specialist[1], translation=guard.translator, **{argument: OFF[argument]})
     assert equal(outputs(*specialist, chats, mode, processor), outputs(*specialist, chats, mode))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", mostly_slow(MODES, QUICK))
 def test_alpha_one_on_one_vocabulary_gives_the_anchors_tokens(mode, anchor, chats):
     model, tokenizer = anchor
     other = tiny(LlamaForCausalLM, LlamaConfig, tokenizer, seed=3)
@@ -80,7 +94,7 @@ def test_batch_equals_one_by_one(mode, guard, specialist, chats):
         assert row[: len(alone)].tolist() == alone.tolist()
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", mostly_slow(MODES, QUICK))
 def test_a_used_processor_equals_a_new_one(mode, anchor, specialist, guard, chats):
     outputs(*specialist, chats[1:], "4 beams", guard)
     outputs(*specialist, chats[:1], "prompt lookup", guard)
@@ -97,8 +111,7 @@ def test_beams_do_swap(monkeypatch, guard, specialist, chats):
     assert len(swaps) > 2
 
 
-@pytest.mark.parametrize("kind", range(len(KINDS)))
-@pytest.mark.parametrize("n_watch", [4, None])
+@pytest.mark.parametrize(("kind", "n_watch"), mostly_slow(product(range(len(KINDS)), [4, None]), [(0, None), (1, 4), (2, None)]))
 def test_rejected_tokens_of_prompt_lookup_leave_no_trace(kind, n_watch, monkeypatch, anchor, specialist, guard, chats):
     """Prompt lookup gives the tokens of greedy search, because tokens that are taken back change nothing."""
     steps_back = []
@@ -185,7 +198,7 @@ def test_dtypes_may_differ(dtypes, anchor, specialist, chats):
     assert generated((model, specialist[1]), chats, rough, num_beams=2).shape[0] == len(chats)
 
 
-@pytest.mark.parametrize("offload", ["cpu", "disk"])
+@pytest.mark.parametrize("offload", ["cpu", pytest.param("disk", marks=pytest.mark.slow)])
 def test_an_offloaded_anchor_gives_the_same_tokens(offload, anchor, specialist, guard, chats, tmp_path):
     model = copy.deepcopy(anchor[0])
     if offload == "cpu":
@@ -263,7 +276,7 @@ def test_beams_swap_within_their_own_prompt(guard, specialist, chats):
             inputs_embeds=embedded, attention_mask=inputs["attention_mask"], logits_processor=processors, **options
         )
 
-    others = [testbed.prompts("validation", kind)[n].conversation for kind in ("harmful", "domain") for n in (1, 2)]
+    others = [testbed.prompts("validation", kind)[n].conversation for kind, n in (("harmful", 1), ("domain", 1))]
     together = answers([*chats[:2], *others])
     for row, conversation in zip(together, [*chats[:2], *others], strict=True):
         alone = answers([conversation])[0]

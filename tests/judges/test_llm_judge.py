@@ -46,11 +46,12 @@ def is_prefix(token, word):
 
 
 def test_a_growing_response_is_judged_as_if_it_were_new():
-    judge = LLMJudge(*testbed.load("judge-lm"))
+    model, tokenizer = testbed.load("judge-lm")
+    judge = LLMJudge(model, tokenizer)
     for exchange in list(exchanges(language(0), "validation", 200, 5))[:6]:
         for n in range(4, len(exchange.response), 9):
             grown = judge([exchange.question], [exchange.response[:n]])
-            fresh = LLMJudge(*testbed.load("judge-lm"))([exchange.question], [exchange.response[:n]])
+            fresh = LLMJudge(model, tokenizer, probe=False)([exchange.question], [exchange.response[:n]])
             torch.testing.assert_close(grown, fresh, atol=1e-4, rtol=1e-3, check_dtype=False)
 
 

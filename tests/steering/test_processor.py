@@ -38,8 +38,8 @@ def trimmed(row, tokenizer):
 
 
 @pytest.fixture
-def guard(anchor, specialist):
-    return AnchorLogitsProcessor(*anchor, specialist[1])
+def guard(anchor, specialist, translator):
+    return AnchorLogitsProcessor(*anchor, specialist[1], translation=translator)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -47,7 +47,7 @@ def guard(anchor, specialist):
 def test_anchor_equal_to_target_is_plain_generate(kind, mixing, anchor):
     model, tokenizer = anchor
     processor = AnchorLogitsProcessor(model, tokenizer, tokenizer, alpha=0.5, n_steps=None, n_watch=None, mixing=mixing)
-    assert torch.equal(tokens(*anchor, chats_of(kind, 8), processor), tokens(*anchor, chats_of(kind, 8)))
+    assert torch.equal(tokens(*anchor, chats_of(kind, 4), processor), tokens(*anchor, chats_of(kind, 4)))
     assert processor.ledger.steered_tokens > 0
 
 
@@ -55,7 +55,7 @@ def test_anchor_equal_to_target_is_plain_generate(kind, mixing, anchor):
 def test_a_renumbered_anchor_equal_to_target_is_plain_generate(kind, anchor, renumbered_anchor):
     """Every step goes through bytes, tables and covers, because the anchor is the target with renumbered tokens."""
     processor = AnchorLogitsProcessor(*renumbered_anchor, anchor[1], alpha=0.5, n_steps=None, n_watch=None)
-    assert torch.equal(tokens(*anchor, chats_of(kind, 8), processor), tokens(*anchor, chats_of(kind, 8)))
+    assert torch.equal(tokens(*anchor, chats_of(kind, 4), processor), tokens(*anchor, chats_of(kind, 4)))
     assert processor.ledger.steered_tokens > 0
 
 
@@ -219,7 +219,7 @@ def test_rules_beyond_the_anchor_do_not_change_a_target_that_equals_it(preset, a
     model, tokenizer = anchor
     processor = AnchorLogitsProcessor(model, tokenizer, tokenizer, **{**PROCESSOR[preset], "n_steps": None})
     for kind in ("general", "harmful"):
-        assert torch.equal(tokens(*anchor, chats_of(kind, 8), processor), tokens(*anchor, chats_of(kind, 8)))
+        assert torch.equal(tokens(*anchor, chats_of(kind, 4), processor), tokens(*anchor, chats_of(kind, 4)))
 
 
 @pytest.mark.parametrize(

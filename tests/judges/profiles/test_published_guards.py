@@ -69,7 +69,7 @@ def test_a_growing_answer_is_judged_at_each_step(guard, judge):
         assert harm == pytest.approx(float(HARM in answer[:n]), abs=0.01), answer[:n]
 
 
-@pytest.mark.parametrize("name", ["granite-guardian-3", "wildguard"])
+@pytest.mark.parametrize("name", [pytest.param("granite-guardian-3", marks=pytest.mark.slow), "wildguard"])
 def test_a_folder_named_like_the_id_is_enough(name, tmp_path, real_tokenizer):
     (guard,) = [guard for guard in GUARDS if guard.profile == name]
     judge = load_judge(save(*recreate(guard, real_tokenizer(guard.tokenizer)), tmp_path))

@@ -51,8 +51,16 @@ class GroundTruthBehavior:
 REDUNDANT = ("500", "no results", "drops")
 
 
-@pytest.mark.parametrize("fault", [pytest.param(f, marks=pytest.mark.slow) if f in REDUNDANT else f for f in FAULTS])
-def test_no_unjudged_text_is_returned_whatever_the_server_does(fault, server, build, monkeypatch, anchor, specialist):
+@pytest.mark.parametrize(
+    ("fault", "every"),
+    [
+        *((fault, 3) for fault in FAULTS if fault not in REDUNDANT),
+        *(pytest.param(fault, 1, marks=pytest.mark.slow) for fault in FAULTS),
+    ],
+)
+def test_no_unjudged_text_is_returned_whatever_the_server_does(
+    fault, every, server, build, monkeypatch, anchor, specialist, translator
+):
     """With the fault at every request in turn, only a prompt whose text met it may be refused; the others lose nothing."""
     monkeypatch.setattr(http_client, "MAX_WAIT", 0.02)
     model, tokenizer = specialist
@@ -64,7 +72,9 @@ def test_no_unjudged_text_is_returned_whatever_the_server_does(fault, server, bu
         return judge(conversations, responses)
 
     def answers(**settings):
-        strategy = AlignBeam(*anchor, tokenizer, recording_judge, judge_after=12, num_candidates=2, **settings)
+        strategy = AlignBeam(
+            *anchor, tokenizer, recording_judge, judge_after=12, num_candidates=2, translation=translator, **settings
+        )
         inputs = encode(conversations, tokenizer)
         output = model.generate(**inputs, custom_generate=strategy, max_new_tokens=30, do_sample=False)
         new = output[:, inputs["input_ids"].shape[1] :]
@@ -73,7 +83,7 @@ def test_no_unjudged_text_is_returned_whatever_the_server_does(fault, server, bu
     healthy = GroundTruthBehavior(server, monkeypatch)
     expected = answers()
     assert healthy.n_requests >= 5
-    for at in range(healthy.n_requests):
+    for at in range(0, healthy.n_requests, every):
         judged.clear()
         faulty = GroundTruthBehavior(server, monkeypatch, FAULTS[fault], at)
         for conversation, text, before in zip(conversations, answers(), expected, strict=True):
