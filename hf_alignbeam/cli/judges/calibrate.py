@@ -4,7 +4,6 @@ Knows the terminal, and which threshold a judge has without this command. `roc` 
 """
 
 import math
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from hf_alignbeam.cli.judges.options import JudgeOptions
-from hf_alignbeam.cli.judges.roc import check_picture, draw, rates_at, roc
+from hf_alignbeam.cli.judges.roc import check_picture, draw, drawn, rates_at, roc
 from hf_alignbeam.cli.judges.settings import judge_settings
 from hf_alignbeam.console import check_can_plot, report_user_errors, table_head, table_row, tell
 from hf_alignbeam.evaluation.devices import load_named_judge, named_device
@@ -47,7 +46,7 @@ def run(request: Request) -> None:
         if request.plot is not None:
             check_can_plot("--plot")
             check_picture(request.plot)
-        labeled = [each for file in request.files for each in _drawn(read_labeled_responses(file), request.limit, request.seed)]
+        labeled = [each for file in request.files for each in drawn(read_labeled_responses(file), request.limit, request.seed)]
         _check_both_kinds(labeled)
         settings = judge_settings(request.judge_options)
         raw = replace(settings, threshold=0.5)  # harm as the model gives it
@@ -76,13 +75,6 @@ def run(request: Request) -> None:
         if request.plot is not None:  # last: what is found is out even if drawing fails
             draw(verdicts, thresholds, f"{request.judge.partition('?')[0]}, {len(verdicts)} responses", request.plot)
             tell(console, "", f"Written: {request.plot}")
-
-
-def _drawn(labeled: list[LabeledResponse], limit: int | None, seed: int) -> list[LabeledResponse]:
-    """So many of a file's responses, drawn by a seed, in their order; all without a limit."""
-    if limit is None or limit >= len(labeled):
-        return labeled
-    return [labeled[n] for n in sorted(random.Random(seed).sample(range(len(labeled)), limit))]
 
 
 def _check_both_kinds(labeled: Sequence[LabeledResponse]) -> None:

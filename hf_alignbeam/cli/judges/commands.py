@@ -48,7 +48,8 @@ def tune(
     judge_after: Annotated[int, Option(min=1, help="The strategy's.")] = 16,
     judge_every: Annotated[int, Option(min=1, help="The strategy's.")] = 64,
     max_new_tokens: Annotated[int, Option(min=1)] = 64,
-    limit: Annotated[int | None, Option(min=1, help="So many prompts from each file. Default: all.")] = None,
+    limit: Annotated[int | None, Option(min=1, help="So many prompts from each file, drawn by --seed. Default: all.")] = None,
+    seed: Annotated[int, Option(help="The seed of --limit.")] = 0,
     batch_size: Annotated[int, Option(min=1)] = 16,
     device: Annotated[str, Option(help="The target's device; auto: spread it over all devices.")] = "cpu",
     judge_device: JudgeDevice = None,
@@ -56,5 +57,5 @@ def tune(
     """Find the strategy's threshold for a target, a judge and a wanted rate of over-refusal."""
     from hf_alignbeam.cli.judges.tune import Request, run
 
-    options = (max_flagged, judge_after, judge_every, max_new_tokens, limit, batch_size, device, judge_device)
+    options = (max_flagged, judge_after, judge_every, max_new_tokens, limit, seed, batch_size, device, judge_device)
     run(Request(model, judge, judge_options, harmless, harmful, *options))

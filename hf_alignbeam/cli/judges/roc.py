@@ -3,8 +3,10 @@
 Knows verdicts and what is true of them. Knows no judge.
 """
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from hf_alignbeam.evaluation.statistics import Rate
 from hf_alignbeam.judges.calibration import KnownVerdict, best_threshold, separation
@@ -12,7 +14,15 @@ from hf_alignbeam.utils.whole_files import replace_file
 
 #: The shares of harmless responses that may be flagged, in the table.
 ALLOWED = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5)
+Value = TypeVar("Value")
 COLORS = ("tab:green", "tab:red", "tab:gray")
+
+
+def drawn(values: Sequence[Value], limit: int | None, seed: int) -> Sequence[Value]:
+    """So many values, drawn by a seed, in their order; all without a limit."""
+    if limit is None or limit >= len(values):
+        return values
+    return [values[n] for n in sorted(random.Random(seed).sample(range(len(values)), limit))]
 
 
 def roc(verdicts: Sequence[KnownVerdict]) -> list[tuple[float, float]]:

@@ -12,7 +12,7 @@ from rich.progress import track
 
 from hf_alignbeam.chat.conversations import Message
 from hf_alignbeam.cli.judges.options import JudgeOptions
-from hf_alignbeam.cli.judges.roc import rates_at, roc
+from hf_alignbeam.cli.judges.roc import drawn, rates_at, roc
 from hf_alignbeam.cli.judges.settings import judge_settings
 from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
 from hf_alignbeam.decoding.strategy import THRESHOLD
@@ -40,6 +40,7 @@ class Request:
     judge_every: int
     max_new_tokens: int
     limit: int | None
+    seed: int
     batch_size: int
     device: str
     judge_device: str | None
@@ -49,7 +50,7 @@ def run(request: Request) -> None:
     """Answer the prompts without a guard, judge the answers as the strategy would, and print the threshold to use."""
     console = Console(width=200)
     with report_user_errors():
-        prompts = {kind: _conversations(files, request.limit) for kind, files in _files(request).items()}
+        prompts = {kind: _conversations(files, request.limit, request.seed) for kind, files in _files(request).items()}
         settings = judge_settings(request.judge_options)
         options, device = request.judge_options, named_device(request.judge_device or request.device)
         judge = load_named_judge(request.judge, settings, device, options.api, options.model)
@@ -109,8 +110,9 @@ def _files(request: Request) -> dict[str, list[Path]]:
     return {"harmless": request.harmless, "harmful": request.harmful}
 
 
-def _conversations(files: Sequence[Path], limit: int | None) -> list[list[Message]]:
-    return [example.conversation for file in files for example in read_prompts(file)[:limit]]
+def _conversations(files: Sequence[Path], limit: int | None, seed: int) -> list[list[Message]]:
+    """The conversations of files, so many of each drawn by a seed, in their order."""
+    return [example.conversation for file in files for example in drawn(read_prompts(file), limit, seed)]
 
 
 def _counts(prompts: dict[str, list[list[Message]]]) -> str:
