@@ -1,6 +1,7 @@
 """Tiny models and toy tokenizers, built once a session, the testbed's trained ones, and processes beside this one."""
 
 import copy
+import gc
 import json
 import os
 import subprocess
@@ -46,6 +47,12 @@ TOKENIZERS = ("gpt2", "llama2", "llama3", "qwen3", "gemma2", "falcon", "t5", "de
 def pytest_configure(config):
     """Fewer examples of a property where slow tests are left out."""
     settings.load_profile("quick" if "not slow" in config.option.markexpr else "whole")
+
+
+def pytest_collection_finish():
+    """What has been imported stays: no collection of garbage needs to look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -243,9 +250,10 @@ def strategy(anchor, specialist, translator):
 FORKS = """
 import json, os, sys, traceback
 sys.dont_write_bytecode, sys.pycache_prefix = False, sys.argv[1]  # what one process has compiled, the next ones read
-import accelerate, jinja2, peft, pydantic, rich.progress, scipy.optimize, scipy.stats, torch, typer, yaml
+import accelerate, gc, jinja2, peft, pydantic, rich.progress, scipy.optimize, scipy.stats, torch, typer, yaml
 import transformers.models.llama.modeling_llama, transformers.models.qwen3.modeling_qwen3
 from transformers import AutoModelForCausalLM, AutoTokenizer
+gc.collect(), gc.freeze()  # a child that looked at these objects would copy their memory
 for line in sys.stdin:
     code, arguments, out, err = json.loads(line)
     child = os.fork()

@@ -40,7 +40,7 @@ def test_decoding_counts_the_tokens_that_every_system_feeds(monkeypatch, capsys,
 
 
 def test_fidelity_prints_every_pair_and_rule():
-    result = run("bench", "--fidelity", "--split", "validation", "--contexts", 2)
+    result = run("bench", "--fidelity", "--split", "validation", "--contexts", 4)
     assert result.exit_code == 0, result.output
     for pair in ("anchor | specialist", "specialist | anchor", "anchor-letters | specialist", "anchor | specialist-letters"):
         assert f"| {pair} | all |" in result.output
