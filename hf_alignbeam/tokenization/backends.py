@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -36,13 +37,15 @@ class Backend(Protocol):
 
 
 def read_backend(tokenizer: PreTrainedTokenizerBase) -> Backend:
-    """Find the back end of a tokenizer: `tokenizers` or mistral-common.
+    """Find the back end of a tokenizer: `tokenizers` or mistral-common. It is shared by all who read the same tokenizer.
 
     Raises:
         ValueError: The tokenizer has another back end.
     """
     if isinstance(tokenizer, PreTrainedTokenizerFast):
-        return FastBackend(tokenizer)
+        if _READ.get(tokenizer, (None,))[0] != (state := _read_state(tokenizer)):
+            _READ[tokenizer] = state, FastBackend(tokenizer)
+        return _READ[tokenizer][1]
     inner = getattr(getattr(getattr(tokenizer, "tokenizer", None), "instruct_tokenizer", None), "tokenizer", None)
     if inner is not None:
         return TekkenBackend(inner) if hasattr(inner, "id_to_byte_piece") else SentencePieceBackend(inner)
@@ -102,10 +105,8 @@ class SentencePieceBackend:
         names = [sentencepiece.id_to_piece(i) for i in range(sentencepiece.n_words)]
         self.pieces = {name: i for i, name in enumerate(names)}
         decoder = Decoder(byte_level=False, byte_fallback=True, replaced=((WORD_START, " "),))
-        self.tokens = [
-            None if i == sentencepiece.unk_id or sentencepiece.is_special(i) else decoder.piece_bytes(name)
-            for i, name in enumerate(names)
-        ]
+        is_text = [i != sentencepiece.unk_id and not sentencepiece.is_special(i) for i in range(len(names))]
+        self.tokens = [decoder.piece_bytes(name) if text else None for name, text in zip(names, is_text, strict=True)]
         self._sentencepiece = sentencepiece
         self._n_break = len(sentencepiece.encode(self._BREAK, bos=False, eos=False))
 
@@ -155,6 +156,15 @@ class Decoder:
 _BYTE_LEVEL = frozenset(bytes_to_unicode().values())
 _LATIN_OF_BYTE = {ord(character): chr(byte) for byte, character in bytes_to_unicode().items()}
 
+#: What each tokenizer was read as, behind what may change until it is read again.
+_READ: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, FastBackend]] = WeakKeyDictionary()
+
+
+def _read_state(tokenizer: PreTrainedTokenizerFast) -> tuple[Any, ...]:
+    backend = tokenizer.backend_tokenizer
+    parts = map(_state, (backend.decoder, backend.normalizer, backend.pre_tokenizer))
+    return len(tokenizer), tokenizer.unk_token_id, str(backend.get_added_tokens_decoder()), *parts
+
 
 def _state(component: Any) -> dict[str, Any]:
     """Return the JSON of one component of a tokenizer's pipeline; empty where the tokenizer lacks it."""
@@ -174,16 +184,10 @@ def _continuation_encoder(backend: Any) -> Any:
     normalizer, pre_tokenizer = _state(backend.normalizer), _state(backend.pre_tokenizer)
     steps = [step for step in _steps(normalizer, "normalizers") if step["type"] != "Prepend"]
     pre_steps = [_without_prefix(step) for step in _steps(pre_tokenizer, "pretokenizers")]
-    parts = tokenizer_class.from_str(
-        json.dumps(
-            {
-                "version": "1.0",
-                "normalizer": {"type": "Sequence", "normalizers": steps},
-                "pre_tokenizer": {"type": "Sequence", "pretokenizers": pre_steps},
-                "model": {"type": "BPE", "vocab": {}, "merges": []},
-            }
-        )
-    )
+    state: dict[str, Any] = {"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}}
+    state["normalizer"] = {"type": "Sequence", "normalizers": steps}
+    state["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": pre_steps}
+    parts = tokenizer_class.from_str(json.dumps(state))
     encoder = tokenizer_class(backend.model)
     if steps:
         encoder.normalizer = parts.normalizer
@@ -195,8 +199,4 @@ def _continuation_encoder(backend: Any) -> Any:
 
 
 def _without_prefix(step: dict[str, Any]) -> dict[str, Any]:
-    if step["type"] == "Metaspace":
-        return {**step, "prepend_scheme": "never"}
-    if step["type"] == "ByteLevel":
-        return {**step, "add_prefix_space": False}
-    return step
+    return {**step, **{"Metaspace": {"prepend_scheme": "never"}, "ByteLevel": {"add_prefix_space": False}}.get(step["type"], {})}

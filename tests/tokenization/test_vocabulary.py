@@ -1,3 +1,4 @@
+import copy
 import json
 import unicodedata
 from functools import cache
@@ -8,10 +9,10 @@ import pytest
 from conftest import TOKENIZERS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from hf_alignbeam.tokenization.backends import WORD_START
+from hf_alignbeam.tokenization.backends import WORD_START, read_backend
 from hf_alignbeam.tokenization.losses import losses
 from hf_alignbeam.tokenization.vocabulary import Vocabulary, complete_characters, decode, token_bytes
 
@@ -132,6 +133,27 @@ def test_added_tokens_keep_their_latin_characters(byte_tokenizer, texts):
     tokenizer = byte_level(texts, n_merges=5)
     tokenizer.add_tokens(["café"])
     assert token_bytes(tokenizer)[-1] == "café".encode()
+
+
+def test_a_table_is_shared_until_the_tokenizer_changes(texts):
+    from hf_alignbeam.testbed.tokenizers import byte_level
+
+    tokenizer = byte_level(texts, n_merges=5)
+    first = token_bytes(tokenizer)
+    assert token_bytes(tokenizer) is first
+    assert token_bytes(copy.deepcopy(tokenizer)) == first
+    tokenizer.add_special_tokens({"extra_special_tokens": ["a"]})  # as many tokens as before
+    assert len(tokenizer) == len(first)
+    assert (first[tokenizer.convert_tokens_to_ids("a")], token_bytes(tokenizer)[tokenizer.convert_tokens_to_ids("a")]) == (
+        b"a",
+        None,
+    )
+    tokenizer.add_tokens(["word"])
+    assert token_bytes(tokenizer)[-1] == b"word"
+    (before,) = read_backend(tokenizer).encode_batch(["WORD"])
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    (after,) = read_backend(tokenizer).encode_batch(["WORD"])
+    assert (decode(token_bytes(tokenizer), before), decode(token_bytes(tokenizer), after)) == (b"WORD", b"word")
 
 
 def test_encoding_puts_no_space_in_front(piece_tokenizer):
