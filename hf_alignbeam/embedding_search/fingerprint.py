@@ -103,6 +103,8 @@ class _Parts(pickle.Pickler):
 
     def persistent_id(self, value: Any) -> Any:
         """What is written in place of a value; None for what pickle itself writes in full."""
+        if not isinstance(value, type | ModuleType) and (own := _own_identity(value)) is not None:
+            return "identity", type(value), own
         if isinstance(value, FunctionType) or (isinstance(value, type) and not _is_installed(value.__module__)):
             if any(value is each for each in self._written):
                 return "written", value.__qualname__
@@ -128,13 +130,16 @@ class _Parts(pickle.Pickler):
             return "method", value.fget if isinstance(value, property) else value.__func__
         if isinstance(value, functools.cached_property) or hasattr(value, "cache_info"):  # what is kept decides nothing
             return "cached", getattr(value, "func", None) or value.__wrapped__
-        if (own := vars(value).get("identity") if hasattr(value, "__dict__") else None) is not None or (
-            own := getattr(type(value), "identity", None) and value.identity
-        ):
-            return "identity", type(value), own
         if dataclasses.is_dataclass(value):
             return "fields", type(value), [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
         return None
+
+
+def _own_identity(value: Any) -> Any:
+    """What a value says itself of what decides; None where it says nothing."""
+    own = vars(value).get("identity") if hasattr(value, "__dict__") else None
+    own = value.identity if own is None and hasattr(type(value), "identity") else own
+    return None if isinstance(own, bool) else own  # the answer to another question
 
 
 def _function(function: FunctionType) -> Any:

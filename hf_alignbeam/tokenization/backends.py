@@ -199,4 +199,5 @@ def _continuation_encoder(backend: Any) -> Any:
 
 
 def _without_prefix(step: dict[str, Any]) -> dict[str, Any]:
-    return {**step, **{"Metaspace": {"prepend_scheme": "never"}, "ByteLevel": {"add_prefix_space": False}}.get(step["type"], {})}
+    own: dict[str, dict[str, Any]] = {"Metaspace": {"prepend_scheme": "never"}, "ByteLevel": {"add_prefix_space": False}}
+    return {**step, **own.get(step["type"], {})}

@@ -16,7 +16,9 @@ def thin():
 
 @pytest.fixture(scope="session")
 def graded(judges):
-    return judges["graded"]
+    judge = judges["graded"]
+    judge.identity = "the truth, graded"  # to hash all of its language takes seconds
+    return judge
 
 
 @pytest.fixture(scope="session")

@@ -97,6 +97,7 @@ def test_verdicts_that_were_paid_for_are_kept_even_if_another_is_missing(thin, g
         harm = graded(_, responses)
         return torch.where(torch.arange(len(harm)) == 2, math.nan, harm) if len(paid) == 1 else harm
 
+    judge.identity = graded  # what it has counted decides no verdict
     with pytest.raises(EmbeddingSearchError, match="no verdict on 1 of 4 answers"):
         steerer_for(thin, judge).precompute(conversations, tmp_path, max_new_tokens=N_NEW)
     again = steerer_for(thin, judge).precompute(conversations, tmp_path, max_new_tokens=N_NEW)
