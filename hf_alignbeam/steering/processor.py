@@ -45,8 +45,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
             recovered from the prompt's ids by the target's chat template. `with_conversations` replaces them.
         mixing: `"log_linear"`, `"linear"` (over the union of both supports), `"paper"` (arXiv 2606.12342, to be used with
             `translation="drop"`), `"safe_decoding"` (arXiv 2402.08983; alpha at least 0) or `"contrastive"` (arXiv 2309.09117;
-            alpha at least 1). `hf_alignbeam.presets.PROCESSOR` holds the published settings of
-            the last three.
+            alpha at least 1). `hf_alignbeam.presets.PROCESSOR` holds the published settings of the last three.
         translation: The rule of `VocabularyTranslator`; or the `translator` of another processor for the same models, to save
             building one (a second or two for large vocabularies).
         n_lookahead: How many extra forwards of the anchor a step may cost where the anchor's tokens are shorter than the
