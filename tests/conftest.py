@@ -1,7 +1,6 @@
 """Tiny models and toy tokenizers, built once a session, the testbed's trained ones, and processes beside this one."""
 
 import copy
-import gc
 import json
 import os
 import subprocess
@@ -47,12 +46,6 @@ TOKENIZERS = ("gpt2", "llama2", "llama3", "qwen3", "gemma2", "falcon", "t5", "de
 def pytest_configure(config):
     """Fewer examples of a property where slow tests are left out."""
     settings.load_profile("quick" if "not slow" in config.option.markexpr else "whole")
-
-
-def pytest_collection_finish():
-    """What has been imported stays: no collection of garbage needs to look at it."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
