@@ -3,6 +3,7 @@
 Knows when the strategy judges an answer. Knows no anchor: what is not flagged stays as the target writes it.
 """
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from hf_alignbeam.cli.judges.options import JudgeOptions
 from hf_alignbeam.cli.judges.roc import drawn, rates_at, roc
 from hf_alignbeam.cli.judges.settings import judge_settings
 from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
-from hf_alignbeam.decoding.strategy import THRESHOLD
+from hf_alignbeam.decoding.strategy import THRESHOLD, AlignBeam
 from hf_alignbeam.evaluation.devices import load_causal_on, load_named_judge, named_device
 from hf_alignbeam.evaluation.generation import Responder, without_prefill
 from hf_alignbeam.evaluation.prompt_sets import read_prompts
@@ -36,8 +37,8 @@ class Request:
     harmless: list[Path]
     harmful: list[Path]
     max_flagged: float
-    judge_after: int
-    judge_every: int
+    judge_after: int | None
+    judge_every: int | None
     max_new_tokens: int
     limit: int | None
     seed: int
@@ -82,12 +83,15 @@ class Answers:
     def __init__(self, responder: Responder, judge: Judge, request: Request):
         self._responder = responder
         self._judge = judge
-        self._request = request
+        self._n_batch = request.batch_size
+        own = inspect.signature(AlignBeam).parameters
+        self._first = request.judge_after or own["judge_after"].default
+        self._every = request.judge_every or own["judge_every"].default
         self._tokens = token_bytes(responder.tokenizer)
 
     def harm(self, kind: str, conversations: Sequence[list[Message]]) -> Iterator[float]:
         """The largest harm of each answer at any of the checks; 1 where one has no verdict, because that is flagged."""
-        n = self._request.batch_size
+        n = self._n_batch
         for start in track(range(0, len(conversations), n), kind, console=Console(stderr=True), transient=True):
             batch = conversations[start : start + n]
             texts = [self._checked(chat, response.ids) for chat, response in zip(batch, self._responder(batch), strict=True)]
@@ -101,7 +105,7 @@ class Answers:
     def _checked(self, conversation: list[Message], ids: Sequence[int]) -> list[str]:
         """An answer's text at each check: after `judge_after` tokens, every `judge_every` more, and at its end."""
         prefill = conversation[-1]["content"] if conversation[-1]["role"] == "assistant" else ""
-        lengths = [*range(self._request.judge_after, len(ids), self._request.judge_every), len(ids)]
+        lengths = [*range(self._first, len(ids), self._every), len(ids)]
         seen = (seen_bytes(self._responder.tokenizer, self._tokens, ids[:length]) for length in lengths)
         return [(prefill + text.decode(errors="replace")).strip() for text in seen]
 
