@@ -3,6 +3,7 @@
 Knows files, links and hashes. Knows nothing of what the files mean.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -81,6 +82,10 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
     Returns:
         The folder to write into.
+
+    Raises:
+        OSError: Something cannot be written; the error names the folder.
+        ValueError: The folder was new, and another run has filled it meanwhile.
     """
     folder = folder.resolve()
     made = (folder if folder.is_dir() else folder.parent) / f".{folder.name}.{os.getpid()}"  # on the same disk
@@ -95,6 +100,11 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         else:
             made.rename(folder)
     except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and error.filename2 == str(folder):
+            raise ValueError(
+                f"The folder must be of one run at a time, but another one filled {folder} meanwhile. Run the command again, or "
+                "name another place."
+            ) from error
         if error.errno and str(error.filename2 or error.filename or made).startswith(str(made)):
             error.filename, error.filename2 = str(folder), None
         raise
