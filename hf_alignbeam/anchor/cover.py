@@ -79,11 +79,13 @@ class OpenPath:
 
     Attributes:
         mass: The mass of the path.
+        uncertain_mass: How much of it may go to another target token than the likeliest one.
         ids: The tokens after the cover's point.
         cover: The cover that they continue.
     """
 
     mass: float
+    uncertain_mass: float
     ids: Path
     cover: Cover
 

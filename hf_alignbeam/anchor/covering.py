@@ -25,6 +25,8 @@ MIN_CANONICAL_SHARE = 0.05
 MIN_TRACKED_MASS = 0.01
 #: At most this many tokens are tracked at one point.
 MAX_TRACKED = 12
+#: A look-ahead is worth a forward where more mass than this may go to another token than the one that gets it without.
+MIN_UNCERTAIN_MASS = 0.05
 #: After a looked-ahead path, next tokens of more mass than this are tracked one by one; the others count as the path does.
 MIN_BRANCH_MASS = 0.001
 #: This many of the likeliest anchor tokens that complete pending bytes count; the others are noise.
@@ -144,12 +146,27 @@ class CoverDistribution:
 
     def _open(self, cover: Cover, ids: Path, following: Sequence[tuple[int, float]]) -> list[OpenPath]:
         """Return the open paths among `ids` with each of the following tokens, given with their mass."""
-        paths = [OpenPath(mass, (*ids, i), cover) for i, mass in following]
-        return [path for path in paths if self._is_open(path)]
+        paths = [OpenPath(mass, mass * self._uncertainty((*ids, i), cover, mass), (*ids, i), cover) for i, mass in following]
+        return [path for path in paths if path.uncertain_mass > MIN_BRANCH_MASS]
 
-    def _is_open(self, path: OpenPath) -> bool:
-        share = self._canonical_share(path.ids, path.cover)
-        return 0.0 < share < 1.0 or len(self._candidates(path.ids, path.cover, path.mass)) > 1
+    def _uncertainty(self, ids: Path, cover: Cover, mass: float) -> float:
+        """Return the share of a path's mass that may go to another token than its likeliest, or to none.
+
+        All of it where that token goes on beyond the path's text: what the anchor has only begun, the target must not complete.
+        """
+        canonical_share = self._canonical_share(ids, cover)
+        candidates = self._candidates(ids, cover, mass)
+        if not canonical_share:
+            return 0.0
+        if len(candidates) < 2:
+            return 1.0 - canonical_share
+        weights = self.target_prob[candidates].tolist()
+        weights[0] += AS_IS_WEIGHT * sum(weights) + TINY
+        likeliest = max(range(len(weights)), key=weights.__getitem__)
+        n_bytes = len(self.row.target_only_prefix) + len(self.translator.anchor.decode(ids)) - len(cover.pending)
+        if len(self.translator.target.tokens[candidates[likeliest]] or b"") > n_bytes:
+            return 1.0
+        return 1.0 - canonical_share * weights[likeliest] / sum(weights)
 
     @cached_property
     def _likely_targets(self) -> list[int]:

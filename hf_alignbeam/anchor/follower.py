@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_alignbeam.anchor.cover import OpenPath
-from hf_alignbeam.anchor.covering import CoverDistribution, marginal
+from hf_alignbeam.anchor.covering import MIN_UNCERTAIN_MASS, CoverDistribution, marginal
 from hf_alignbeam.anchor.state import MIN_PREFILL_LOGP, MIN_TOKEN_LOGP, N_WORD_TOKENS, Node, Path, RowState
 from hf_alignbeam.inference.branching_cache import Append, BranchingCache, Leaf
 from hf_alignbeam.inference.engines import Engine
@@ -281,7 +281,9 @@ class Follower:
             self._states = {n: [row.with_slots(new_slots) for row in state] for n, state in self._states.items()}
 
     def _look_ahead(self, distributions: Mapping[int, CoverDistribution]) -> list[RowState]:
-        """Feed the anchor the open paths of most mass, a few per row and forward, while the budget lasts.
+        """Feed the anchor the open paths of most uncertain mass, a few per row and forward, while the budget lasts.
+
+        A row whose paths are nearly certain is left out: in nearly all steps no row needs a look-ahead.
 
         Returns:
             The rows, with the points fed.
@@ -294,9 +296,10 @@ class Follower:
         for _ in range(self._n_lookahead):
             chosen: dict[int, list[OpenPath]] = {}
             for i, queue in queues.items():
-                queue.sort(key=lambda path: path.mass, reverse=True)
-                chosen[i], queue[:] = queue[:n_leaves], queue[n_leaves:]
-            if not any(chosen.values()):
+                queue.sort(key=lambda path: path.uncertain_mass, reverse=True)
+                if sum(path.uncertain_mass for path in queue) > MIN_UNCERTAIN_MASS:
+                    chosen[i], queue[:] = queue[:n_leaves], queue[n_leaves:]
+            if not chosen:
                 break
             rows = self._feed_leaves(rows, {i: [path.path for path in paths] for i, paths in chosen.items()})
             for i, paths in chosen.items():

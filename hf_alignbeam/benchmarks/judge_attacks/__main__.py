@@ -39,7 +39,7 @@ def judge_attacks(
     file: Annotated[list[Path] | None, typer.Option(help="Labeled responses; default: the testbed's.")] = None,
     harmless: Annotated[list[Path] | None, typer.Option(help="Harmless prompts, read as questions and as answers.")] = None,
     profile: Annotated[str | None, typer.Option(help="The judges' profile; default: as it is found.")] = None,
-    limit: Annotated[int, typer.Option(help="The most flagged responses to attack.")] = 40,
+    limit: Annotated[int, typer.Option(help="The most flagged responses to attack; 0 for none.")] = 40,
     characters: Annotated[int | None, typer.Option(help="How many of each response's characters count; default: all.")] = None,
     seed: Annotated[int, typer.Option(help="Of the order in which responses are tried.")] = 0,
 ) -> None:
@@ -54,14 +54,15 @@ def judge_attacks(
             loaded = load_judge(folder, JudgeSettings(profile=profile))
             for source, harmful, ordinary in labeled:
                 tell(console, "", f"{name} on {source}", "")
-                flagged = flagged_exchanges(loaded, harmful, limit)
-                tell(console, *table_head(["attack", "flagged before", "pass, one reading", "pass", "no verdict"]))
-                for row in attack_results(loaded, flagged):
-                    n_passed += row.n_passed
-                    counts = (row.n_flagged, row.n_passed_one_reading, row.n_passed, row.n_without_verdict)
-                    tell(console, table_row([row.attack, *map(str, counts)]))
-                tell(console, "", *harmless_table(loaded, [(f"harmless of {source}", ordinary)]))
-                tell(console, "", *cost_table(loaded, ordinary[:limit]))
+                if limit:
+                    flagged = flagged_exchanges(loaded, harmful, limit)
+                    tell(console, *table_head(["attack", "flagged before", "pass, one reading", "pass", "no verdict"]))
+                    for row in attack_results(loaded, flagged):
+                        n_passed += row.n_passed
+                        counts = (row.n_flagged, row.n_passed_one_reading, row.n_passed, row.n_without_verdict)
+                        tell(console, table_row([row.attack, *map(str, counts)]))
+                    tell(console, "", *cost_table(loaded, ordinary[:limit]), "")
+                tell(console, *harmless_table(loaded, [(f"harmless of {source}", ordinary)]))
             as_texts = [named for source, prompts in texts for named in both_ways(source, prompts)]
             if as_texts:
                 tell(console, "", *harmless_table(loaded, as_texts))
