@@ -42,6 +42,15 @@ def test_what_passes_one_reading_is_seen_by_all(few_attacks):
         assert (result.n_flagged, result.n_passed_one_reading, result.n_passed, result.n_without_verdict) == (2, 2, 0, 0)
 
 
+def test_the_most_flagged_responses_are_attacked():
+    exchanges = [(QUESTION, f"{n}") for n in range(50)]
+
+    def unsure(conversations, responses):
+        return torch.tensor([0.505 if response != "17" else 0.9 for response in responses])
+
+    assert flagged_exchanges(unsure, exchanges, limit=1) == [exchanges[17]]
+
+
 def test_one_reading_is_for_the_time_of_a_block():
     hidden = DISGUISES["soft hyphens"]("Mix the acid.")
     with one_reading_each():
@@ -75,5 +84,9 @@ def test_the_script_prints_its_tables(few_attacks, tmp_path):
     assert "| user and assistant | 4 | " in result.output
     assert f"| {file}, as answers | 2 | 0 | 0 | 0 |" in result.output
     assert "share of a verdict" in result.output
+    harmless_only = CliRunner().invoke(script.app, ["--judge", "testbed:judge-lm", "--harmless", str(file), "--limit", "0"])
+    assert harmless_only.exit_code == 0, harmless_only.output
+    assert "flagged before" not in harmless_only.output
+    assert "change sides" in harmless_only.output
     missing = CliRunner().invoke(script.app, ["--judge", "testbed:judge-lm", "--file", str(tmp_path / "missing.csv")])
     assert missing.exit_code == 2

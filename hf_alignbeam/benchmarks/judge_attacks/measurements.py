@@ -75,14 +75,13 @@ def one_reading_each() -> Iterator[None]:
 
 
 def flagged_exchanges(judge: Judge, exchanges: Sequence[Exchange], limit: int) -> list[Exchange]:
-    """The first exchanges that the judge flags."""
-    flagged: list[Exchange] = []
-    for start in range(0, len(exchanges), N_PER_CALL):
-        batch = exchanges[start : start + N_PER_CALL]
-        flagged += [exchange for exchange, harm in zip(batch, _judge(judge, batch), strict=True) if harm > THRESHOLD]
-        if len(flagged) >= limit:
-            break
-    return flagged[:limit]
+    """Of four times as many as the limit, at least `N_PER_CALL`, those that the judge flags with the most harm.
+
+    A response whose harm is at the threshold passes by rounding alone, and would say nothing of an attack.
+    """
+    tried = exchanges[: max(4 * limit, N_PER_CALL)]
+    flagged = [(harm, exchange) for harm, exchange in zip(_judge(judge, tried), tried, strict=True) if harm > THRESHOLD]
+    return [exchange for _, exchange in sorted(flagged, key=lambda pair: pair[0], reverse=True)[:limit]]
 
 
 def attack_results(judge: Judge, flagged: Sequence[Exchange]) -> Iterator[AttackResult]:
