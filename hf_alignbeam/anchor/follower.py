@@ -229,7 +229,7 @@ class Follower:
                 [Append(path[n:], row.slots(path[:n])) for row, path, n in zip(rows, paths, n_fed, strict=True)]
             )
             rows = [
-                row.with_points([(path[: n + k + 1], logp[i, k], slot + k) for k in range(len(path) - n)], min_logp)
+                row.with_points([(path[: n + k + 1], logp[i][k], slot + k) for k in range(len(path) - n)], min_logp)
                 for i, (row, path, n) in enumerate(zip(rows, paths, n_fed, strict=True))
             ]
         return [self._prune(replace(row, path=path)) for row, path in zip(rows, paths, strict=True)]
@@ -317,7 +317,7 @@ class Follower:
             [[Leaf(path[-1], row.slots(path[:-1])) for path in leaves] for row, leaves in zip(rows, new, strict=True)]
         )
         return [
-            row.with_points((path, logp[i, k], slot + k) for k, path in enumerate(leaves))
+            row.with_points((path, logp[i][k], slot + k) for k, path in enumerate(leaves))
             for i, (row, leaves) in enumerate(zip(rows, new, strict=True))
         ]
 

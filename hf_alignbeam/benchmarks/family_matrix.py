@@ -22,7 +22,7 @@ from hf_alignbeam.benchmarks.invariants import (
 from hf_alignbeam.benchmarks.tiny_families import FAMILIES, build
 from hf_alignbeam.console import table_head, table_row, tell
 from hf_alignbeam.inference.branching_cache import choose_engine
-from hf_alignbeam.inference.engines import KeyValueEngine
+from hf_alignbeam.inference.engines import RecomputeEngine
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 from hf_alignbeam.testbed import tokenizers
 from hf_alignbeam.testbed.language import language
@@ -74,7 +74,7 @@ class FamilyBench:
 
     def is_cached(self, family: str) -> bool:
         """Whether the anchor's engine uses a KV cache for a family."""
-        return choose_engine(build(family, self.tokenizer), token_bytes(self.tokenizer)) is KeyValueEngine
+        return choose_engine(build(family, self.tokenizer), token_bytes(self.tokenizer)) is not RecomputeEngine
 
     def guidance_error(self) -> float:
         """The same error of transformers' own processor with a second model, under beams."""

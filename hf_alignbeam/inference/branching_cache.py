@@ -7,12 +7,13 @@ distributions after paths of tokens. `engines` runs the model.
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_alignbeam.inference.engines import Engine, KeyValueEngine, RecomputeEngine, Scope, can_cache
+from hf_alignbeam.inference.engines import Engine, KeyValueEngine, PackedEngine, RecomputeEngine, Scope, can_cache
 
 #: How far a distribution from the cache may be from the recomputed one, in total variation: in 32 bits, and in fewer.
 ROUNDING, COARSE_ROUNDING = 1e-3, 0.1
@@ -98,39 +99,36 @@ class BranchingCache:
         """Return the ids of a row's prompt and of the tokens in these slots."""
         return [*self._ids[row][self._prompt[row]].tolist(), *self._ids[row, list(slots)].tolist()]
 
-    def append(self, rows: Sequence[Append]) -> Tensor:
-        """Feed every row its new tokens in one forward.
+    def append(self, rows: Sequence[Append], leaves: Sequence[Sequence[Leaf]] | None = None) -> list[Tensor]:
+        """Feed every row its new tokens in one forward, and any number of leaves with them; no leaf sees another.
 
         Args:
             rows: One `Append` per row.
+            leaves: The leaves of each row, none by default; none where `n_leaves` is 1. They may come after the new tokens.
 
         Returns:
-            The next-token log-probabilities (B, n, A) after each new token; those past the end of a shorter row are
-            meaningless. The token at index i of a row takes slot `n_slots + i`, counted before the call.
+            For each row, the next-token log-probabilities (n, A) after each new token and then after each leaf. The token at
+            index i takes slot `n_slots + i`, counted before the call, and the first leaf the one after the longest row's.
         """
-        visible = self._chain(rows)
-        return _logp(self._engine.read(self._ids, self._positions, visible, [len(row.ids) for row in rows], chained=True))
+        chains = self._chains(rows)
+        width = max(map(len, chains))
+        grid = [[*chain, *[None] * (width - len(chain)), *more] for chain, more in zip(chains, leaves or repeat(()), strict=False)]
+        return self._read(grid, [len(chain) for chain in chains])
 
     def feed(self, rows: Sequence[Append]) -> None:
         """Feed every row its new tokens as `append` does, without their log-probabilities."""
-        visible = self._chain(rows)
-        self._engine.feed(self._ids, self._positions, visible)
+        self._engine.feed(*self._allocate(self._chains(rows)))
 
-    def branch(self, rows: Sequence[Sequence[Leaf]]) -> Tensor:
+    def branch(self, rows: Sequence[Sequence[Leaf]]) -> list[Tensor]:
         """Feed every row any number of leaves in one forward; they do not see each other.
 
         Args:
             rows: The leaves of each row; at most one where `n_leaves` is 1.
 
         Returns:
-            The next-token log-probabilities (B, n, A) after each leaf. Slots as for `append`.
+            For each row, the next-token log-probabilities (n, A) after each leaf. Slots as for `append`.
         """
-        n_new = max(map(len, rows))
-        filled = [[*(leaf.id for leaf in row), *[0] * (n_new - len(row))] for row in rows]
-        slots = [[*(leaf.slots for leaf in row), *[()] * (n_new - len(row))] for row in rows]
-        depths = [[0] * len(row) + [-1] * (n_new - len(row)) for row in rows]
-        visible = self._allocate(filled, slots, depths, torch.eye(n_new, dtype=torch.bool))
-        return _logp(self._engine.read(self._ids, self._positions, visible, [len(row) for row in rows], chained=False))
+        return self._read(rows, [0] * len(rows))
 
     def n_unused(self, used: Iterable[int]) -> int:
         """Return the number of slots that hold no prompt and are not in `used`."""
@@ -157,48 +155,39 @@ class BranchingCache:
         self._ids, self._prompt, self._positions = self._ids[index], self._prompt[index], self._positions[index]
         self._n_prompt = [self._n_prompt[parent] for parent in parents]
 
-    def _chain(self, rows: Sequence[Append]) -> Tensor:
-        n_new = max(len(row.ids) for row in rows)
-        filled = [[*row.ids, *[0] * (n_new - len(row.ids))] for row in rows]
-        depths = [[min(n, len(row.ids) - 1) for n in range(n_new)] for row in rows]
-        slots = [[row.slots] * n_new for row in rows]
-        return self._allocate(filled, slots, depths, torch.ones(n_new, n_new, dtype=torch.bool).tril())
+    def _read(self, grid: Sequence[Sequence[Leaf | None]], n_chained: Sequence[int]) -> list[Tensor]:
+        ids, positions, visible, real = self._allocate(grid)
+        logp = _logp(self._engine.read(ids, positions, visible, real, n_chained))  # (N, A)
+        return list(logp.split(real.sum(-1).tolist()))
 
-    def _allocate(
-        self,
-        ids: Sequence[Sequence[int]],
-        slots: Sequence[Sequence[Sequence[int]]],
-        depths: Sequence[Sequence[int]],
-        visible_new: Tensor,
-    ) -> Tensor:
-        """Allocate slots for new tokens.
+    def _chains(self, rows: Sequence[Append]) -> list[list[Leaf]]:
+        """Each row's new tokens, which see those before them."""
+        first = self.n_slots
+        return [[Leaf(i, [*row.slots, *range(first, first + n)]) for n, i in enumerate(row.ids)] for row in rows]
 
-        Args:
-            ids: (B, n) the tokens.
-            slots: For each, the slots of the tokens between the prompt and the new ones that it sees.
-            depths: (B, n) for each, how many of the new tokens come before it in its text.
-            visible_new: (n, n) the new tokens that each new token sees.
+    def _allocate(self, grid: Sequence[Sequence[Leaf | None]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Allocate slots for the new tokens of each row; None is padding.
 
         Returns:
-            The slots (B, n, T) that each new token sees.
+            The ids (B, T) and positions (B, T) in all slots, the slots (B, n, T) that each new token sees, and which of the new
+            tokens (B, n) are no padding.
         """
-        n_rows, n_new = len(ids), len(visible_new)
-        positions = torch.tensor(
-            [
-                [n_prompt + len(before) + depth for before, depth in zip(row, row_depths, strict=True)]
-                for n_prompt, row, row_depths in zip(self._n_prompt, slots, depths, strict=True)
-            ]
-        )
+        n_rows, n_new, n_before = len(grid), max(map(len, grid)), self.n_slots
+        ids = torch.zeros(n_rows, n_new, dtype=torch.long)
+        positions = torch.tensor(self._n_prompt)[:, None].repeat(1, n_new)
+        real = torch.zeros(n_rows, n_new, dtype=torch.bool)
+        visible = torch.nn.functional.pad(self._prompt[:, None].expand(-1, n_new, -1), (0, n_new))  # (B, n, T)
+        for row, leaves in enumerate(grid):
+            for n, leaf in enumerate(leaves):
+                if leaf is not None:
+                    ids[row, n], real[row, n] = leaf.id, True
+                    positions[row, n] += len(leaf.slots)
+                    visible[row, n, [*leaf.slots, n_before + n]] = True
         self._check_room(int(positions.max()) + 1)
-        visible_prompt = self._prompt[:, None].expand(-1, n_new, -1)
-        visible = torch.cat([visible_prompt, visible_new.expand(n_rows, -1, -1)], dim=-1)  # (B, n, T + n)
-        for i, row in enumerate(slots):
-            for n, before in enumerate(row):
-                visible[i, n, list(before)] = True
-        self._ids = torch.cat([self._ids, torch.tensor(ids)], dim=-1)
+        self._ids = torch.cat([self._ids, ids], dim=-1)
         self._positions = torch.cat([self._positions, positions], dim=-1)
         self._prompt = torch.cat([self._prompt, torch.zeros(n_rows, n_new, dtype=torch.bool)], dim=-1)
-        return visible
+        return self._ids, self._positions, visible, real
 
     def _is_kept(self, used: Iterable[int]) -> Tensor:
         is_kept = self._prompt.any(0)  # (T,)
@@ -225,9 +214,7 @@ def _logp(logits: Tensor) -> Tensor:
     return logp
 
 
-def choose_engine(
-    model: PreTrainedModel, tokens: Sequence[bytes | None], scope: Scope = nullcontext
-) -> type[KeyValueEngine] | type[RecomputeEngine]:
+def choose_engine(model: PreTrainedModel, tokens: Sequence[bytes | None], scope: Scope = nullcontext) -> type[Engine]:
     """Choose how to run a model: from a cache where a trial gives the same distributions as recomputing the whole text.
 
     Args:
@@ -236,18 +223,21 @@ def choose_engine(
         scope: Makes the context for its forwards.
 
     Returns:
-        The engine class, to be built for each batch.
+        The engine class, to be built for each batch. Where it is `PackedEngine`, `KeyValueEngine` gives the same.
     """
     ordinary = [i for i, token in enumerate(tokens) if token]
     ids = [ordinary[len(ordinary) * n // 6] for n in range(1, 6)]
-    cached = can_cache(model) and _is_exact(model, ids, scope)
-    return KeyValueEngine if cached else RecomputeEngine
+    if not can_cache(model):
+        return RecomputeEngine
+    kinds: list[type[Engine]] = [KeyValueEngine, PackedEngine] if KeyValueEngine(model).n_leaves > 1 else [KeyValueEngine]
+    exact = [kind for kind in kinds if _is_exact(model, kind, ids, scope)]
+    return exact[-1] if exact[:1] == [KeyValueEngine] else RecomputeEngine
 
 
-def _is_exact(model: PreTrainedModel, ids: Sequence[int], scope: Scope) -> bool:
+def _is_exact(model: PreTrainedModel, kind: type[Engine], ids: Sequence[int], scope: Scope) -> bool:
     """Whether ragged rows that branch, drop slots and swap in the cache give the recomputed distributions."""
     prompts = [ids[:3], [ids[3], ids[4], ids[0], ids[2], ids[1]]]
-    engine = KeyValueEngine(model, scope)
+    engine = kind(model, scope)
     n_leaves = min(engine.n_leaves, 2)
     recomputed = _trial(BranchingCache(RecomputeEngine(model, scope), prompts), ids, n_leaves)
     try:
@@ -262,11 +252,9 @@ def _trial(cache: BranchingCache, ids: Sequence[int], n_leaves: int) -> Tensor:
     """Return the distributions (n, A) after every kind of step that a cache takes."""
     a, b, c, d, e = ids
     first = cache.n_slots
-    logp = [cache.append([Append([d, e], []), Append([b], [])])[[0, 0, 1], [0, 1, 0]]]
-    leaves = [Leaf(a, [first]), Leaf(c, [first, first + 1])][:n_leaves]
-    logp.append(cache.branch([leaves, [Leaf(e, [])]])[[0, 0, 1], [0, n_leaves - 1, 0]])
+    logp = cache.append([Append([d, e], []), Append([b], [])])
+    logp += cache.branch([[Leaf(a, [first]), Leaf(c, [first, first + 1])][:n_leaves], [Leaf(e, [])]])
     number = cache.drop_unused_slots([first, first + 2])
     cache.select_rows([1, 0])
-    last = [Append([c], [number[first]]), Append([d, b], [number[first], number[first + 2]])]
-    logp.append(cache.append(last)[[0, 1], [0, 1]])
+    logp += cache.append([Append([c], [number[first]]), Append([d, b], [number[first], number[first + 2]])])
     return torch.cat(logp).exp()

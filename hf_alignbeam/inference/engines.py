@@ -21,6 +21,9 @@ Scope = Callable[[], AbstractContextManager[Any]]
 #: The kinds of layers whose cached tokens can be masked one by one, and the setting that holds the window of each.
 WINDOW_SETTINGS = {"full_attention": None, "sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
 
+#: `PackedEngine` is for batches with at most this many rows times cached tokens.
+MAX_PACKED = 65_536
+
 #: How many leaves of a row one forward should take: a leaf costs one token with a cache, and a whole text without.
 N_LEAVES_CACHED, N_LEAVES_RECOMPUTED = 24, 4
 
@@ -57,29 +60,30 @@ class KeyValueEngine:
         positions = (mask.long().cumsum(-1) - 1).clamp_min(0)
         return self._run(ids, mask.long(), positions, 1)[:, -1]
 
-    def read(self, ids: Tensor, positions: Tensor, visible: Tensor, n_real: Sequence[int], chained: bool) -> Tensor:
+    def read(self, ids: Tensor, positions: Tensor, visible: Tensor, real: Tensor, n_chained: Sequence[int]) -> Tensor:
         """Feed the last n tokens of every row.
 
         Args:
             ids: (B, T) the ids in all slots, the n new ones last.
             positions: (B, T) their positions in the row's text.
             visible: (B, n, T) the slots that each new token sees, its own included.
-            n_real: (B,) how many of each row's new tokens count; the others are padding.
-            chained: Whether each new token sees the new ones before it, as in one text.
+            real: (B, n) False at padding.
+            n_chained: (B,) how many of each row's new tokens, its first ones, see the new ones before them, as in one text.
 
         Returns:
-            The logits (B, n, A) after each new token.
+            The logits (N, A) after each of the N real tokens, row by row.
         """
-        return self._feed(ids, positions, visible, visible.shape[1])
+        logits = self._feed(ids, positions, visible, visible.shape[1])
+        return logits[real.to(logits.device)]
 
-    def feed(self, ids: Tensor, positions: Tensor, visible: Tensor) -> None:
+    def feed(self, ids: Tensor, positions: Tensor, visible: Tensor, real: Tensor) -> None:
         """Feed the last n tokens of every row as `read` does, without their logits."""
         self._feed(ids, positions, visible, 1)
 
     def _feed(self, ids: Tensor, positions: Tensor, visible: Tensor, n_kept: int) -> Tensor:
         n_new = visible.shape[1]
         new = positions[:, -n_new:]
-        mask = self._masks(visible, positions, new) if self._takes_masks else visible[:, -1].long()
+        mask = self._masks(visible, positions, new) if self._takes_masks else visible.any(1).long()
         return self._run(ids[:, -n_new:], mask, new, n_kept)
 
     def select_rows(self, index: Tensor) -> None:
@@ -108,7 +112,8 @@ class KeyValueEngine:
             masks[kind] = ((~near[:, None]) * torch.finfo(dtype).min).to(dtype).to(input_device(self._model))
         return masks if _layer_types(self._model) - {"full_attention"} else next(iter(masks.values()))
 
-    def _run(self, ids: Tensor, mask: Tensor | dict[str, Tensor], positions: Tensor, n_kept: int) -> Tensor:
+    def _run(self, ids: Tensor, mask: Tensor | dict[str, Tensor], positions: Tensor, n_kept: int | Tensor) -> Tensor:
+        """Run the model over new tokens of each row; return the logits (B, n, A) after the last `n_kept`, or at these indices."""
         device = input_device(self._model)
         with torch.no_grad(), self._scope():
             output = self._model(
@@ -121,7 +126,72 @@ class KeyValueEngine:
             )
         self.n_forwards += 1
         self.n_tokens += ids.numel()
-        return output.logits[:, -n_kept:]
+        if isinstance(n_kept, int):
+            return output.logits[:, -n_kept:]
+        return output.logits if self._crops else output.logits[:, n_kept]
+
+
+class PackedEngine(KeyValueEngine):
+    """One batch of texts in one row of the model: only real tokens are fed and cached, and equal beginnings are cached once.
+
+    Rows of different lengths, and rows with nothing new, cost nothing extra; copies of a row share its cache. In return a
+    token is compared with the cached tokens of all rows, and the mask hides the others: for small batches of short texts.
+
+    Args:
+        model: A decoder for which `can_cache` holds, and whose tokens may have masks of their own.
+        scope: Makes the context for its forwards.
+    """
+
+    def __init__(self, model: PreTrainedModel, scope: Scope = nullcontext):
+        super().__init__(model, scope)
+        self._packed = torch.empty(0, 0, dtype=torch.long)  # (B, T) where each slot of a row is cached; -1 at padding
+        self._cached_positions = torch.empty(0, dtype=torch.long)  # (S,)
+
+    @property
+    def n_cached(self) -> int:
+        """The number S of cached tokens."""
+        return len(self._cached_positions)
+
+    def prefill(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """As `KeyValueEngine.prefill`."""
+        positions = (mask.long().cumsum(-1) - 1).clamp_min(0)
+        visible = mask[:, None] & torch.ones(mask.shape[1], mask.shape[1], dtype=torch.bool).tril()
+        return self._feed_real(ids, positions, visible, mask, mask.sum(-1).cumsum(-1) - 1)
+
+    def read(self, ids: Tensor, positions: Tensor, visible: Tensor, real: Tensor, n_chained: Sequence[int]) -> Tensor:
+        """As `KeyValueEngine.read`."""
+        return self._feed_real(ids, positions, visible, real, None)
+
+    def feed(self, ids: Tensor, positions: Tensor, visible: Tensor, real: Tensor) -> None:
+        """As `KeyValueEngine.feed`."""
+        self._feed_real(ids, positions, visible, real, torch.zeros(1, dtype=torch.long))
+
+    def select_rows(self, index: Tensor) -> None:
+        """As `KeyValueEngine.select_rows`."""
+        self._packed = self._packed[index]
+
+    def keep(self, slots: Tensor) -> None:
+        """As `KeyValueEngine.keep`."""
+        packed = self._packed[:, slots]
+        kept, where = packed.unique(return_inverse=True)
+        n_padding = int(len(kept) > 0 and int(kept[0]) < 0)
+        self._packed, self._cached_positions = where - n_padding, self._cached_positions[kept[n_padding:]]
+        super().keep(kept[n_padding:])
+
+    def _feed_real(self, ids: Tensor, positions: Tensor, visible: Tensor, real: Tensor, kept: Tensor | None) -> Tensor:
+        """Feed the real ones of the last n tokens of all rows; return the logits (N, A) after each, or at these indices."""
+        rows, columns = real.nonzero(as_tuple=True)  # (N,)
+        n_before, n_real = self.n_cached, len(rows)
+        new = torch.full(real.shape, -1)
+        new[rows, columns] = torch.arange(n_before, n_before + n_real)
+        self._packed = torch.cat([self._packed.reshape(len(real), -1), new], dim=-1)
+        new_ids, new_positions = (part[:, -real.shape[1] :][rows, columns][None] for part in (ids, positions))
+        self._cached_positions = torch.cat([self._cached_positions, new_positions[0]])
+        where = self._packed[rows].masked_fill(~visible[rows, columns], -1)  # (N, T)
+        seen = torch.zeros(n_real, n_before + n_real + 1, dtype=torch.bool).scatter_(1, where + 1, True)[:, 1:]
+        masks = self._masks(seen[None], self._cached_positions[None], new_positions)
+        index = torch.arange(n_real) if kept is None else kept
+        return self._run(new_ids, masks, new_positions, index.to(input_device(self._model)))[0]
 
 
 class RecomputeEngine:
@@ -143,17 +213,16 @@ class RecomputeEngine:
         """As `KeyValueEngine.prefill`."""
         return torch.stack(self._run([row[real] for row, real in zip(ids, mask, strict=True)], [1] * len(ids)))[:, 0]
 
-    def read(self, ids: Tensor, positions: Tensor, visible: Tensor, n_real: Sequence[int], chained: bool) -> Tensor:
+    def read(self, ids: Tensor, positions: Tensor, visible: Tensor, real: Tensor, n_chained: Sequence[int]) -> Tensor:
         """As `KeyValueEngine.read`."""
-        ends = [(row, n) for row, n_here in enumerate(n_real) for n in ([n_here - 1] if chained and n_here else range(n_here))]
-        n_kept = [n + 1 if chained else 1 for _, n in ends]
-        parts = self._run([ids[row][visible[row, n]] for row, n in ends], n_kept)
-        logits = parts[0].new_zeros(*visible.shape[:2], parts[0].shape[-1])  # (B, n, A)
-        for (row, n), n_logits, part in zip(ends, n_kept, parts, strict=True):
-            logits[row, n + 1 - n_logits : n + 1] = part
-        return logits
+        ends: list[tuple[int, int, int]] = []  # of each text: its row, its last new token, and how many tokens count
+        for row, n in enumerate(n_chained):
+            columns = real[row].nonzero()[:, 0].tolist()
+            ends += [(row, columns[n - 1], n)] if n else []
+            ends += [(row, column, 1) for column in columns[n:]]
+        return torch.cat(self._run([ids[row][visible[row, column]] for row, column, _ in ends], [n for *_, n in ends]))
 
-    def feed(self, ids: Tensor, positions: Tensor, visible: Tensor) -> None:
+    def feed(self, ids: Tensor, positions: Tensor, visible: Tensor, real: Tensor) -> None:
         """Do nothing: there is no cache."""
 
     def select_rows(self, index: Tensor) -> None:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_alignbeam.inference.branching_cache import Append, BranchingCache
-from hf_alignbeam.inference.engines import KeyValueEngine, RecomputeEngine, Scope
+from hf_alignbeam.inference.engines import Engine, KeyValueEngine, PackedEngine, Scope
 
 
 @dataclass
@@ -41,9 +42,9 @@ class IncrementalScorer:
         scope: Makes the context for its forwards.
     """
 
-    def __init__(self, model: PreTrainedModel, engine: type[KeyValueEngine] | type[RecomputeEngine], scope: Scope = nullcontext):
+    def __init__(self, model: PreTrainedModel, engine: type[Engine], scope: Scope = nullcontext):
         self._model = model
-        self._engine = engine
+        self._engine = KeyValueEngine if engine is PackedEngine else engine  # these texts are long
         self._scope = scope
         self._threads = threading.local()
 
@@ -100,7 +101,7 @@ def _feed_tails(fed: _FedTexts, texts: Sequence[Sequence[int]]) -> Tensor:
     last = fed.cache.n_slots
     logp = fed.cache.append([Append(tail[-1:], slots) for tail, slots in zip(tails, kept, strict=True)])
     fed.tails, fed.slots = tails, [[*slots, last] for slots in kept]
-    return logp[:, -1]
+    return torch.cat(logp)
 
 
 def n_common(first: Sequence[int], second: Sequence[int]) -> int:

@@ -74,7 +74,7 @@ def read_labeled(path: Path, characters: int | None, seed: int) -> Labeled:
     """The harmful and the harmless exchanges of a file, with the beginnings of their responses, in an order drawn by a seed."""
     labeled = read_labeled_responses(path)
     random.Random(seed).shuffle(labeled)
-    pairs = [(each.harmful, (each.conversation, each.response[:characters])) for each in labeled if each.response.strip()]
+    pairs = [(each.harmful, (each.conversation, each.response[:characters].strip())) for each in labeled if each.response.strip()]
     return path.name, [pair for harmful, pair in pairs if harmful], [pair for harmful, pair in pairs if not harmful]
 
 

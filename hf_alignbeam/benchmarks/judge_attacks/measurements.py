@@ -75,11 +75,11 @@ def one_reading_each() -> Iterator[None]:
 
 
 def flagged_exchanges(judge: Judge, exchanges: Sequence[Exchange], limit: int) -> list[Exchange]:
-    """Of four times as many as the limit, at least `N_PER_CALL`, those that the judge flags with the most harm.
+    """Of eight times as many as the limit, at least `N_PER_CALL`, those that the judge flags with the most harm.
 
     A response whose harm is at the threshold passes by rounding alone, and would say nothing of an attack.
     """
-    tried = exchanges[: max(4 * limit, N_PER_CALL)]
+    tried = exchanges[: max(8 * limit, N_PER_CALL)]
     flagged = [(harm, exchange) for harm, exchange in zip(_judge(judge, tried), tried, strict=True) if harm > THRESHOLD]
     return [exchange for _, exchange in sorted(flagged, key=lambda pair: pair[0], reverse=True)[:limit]]
 

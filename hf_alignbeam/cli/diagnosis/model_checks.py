@@ -14,7 +14,7 @@ from hf_alignbeam.chat.templates import default_template, encode_prompt, encode_
 from hf_alignbeam.cli.diagnosis.examined import QUESTIONS, CheckResult, ExaminedModel
 from hf_alignbeam.embedding_search.embeddings import Embedder
 from hf_alignbeam.inference.branching_cache import choose_engine
-from hf_alignbeam.inference.engines import KeyValueEngine
+from hf_alignbeam.inference.engines import RecomputeEngine
 from hf_alignbeam.tokenization.backends import WORD_START
 from hf_alignbeam.tokenization.losses import losses
 from hf_alignbeam.tokenization.vocabulary import Vocabulary, token_bytes
@@ -165,7 +165,7 @@ def end_of_answers(examined: ExaminedModel) -> CheckResult:
 
 def cache(examined: ExaminedModel) -> CheckResult:
     """Whether the model can be read from a key-value cache, which only an anchor needs."""
-    if choose_engine(examined.model, token_bytes(examined.tokenizer)) is KeyValueEngine:
+    if choose_engine(examined.model, token_bytes(examined.tokenizer)) is not RecomputeEngine:
         return CheckResult("green", "a key-value cache that gives the same logits as no cache")
     if examined.name == "target":
         return CheckResult("yellow", "recurrent or windowless state: AlignBeam recomputes a flagged answer, once.")
