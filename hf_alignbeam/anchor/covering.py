@@ -61,7 +61,7 @@ class CoverDistribution:
         """Take the target's tokens as canonical, unless that rules out nearly all of the anchor's mass."""
         if translator.rule != "bytes":
             return cls(row, translator, target_prob, ())
-        distribution = cls(row, translator, target_prob, _current_word(row, translator))
+        distribution = cls(row, translator, target_prob, current_word(row, translator))
         if not distribution.word:
             return distribution
         kept = 0.0
@@ -106,6 +106,10 @@ class CoverDistribution:
         ids = self.translator.retokenizer.completions(pending).to(node.logp.device)
         return Cover(path, pending, node, path_logp, None, ids, _NONE)
 
+    def cover_at_end(self, path: Path) -> Cover:
+        """Return the cover at the end of a path that the anchor was not fed: what may come next there, without its mass."""
+        return Cover(path, b"", self.row.nodes[()], 0.0, self.translator.table(b"", self.row.target_only_prefix), _NONE, _NONE)
+
     def _with_next_tokens(self, cover: Cover, min_logp: float) -> Cover:
         """Keep the likeliest completions, none below `min_logp`, and add the target's next token for each."""
         if cover.table is not None:
@@ -146,10 +150,10 @@ class CoverDistribution:
 
     def _open(self, cover: Cover, ids: Path, following: Sequence[tuple[int, float]]) -> list[OpenPath]:
         """Return the open paths among `ids` with each of the following tokens, given with their mass."""
-        paths = [OpenPath(mass, mass * self._uncertainty((*ids, i), cover, mass), (*ids, i), cover) for i, mass in following]
+        paths = [OpenPath(mass, mass * self.uncertainty((*ids, i), cover, mass), (*ids, i), cover) for i, mass in following]
         return [path for path in paths if path.uncertain_mass > MIN_BRANCH_MASS]
 
-    def _uncertainty(self, ids: Path, cover: Cover, mass: float) -> float:
+    def uncertainty(self, ids: Path, cover: Cover, mass: float) -> float:
         """Return the share of a path's mass that may go to another token than its likeliest, or to none.
 
         All of it where that token goes on beyond the path's text: what the anchor has only begun, the target must not complete.
@@ -222,7 +226,7 @@ class CoverDistribution:
         yield self._candidates(ids, cover, 0.0), max(left, 0.0)
 
 
-def _current_word(row: RowState, translator: VocabularyTranslator) -> Path:
+def current_word(row: RowState, translator: VocabularyTranslator) -> Path:
     """Return the target's tokens from the last one on that begins with white space; empty where none is known."""
     tokens = translator.target.tokens
     starts = [n for n, i in enumerate(row.written) if (tokens[i] or b"")[:1].isspace()]

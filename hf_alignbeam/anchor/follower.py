@@ -6,12 +6,14 @@ log-probabilities into a distribution over the target's vocabulary.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from hf_alignbeam.anchor.cover import OpenPath
 from hf_alignbeam.anchor.covering import MIN_UNCERTAIN_MASS, CoverDistribution, marginal
+from hf_alignbeam.anchor.foresight import foreseen_paths
 from hf_alignbeam.anchor.state import MIN_PREFILL_LOGP, MIN_TOKEN_LOGP, N_WORD_TOKENS, Node, Path, RowState
 from hf_alignbeam.inference.branching_cache import Append, BranchingCache, Leaf
 from hf_alignbeam.inference.engines import Engine
@@ -84,10 +86,12 @@ class Follower:
             paths.append(path)
         self._states = {0: self._feed(rows, paths, MIN_PREFILL_LOGP)}  # by number of tokens written
         self._ids: dict[int, list[int | None]] = {}  # the tokens that led to each state but the first
+        self._unfed: list[Path] | None = None  # by row, the anchor's tokens for the text as last written, until they are fed
 
     @property
     def rows(self) -> list[RowState]:
         """The rows at the current token."""
+        self._feed_written({})
         return self._states[self.n_written]
 
     def can_go_back(self, n_written: int) -> bool:
@@ -96,11 +100,12 @@ class Follower:
 
     def go_back(self, n_written: int) -> None:
         """Return to the state after this many tokens."""
+        self._feed_written({})
         self.n_written = n_written
         self._has_gone_back = True
 
     def write(self, ids: Sequence[int | None]) -> None:
-        """Continue each row by one target token.
+        """Continue each row by one target token. The anchor is fed when it is next asked.
 
         Args:
             ids: One id per row, None for a row that is not followed any more. An id without bytes leaves the text as it
@@ -108,13 +113,12 @@ class Follower:
         """
         n_written = self.n_written + 1
         if self._ids.get(n_written) != list(ids):
-            rows = self._advance(ids)
+            rows, paths = zip(*(self._append(row, i) for row, i in zip(self.rows, ids, strict=True)), strict=True)
             if not self._has_gone_back:  # an answer that only grows needs no look-ahead of an earlier token
                 self._states[self.n_written] = [self._prune(row) for row in self.rows]
             self._states = {n: state for n, state in self._states.items() if n_written - self._n_back <= n < n_written}
-            self._states[n_written] = rows
+            self._states[n_written], self._unfed = list(rows), list(paths)
             self._ids = {n: before for n, before in self._ids.items() if n in self._states} | {n_written: list(ids)}
-            self._drop_unused_slots()
         self.n_written = n_written
 
     def predict(self, target_prob: Tensor, rows: Sequence[int]) -> Translation:
@@ -132,6 +136,7 @@ class Follower:
         if self._identity:
             anchor_prob = torch.stack([self.rows[i].nodes[self.rows[i].path].logp for i in rows]).exp()
             return self._translator(anchor_prob.to(target_prob.device), target_prob)
+        self._feed_written(dict(zip(rows, target_prob, strict=True)))
         distributions = {
             i: CoverDistribution.canonical(self.rows[i], self._translator, prob)
             for i, prob in zip(rows, target_prob, strict=True)
@@ -171,11 +176,21 @@ class Follower:
         self._states = {self.n_written: [self.rows[i] for i in parents]}
         self._ids = {}
 
-    def _advance(self, ids: Sequence[int | None]) -> list[RowState]:
-        """Append one target token to each row, feed the anchor its new tokens, and commit old ones."""
-        appended = [self._append(row, i) for row, i in zip(self.rows, ids, strict=True)]
-        rows = self._feed([row for row, _ in appended], [path for _, path in appended])
-        return [self._commit(row) if len(row.path) > MAX_UNCOMMITTED else row for row in rows]
+    def _feed_written(self, target_prob: Mapping[int, Tensor]) -> None:
+        """Feed the anchor the tokens last written, and what a look-ahead will likely ask for; commit old tokens.
+
+        Args:
+            target_prob: By row, the target's own distribution (V,) of the next token, as far as it is known.
+        """
+        if self._unfed is None:
+            return
+        rows, paths, self._unfed = self._states[self.n_written], self._unfed, None
+        foreseen: dict[int, list[Path]] = {}
+        if self._n_lookahead and self._translator.rule == "bytes" and not self._identity and self.cache.n_leaves > 1:
+            foreseen = {i: foreseen_paths(rows[i], paths[i], self._translator, prob) for i, prob in target_prob.items()}
+        rows = self._feed(rows, paths, foreseen=foreseen)
+        self._states[self.n_written] = [self._commit(row) if len(row.path) > MAX_UNCOMMITTED else row for row in rows]
+        self._drop_unused_slots()
 
     def _append(self, row: RowState, i: int | None) -> tuple[RowState, Path]:
         """Append one target token to a row's text, and return the anchor's path for it."""
@@ -220,19 +235,40 @@ class Follower:
                 best = max(best, (node.path_logp + float(node.logp[i]), (*path, i)), key=lambda pair: pair[0])
         return best[1]
 
-    def _feed(self, rows: Sequence[RowState], paths: Sequence[Path], min_logp: float = MIN_TOKEN_LOGP) -> list[RowState]:
-        """Move each row to a path: feed the anchor its tokens that are not in the cache, and prune the other branches."""
+    def _feed(
+        self,
+        rows: Sequence[RowState],
+        paths: Sequence[Path],
+        min_logp: float = MIN_TOKEN_LOGP,
+        foreseen: Mapping[int, Sequence[Path]] = MappingProxyType({}),
+    ) -> list[RowState]:
+        """Move each row to a path: feed the anchor its tokens that are not in the cache, and prune the other branches.
+
+        The last token of each foreseen path is fed with them, and stays until the next token is written.
+        """
         n_fed = [max(n for n in range(len(path) + 1) if path[:n] in row.nodes) for row, path in zip(rows, paths, strict=True)]
-        if any(len(path) > n for path, n in zip(paths, n_fed, strict=True)):
-            slot = self.cache.n_slots
-            logp = self.cache.append(
-                [Append(path[n:], row.slots(path[:n])) for row, path, n in zip(rows, paths, n_fed, strict=True)]
-            )
-            rows = [
-                row.with_points([(path[: n + k + 1], logp[i][k], slot + k) for k in range(len(path) - n)], min_logp)
-                for i, (row, path, n) in enumerate(zip(rows, paths, n_fed, strict=True))
-            ]
-        return [self._prune(replace(row, path=path)) for row, path in zip(rows, paths, strict=True)]
+        if not any(len(path) > n for path, n in zip(paths, n_fed, strict=True)):
+            return [self._prune(replace(row, path=path)) for row, path in zip(rows, paths, strict=True)]
+        slot, width = self.cache.n_slots, max(len(path) - n for path, n in zip(paths, n_fed, strict=True))
+        chains, leaves, points = [], [], []
+        for i, (row, path, n) in enumerate(zip(rows, paths, n_fed, strict=True)):
+            slots = row.slots(path[:n])
+            chains.append(Append(path[n:], slots))
+            slots = [*slots, *range(slot, slot + len(path) - n)]
+            new = [each for each in foreseen.get(i, ()) if each not in row.nodes]
+            leaves.append([Leaf(each[-1], slots if each[:-1] == path else row.slots(each[:-1])) for each in new])
+            points.append([(path[: n + k + 1], slot + k) for k in range(len(path) - n)])
+            points[i] += [(each, slot + width + k) for k, each in enumerate(new)]
+        logp = self.cache.append(chains, leaves)
+        fed = [
+            row.with_points(((each, logp[i][k], at) for k, (each, at) in enumerate(points[i])), min_logp)
+            for i, row in enumerate(rows)
+        ]
+        pruned = [self._prune(replace(row, path=path)) for row, path in zip(fed, paths, strict=True)]
+        return [
+            replace(row, nodes=row.nodes | {each: fed[i].nodes[each] for each in foreseen.get(i, ()) if each in fed[i].nodes})
+            for i, row in enumerate(pruned)
+        ]
 
     def _prune(self, row: RowState) -> RowState:
         """Keep the points within a row's text."""
@@ -291,7 +327,7 @@ class Follower:
         rows = self.rows
         if not self._n_lookahead or self._translator.rule != "bytes":
             return rows
-        queues = {i: distribution.open_paths() for i, distribution in distributions.items()}
+        queues = {i: _open(distribution, distribution.open_paths(), rows[i]) for i, distribution in distributions.items()}
         n_leaves = self.cache.n_leaves
         for _ in range(self._n_lookahead):
             chosen: dict[int, list[OpenPath]] = {}
@@ -303,8 +339,7 @@ class Follower:
                 break
             rows = self._feed_leaves(rows, {i: [path.path for path in paths] for i, paths in chosen.items()})
             for i, paths in chosen.items():
-                for path in paths:
-                    queues[i] += distributions[i].open_after(path, rows[i].nodes[path.path])
+                queues[i] += _open(distributions[i], paths, rows[i])
         return rows
 
     def _feed_leaves(self, rows: list[RowState], paths: Mapping[int, Sequence[Path]]) -> list[RowState]:
@@ -320,6 +355,15 @@ class Follower:
             row.with_points((path, logp[i][k], slot + k) for k, path in enumerate(leaves))
             for i, (row, leaves) in enumerate(zip(rows, new, strict=True))
         ]
+
+
+def _open(distribution: CoverDistribution, paths: Sequence[OpenPath], row: RowState) -> list[OpenPath]:
+    """Return the paths, in place of each that was fed those that are one token longer."""
+    found: list[OpenPath] = []
+    for path in paths:
+        node = row.nodes.get(path.path)
+        found += [path] if node is None else _open(distribution, distribution.open_after(path, node), row)
+    return found
 
 
 def _commit_prefill(start: RowStart, translator: VocabularyTranslator) -> tuple[Path, bytes]:

@@ -112,7 +112,9 @@ class BranchingCache:
         """
         chains = self._chains(rows)
         width = max(map(len, chains))
-        grid = [[*chain, *[None] * (width - len(chain)), *more] for chain, more in zip(chains, leaves or repeat(()), strict=False)]
+        grid = [
+            [*chain, *[None] * (width - len(chain)), *more] for chain, more in zip(chains, leaves or repeat(()), strict=False)
+        ]
         return self._read(grid, [len(chain) for chain in chains])
 
     def feed(self, rows: Sequence[Append]) -> None:
