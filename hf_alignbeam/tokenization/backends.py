@@ -5,7 +5,7 @@ files.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -17,8 +17,9 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 #: The word-start mark of SentencePiece vocabularies; it stands for a space.
 WORD_START = "\u2581"
 
-#: Below this number of texts, encoding them one by one is faster than a threaded batch.
-MIN_THREADED_BATCH = 512
+#: Fewer texts are encoded one by one, which is faster than a threaded batch; more of them in batches of this size, since as many
+#: encodings at once as a vocabulary has tokens would set off collections of garbage that take as long as encoding.
+THREADED_BATCH = 512
 
 
 class Backend(Protocol):
@@ -32,7 +33,7 @@ class Backend(Protocol):
     tokens: list[bytes | None]
     pieces: dict[Any, int]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str]) -> Iterable[tuple[int, ...]]:
         """Encode each text as the middle of a longer one: no dummy space in front, names of special tokens as plain text."""
 
 
@@ -76,10 +77,12 @@ class FastBackend:
     def _encoder(self) -> Any:
         return _continuation_encoder(self._backend)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        if len(texts) < MIN_THREADED_BATCH:
-            return [self._encoder.encode(text, add_special_tokens=False).ids for text in texts]
-        return [encoding.ids for encoding in self._encoder.encode_batch_fast(texts, add_special_tokens=False)]
+    def encode_batch(self, texts: Sequence[str]) -> Iterable[tuple[int, ...]]:
+        if len(texts) < THREADED_BATCH:
+            return (tuple(self._encoder.encode(text, add_special_tokens=False).ids) for text in texts)
+        batches = (texts[n : n + THREADED_BATCH] for n in range(0, len(texts), THREADED_BATCH))
+        encoded = (self._encoder.encode_batch_fast(batch, add_special_tokens=False) for batch in batches)
+        return (tuple(encoding.ids) for batch in encoded for encoding in batch)
 
 
 class TekkenBackend:
@@ -91,8 +94,8 @@ class TekkenBackend:
         self.pieces = {token if token is not None else tekkenizer.id_to_piece(i): i for i, token in enumerate(self.tokens)}
         self._tekkenizer = tekkenizer
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self._tekkenizer.encode(text, bos=False, eos=False) for text in texts]
+    def encode_batch(self, texts: Sequence[str]) -> Iterable[tuple[int, ...]]:
+        return (tuple(self._tekkenizer.encode(text, bos=False, eos=False)) for text in texts)
 
 
 class SentencePieceBackend:
@@ -110,8 +113,9 @@ class SentencePieceBackend:
         self._sentencepiece = sentencepiece
         self._n_break = len(sentencepiece.encode(self._BREAK, bos=False, eos=False))
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self._sentencepiece.encode(self._BREAK + text, bos=False, eos=False)[self._n_break :] for text in texts]
+    def encode_batch(self, texts: Sequence[str]) -> Iterable[tuple[int, ...]]:
+        encoded = (self._sentencepiece.encode(self._BREAK + text, bos=False, eos=False) for text in texts)
+        return (tuple(ids[self._n_break :]) for ids in encoded)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ of tokenizer.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
@@ -42,7 +42,8 @@ def decode(tokens: Sequence[bytes | None], ids: Iterable[int]) -> bytes:
         tokens: The bytes of each token by id, as `token_bytes` returns them.
         ids: The tokens; ids past the end of `tokens` and ids without bytes add nothing.
     """
-    return b"".join((tokens[i] if i < len(tokens) else None) or b"" for i in ids)
+    n_tokens = len(tokens)
+    return b"".join([tokens[i] or b"" for i in ids if i < n_tokens])
 
 
 class Vocabulary:
@@ -89,8 +90,9 @@ class Vocabulary:
 
     @cached_property
     def _sorted(self) -> tuple[list[bytes], list[int]]:
-        order = sorted((i for i, token in enumerate(self.tokens) if token), key=lambda i: self.tokens[i] or b"")
-        return [self.tokens[i] or b"" for i in order], order
+        tokens = [token or b"" for token in self.tokens]
+        order = sorted((i for i, token in enumerate(tokens) if token), key=tokens.__getitem__)
+        return [tokens[i] for i in order], order
 
     @cached_property
     def longest(self) -> int:
@@ -103,15 +105,16 @@ class Vocabulary:
 
     def starting_with(self, prefix: bytes) -> list[int]:
         """Return the ids of the tokens of which `prefix` is a proper prefix: one range of the sorted vocabulary."""
-        if len(prefix) >= self.longest:
-            return []
+        return self.endings(prefix)[0]
+
+    def endings(self, prefix: bytes) -> tuple[list[int], list[bytes]]:
+        """Return these ids, and what follows the prefix in each of their tokens."""
         tokens, ids = self._sorted
-        return ids[bisect_right(tokens, prefix) : bisect_left(tokens, prefix + b"\xff" * (self.longest + 1))]
+        found = slice(bisect_right(tokens, prefix), bisect_left(tokens, prefix + b"\xff" * (self.longest + 1)))
+        return ids[found], [token[len(prefix) :] for token in tokens[found]]
 
     def begins_a_token(self, prefix: bytes) -> bool:
         """Whether `prefix` is a proper prefix of any token."""
-        if len(prefix) >= self.longest:
-            return False
         tokens, _ = self._sorted
         place = bisect_right(tokens, prefix)
         return place < len(tokens) and tokens[place].startswith(prefix)
@@ -125,9 +128,13 @@ class Vocabulary:
 
     def encode_batch(self, pieces: Sequence[bytes]) -> list[tuple[int, ...]]:
         """Encode many byte strings at once."""
+        return list(self.encode_each(pieces))
+
+    def encode_each(self, pieces: Sequence[bytes]) -> Iterator[tuple[int, ...]]:
+        """As `encode_batch`, one after the other: a caller that keeps none of a vocabulary's ids needs little memory."""
         texts = [_text(data) for data in pieces]
-        encoded = self._backend.encode_batch([text or "" for text in texts])
-        return [self._repaired(data, tuple(ids) if text else ()) for data, text, ids in zip(pieces, texts, encoded, strict=True)]
+        for data, text, ids in zip(pieces, texts, self._backend.encode_batch([text or "" for text in texts]), strict=True):
+            yield self._repaired(data, ids if text else ())
 
     @cached_method(maxsize=65_536)
     def _encoded(self, data: bytes) -> tuple[int, ...]:
@@ -136,7 +143,7 @@ class Vocabulary:
     def own_ids(self, data: bytes) -> tuple[int, ...]:
         """The tokenizer's own ids, which may not give the bytes back; none for bytes that are no text."""
         text = _text(data)
-        return tuple(self._backend.encode_batch([text])[0]) if text else ()
+        return next(iter(self._backend.encode_batch([text]))) if text else ()
 
     def _repaired(self, data: bytes, ids: tuple[int, ...]) -> tuple[int, ...]:
         """The tokenizer's own ids where they stand for `data`; else longest matches, for a broken-off character or for all."""

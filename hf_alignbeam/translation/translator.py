@@ -216,63 +216,59 @@ class VocabularyTranslator:
 
     @cached_method(maxsize=32)
     def _table(self, pending: bytes, target_only_prefix: bytes) -> Table:
-        strings = {
-            i: target_only_prefix + token[len(pending) :]
-            for i, token in enumerate(self.anchor.tokens)
-            if token and token.startswith(pending) and len(token) > len(pending) and i not in self.anchor.eos_ids
-        }
-        as_is = self._next_tokens(strings)
+        next_tokens = self._next_tokens(pending, target_only_prefix)  # (A,)
         extensions = self._extensions(pending, target_only_prefix) if self.rule == "bytes" else {}
-        branches = {i: [*(t for t in extensions[(i,)] if t != as_is[i]), as_is[i]] for i in as_is if (i,) in extensions}
-        edges = [(group, t, t == as_is[i]) for group, (i, tokens) in enumerate(branches.items()) for t in tokens]
-        unambiguous = [i for i in as_is if i not in branches]
-        main_source = {as_is[i]: i for i in reversed(unambiguous)}
-        has_source = torch.zeros(len(self.target))
-        has_source[list(main_source)] = 1.0
-        others = [i for i in unambiguous if main_source[as_is[i]] != i]
+        branches = {path[0]: tokens for path, tokens in extensions.items() if len(path) == 1 and next_tokens[path[0]] >= 0}
+        as_is = [int(next_tokens[i]) for i in branches]
+        edges = [(n, t) for n, tokens in enumerate(branches.values()) for t in tokens if t != as_is[n]]
+        is_unambiguous = next_tokens >= 0
+        is_unambiguous[list(branches)] = False
+        sources = is_unambiguous.nonzero()[:, 0]
+        targets = next_tokens[sources]
+        n_anchor = len(next_tokens)
+        main_source = torch.full((len(self.target),), n_anchor).scatter_reduce(0, targets, sources, "amin")
+        is_other = main_source[targets] != sources
         possible = None
         if pending:
-            possible = torch.zeros(len(self.anchor))
-            possible[list(strings)] = 1.0
+            possible = torch.zeros(n_anchor)
+            possible[self.anchor.starting_with(pending)] = 1.0
         return Table(
-            main_source=_ids(main_source.get(t, 0) for t in range(len(self.target))),
-            has_source=has_source,
-            other_source=_ids(others),
-            other_target=_ids(as_is[i] for i in others),
+            main_source=main_source % n_anchor,
+            has_source=(main_source < n_anchor).float(),
+            other_source=sources[is_other],
+            other_target=targets[is_other],
             ambiguous=_ids(branches),
-            branch_group=_ids(group for group, _, _ in edges),
-            branch_target=_ids(t for _, t, _ in edges),
-            branch_weight=torch.tensor([AS_IS_WEIGHT * is_as_is for _, _, is_as_is in edges]),
+            branch_group=_ids([*(n for n, _ in edges), *range(len(branches))]),
+            branch_target=_ids([*(t for _, t in edges), *as_is]),
+            branch_weight=torch.tensor([0.0] * len(edges) + [AS_IS_WEIGHT] * len(branches)),
             extensions=extensions,
             anchor_eos=_ids(() if pending else self.anchor.eos_ids),
             target_eos=_ids(self.target.eos_ids),
             possible=possible,
         )
 
-    def _next_tokens(self, strings: dict[int, bytes]) -> dict[int, int]:
-        """Return the target's next token for the text of each anchor token as it is, under this translator's rule."""
-        equal = {i: self.target.by_bytes[s] for i, s in strings.items() if s in self.target.by_bytes}
-        if self.rule == "exact":
-            return equal
-        rest = [i for i in strings if i not in equal]
-        encoded = dict(zip(rest, self.target.encode_batch([strings[i] for i in rest]), strict=True))
-        if self.rule == "drop":
-            return equal | {i: ids[0] for i, ids in encoded.items() if len(ids) == 1}
-        return equal | {i: ids[0] for i, ids in encoded.items() if ids}
+    def _next_tokens(self, pending: bytes, target_only_prefix: bytes) -> Tensor:
+        """Return the target's next token (A,) for the text of each anchor token as it is, under this rule; -1 where none is."""
+        ids, endings = self.anchor.endings(pending)
+        texts = [target_only_prefix + ending for ending in endings]
+        next_tokens = [self.target.by_bytes.get(text, -1) for text in texts]
+        if self.rule != "exact":
+            rest = [n for n, t in enumerate(next_tokens) if t < 0]
+            for n, encoded in zip(rest, self.target.encode_each([texts[n] for n in rest]), strict=True):
+                if len(encoded) == 1 or (encoded and self.rule != "drop"):
+                    next_tokens[n] = encoded[0]
+        result = torch.full((len(self.anchor),), -1)
+        result[ids] = _ids(next_tokens)
+        return result
 
     def _extensions(self, pending: bytes, target_only_prefix: bytes) -> dict[tuple[int, ...], list[int]]:
         """Return, by path of anchor tokens, the target tokens whose text the path is a proper prefix of."""
-        strings = {
-            t: pending + token[len(target_only_prefix) :]
-            for t, token in enumerate(self.target.tokens)
-            if token
-            and token.startswith(target_only_prefix)
-            and len(token) > len(target_only_prefix)
-            and t not in self.target.eos_ids
+        ids, endings = self.target.endings(target_only_prefix)
+        texts = {
+            t: pending + ending for t, ending in zip(ids, endings, strict=True) if pending + ending not in self.anchor.by_bytes
         }
-        several = [t for t, s in strings.items() if s not in self.anchor.by_bytes]  # of several anchor tokens each
         extensions = defaultdict(list)
-        for t, path in zip(several, self.anchor.encode_batch([strings[t] for t in several]), strict=True):
+        for t, path in zip(texts, self.anchor.encode_each(list(texts.values())), strict=True):
             for n in range(1, len(path)):
                 extensions[path[:n]].append(t)
         return dict(extensions)
