@@ -1,51 +1,37 @@
 """Reads each kind of tokenizer: the bytes of its tokens, the names of its pieces, and its encoder for the middle of a text.
 
-Knows the quirks of every back end. Knows nothing of what a vocabulary is used for. Reads the loaded tokenizer, never its
-files.
+Knows the quirks of every back end. Knows nothing of what a vocabulary is used for. Reads the loaded tokenizer, never its files.
 """
 
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from hf_alignbeam.utils.method_cache import kept
+
 #: The word-start mark of SentencePiece vocabularies; it stands for a space.
 WORD_START = "\u2581"
 
-#: Fewer texts are encoded one by one, which is faster than a threaded batch; more of them in batches of this size, since as many
-#: encodings at once as a vocabulary has tokens would set off collections of garbage that take as long as encoding.
+#: Fewer texts are encoded one by one, which is faster. More are encoded in such batches: as many encodings at once as a
+#: vocabulary has tokens would set off collections of garbage that take as long as encoding.
 THREADED_BATCH = 512
 
 
-class Backend(Protocol):
-    """A tokenizer as a set of pieces.
-
-    Attributes:
-        tokens: One entry per id: its bytes, or None for a special token, the unknown token or an id without a token.
-        pieces: The id of every piece by name, added tokens included; equal for tokenizers with the same ids.
-    """
-
-    tokens: list[bytes | None]
-    pieces: dict[Any, int]
-
-    def encode_batch(self, texts: Sequence[str]) -> Iterable[tuple[int, ...]]:
-        """Encode each text as the middle of a longer one: no dummy space in front, names of special tokens as plain text."""
-
-
-def read_backend(tokenizer: PreTrainedTokenizerBase) -> Backend:
+def read_backend(tokenizer: PreTrainedTokenizerBase) -> "Backend":
     """Find the back end of a tokenizer: `tokenizers` or mistral-common. It is shared by all who read the same tokenizer.
 
     Raises:
         ValueError: The tokenizer has another back end.
     """
     if isinstance(tokenizer, PreTrainedTokenizerFast):
-        if _READ.get(tokenizer, (None,))[0] != (state := _read_state(tokenizer)):
-            _READ[tokenizer] = state, FastBackend(tokenizer)
+        if _READ.get(tokenizer, (None,))[0] != (state := read_state(tokenizer)):
+            _READ[tokenizer] = state, kept(FastBackend, tokenizer)
         return _READ[tokenizer][1]
     inner = getattr(getattr(getattr(tokenizer, "tokenizer", None), "instruct_tokenizer", None), "tokenizer", None)
     if inner is not None:
@@ -57,27 +43,22 @@ def read_backend(tokenizer: PreTrainedTokenizerBase) -> Backend:
 
 
 class FastBackend:
-    """A tokenizer of the `tokenizers` library: byte-level or SentencePiece-style, BPE or Unigram, with added tokens."""
+    """A tokenizer of the `tokenizers` library: byte-level or SentencePiece-style, BPE or Unigram, with added tokens.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast):
-        backend = tokenizer.backend_tokenizer
-        added = backend.get_added_tokens_decoder()
-        self.pieces = backend.get_vocab(with_added_tokens=True)
-        self.tokens: list[bytes | None] = [None] * max(len(tokenizer), 1 + max(self.pieces.values(), default=-1))
-        decoder = Decoder.from_state(_state(backend.decoder))
-        unknown = {tokenizer.unk_token_id, backend.token_to_id(getattr(backend.model, "unk_token", None) or "")}
-        for token, i in self.pieces.items():
-            if i in added:
-                self.tokens[i] = None if added[i].special else decoder.added_bytes(added[i].content)
-            elif i not in unknown:
-                self.tokens[i] = decoder.piece_bytes(token)
-        self._backend = backend
+    It stays as it was read, whatever becomes of the tokenizer. Its `tokens` are read where they are not given.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, tokens: list[bytes | None] | None = None):
+        self.tokens = _read_tokens(tokenizer) if tokens is None else tokens
+        self._encoder = _continuation_encoder(tokenizer.backend_tokenizer)
 
     @cached_property
-    def _encoder(self) -> Any:
-        return _continuation_encoder(self._backend)
+    def pieces(self) -> dict[str, int]:
+        """The id of every piece by name, added tokens included; equal for tokenizers with the same ids."""
+        return self._encoder.get_vocab(with_added_tokens=True)
 
     def encode_batch(self, texts: Sequence[str]) -> Iterable[tuple[int, ...]]:
+        """Encode each text as the middle of a longer one: no dummy space in front, names of special tokens as plain text."""
         if len(texts) < THREADED_BATCH:
             return (tuple(self._encoder.encode(text, add_special_tokens=False).ids) for text in texts)
         batches = (texts[n : n + THREADED_BATCH] for n in range(0, len(texts), THREADED_BATCH))
@@ -114,8 +95,10 @@ class SentencePieceBackend:
         self._n_break = len(sentencepiece.encode(self._BREAK, bos=False, eos=False))
 
     def encode_batch(self, texts: Sequence[str]) -> Iterable[tuple[int, ...]]:
-        encoded = (self._sentencepiece.encode(self._BREAK + text, bos=False, eos=False) for text in texts)
-        return (tuple(ids[self._n_break :]) for ids in encoded)
+        return (tuple(self._sentencepiece.encode(self._BREAK + text, bos=False, eos=False)[self._n_break :]) for text in texts)
+
+
+Backend = FastBackend | TekkenBackend | SentencePieceBackend
 
 
 @dataclass(frozen=True)
@@ -164,10 +147,27 @@ _LATIN_OF_BYTE = {ord(character): chr(byte) for byte, character in bytes_to_unic
 _READ: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, FastBackend]] = WeakKeyDictionary()
 
 
-def _read_state(tokenizer: PreTrainedTokenizerFast) -> tuple[Any, ...]:
+def read_state(tokenizer: PreTrainedTokenizerFast) -> tuple[Any, ...]:
+    """What a `FastBackend` depends on, but for the pieces and merges that the tokenizer was trained with."""
     backend = tokenizer.backend_tokenizer
     parts = map(_state, (backend.decoder, backend.normalizer, backend.pre_tokenizer))
-    return len(tokenizer), tokenizer.unk_token_id, str(backend.get_added_tokens_decoder()), *parts
+    some = range(0, len(tokenizer), 1 + len(tokenizer) // 64)  # would show another model; comparing all takes as long as reading
+    names = tuple(map(backend.id_to_token, some))
+    return len(tokenizer), tokenizer.unk_token_id, str(backend.get_added_tokens_decoder()), names, *parts
+
+
+def _read_tokens(tokenizer: PreTrainedTokenizerFast) -> list[bytes | None]:
+    backend = tokenizer.backend_tokenizer
+    added, pieces = backend.get_added_tokens_decoder(), backend.get_vocab(with_added_tokens=True)
+    tokens: list[bytes | None] = [None] * max(len(tokenizer), 1 + max(pieces.values(), default=-1))
+    decoder = Decoder.from_state(_state(backend.decoder))
+    unknown = {tokenizer.unk_token_id, backend.token_to_id(getattr(backend.model, "unk_token", None) or "")}
+    for token, i in pieces.items():
+        if i in added:
+            tokens[i] = None if added[i].special else decoder.added_bytes(added[i].content)
+        elif i not in unknown:
+            tokens[i] = decoder.piece_bytes(token)
+    return tokens
 
 
 def _state(component: Any) -> dict[str, Any]:

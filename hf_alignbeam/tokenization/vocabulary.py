@@ -5,7 +5,7 @@ of tokenizer.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
@@ -21,9 +21,9 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
         tokenizer: A tokenizer with a `tokenizers` or a mistral-common back end.
 
     Returns:
-        One entry for each id below `len(tokenizer)` (or up to the highest id, where ids have gaps): its bytes, or None for
-        a special token, the unknown token or an id without a token. A word-start mark counts as the space it stands for,
-        also at the start of a text.
+        One entry for each id below `len(tokenizer)` (or up to the highest id, where ids have gaps): its bytes, or None for a
+        special token, the unknown token or an id without a token. A word-start mark counts as the space it stands for, also at
+        the start of a text.
 
     Raises:
         ValueError: The tokenizer has another back end.
@@ -42,8 +42,7 @@ def decode(tokens: Sequence[bytes | None], ids: Iterable[int]) -> bytes:
         tokens: The bytes of each token by id, as `token_bytes` returns them.
         ids: The tokens; ids past the end of `tokens` and ids without bytes add nothing.
     """
-    n_tokens = len(tokens)
-    return b"".join([tokens[i] or b"" for i in ids if i < n_tokens])
+    return b"".join([tokens[i] or b"" for i in ids if i < len(tokens)])
 
 
 class Vocabulary:
@@ -55,10 +54,10 @@ class Vocabulary:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: Iterable[int] | None = None):
-        self._backend = read_backend(tokenizer)
+        self.backend = read_backend(tokenizer)
         default = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         self.eos_ids = tuple(sorted(set(default if eos_ids is None else eos_ids)))
-        self.tokens = [None if i in self.eos_ids else token for i, token in enumerate(self._backend.tokens)]
+        self.tokens = [None if i in self.eos_ids else token for i, token in enumerate(self.backend.tokens)]
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -70,7 +69,7 @@ class Vocabulary:
 
     def same_ids(self, other: "Vocabulary") -> bool:
         """Whether both vocabularies hold the same tokens under the same ids."""
-        return self._backend.pieces == other._backend.pieces
+        return self.backend is other.backend or (len(self) == len(other) and self.backend.pieces == other.backend.pieces)
 
     @cached_property
     def by_bytes(self) -> dict[bytes, int]:
@@ -117,33 +116,26 @@ class Vocabulary:
         """Whether `prefix` is a proper prefix of any token."""
         tokens, _ = self._sorted
         place = bisect_right(tokens, prefix)
-        return place < len(tokens) and tokens[place].startswith(prefix)
+        return any(token.startswith(prefix) for token in tokens[place : place + 1])
 
+    @cached_method(maxsize=65_536)
     def encode(self, data: bytes) -> tuple[int, ...]:
         """Encode `data` as the middle of a text: the tokenizer's own ids where they give the bytes back, else longest matches.
 
         Bytes without a token are left out, so the ids can stand for less than `data`.
         """
-        return self._encoded(data)
+        return self._repaired(data, self.own_ids(data))
 
     def encode_batch(self, pieces: Sequence[bytes]) -> list[tuple[int, ...]]:
         """Encode many byte strings at once."""
-        return list(self.encode_each(pieces))
-
-    def encode_each(self, pieces: Sequence[bytes]) -> Iterator[tuple[int, ...]]:
-        """As `encode_batch`, one after the other: a caller that keeps none of a vocabulary's ids needs little memory."""
         texts = [_text(data) for data in pieces]
-        for data, text, ids in zip(pieces, texts, self._backend.encode_batch([text or "" for text in texts]), strict=True):
-            yield self._repaired(data, ids if text else ())
-
-    @cached_method(maxsize=65_536)
-    def _encoded(self, data: bytes) -> tuple[int, ...]:
-        return self._repaired(data, self.own_ids(data))
+        encoded = self.backend.encode_batch([text or "" for text in texts])
+        return [self._repaired(data, ids if text else ()) for data, text, ids in zip(pieces, texts, encoded, strict=True)]
 
     def own_ids(self, data: bytes) -> tuple[int, ...]:
         """The tokenizer's own ids, which may not give the bytes back; none for bytes that are no text."""
         text = _text(data)
-        return next(iter(self._backend.encode_batch([text]))) if text else ()
+        return next(iter(self.backend.encode_batch([text]))) if text else ()
 
     def _repaired(self, data: bytes, ids: tuple[int, ...]) -> tuple[int, ...]:
         """The tokenizer's own ids where they stand for `data`; else longest matches, for a broken-off character or for all."""
@@ -151,7 +143,7 @@ class Vocabulary:
             return ids
         n_whole = complete_characters(data)
         if 0 < n_whole < len(data):
-            return self._encoded(data[:n_whole]) + self.longest_matches(data[n_whole:])
+            return self.encode(data[:n_whole]) + self.longest_matches(data[n_whole:])
         return self.longest_matches(data)
 
     def longest_matches(self, data: bytes) -> tuple[int, ...]:
