@@ -4,6 +4,7 @@ Knows the quirks of every back end. Knows nothing of what a vocabulary is used f
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -127,7 +128,8 @@ class Decoder:
     def piece_bytes(self, piece: str) -> bytes:
         """Return the bytes of one ordinary piece."""
         if self.byte_level:
-            return piece.translate(_LATIN_OF_BYTE).encode("latin-1") if _BYTE_LEVEL.issuperset(piece) else piece.encode()
+            latin = piece.translate(_LATIN_OF_BYTE)
+            return piece.encode() if _NO_BYTE in latin else latin.encode("latin-1")
         if self.byte_fallback and len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
             return bytes([int(piece[3:5], 16)])
         for old, new in self.replaced:
@@ -139,9 +141,9 @@ class Decoder:
         return token.encode() if self.byte_level else self.piece_bytes(token)
 
 
-#: The characters that stand for one byte each in byte-level pieces, and the Latin-1 character of each such byte.
-_BYTE_LEVEL = frozenset(bytes_to_unicode().values())
-_LATIN_OF_BYTE = {ord(character): chr(byte) for byte, character in bytes_to_unicode().items()}
+#: By each character that stands for one byte in byte-level pieces, the Latin-1 character of that byte; what others become.
+_NO_BYTE = "\u0100"
+_LATIN_OF_BYTE = defaultdict(lambda: _NO_BYTE, {ord(char): chr(byte) for byte, char in bytes_to_unicode().items()})
 
 #: What each tokenizer was read as, behind what may change until it is read again.
 _READ: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, FastBackend]] = WeakKeyDictionary()
