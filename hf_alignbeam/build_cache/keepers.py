@@ -76,7 +76,23 @@ def _links(compute: Callable[..., Any], translator: Any, pending: bytes, target_
     if pending or None in digests:
         return compute(translator, pending, target_only_prefix)
     key = digest(*digests, *(vocabulary.eos_ids for vocabulary in vocabularies), translator.rule, target_only_prefix)
-    return kept_on_disk("links", key, lambda: compute(translator, pending, target_only_prefix))
+    return _nested(kept_on_disk("links", key, lambda: _flat(*compute(translator, pending, target_only_prefix))))
+
+
+def _flat(next_tokens: list[int], extensions: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[int]]:
+    """Links as few lists: as many as a table has paths would set off collections of garbage wherever they are read."""
+    ids = [i for path, tokens in extensions for i in (*path, *tokens)]
+    return [next_tokens, [len(path) for path, _ in extensions], [len(tokens) for _, tokens in extensions], ids]
+
+
+def _nested(flat: list[list[int]]) -> list[Any]:
+    """The links that `_flat` was given."""
+    next_tokens, n_path, n_tokens, ids = flat
+    extensions, end = [], 0
+    for n, m in zip(n_path, n_tokens, strict=True):
+        start, end = end, end + n + m
+        extensions.append((tuple(ids[start : start + n]), ids[start + n : end]))
+    return [next_tokens, extensions]
 
 
 def _engine(choose: Callable[..., Any], model: PreTrainedModel, tokens: Sequence[bytes | None], scope: Any) -> Any:
