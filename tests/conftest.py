@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models, and several processes of tests
+os.environ["HF_ALIGNBEAM_CACHE"] = ""  # no test depends on what an earlier one has computed, or writes into the user's folder
 
 import pytest
 import torch

@@ -3,6 +3,7 @@
 Knows tokenizers and translation rules. Knows no model: the distributions are made up.
 """
 
+import os
 import resource
 import time
 from copy import copy
@@ -17,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hf_alignbeam.anchor.covering import CoverDistribution, marginal
 from hf_alignbeam.anchor.state import Node, RowState
+from hf_alignbeam.build_cache.disk import FOLDER_VARIABLE
 from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
 from hf_alignbeam.tokenization.losses import losses
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
@@ -39,6 +41,7 @@ COLUMNS = (
 
 def run(tokenizers: list[str]) -> None:
     """Print one line for each ordered pair: the shares of the anchor's ordinary tokens that are lost, and times."""
+    os.environ[FOLDER_VARIABLE] = ""  # times of tables that are built, not read
     console = Console(width=220)
     with report_user_errors():
         loaded = {Path(name).name: AutoTokenizer.from_pretrained(name) for name in tokenizers}

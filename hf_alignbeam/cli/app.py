@@ -233,6 +233,9 @@ def bench(
     speed: Annotated[bool, Option("--speed", help="Cost of a steered step, on realistic shapes.")] = False,
     decoding: Annotated[bool, Option("--decoding", help="Cost of AlignBeam, on realistic shapes.")] = False,
     memory: Annotated[bool, Option("--memory", help="Peak memory with the base under a LoRA as anchor.")] = False,
+    build: Annotated[
+        bool, Option("--build", help="Time and memory of building a guard: first, again, in a later process.")
+    ] = False,
     tokenizer: Annotated[str, Option(help="Realistic shapes: the target's tokenizer.")] = "Qwen/Qwen3-0.6B",
     anchor_tokenizer: Annotated[str, Option(help="Realistic shapes: the anchor's tokenizer.")] = "meta-llama/Llama-3.2-1B",
     text: Annotated[Path | None, Option(help="Realistic shapes: a text to generate. Default: Python's docstrings.")] = None,
@@ -243,9 +246,10 @@ def bench(
     weights: Weights = None,
 ) -> None:
     """Measure the translation between tokenizers, its loss and distance to the exact one, and the costs of the guard."""
-    if [bool(translation), fidelity, families, speed, decoding, memory].count(True) != 1:
+    if [bool(translation), fidelity, families, speed, decoding, memory, build].count(True) != 1:
         raise typer.BadParameter(
-            "give exactly one of --fidelity, --families, --speed, --decoding, --memory, or --translation A --translation B"
+            "give exactly one of --fidelity, --families, --speed, --decoding, --memory, --build or "
+            "--translation A --translation B"
         )
     if fidelity:
         from hf_alignbeam.benchmarks.translation_fidelity import run as measure_fidelity
@@ -267,6 +271,10 @@ def bench(
         from hf_alignbeam.benchmarks.memory import run as measure_memory
 
         measure_memory(tokenizer, device, dtype)
+    elif build:
+        from hf_alignbeam.benchmarks.building.build_cost import run as measure_build
+
+        measure_build(tokenizer, anchor_tokenizer, device, dtype)
     else:
         from hf_alignbeam.benchmarks.translation_loss import run
 

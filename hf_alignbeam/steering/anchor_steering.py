@@ -27,6 +27,7 @@ from hf_alignbeam.steering.mixing import PAPER_TOP_TOKENS, RULES, paper
 from hf_alignbeam.steering.settings import SteeringSettings
 from hf_alignbeam.tokenization.vocabulary import logits_widths, token_bytes
 from hf_alignbeam.translation.translator import VocabularyTranslator
+from hf_alignbeam.utils.method_cache import kept
 
 
 class AnchorSteering:
@@ -57,7 +58,7 @@ class AnchorSteering:
         self._anchor_tokenizer = anchor_tokenizer
         self._anchor_tokens = token_bytes(anchor_tokenizer)
         _check_anchor(self._anchor, anchor_tokenizer, self._anchor_tokens)
-        self._engine = choose_engine(self._anchor, self._anchor_tokens, self._scope())
+        self._engine = kept(choose_engine, self._anchor, self._anchor_tokens, self._scope())
         self._exclusive = OneThread(self._anchor) if model is not None else None
         self.prompt_reader = PromptReader(tokenizer, settings.template)
         eos_ids = _eos_ids(self._anchor, anchor_tokenizer), self.prompt_reader.eos_ids
@@ -65,7 +66,7 @@ class AnchorSteering:
             settings.translation.check(anchor_tokenizer, tokenizer, *eos_ids)
             self.translator = settings.translation
         else:
-            self.translator = VocabularyTranslator(anchor_tokenizer, tokenizer, settings.translation, *eos_ids)
+            self.translator = kept(VocabularyTranslator, anchor_tokenizer, tokenizer, settings.translation, *eos_ids)
         self._pad_token_id = tokenizer.pad_token_id
         self._warm_up()
 

@@ -1,50 +1,38 @@
 """Reads each kind of tokenizer: the bytes of its tokens, the names of its pieces, and its encoder for the middle of a text.
 
-Knows the quirks of every back end. Knows nothing of what a vocabulary is used for. Reads the loaded tokenizer, never its
-files.
+Knows the quirks of every back end. Knows nothing of what a vocabulary is used for. Reads the loaded tokenizer, never its files.
 """
 
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from hf_alignbeam.utils.method_cache import kept
+
 #: The word-start mark of SentencePiece vocabularies; it stands for a space.
 WORD_START = "\u2581"
 
-#: Below this number of texts, encoding them one by one is faster than a threaded batch.
-MIN_THREADED_BATCH = 512
+#: Fewer texts are encoded one by one, which is faster. More are encoded in such batches: as many encodings at once as a
+#: vocabulary has tokens would set off collections of garbage that take as long as encoding.
+THREADED_BATCH = 512
 
 
-class Backend(Protocol):
-    """A tokenizer as a set of pieces.
-
-    Attributes:
-        tokens: One entry per id: its bytes, or None for a special token, the unknown token or an id without a token.
-        pieces: The id of every piece by name, added tokens included; equal for tokenizers with the same ids.
-    """
-
-    tokens: list[bytes | None]
-    pieces: dict[Any, int]
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Encode each text as the middle of a longer one: no dummy space in front, names of special tokens as plain text."""
-
-
-def read_backend(tokenizer: PreTrainedTokenizerBase) -> Backend:
+def read_backend(tokenizer: PreTrainedTokenizerBase) -> "Backend":
     """Find the back end of a tokenizer: `tokenizers` or mistral-common. It is shared by all who read the same tokenizer.
 
     Raises:
         ValueError: The tokenizer has another back end.
     """
     if isinstance(tokenizer, PreTrainedTokenizerFast):
-        if _READ.get(tokenizer, (None,))[0] != (state := _read_state(tokenizer)):
-            _READ[tokenizer] = state, FastBackend(tokenizer)
+        if _READ.get(tokenizer, (None,))[0] != (state := read_state(tokenizer)):
+            _READ[tokenizer] = state, kept(FastBackend, tokenizer)
         return _READ[tokenizer][1]
     inner = getattr(getattr(getattr(tokenizer, "tokenizer", None), "instruct_tokenizer", None), "tokenizer", None)
     if inner is not None:
@@ -56,30 +44,27 @@ def read_backend(tokenizer: PreTrainedTokenizerBase) -> Backend:
 
 
 class FastBackend:
-    """A tokenizer of the `tokenizers` library: byte-level or SentencePiece-style, BPE or Unigram, with added tokens."""
+    """A tokenizer of the `tokenizers` library: byte-level or SentencePiece-style, BPE or Unigram, with added tokens.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast):
-        backend = tokenizer.backend_tokenizer
-        added = backend.get_added_tokens_decoder()
-        self.pieces = backend.get_vocab(with_added_tokens=True)
-        self.tokens: list[bytes | None] = [None] * max(len(tokenizer), 1 + max(self.pieces.values(), default=-1))
-        decoder = Decoder.from_state(_state(backend.decoder))
-        unknown = {tokenizer.unk_token_id, backend.token_to_id(getattr(backend.model, "unk_token", None) or "")}
-        for token, i in self.pieces.items():
-            if i in added:
-                self.tokens[i] = None if added[i].special else decoder.added_bytes(added[i].content)
-            elif i not in unknown:
-                self.tokens[i] = decoder.piece_bytes(token)
-        self._backend = backend
+    It stays as it was read, whatever becomes of the tokenizer. Its `tokens` are read where they are not given.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, tokens: list[bytes | None] | None = None):
+        self.tokens = _read_tokens(tokenizer) if tokens is None else tokens
+        self._encoder = _continuation_encoder(tokenizer.backend_tokenizer)
 
     @cached_property
-    def _encoder(self) -> Any:
-        return _continuation_encoder(self._backend)
+    def pieces(self) -> dict[str, int]:
+        """The id of every piece by name, added tokens included; equal for tokenizers with the same ids."""
+        return self._encoder.get_vocab(with_added_tokens=True)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        if len(texts) < MIN_THREADED_BATCH:
-            return [self._encoder.encode(text, add_special_tokens=False).ids for text in texts]
-        return [encoding.ids for encoding in self._encoder.encode_batch_fast(texts, add_special_tokens=False)]
+    def encode_batch(self, texts: Sequence[str]) -> Iterable[tuple[int, ...]]:
+        """Encode each text as the middle of a longer one: no dummy space in front, names of special tokens as plain text."""
+        if len(texts) < THREADED_BATCH:
+            return (tuple(self._encoder.encode(text, add_special_tokens=False).ids) for text in texts)
+        batches = (texts[n : n + THREADED_BATCH] for n in range(0, len(texts), THREADED_BATCH))
+        encoded = (self._encoder.encode_batch_fast(batch, add_special_tokens=False) for batch in batches)
+        return (tuple(encoding.ids) for batch in encoded for encoding in batch)
 
 
 class TekkenBackend:
@@ -91,8 +76,8 @@ class TekkenBackend:
         self.pieces = {token if token is not None else tekkenizer.id_to_piece(i): i for i, token in enumerate(self.tokens)}
         self._tekkenizer = tekkenizer
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self._tekkenizer.encode(text, bos=False, eos=False) for text in texts]
+    def encode_batch(self, texts: Sequence[str]) -> Iterable[tuple[int, ...]]:
+        return (tuple(self._tekkenizer.encode(text, bos=False, eos=False)) for text in texts)
 
 
 class SentencePieceBackend:
@@ -110,8 +95,11 @@ class SentencePieceBackend:
         self._sentencepiece = sentencepiece
         self._n_break = len(sentencepiece.encode(self._BREAK, bos=False, eos=False))
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self._sentencepiece.encode(self._BREAK + text, bos=False, eos=False)[self._n_break :] for text in texts]
+    def encode_batch(self, texts: Sequence[str]) -> Iterable[tuple[int, ...]]:
+        return (tuple(self._sentencepiece.encode(self._BREAK + text, bos=False, eos=False)[self._n_break :]) for text in texts)
+
+
+Backend = FastBackend | TekkenBackend | SentencePieceBackend
 
 
 @dataclass(frozen=True)
@@ -140,7 +128,8 @@ class Decoder:
     def piece_bytes(self, piece: str) -> bytes:
         """Return the bytes of one ordinary piece."""
         if self.byte_level:
-            return piece.translate(_LATIN_OF_BYTE).encode("latin-1") if _BYTE_LEVEL.issuperset(piece) else piece.encode()
+            latin = piece.translate(_LATIN_OF_BYTE)
+            return piece.encode() if _NO_BYTE in latin else latin.encode("latin-1")
         if self.byte_fallback and len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
             return bytes([int(piece[3:5], 16)])
         for old, new in self.replaced:
@@ -152,18 +141,35 @@ class Decoder:
         return token.encode() if self.byte_level else self.piece_bytes(token)
 
 
-#: The characters that stand for one byte each in byte-level pieces, and the Latin-1 character of each such byte.
-_BYTE_LEVEL = frozenset(bytes_to_unicode().values())
-_LATIN_OF_BYTE = {ord(character): chr(byte) for byte, character in bytes_to_unicode().items()}
+#: By each character that stands for one byte in byte-level pieces, the Latin-1 character of that byte; what others become.
+_NO_BYTE = "\u0100"
+_LATIN_OF_BYTE = defaultdict(lambda: _NO_BYTE, {ord(char): chr(byte) for byte, char in bytes_to_unicode().items()})
 
 #: What each tokenizer was read as, behind what may change until it is read again.
 _READ: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, FastBackend]] = WeakKeyDictionary()
 
 
-def _read_state(tokenizer: PreTrainedTokenizerFast) -> tuple[Any, ...]:
+def read_state(tokenizer: PreTrainedTokenizerFast) -> tuple[Any, ...]:
+    """What a `FastBackend` depends on, but for the pieces and merges that the tokenizer was trained with."""
     backend = tokenizer.backend_tokenizer
     parts = map(_state, (backend.decoder, backend.normalizer, backend.pre_tokenizer))
-    return len(tokenizer), tokenizer.unk_token_id, str(backend.get_added_tokens_decoder()), *parts
+    some = range(0, len(tokenizer), 1 + len(tokenizer) // 64)  # would show another model; comparing all takes as long as reading
+    names = tuple(map(backend.id_to_token, some))
+    return len(tokenizer), tokenizer.unk_token_id, str(backend.get_added_tokens_decoder()), names, *parts
+
+
+def _read_tokens(tokenizer: PreTrainedTokenizerFast) -> list[bytes | None]:
+    backend = tokenizer.backend_tokenizer
+    added, pieces = backend.get_added_tokens_decoder(), backend.get_vocab(with_added_tokens=True)
+    tokens: list[bytes | None] = [None] * max(len(tokenizer), 1 + max(pieces.values(), default=-1))
+    decoder = Decoder.from_state(_state(backend.decoder))
+    unknown = {tokenizer.unk_token_id, backend.token_to_id(getattr(backend.model, "unk_token", None) or "")}
+    for token, i in pieces.items():
+        if i in added:
+            tokens[i] = None if added[i].special else decoder.added_bytes(added[i].content)
+        elif i not in unknown:
+            tokens[i] = decoder.piece_bytes(token)
+    return tokens
 
 
 def _state(component: Any) -> dict[str, Any]:

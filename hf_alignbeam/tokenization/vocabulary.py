@@ -21,9 +21,9 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
         tokenizer: A tokenizer with a `tokenizers` or a mistral-common back end.
 
     Returns:
-        One entry for each id below `len(tokenizer)` (or up to the highest id, where ids have gaps): its bytes, or None for
-        a special token, the unknown token or an id without a token. A word-start mark counts as the space it stands for,
-        also at the start of a text.
+        One entry for each id below `len(tokenizer)` (or up to the highest id, where ids have gaps): its bytes, or None for a
+        special token, the unknown token or an id without a token. A word-start mark counts as the space it stands for, also at
+        the start of a text.
 
     Raises:
         ValueError: The tokenizer has another back end.
@@ -42,7 +42,7 @@ def decode(tokens: Sequence[bytes | None], ids: Iterable[int]) -> bytes:
         tokens: The bytes of each token by id, as `token_bytes` returns them.
         ids: The tokens; ids past the end of `tokens` and ids without bytes add nothing.
     """
-    return b"".join((tokens[i] if i < len(tokens) else None) or b"" for i in ids)
+    return b"".join([tokens[i] or b"" for i in ids if i < len(tokens)])
 
 
 class Vocabulary:
@@ -54,10 +54,10 @@ class Vocabulary:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: Iterable[int] | None = None):
-        self._backend = read_backend(tokenizer)
+        self.backend = read_backend(tokenizer)
         default = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         self.eos_ids = tuple(sorted(set(default if eos_ids is None else eos_ids)))
-        self.tokens = [None if i in self.eos_ids else token for i, token in enumerate(self._backend.tokens)]
+        self.tokens = [None if i in self.eos_ids else token for i, token in enumerate(self.backend.tokens)]
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -69,7 +69,7 @@ class Vocabulary:
 
     def same_ids(self, other: "Vocabulary") -> bool:
         """Whether both vocabularies hold the same tokens under the same ids."""
-        return self._backend.pieces == other._backend.pieces
+        return self.backend is other.backend or (len(self) == len(other) and self.backend.pieces == other.backend.pieces)
 
     @cached_property
     def by_bytes(self) -> dict[bytes, int]:
@@ -89,8 +89,9 @@ class Vocabulary:
 
     @cached_property
     def _sorted(self) -> tuple[list[bytes], list[int]]:
-        order = sorted((i for i, token in enumerate(self.tokens) if token), key=lambda i: self.tokens[i] or b"")
-        return [self.tokens[i] or b"" for i in order], order
+        tokens = [token or b"" for token in self.tokens]
+        order = sorted((i for i, token in enumerate(tokens) if token), key=tokens.__getitem__)
+        return [tokens[i] for i in order], order
 
     @cached_property
     def longest(self) -> int:
@@ -103,40 +104,38 @@ class Vocabulary:
 
     def starting_with(self, prefix: bytes) -> list[int]:
         """Return the ids of the tokens of which `prefix` is a proper prefix: one range of the sorted vocabulary."""
-        if len(prefix) >= self.longest:
-            return []
+        return self.endings(prefix)[0]
+
+    def endings(self, prefix: bytes) -> tuple[list[int], list[bytes]]:
+        """Return these ids, and what follows the prefix in each of their tokens."""
         tokens, ids = self._sorted
-        return ids[bisect_right(tokens, prefix) : bisect_left(tokens, prefix + b"\xff" * (self.longest + 1))]
+        found = slice(bisect_right(tokens, prefix), bisect_left(tokens, prefix + b"\xff" * (self.longest + 1)))
+        return ids[found], [token[len(prefix) :] for token in tokens[found]]
 
     def begins_a_token(self, prefix: bytes) -> bool:
         """Whether `prefix` is a proper prefix of any token."""
-        if len(prefix) >= self.longest:
-            return False
         tokens, _ = self._sorted
         place = bisect_right(tokens, prefix)
-        return place < len(tokens) and tokens[place].startswith(prefix)
+        return any(token.startswith(prefix) for token in tokens[place : place + 1])
 
+    @cached_method(maxsize=65_536)
     def encode(self, data: bytes) -> tuple[int, ...]:
         """Encode `data` as the middle of a text: the tokenizer's own ids where they give the bytes back, else longest matches.
 
         Bytes without a token are left out, so the ids can stand for less than `data`.
         """
-        return self._encoded(data)
+        return self._repaired(data, self.own_ids(data))
 
     def encode_batch(self, pieces: Sequence[bytes]) -> list[tuple[int, ...]]:
         """Encode many byte strings at once."""
         texts = [_text(data) for data in pieces]
-        encoded = self._backend.encode_batch([text or "" for text in texts])
-        return [self._repaired(data, tuple(ids) if text else ()) for data, text, ids in zip(pieces, texts, encoded, strict=True)]
-
-    @cached_method(maxsize=65_536)
-    def _encoded(self, data: bytes) -> tuple[int, ...]:
-        return self._repaired(data, self.own_ids(data))
+        encoded = self.backend.encode_batch([text or "" for text in texts])
+        return [self._repaired(data, ids if text else ()) for data, text, ids in zip(pieces, texts, encoded, strict=True)]
 
     def own_ids(self, data: bytes) -> tuple[int, ...]:
         """The tokenizer's own ids, which may not give the bytes back; none for bytes that are no text."""
         text = _text(data)
-        return tuple(self._backend.encode_batch([text])[0]) if text else ()
+        return next(iter(self.backend.encode_batch([text]))) if text else ()
 
     def _repaired(self, data: bytes, ids: tuple[int, ...]) -> tuple[int, ...]:
         """The tokenizer's own ids where they stand for `data`; else longest matches, for a broken-off character or for all."""
@@ -144,7 +143,7 @@ class Vocabulary:
             return ids
         n_whole = complete_characters(data)
         if 0 < n_whole < len(data):
-            return self._encoded(data[:n_whole]) + self.longest_matches(data[n_whole:])
+            return self.encode(data[:n_whole]) + self.longest_matches(data[n_whole:])
         return self.longest_matches(data)
 
     def longest_matches(self, data: bytes) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_alignbeam.tokenization.vocabulary import Vocabulary
 from hf_alignbeam.translation.retokenization import Retokenizer
-from hf_alignbeam.utils.method_cache import cached_method
+from hf_alignbeam.utils.method_cache import cached_method, kept
 
 #: A row with less mass than this counts as empty.
 NEGLIGIBLE = 1e-30
@@ -77,14 +77,11 @@ class Table:
     target_eos: Tensor
     possible: Tensor | None
 
+    @cached_method(maxsize=4)
     def to(self, device: torch.device) -> "Table":
         """Return the table with its tensors on `device`; each device gets one copy."""
-        return self if self.main_source.device == device else self._moved(device)
-
-    @cached_method(maxsize=4)
-    def _moved(self, device: torch.device) -> "Table":
         moved: dict[str, Any] = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **moved)
+        return self if self.main_source.device == device else replace(self, **moved)
 
     def apply(self, anchor_prob: Tensor, target_prob: Tensor) -> Translation:
         """Translate whole rows.
@@ -216,66 +213,53 @@ class VocabularyTranslator:
 
     @cached_method(maxsize=32)
     def _table(self, pending: bytes, target_only_prefix: bytes) -> Table:
-        strings = {
-            i: target_only_prefix + token[len(pending) :]
-            for i, token in enumerate(self.anchor.tokens)
-            if token and token.startswith(pending) and len(token) > len(pending) and i not in self.anchor.eos_ids
-        }
-        as_is = self._next_tokens(strings)
-        extensions = self._extensions(pending, target_only_prefix) if self.rule == "bytes" else {}
-        branches = {i: [*(t for t in extensions[(i,)] if t != as_is[i]), as_is[i]] for i in as_is if (i,) in extensions}
-        edges = [(group, t, t == as_is[i]) for group, (i, tokens) in enumerate(branches.items()) for t in tokens]
-        unambiguous = [i for i in as_is if i not in branches]
-        main_source = {as_is[i]: i for i in reversed(unambiguous)}
-        has_source = torch.zeros(len(self.target))
-        has_source[list(main_source)] = 1.0
-        others = [i for i in unambiguous if main_source[as_is[i]] != i]
-        possible = None
-        if pending:
-            possible = torch.zeros(len(self.anchor))
-            possible[list(strings)] = 1.0
+        next_ids, longer = kept(links, self, pending, target_only_prefix)
+        next_tokens = _ids(next_ids)  # (A,)
+        extensions = {tuple(path): tokens for path, tokens in longer}
+        branches = {path[0]: tokens for path, tokens in extensions.items() if len(path) == 1 and next_ids[path[0]] >= 0}
+        edges = [(n, t) for n, (i, tokens) in enumerate(branches.items()) for t in tokens if t != next_ids[i]]
+        is_unambiguous = next_tokens >= 0
+        is_unambiguous[list(branches)] = False
+        sources = is_unambiguous.nonzero()[:, 0]
+        targets, n_anchor = next_tokens[sources], len(next_tokens)
+        main_source = torch.full((len(self.target),), n_anchor).scatter_reduce(0, targets, sources, "amin")
+        is_other = main_source[targets] != sources
         return Table(
-            main_source=_ids(main_source.get(t, 0) for t in range(len(self.target))),
-            has_source=has_source,
-            other_source=_ids(others),
-            other_target=_ids(as_is[i] for i in others),
+            main_source=main_source % n_anchor,
+            has_source=(main_source < n_anchor).float(),
+            other_source=sources[is_other],
+            other_target=targets[is_other],
             ambiguous=_ids(branches),
-            branch_group=_ids(group for group, _, _ in edges),
-            branch_target=_ids(t for _, t, _ in edges),
-            branch_weight=torch.tensor([AS_IS_WEIGHT * is_as_is for _, _, is_as_is in edges]),
+            branch_group=_ids([*(n for n, _ in edges), *range(len(branches))]),
+            branch_target=_ids([*(t for _, t in edges), *(next_ids[i] for i in branches)]),
+            branch_weight=torch.tensor([0.0] * len(edges) + [AS_IS_WEIGHT] * len(branches)),
             extensions=extensions,
             anchor_eos=_ids(() if pending else self.anchor.eos_ids),
             target_eos=_ids(self.target.eos_ids),
-            possible=possible,
+            possible=torch.zeros(n_anchor).index_fill(0, self.retokenizer.completions(pending), 1.0) if pending else None,
         )
 
-    def _next_tokens(self, strings: dict[int, bytes]) -> dict[int, int]:
-        """Return the target's next token for the text of each anchor token as it is, under this translator's rule."""
-        equal = {i: self.target.by_bytes[s] for i, s in strings.items() if s in self.target.by_bytes}
-        if self.rule == "exact":
-            return equal
-        rest = [i for i in strings if i not in equal]
-        encoded = dict(zip(rest, self.target.encode_batch([strings[i] for i in rest]), strict=True))
-        if self.rule == "drop":
-            return equal | {i: ids[0] for i, ids in encoded.items() if len(ids) == 1}
-        return equal | {i: ids[0] for i, ids in encoded.items() if ids}
 
-    def _extensions(self, pending: bytes, target_only_prefix: bytes) -> dict[tuple[int, ...], list[int]]:
-        """Return, by path of anchor tokens, the target tokens whose text the path is a proper prefix of."""
-        strings = {
-            t: pending + token[len(target_only_prefix) :]
-            for t, token in enumerate(self.target.tokens)
-            if token
-            and token.startswith(target_only_prefix)
-            and len(token) > len(target_only_prefix)
-            and t not in self.target.eos_ids
-        }
-        several = [t for t, s in strings.items() if s not in self.anchor.by_bytes]  # of several anchor tokens each
-        extensions = defaultdict(list)
-        for t, path in zip(several, self.anchor.encode_batch([strings[t] for t in several]), strict=True):
-            for n in range(1, len(path)):
-                extensions[path[:n]].append(t)
-        return dict(extensions)
+def links(translator: VocabularyTranslator, pending: bytes, target_only_prefix: bytes) -> list[Any]:
+    """Return, by anchor id, the target's next token for its text as it is, or -1; and the `extensions` of the table, in pairs."""
+    anchor, target = translator.anchor, translator.target
+    ids, endings = anchor.endings(pending)
+    next_tokens = [-1] * len(anchor)
+    unequal = {}
+    for i, ending in zip(ids, endings, strict=True):
+        next_tokens[i] = target.by_bytes.get(target_only_prefix + ending, -1)
+        if next_tokens[i] < 0 and translator.rule != "exact":
+            unequal[i] = target_only_prefix + ending
+    for i, encoded in zip(unequal, target.encode_batch(list(unequal.values())), strict=True):
+        if len(encoded) == 1 or (encoded and translator.rule != "drop"):
+            next_tokens[i] = encoded[0]
+    extensions = defaultdict(list)
+    ids, endings = target.endings(target_only_prefix) if translator.rule == "bytes" else ([], [])
+    several = {t: pending + text for t, text in zip(ids, endings, strict=True) if pending + text not in anchor.by_bytes}
+    for t, path in zip(several, anchor.encode_batch(list(several.values())), strict=True):
+        for n in range(1, len(path)):
+            extensions[path[:n]].append(t)
+    return [next_tokens, list(extensions.items())]
 
 
 def _ids(ids: Iterable[int]) -> Tensor:

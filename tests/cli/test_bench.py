@@ -5,6 +5,7 @@ from helpers.commands import run
 
 from hf_alignbeam import testbed
 from hf_alignbeam.benchmarks import memory, step_cost, strategy_cost
+from hf_alignbeam.benchmarks.building import build_cost
 from hf_alignbeam.benchmarks.realistic_models import Shape
 from hf_alignbeam.benchmarks.tiny_families import FAMILIES
 from hf_alignbeam.testbed.model_store import WEIGHTS
@@ -66,7 +67,18 @@ def test_speed_counts_the_tokens_that_every_system_feeds(monkeypatch, capsys, tm
     assert ours["one translation"].endswith("%")
 
 
-@pytest.mark.parametrize("what", ["--speed", "--memory"])
+def test_build_measures_a_guard_first_again_and_in_a_later_process(capsys):
+    build_cost.run(TARGET, ANCHOR, "cpu", "float32", Shape(32, 48, 2, 2, 1, 16))
+    output = capsys.readouterr().out
+    rows = table_of(output)
+    assert [row["guard"] for row in rows] == [name for names in build_cost.GUARDS for name in names]
+    assert float(rows[1]["CPU seconds"]) < float(rows[0]["CPU seconds"])
+    assert all(float(row["memory at most, MiB"]) >= float(row["memory kept, MiB"]) for row in rows)
+    assert "1,264 tokens, the anchor 760" in " ".join(output.split())
+    assert "Kept on disk: 0 KiB" not in output
+
+
+@pytest.mark.parametrize("what", ["--speed", "--memory", "--build"])
 def test_an_error_names_an_unknown_dtype(what):
     result = run("bench", what, "--tokenizer", TARGET, "--anchor-tokenizer", ANCHOR, "--dtype", "int8")
     assert result.exit_code == 2

@@ -27,6 +27,7 @@ ORDER = [
     "embedding_search",
     "decoding",
     "hub",
+    "build_cache",
     "testbed",
     "evaluation",
     "testbed_training",
