@@ -23,6 +23,8 @@ from hf_alignbeam.translation.translator import AS_IS_WEIGHT, Table, Translation
 MIN_CANONICAL_SHARE = 0.05
 #: Anchor tokens of more mass than this are tracked one by one, and their paths are worth a look-ahead.
 MIN_TRACKED_MASS = 0.01
+#: A point inside the text counts with at least this log-probability of a token that begins there, against the likeliest point.
+MIN_COVER_LOGP = math.log(1e-4)
 #: At most this many tokens are tracked at one point.
 MAX_TRACKED = 12
 #: A look-ahead is worth a forward where more mass than this may go to another token than the one that gets it without.
@@ -40,28 +42,48 @@ _NONE = torch.empty(0, dtype=torch.long)
 
 
 @dataclass(frozen=True)
+class TargetDistribution:
+    """The target's own distribution of one row's next token.
+
+    Attributes:
+        prob: (V,) the distribution.
+        likeliest: The `N_TARGET_TOKENS` likeliest tokens with their probabilities, in descending order.
+    """
+
+    prob: Tensor
+    likeliest: list[tuple[int, float]]
+
+
+def target_distributions(prob: Tensor) -> list[TargetDistribution]:
+    """The distribution of each row of `prob` (N, V)."""
+    values, ids = prob.topk(min(N_TARGET_TOKENS, prob.shape[-1]))
+    pairs = [list(zip(*pair, strict=True)) for pair in zip(ids.tolist(), values.tolist(), strict=True)]
+    return [TargetDistribution(*each) for each in zip(prob, pairs, strict=True)]
+
+
+@dataclass(frozen=True)
 class CoverDistribution:
     """One row's next-token distribution as covers, given the target's tokens so far.
 
     Attributes:
         row: The row.
         translator: Between the two vocabularies.
-        target_prob: (V,) the target's own distribution.
+        target: The target's own distribution.
         word: The target's tokens since its last word began. Only text for which they are canonical counts; empty where
             every tokenization of their bytes counts.
     """
 
     row: RowState
     translator: VocabularyTranslator
-    target_prob: Tensor
+    target: TargetDistribution
     word: Path
 
     @classmethod
-    def canonical(cls, row: RowState, translator: VocabularyTranslator, target_prob: Tensor) -> "CoverDistribution":
+    def canonical(cls, row: RowState, translator: VocabularyTranslator, target: TargetDistribution) -> "CoverDistribution":
         """Take the target's tokens as canonical, unless that rules out nearly all of the anchor's mass."""
         if translator.rule != "bytes":
-            return cls(row, translator, target_prob, ())
-        distribution = cls(row, translator, target_prob, current_word(row, translator))
+            return cls(row, translator, target, ())
+        distribution = cls(row, translator, target, current_word(row, translator))
         if not distribution.word:
             return distribution
         kept = 0.0
@@ -89,10 +111,20 @@ class CoverDistribution:
         if self.translator.rule != "bytes":
             pending = {row.path: pending[row.path]}
         pending = {path: left for path, left in pending.items() if self._is_at_end(left) or anchor.begins_a_token(left)}
+        most_logp = {path: self._most_logp(path) for path in pending}
+        least = max(most_logp.values(), default=0.0) + MIN_COVER_LOGP
+        pending = {path: left for path, left in pending.items() if most_logp[path] > least}
         best = max((row.nodes[path].path_logp for path in pending), default=0.0)
         covers = [self._cover(path, left, row.nodes[path].path_logp - best) for path, left in pending.items()]
         min_logp = max((cover.max_logp for cover in covers), default=0.0) + MIN_TOKEN_LOGP
         return [self._with_next_tokens(cover, min_logp) for cover in covers if cover.max_logp > min_logp]
+
+    def _most_logp(self, path: Path) -> float:
+        """Return a bound on the log-probability with which the anchor leaves the row's path at one of its points."""
+        node, following = self.row.nodes[path], self.row.nodes.get(self.row.path[: len(path) + 1])
+        if following is None or path != self.row.path[: len(path)] or path == self.row.path:
+            return node.path_logp
+        return node.path_logp + math.log(max(-math.expm1(following.path_logp - node.path_logp), TINY))
 
     def _is_at_end(self, pending: bytes) -> bool:
         return not pending or pending == self.row.leading_whitespace == self.row.text
@@ -164,17 +196,13 @@ class CoverDistribution:
             return 0.0
         if len(candidates) < 2:
             return 1.0 - canonical_share
-        weights = self.target_prob[candidates].tolist()
+        weights = self.target.prob[candidates].tolist()
         weights[0] += AS_IS_WEIGHT * sum(weights) + TINY
         likeliest = max(range(len(weights)), key=weights.__getitem__)
         n_bytes = len(self.row.target_only_prefix) + len(self.translator.anchor.decode(ids)) - len(cover.pending)
         if len(self.translator.target.tokens[candidates[likeliest]] or b"") > n_bytes:
             return 1.0
         return 1.0 - canonical_share * weights[likeliest] / sum(weights)
-
-    @cached_property
-    def _likely_targets(self) -> list[int]:
-        return self.target_prob.topk(min(N_TARGET_TOKENS, len(self.target_prob))).indices.tolist()
 
     def _candidates(self, ids: Path, cover: Cover, mass: float) -> list[int]:
         """Return the target's possible next tokens for a path of anchor tokens, that of its text as it is first.
@@ -187,7 +215,7 @@ class CoverDistribution:
             token = retokenizer.next_token(text, self.word)
             return [] if token is None else [token]
         within = retokenizer.first_tokens(ids, cover.pending, prefix, self.word).tokens
-        longer = [t for t in self._likely_targets if retokenizer.can_become(ids, t, cover.pending, prefix)]
+        longer = [t for t, _ in self.target.likeliest if retokenizer.can_become(ids, t, cover.pending, prefix)]
         if cover.table is not None:
             longer += cover.table.extensions.get(ids, ())
         return list(dict.fromkeys((*within, *retokenizer.canonical(tuple(longer), self.word))))

@@ -11,10 +11,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from hf_alignbeam.anchor.cover import OpenPath
-from hf_alignbeam.anchor.covering import MIN_UNCERTAIN_MASS, CoverDistribution, marginal
-from hf_alignbeam.anchor.foresight import foreseen_paths
-from hf_alignbeam.anchor.state import MIN_PREFILL_LOGP, MIN_TOKEN_LOGP, N_WORD_TOKENS, Node, Path, RowState
+from hf_alignbeam.anchor.covering import CoverDistribution, TargetDistribution, marginal, target_distributions
+from hf_alignbeam.anchor.look_ahead import LookAhead
+from hf_alignbeam.anchor.state import MIN_PREFILL_LOGP, MIN_TOKEN_LOGP, N_WORD_TOKENS, Likeliest, Node, Path, RowState
 from hf_alignbeam.inference.branching_cache import Append, BranchingCache, Leaf
 from hf_alignbeam.inference.engines import Engine
 from hf_alignbeam.tokenization.vocabulary import complete_characters
@@ -61,7 +60,6 @@ class Follower:
 
     def __init__(self, engine: Engine, translator: VocabularyTranslator, starts: Sequence[RowStart], n_lookahead: int):
         self._translator = translator
-        self._n_lookahead = n_lookahead
         #: With equal vocabularies the anchor is fed the target's ids, unless the two templates begin an answer differently.
         self._identity = translator.identity and all(start.leading_whitespace == start.target_only_prefix for start in starts)
         self._n_back = N_BACK if len(starts) == 1 else 1  # the rows of a batch never go back
@@ -71,12 +69,14 @@ class Follower:
         self.cache = BranchingCache(
             engine, [[*start.prompt_ids, *ids] for start, (ids, _) in zip(starts, committed, strict=True)]
         )
+        self._look_ahead = LookAhead(self.cache, translator, n_lookahead) if n_lookahead and translator.rule == "bytes" else None
         rows, paths = [], []
-        for start, (ids, text), logp in zip(starts, committed, self.cache.prompt_logp, strict=True):
+        together = Likeliest(self.cache.prompt_logp)
+        for i, (start, (ids, text)) in enumerate(zip(starts, committed, strict=True)):
             row = RowState(
                 text=text,
                 path=(),
-                nodes={(): Node(logp.clone())},
+                nodes={(): Node(together, i)},
                 committed_slots=(),
                 target_only_prefix=b"" if start.prefill else start.target_only_prefix,
                 leading_whitespace=b"" if ids else start.leading_whitespace,
@@ -136,14 +136,12 @@ class Follower:
         if self._identity:
             anchor_prob = torch.stack([self.rows[i].nodes[self.rows[i].path].logp for i in rows]).exp()
             return self._translator(anchor_prob.to(target_prob.device), target_prob)
-        self._feed_written(dict(zip(rows, target_prob, strict=True)))
-        distributions = {
-            i: CoverDistribution.canonical(self.rows[i], self._translator, prob)
-            for i, prob in zip(rows, target_prob, strict=True)
-        }
-        looked_ahead = self._look_ahead(distributions)
-        self._states[self.n_written] = looked_ahead
-        return marginal(list(distributions.values()), [looked_ahead[i] for i in distributions], target_prob)
+        targets = dict(zip(rows, target_distributions(target_prob), strict=True))
+        self._feed_written(targets)
+        distributions = {i: CoverDistribution.canonical(self.rows[i], self._translator, target) for i, target in targets.items()}
+        if self._look_ahead is not None:
+            self._states[self.n_written] = self._look_ahead(self.rows, distributions)
+        return marginal(list(distributions.values()), [self.rows[i] for i in distributions], target_prob)
 
     def translate_top(self, target_prob: Tensor, rows: Sequence[int], n_tokens: int) -> tuple[Tensor, Tensor]:
         """Translate the anchor's likeliest tokens at the end of its path, as the paper does, by the translator's rule.
@@ -176,18 +174,18 @@ class Follower:
         self._states = {self.n_written: [self.rows[i] for i in parents]}
         self._ids = {}
 
-    def _feed_written(self, target_prob: Mapping[int, Tensor]) -> None:
+    def _feed_written(self, targets: Mapping[int, TargetDistribution]) -> None:
         """Feed the anchor the tokens last written, and what a look-ahead will likely ask for; commit old tokens.
 
         Args:
-            target_prob: By row, the target's own distribution (V,) of the next token, as far as it is known.
+            targets: By row, the target's own distribution of the next token, as far as it is known.
         """
         if self._unfed is None:
             return
         rows, paths, self._unfed = self._states[self.n_written], self._unfed, None
         foreseen: dict[int, list[Path]] = {}
-        if self._n_lookahead and self._translator.rule == "bytes" and not self._identity and self.cache.n_leaves > 1:
-            foreseen = {i: foreseen_paths(rows[i], paths[i], self._translator, prob) for i, prob in target_prob.items()}
+        if self._look_ahead is not None:
+            foreseen = {i: self._look_ahead.foresee(rows[i], paths[i], target) for i, target in targets.items()}
         rows = self._feed(rows, paths, foreseen=foreseen)
         self._states[self.n_written] = [self._commit(row) if len(row.path) > MAX_UNCOMMITTED else row for row in rows]
         self._drop_unused_slots()
@@ -260,10 +258,8 @@ class Follower:
             points.append([(path[: n + k + 1], slot + k) for k in range(len(path) - n)])
             points[i] += [(each, slot + width + k) for k, each in enumerate(new)]
         logp = self.cache.append(chains, leaves)
-        fed = [
-            row.with_points(((each, logp[i][k], at) for k, (each, at) in enumerate(points[i])), min_logp)
-            for i, row in enumerate(rows)
-        ]
+        together = Likeliest(logp.packed)
+        fed = [row.with_points(points[i], together, logp.first[i], min_logp) for i, row in enumerate(rows)]
         pruned = [self._prune(replace(row, path=path)) for row, path in zip(fed, paths, strict=True)]
         return [
             replace(row, nodes=row.nodes | {each: fed[i].nodes[each] for each in foreseen.get(i, ()) if each in fed[i].nodes})
@@ -315,55 +311,6 @@ class Follower:
         if self.cache.n_unused(used) > MAX_UNUSED_SLOTS:
             new_slots = self.cache.drop_unused_slots(used)
             self._states = {n: [row.with_slots(new_slots) for row in state] for n, state in self._states.items()}
-
-    def _look_ahead(self, distributions: Mapping[int, CoverDistribution]) -> list[RowState]:
-        """Feed the anchor the open paths of most uncertain mass, a few per row and forward, while the budget lasts.
-
-        A row whose paths are nearly certain is left out: in nearly all steps no row needs a look-ahead.
-
-        Returns:
-            The rows, with the points fed.
-        """
-        rows = self.rows
-        if not self._n_lookahead or self._translator.rule != "bytes":
-            return rows
-        queues = {i: _open(distribution, distribution.open_paths(), rows[i]) for i, distribution in distributions.items()}
-        n_leaves = self.cache.n_leaves
-        for _ in range(self._n_lookahead):
-            chosen: dict[int, list[OpenPath]] = {}
-            for i, queue in queues.items():
-                queue.sort(key=lambda path: path.uncertain_mass, reverse=True)
-                if sum(path.uncertain_mass for path in queue) > MIN_UNCERTAIN_MASS:
-                    chosen[i], queue[:] = queue[:n_leaves], queue[n_leaves:]
-            if not chosen:
-                break
-            rows = self._feed_leaves(rows, {i: [path.path for path in paths] for i, paths in chosen.items()})
-            for i, paths in chosen.items():
-                queues[i] += _open(distributions[i], paths, rows[i])
-        return rows
-
-    def _feed_leaves(self, rows: list[RowState], paths: Mapping[int, Sequence[Path]]) -> list[RowState]:
-        """Feed, in one forward, the last token of each path of some rows that was not fed yet."""
-        new = [[path for path in paths.get(i, ()) if path not in row.nodes] for i, row in enumerate(rows)]
-        if not any(new):
-            return rows
-        slot = self.cache.n_slots
-        logp = self.cache.branch(
-            [[Leaf(path[-1], row.slots(path[:-1])) for path in leaves] for row, leaves in zip(rows, new, strict=True)]
-        )
-        return [
-            row.with_points((path, logp[i][k], slot + k) for k, path in enumerate(leaves))
-            for i, (row, leaves) in enumerate(zip(rows, new, strict=True))
-        ]
-
-
-def _open(distribution: CoverDistribution, paths: Sequence[OpenPath], row: RowState) -> list[OpenPath]:
-    """Return the paths, in place of each that was fed those that are one token longer."""
-    found: list[OpenPath] = []
-    for path in paths:
-        node = row.nodes.get(path.path)
-        found += [path] if node is None else _open(distribution, distribution.open_after(path, node), row)
-    return found
 
 
 def _commit_prefill(start: RowStart, translator: VocabularyTranslator) -> tuple[Path, bytes]:

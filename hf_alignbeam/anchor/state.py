@@ -27,25 +27,50 @@ N_WORD_TOKENS = 24
 
 
 @dataclass(frozen=True)
+class Likeliest:
+    """The likeliest next tokens at some positions, found for all of them at once when one is asked for.
+
+    Attributes:
+        logp: (N, A) the next-token log-probabilities there.
+    """
+
+    logp: Tensor
+
+    def __getitem__(self, index: int) -> list[tuple[int, float]]:
+        return self._pairs[index]
+
+    @cached_property
+    def _pairs(self) -> list[list[tuple[int, float]]]:
+        values, ids = self.logp.topk(min(N_LIKELIEST, self.logp.shape[-1]))
+        return [list(zip(*pair, strict=True)) for pair in zip(ids.tolist(), values.tolist(), strict=True)]
+
+
+@dataclass(frozen=True)
 class Node:
     """A position up to which the anchor has read.
 
     Attributes:
-        logp: (A,) the anchor's next-token log-probabilities there.
+        together: The positions that were read with it.
+        index: Its number among them.
         path_logp: The log-probability of the path to it, each token with at least `MIN_TOKEN_LOGP` (`MIN_PREFILL_LOGP` in a
             prefill).
         slot: The cache slot of the path's last token; None at the end of the prompt.
     """
 
-    logp: Tensor
+    together: Likeliest
+    index: int
     path_logp: float = 0.0
     slot: int | None = None
 
     @cached_property
+    def logp(self) -> Tensor:
+        """(A,) the anchor's next-token log-probabilities there."""
+        return self.together.logp[self.index]
+
+    @property
     def likeliest(self) -> list[tuple[int, float]]:
         """The `N_LIKELIEST` likeliest next tokens with their log-probabilities, in descending order."""
-        values, ids = self.logp.topk(min(N_LIKELIEST, len(self.logp)))
-        return list(zip(ids.tolist(), values.tolist(), strict=True))
+        return self.together[self.index]
 
 
 @dataclass(frozen=True)
@@ -79,17 +104,21 @@ class RowState:
         """Return every cache slot that the row may still read."""
         return {*self.committed_slots, *(node.slot for node in self.nodes.values() if node.slot is not None)}
 
-    def with_points(self, points: Iterable[tuple[Path, Tensor, int]], min_logp: float = MIN_TOKEN_LOGP) -> "RowState":
+    def with_points(
+        self, points: Iterable[tuple[Path, int]], together: Likeliest, first: int, min_logp: float = MIN_TOKEN_LOGP
+    ) -> "RowState":
         """Add positions up to which the anchor has read.
 
         Args:
-            points: The path, the next-token log-probabilities (A,) and the cache slot of each; a path's parent comes first.
+            points: The path and the cache slot of each; a path's parent comes first.
+            together: All positions that were read.
+            first: The number of the first of these points among them; the others follow it.
             min_logp: The least log-probability with which a token counts.
         """
         nodes = dict(self.nodes)
-        for path, logp, slot in points:
+        for index, (path, slot) in enumerate(points, start=first):
             parent = nodes[path[:-1]]
-            nodes[path] = Node(logp.clone(), parent.path_logp + max(float(parent.logp[path[-1]]), min_logp), slot)
+            nodes[path] = Node(together, index, parent.path_logp + max(float(parent.logp[path[-1]]), min_logp), slot)
         return replace(self, nodes=nodes)
 
     def with_slots(self, new_slots: Mapping[int, int]) -> "RowState":

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import track
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from hf_alignbeam.anchor.covering import CoverDistribution, marginal
-from hf_alignbeam.anchor.state import Node, RowState
+from hf_alignbeam.anchor.covering import CoverDistribution, marginal, target_distributions
+from hf_alignbeam.anchor.state import Likeliest, Node, RowState
 from hf_alignbeam.build_cache.disk import FOLDER_VARIABLE
 from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
 from hf_alignbeam.tokenization.losses import losses
@@ -62,13 +62,15 @@ def _pair_cells(anchor: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase
     lost = lost_shares(translator)
     target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target))
     peaked = torch.randn(N_TIMED, len(translator.anchor), generator=torch.Generator().manual_seed(0)) * LOGIT_STD
+    together = Likeliest(peaked.log_softmax(-1))
     rows = [
-        RowState(b"", (), {(): Node(logp)}, committed_slots=(), target_only_prefix=b"", leading_whitespace=b"")
-        for logp in peaked.log_softmax(-1)
+        RowState(b"", (), {(): Node(together, n)}, committed_slots=(), target_only_prefix=b"", leading_whitespace=b"")
+        for n in range(N_TIMED)
     ]
+    (own,) = target_distributions(target_prob)
     start = time.perf_counter()
     for row in rows:
-        marginal([CoverDistribution.canonical(row, translator, target_prob[0])], [row], target_prob)
+        marginal([CoverDistribution.canonical(row, translator, own)], [row], target_prob)
     step = 1000 * (time.perf_counter() - start) / N_TIMED
     shares = [f"{100 * (1 - lost['exact']):.1f} %", *(f"{100 * lost[rule]:.3f} %" for rule in RULES)]
     return [*shares, f"{build:.2f}", f"{step:.2f}", "; ".join(losses(translator.target)) or "none"]

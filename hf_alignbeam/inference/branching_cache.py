@@ -7,7 +7,7 @@ distributions after paths of tokens. `engines` runs the model.
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -43,6 +43,22 @@ class Leaf:
 
     id: int
     slots: Sequence[int]
+
+
+class NextLogp:
+    """The next-token log-probabilities after new tokens of some rows: those of one row are `next_logp[row]` (n, A).
+
+    Attributes:
+        packed: (N, A) those of all rows, row by row.
+        first: By row, the index of its first one; and N at the end.
+    """
+
+    def __init__(self, packed: Tensor, n_new: Sequence[int]):
+        self.packed = packed
+        self.first = [0, *accumulate(n_new)]
+
+    def __getitem__(self, row: int) -> Tensor:
+        return self.packed[self.first[row] : self.first[row + 1]]
 
 
 class BranchingCache:
@@ -99,7 +115,7 @@ class BranchingCache:
         """Return the ids of a row's prompt and of the tokens in these slots."""
         return [*self._ids[row][self._prompt[row]].tolist(), *self._ids[row, list(slots)].tolist()]
 
-    def append(self, rows: Sequence[Append], leaves: Sequence[Sequence[Leaf]] | None = None) -> list[Tensor]:
+    def append(self, rows: Sequence[Append], leaves: Sequence[Sequence[Leaf]] | None = None) -> NextLogp:
         """Feed every row its new tokens in one forward, and any number of leaves with them; no leaf sees another.
 
         Args:
@@ -107,28 +123,27 @@ class BranchingCache:
             leaves: The leaves of each row, none by default; none where `n_leaves` is 1. They may come after the new tokens.
 
         Returns:
-            For each row, the next-token log-probabilities (n, A) after each new token and then after each leaf. The token at
-            index i takes slot `n_slots + i`, counted before the call, and the first leaf the one after the longest row's.
+            For each row, those after each new token and then after each leaf. The token at index i takes slot `n_slots + i`,
+            counted before the call, and the first leaf the one after the longest row's.
         """
         chains = self._chains(rows)
         width = max(map(len, chains))
-        grid = [
-            [*chain, *[None] * (width - len(chain)), *more] for chain, more in zip(chains, leaves or repeat(()), strict=False)
-        ]
+        more = leaves or [[]] * len(rows)
+        grid = [[*chain, *[None] * (width - len(chain)), *after] for chain, after in zip(chains, more, strict=True)]
         return self._read(grid, [len(chain) for chain in chains])
 
     def feed(self, rows: Sequence[Append]) -> None:
         """Feed every row its new tokens as `append` does, without their log-probabilities."""
         self._engine.feed(*self._allocate(self._chains(rows)))
 
-    def branch(self, rows: Sequence[Sequence[Leaf]]) -> list[Tensor]:
+    def branch(self, rows: Sequence[Sequence[Leaf]]) -> NextLogp:
         """Feed every row any number of leaves in one forward; they do not see each other.
 
         Args:
             rows: The leaves of each row; at most one where `n_leaves` is 1.
 
         Returns:
-            For each row, the next-token log-probabilities (n, A) after each leaf. Slots as for `append`.
+            For each row, those after each leaf. Slots as for `append`.
         """
         return self._read(rows, [0] * len(rows))
 
@@ -157,10 +172,9 @@ class BranchingCache:
         self._ids, self._prompt, self._positions = self._ids[index], self._prompt[index], self._positions[index]
         self._n_prompt = [self._n_prompt[parent] for parent in parents]
 
-    def _read(self, grid: Sequence[Sequence[Leaf | None]], n_chained: Sequence[int]) -> list[Tensor]:
+    def _read(self, grid: Sequence[Sequence[Leaf | None]], n_chained: Sequence[int]) -> NextLogp:
         ids, positions, visible, real = self._allocate(grid)
-        logp = _logp(self._engine.read(ids, positions, visible, real, n_chained))  # (N, A)
-        return list(logp.split(real.sum(-1).tolist()))
+        return NextLogp(_logp(self._engine.read(ids, positions, visible, real, n_chained)), real.sum(-1).tolist())
 
     def _chains(self, rows: Sequence[Append]) -> list[list[Leaf]]:
         """Each row's new tokens, which see those before them."""
@@ -254,9 +268,9 @@ def _trial(cache: BranchingCache, ids: Sequence[int], n_leaves: int) -> Tensor:
     """Return the distributions (n, A) after every kind of step that a cache takes."""
     a, b, c, d, e = ids
     first = cache.n_slots
-    logp = cache.append([Append([d, e], []), Append([b], [])])
-    logp += cache.branch([[Leaf(a, [first]), Leaf(c, [first, first + 1])][:n_leaves], [Leaf(e, [])]])
+    logp = [cache.append([Append([d, e], []), Append([b], [])]).packed]
+    logp.append(cache.branch([[Leaf(a, [first]), Leaf(c, [first, first + 1])][:n_leaves], [Leaf(e, [])]]).packed)
     number = cache.drop_unused_slots([first, first + 2])
     cache.select_rows([1, 0])
-    logp += cache.append([Append([c], [number[first]]), Append([d, b], [number[first], number[first + 2]])])
+    logp.append(cache.append([Append([c], [number[first]]), Append([d, b], [number[first], number[first + 2]])]).packed)
     return torch.cat(logp).exp()

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -101,7 +100,7 @@ def _feed_tails(fed: _FedTexts, texts: Sequence[Sequence[int]]) -> Tensor:
     last = fed.cache.n_slots
     logp = fed.cache.append([Append(tail[-1:], slots) for tail, slots in zip(tails, kept, strict=True)])
     fed.tails, fed.slots = tails, [[*slots, last] for slots in kept]
-    return torch.cat(logp)
+    return logp.packed
 
 
 def n_common(first: Sequence[int], second: Sequence[int]) -> int:

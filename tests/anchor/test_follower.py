@@ -6,8 +6,9 @@ from conftest import engine, tiny
 from helpers import reference
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from hf_alignbeam.anchor.covering import CoverDistribution, marginal
+from hf_alignbeam.anchor.covering import CoverDistribution, marginal, target_distributions
 from hf_alignbeam.anchor.follower import MAX_UNCOMMITTED, MAX_UNUSED_SLOTS, Follower, RowStart
+from hf_alignbeam.anchor.state import Likeliest, Node
 from hf_alignbeam.chat.templates import encode_prompt
 from hf_alignbeam.testbed import tokenizers as toy
 from hf_alignbeam.tokenization.vocabulary import token_bytes
@@ -77,7 +78,7 @@ def test_predicting_changes_no_row_that_was_read_before(anchor, translator):
     follower, _ = follow(anchor, translator, n_lookahead=4)
     target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target))
     row = follower.rows[0]
-    distribution = CoverDistribution.canonical(row, translator, target_prob[0])
+    distribution = CoverDistribution.canonical(row, translator, target_distributions(target_prob)[0])
     paths, before = list(row.nodes), marginal([distribution], [row], target_prob)
     after = follower.predict(target_prob, [0])
     looked_ahead = follower.rows[0]
@@ -223,7 +224,7 @@ def test_half_a_character_in_a_longer_token_is_fed_as_that_token(piece_tokenizer
     root = follower.rows[0].nodes[()]
     logp = torch.full_like(root.logp, -20.0)
     logp[translator.anchor.by_bytes[start]] = 0.0
-    follower.rows[0].nodes[()] = replace(root, logp=logp)
+    follower.rows[0].nodes[()] = Node(Likeliest(logp[None]), 0)
     for i in translator.target.encode(start):
         follower.write([i])
     assert follower.rows[0].path == (translator.anchor.by_bytes[start],)
@@ -266,9 +267,11 @@ def test_every_canonical_completion_of_a_word_counts(anchor, translator):
     root = row.nodes[()]
     logp = torch.full_like(root.logp, -30.0)
     logp[ids] = torch.log_softmax(torch.where(is_canonical, -8.0, 0.0), 0)  # canonical ones have next to no mass
-    row = replace(row, nodes={(): replace(root, logp=logp)})
+    row = replace(row, nodes={(): Node(Likeliest(logp[None]), 0)})
     target_prob = torch.full((len(translator.target),), 1.0 / len(translator.target))
-    distribution = replace(CoverDistribution.canonical(row, translator, target_prob), word=(first,))
+    distribution = replace(
+        CoverDistribution.canonical(row, translator, target_distributions(target_prob[None])[0]), word=(first,)
+    )
     prob = marginal([distribution], [row], target_prob[None]).prob[0]
     assert set(next_tokens[is_canonical].tolist()) <= set(prob.nonzero().flatten().tolist())
     assert is_canonical.any()
@@ -280,7 +283,7 @@ def test_a_cover_without_completions_has_no_mass(anchor, translator):
     follower.write([translator.target.by_bytes[b" w"]])
     target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target))
     row = follower.rows[0]
-    distribution = CoverDistribution.canonical(row, translator, target_prob[0])
+    distribution = CoverDistribution.canonical(row, translator, target_distributions(target_prob)[0])
     inside = next(cover for cover in distribution.covers if cover.table is None)
     empty = distribution._with_next_tokens(inside, min_logp=inside.max_logp + 1.0)
     assert len(empty.ids) == 0

@@ -69,8 +69,8 @@ def dots_on_some(text: str) -> str:
 
 
 def shown_backwards(text: str) -> str:
-    """Writes the letters backwards, and lets them be shown from right to left."""
-    return f"\u202e{text[::-1]}\u202c"
+    """Writes the letters of each line backwards, and lets them be shown from right to left."""
+    return "\n".join(f"\u202e{line[::-1]}\u202c" if line else "" for line in text.split("\n"))
 
 
 #: Replace or split letters: folding gives the text back, letter case aside.

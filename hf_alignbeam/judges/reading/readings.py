@@ -10,19 +10,20 @@ from torch import Tensor
 
 from hf_alignbeam.chat.conversations import Message
 from hf_alignbeam.judges.reading.folding import fold
-from hf_alignbeam.judges.reading.turns import split_turns
+from hf_alignbeam.judges.reading.turns import beginnings, split_turns
 
 Exchange = tuple[list[Message], str]
 
 
 def exchange_readings(messages: list[Message], response: str) -> list[Exchange]:
-    """The exchange itself, a folded copy where folding changes something, and one exchange for each part of faked turns."""
+    """The exchange itself, a folded copy where folding changes something, and one for each part and beginning of faked turns."""
     folded = [{**message, "content": fold(message["content"])} for message in messages]
     shown = fold(response)
     readings = [(messages, response)]
     if shown != response or folded != messages:
         readings.append((folded, shown))
-    return readings + [(folded, part) for part in split_turns(shown) if part != shown]
+    parts = dict.fromkeys([*split_turns(shown), *beginnings(shown)])
+    return readings + [(folded, part) for part in parts if part != shown]
 
 
 def worst_of_readings(exchanges: Sequence[Exchange], judge: Callable[[Sequence[Exchange]], Tensor]) -> Tensor:

@@ -12,6 +12,8 @@ from hf_alignbeam.judges.reading.folding import fold
 
 #: The most parts of a text; more are joined with their neighbors.
 MAX_PARTS = 16
+#: The most beginnings of a text.
+MAX_BEGINNINGS = 4
 
 _LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 _ASKERS = (
@@ -53,9 +55,8 @@ def split_turns(text: str) -> list[str]:
     is read as a person sees it. Blank parts and repetitions are dropped, and beyond `MAX_PARTS` neighbors are joined: no word is
     lost.
     """
-    text = "\n" + fold(text)
-    marks = sorted([*_ROLE.finditer(text), *_MARKUP.finditer(text)], key=lambda mark: mark.start())
-    if not _are_turns(text, marks):
+    text, marks = _faked_turns(text)
+    if not marks:
         return []
     parts, end = [], 0
     for mark in marks:
@@ -63,6 +64,23 @@ def split_turns(text: str) -> list[str]:
         end = max(end, mark.end())
     parts.append(text[end:])
     return _join_neighbors([part.strip() for part in parts if part.strip()])
+
+
+def beginnings(text: str) -> list[str]:
+    """What a text that fakes turns may have been before some of them were added: its words up to a faked turn.
+
+    A response may hold turns of its own, a play's for example, and be harmful as a whole. Of more than `MAX_BEGINNINGS`, those
+    count that end in the longest turns, as refusals and thanks are short.
+    """
+    text, marks = _faked_turns(text)
+    found: dict[str, str] = {}  # by its last turn, each beginning: repeated turns add nothing
+    end = 0
+    for mark in marks:
+        found.setdefault(text[end : mark.start()].strip(), text[: mark.start()].strip())
+        end = max(end, mark.end())
+    found.pop("", None)
+    kept = sorted(found, key=len, reverse=True)[:MAX_BEGINNINGS]
+    return list(dict.fromkeys(beginning for turn, beginning in found.items() if turn in kept))
 
 
 def escape_delimiters(text: str, delimiters: Sequence[str]) -> str:
@@ -84,6 +102,13 @@ def escape_delimiters(text: str, delimiters: Sequence[str]) -> str:
 def fence(text: str) -> str:
     """Put `> ` before each line, whatever ends it. Different texts stay different."""
     return "".join(f"> {line}" for line in text.splitlines(keepends=True))
+
+
+def _faked_turns(text: str) -> tuple[str, list[re.Match[str]]]:
+    """A text as a person sees it, after a line end, and the marks of the turns that it fakes."""
+    text = "\n" + fold(text)
+    marks = sorted([*_ROLE.finditer(text), *_MARKUP.finditer(text)], key=lambda mark: mark.start())
+    return text, marks if _are_turns(text, marks) else []
 
 
 def _are_turns(text: str, marks: Sequence[re.Match[str]]) -> bool:

@@ -1,0 +1,119 @@
+"""Looking ahead: feeds the anchor a token more where only its next distribution tells which token of the target comes next.
+
+Knows rows, open paths and the anchor's cache. What it feeds in vain costs a token, and changes no distribution.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from hf_alignbeam.anchor.cover import OpenPath
+from hf_alignbeam.anchor.covering import MIN_UNCERTAIN_MASS, CoverDistribution, TargetDistribution, current_word
+from hf_alignbeam.anchor.state import Likeliest, Path, RowState
+from hf_alignbeam.inference.branching_cache import BranchingCache, Leaf
+from hf_alignbeam.translation.translator import VocabularyTranslator
+
+#: So many of the target's likeliest tokens are taken for what the anchor may write next.
+N_FORESEEN = 2
+
+
+class LookAhead:
+    """The look-ahead of one call.
+
+    Args:
+        cache: The anchor's.
+        translator: Between the two vocabularies, by the rule `"bytes"`.
+        n_forwards: How many forwards of its own it may take in a step.
+    """
+
+    def __init__(self, cache: BranchingCache, translator: VocabularyTranslator, n_forwards: int):
+        self._cache = cache
+        self._translator = translator
+        self._n_forwards = n_forwards
+
+    def foresee(self, row: RowState, path: Path, target: TargetDistribution) -> list[Path]:
+        """Return what it will likely ask for, before the anchor is fed the tokens last written: so one forward takes both.
+
+        Args:
+            row: A row with its new text, and with the points that the anchor was fed before.
+            path: The anchor's tokens for the text.
+            target: The target's own distribution of the next token.
+
+        Returns:
+            Paths that are one token longer than a known one or than `path`.
+        """
+        if self._cache.n_leaves == 1:
+            return []
+        anchor, tokens = self._translator.anchor, self._translator.target.tokens
+        nodes = {each: node for each, node in row.nodes.items() if row.text.startswith(anchor.decode(each))}
+        row = replace(row, path=path, nodes=nodes)
+        distribution = CoverDistribution(row, self._translator, target, current_word(row, self._translator))
+        share = _share_of_known(row)
+        found = (
+            {each.path: each.uncertain_mass * share for each in distribution.open_paths()} if share > MIN_UNCERTAIN_MASS else {}
+        )
+        if path and path not in nodes:
+            end = distribution.cover_at_end(path)
+            for i, mass in target.likeliest[:N_FORESEEN]:
+                data = (tokens[i] or b"").removeprefix(row.target_only_prefix) if i < len(tokens) else b""
+                longer = anchor.encode(row.text + data)
+                if data and mass > MIN_UNCERTAIN_MASS and longer[: len(path)] == path:
+                    n = len(path)
+                    found[longer[: n + 1]] = mass * distribution.uncertainty(longer[n : n + 1], end, mass)
+        return [each for each, mass in found.items() if mass > MIN_UNCERTAIN_MASS]
+
+    def __call__(self, rows: list[RowState], distributions: Mapping[int, CoverDistribution]) -> list[RowState]:
+        """Feed the anchor the open paths of most uncertain mass, a few per row and forward, while the budget lasts.
+
+        A row whose paths are nearly certain is left out: in nearly all steps no row needs a look-ahead.
+
+        Returns:
+            The rows, with the points fed.
+        """
+        queues = {i: _open(distribution, distribution.open_paths(), rows[i]) for i, distribution in distributions.items()}
+        n_leaves = self._cache.n_leaves
+        for _ in range(self._n_forwards):
+            chosen: dict[int, list[OpenPath]] = {}
+            for i, queue in queues.items():
+                queue.sort(key=lambda path: path.uncertain_mass, reverse=True)
+                if sum(path.uncertain_mass for path in queue) > MIN_UNCERTAIN_MASS:
+                    chosen[i], queue[:] = queue[:n_leaves], queue[n_leaves:]
+            if not chosen:
+                break
+            rows = self._feed(rows, {i: [path.path for path in paths] for i, paths in chosen.items()})
+            for i, paths in chosen.items():
+                queues[i] += _open(distributions[i], paths, rows[i])
+        return rows
+
+    def _feed(self, rows: list[RowState], paths: Mapping[int, Sequence[Path]]) -> list[RowState]:
+        """Feed, in one forward, the last token of each path of some rows that was not fed yet."""
+        new = [[path for path in paths.get(i, ()) if path not in row.nodes] for i, row in enumerate(rows)]
+        if not any(new):
+            return rows
+        slot = self._cache.n_slots
+        logp = self._cache.branch(
+            [[Leaf(path[-1], row.slots(path[:-1])) for path in leaves] for row, leaves in zip(rows, new, strict=True)]
+        )
+        together = Likeliest(logp.packed)
+        return [
+            row.with_points([(path, slot + k) for k, path in enumerate(leaves)], together, logp.first[i])
+            for i, (row, leaves) in enumerate(zip(rows, new, strict=True))
+        ]
+
+
+def _share_of_known(row: RowState) -> float:
+    """How much of a row's mass the known points have, where that of the end of its path is known."""
+    parent = row.nodes.get(row.path[:-1]) if row.path else None
+    if row.path in row.nodes or parent is None:
+        return 1.0
+    best = max(node.path_logp for node in row.nodes.values())
+    return math.exp(min(0.0, best - parent.path_logp - float(parent.logp[row.path[-1]])))
+
+
+def _open(distribution: CoverDistribution, paths: Sequence[OpenPath], row: RowState) -> list[OpenPath]:
+    """Return the paths, in place of each that was fed those that are one token longer."""
+    found: list[OpenPath] = []
+    for path in paths:
+        node = row.nodes.get(path.path)
+        found += [path] if node is None else _open(distribution, distribution.open_after(path, node), row)
+    return found
