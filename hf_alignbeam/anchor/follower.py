@@ -171,7 +171,8 @@ class Follower:
     def select_rows(self, parents: Sequence[int]) -> None:
         """Continue row i from row `parents[i]`."""
         self.cache.select_rows(parents)
-        self._states = {self.n_written: [self.rows[i] for i in parents]}
+        self._states = {self.n_written: [self._states[self.n_written][i] for i in parents]}
+        self._unfed = None if self._unfed is None else [self._unfed[i] for i in parents]
         self._ids = {}
 
     def _feed_written(self, targets: Mapping[int, TargetDistribution]) -> None:

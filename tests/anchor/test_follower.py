@@ -106,17 +106,18 @@ def test_rows_follow_their_own_text(anchor, translator):
         both.write(ids)
 
 
-def test_a_selected_row_continues_its_parent(anchor, translator):
+@pytest.mark.parametrize("parents", [[1], [1, 1], [1, 1, 1]])
+def test_a_selected_row_continues_its_parent(parents, anchor, translator):
     follower, _ = follow(anchor, translator, n_rows=2)
     twin, _ = follow(anchor, translator, n_rows=1)
     first, second = (translator.target.encode(text)[0] for text in (b" Sorry", b" To"))
     follower.write([first, second])
-    follower.select_rows([1, 1])
+    follower.select_rows(parents)
     twin.write([second])
-    target_prob = torch.full((2, len(translator.target)), 1.0 / len(translator.target))
+    target_prob = torch.full((len(parents), len(translator.target)), 1.0 / len(translator.target))
     torch.testing.assert_close(
-        follower.predict(target_prob, [0, 1]).prob,
-        twin.predict(target_prob[:1], [0]).prob.expand(2, -1),
+        follower.predict(target_prob, range(len(parents))).prob,
+        twin.predict(target_prob[:1], [0]).prob.expand(len(parents), -1),
         atol=1e-4,
         rtol=1e-3,
     )
