@@ -12,16 +12,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.build_cache.contents import digest, is_published, model_digest, tokenizer_digest
 from hf_alignbeam.build_cache.disk import kept_on_disk
-from hf_alignbeam.inference.engines import KeyValueEngine
+from hf_alignbeam.inference.engines import PACKED, KeyValueEngine
 from hf_alignbeam.tokenization.backends import Backend, FastBackend, read_backend
 
 #: How many anchors and rules the tables of one target are kept for.
 N_TRANSLATORS = 4
 
-#: The back end of each tokenizer's contents, the digest of each back end, and the states in which a model may use a cache.
+#: The back end of each tokenizer's contents, and the digest of each back end.
 _BACKENDS: WeakValueDictionary[str, FastBackend] = WeakValueDictionary()
 _DIGESTS: WeakKeyDictionary[Backend, str] = WeakKeyDictionary()
-_CACHING: WeakKeyDictionary[PreTrainedModel, set[str]] = WeakKeyDictionary()
+
+#: The engines that run a model from a cache, by name; and by a model's state the name of its own.
+_ENGINES: list[type[KeyValueEngine]] = [KeyValueEngine, *PACKED]
+_CACHED_ENGINES = {engine.__name__: engine for engine in _ENGINES}
+_CACHING: WeakKeyDictionary[PreTrainedModel, dict[str, str]] = WeakKeyDictionary()
 
 
 def answer(function: Callable[..., Any], *args: Any) -> Any:
@@ -96,19 +100,20 @@ def _nested(flat: list[list[int]]) -> list[Any]:
 
 
 def _engine(choose: Callable[..., Any], model: PreTrainedModel, tokens: Sequence[bytes | None], scope: Any) -> Any:
-    """That a model may run from a cache is kept; that it may not is tried again, as it may have been short of memory."""
-    key, caching = digest(model_digest(model), scope is nullcontext), _CACHING.setdefault(model, set())
+    """How a model may run from a cache is kept; that it may not is tried again, as it may have been short of memory."""
+    key, caching = digest(model_digest(model), scope is nullcontext), _CACHING.setdefault(model, {})
     if key not in caching:
         chosen = []
 
-        def may_cache() -> bool | None:
+        def name() -> str | None:
             chosen.append(choose(model, tokens, scope))
-            return chosen[0] is KeyValueEngine or None
+            return chosen[0].__name__ if chosen[0] in _CACHED_ENGINES.values() else None
 
-        if not (kept_on_disk("engine", key, may_cache) if is_published(model) else may_cache()):
-            return chosen[0]
-        caching.add(key)
-    return KeyValueEngine
+        known = kept_on_disk("engine", key, name) if is_published(model) else name()
+        if known is None or known not in _CACHED_ENGINES:
+            return chosen[0] if chosen else choose(model, tokens, scope)
+        caching[key] = known
+    return _CACHED_ENGINES[caching[key]]
 
 
 _KEEPERS: dict[str, Callable[..., Any]] = {

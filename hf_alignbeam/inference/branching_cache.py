@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_alignbeam.inference.engines import Engine, KeyValueEngine, PackedEngine, RecomputeEngine, Scope, can_cache
+from hf_alignbeam.inference.engines import PACKED, Engine, KeyValueEngine, RecomputeEngine, Scope, can_cache
 
 #: How far a distribution from the cache may be from the recomputed one, in total variation: in 32 bits, and in fewer.
 ROUNDING, COARSE_ROUNDING = 1e-3, 0.1
@@ -239,15 +239,14 @@ def choose_engine(model: PreTrainedModel, tokens: Sequence[bytes | None], scope:
         scope: Makes the context for its forwards.
 
     Returns:
-        The engine class, to be built for each batch. Where it is `PackedEngine`, `KeyValueEngine` gives the same.
+        The engine class, to be built for each batch; in place of a packed one `KeyValueEngine` gives the same.
     """
     ordinary = [i for i, token in enumerate(tokens) if token]
     ids = [ordinary[len(ordinary) * n // 6] for n in range(1, 6)]
-    if not can_cache(model):
+    if not can_cache(model) or not _is_exact(model, KeyValueEngine, ids, scope):
         return RecomputeEngine
-    kinds: list[type[Engine]] = [KeyValueEngine, PackedEngine] if KeyValueEngine(model).n_leaves > 1 else [KeyValueEngine]
-    exact = [kind for kind in kinds if _is_exact(model, kind, ids, scope)]
-    return exact[-1] if exact[:1] == [KeyValueEngine] else RecomputeEngine
+    faster = PACKED if KeyValueEngine(model).n_leaves > 1 else []
+    return next((kind for kind in faster if _is_exact(model, kind, ids, scope)), KeyValueEngine)
 
 
 def _is_exact(model: PreTrainedModel, kind: type[Engine], ids: Sequence[int], scope: Scope) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_alignbeam.inference.branching_cache import Append, BranchingCache
-from hf_alignbeam.inference.engines import Engine, KeyValueEngine, PackedEngine, Scope
+from hf_alignbeam.inference.engines import Engine, KeyValueEngine, Scope
 
 
 @dataclass
@@ -43,7 +43,7 @@ class IncrementalScorer:
 
     def __init__(self, model: PreTrainedModel, engine: type[Engine], scope: Scope = nullcontext):
         self._model = model
-        self._engine = KeyValueEngine if engine is PackedEngine else engine  # these texts are long
+        self._engine = KeyValueEngine if issubclass(engine, KeyValueEngine) else engine  # not packed: these texts are long
         self._scope = scope
         self._threads = threading.local()
 

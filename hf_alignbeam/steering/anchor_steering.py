@@ -5,7 +5,7 @@ Knows the anchor, the translation and the mixing rule. Does not know its caller:
 """
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Literal, cast
@@ -20,7 +20,7 @@ from hf_alignbeam.chat.prompt_reader import PromptReader
 from hf_alignbeam.chat.templates import bytes_with_special_tokens, encode_prompt, leading_reasoning_marker
 from hf_alignbeam.inference.adapters import OneThread, adapter_layers, adapters_off, base_of, n_embeddings
 from hf_alignbeam.inference.branching_cache import choose_engine
-from hf_alignbeam.inference.engines import MAX_PACKED, Engine, KeyValueEngine, PackedEngine, Scope
+from hf_alignbeam.inference.engines import MAX_PACKED, PACKED, KeyValueEngine, Scope
 from hf_alignbeam.steering.generate_call import CallState, GenerateCall, SteeringSchedule
 from hf_alignbeam.steering.ledger import Ledger
 from hf_alignbeam.steering.mixing import PAPER_TOP_TOKENS, RULES, paper
@@ -104,7 +104,9 @@ class AnchorSteering:
         release = self._exclusive.claim() if self._exclusive is not None else None
         try:
             starts = {id(prompt): self._start(prompt) for prompt in prompts}  # rows of one prompt share the object
-            engine = self._engine_for(starts.values(), len(prompts))(self._anchor, self._scope())
+            n_tokens = sum(len(start.prompt_ids) for start in starts.values())
+            is_large = self._engine in PACKED and len(prompts) * n_tokens > MAX_PACKED
+            engine = (KeyValueEngine if is_large else self._engine)(self._anchor, self._scope())
             follower = Follower(engine, self.translator, [starts[id(prompt)] for prompt in prompts], self.settings.n_lookahead)
             self._check_no_reasoning(follower)
             return GenerateCall(self.schedule, input_ids, follower, groups, release)
@@ -112,10 +114,6 @@ class AnchorSteering:
             if release is not None:
                 release()
             raise
-
-    def _engine_for(self, starts: Collection[RowStart], n_rows: int) -> type[Engine]:
-        is_large = n_rows * sum(len(start.prompt_ids) for start in starts) > MAX_PACKED
-        return KeyValueEngine if is_large and self._engine is PackedEngine else self._engine
 
     def _start(self, prompt: ParsedPrompt) -> RowStart:
         """One prompt in the anchor's template, with the beginning of its answer."""

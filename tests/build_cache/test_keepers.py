@@ -13,6 +13,7 @@ from hf_alignbeam.build_cache import keepers
 from hf_alignbeam.build_cache.contents import is_published, model_digest, tokenizer_digest
 from hf_alignbeam.build_cache.disk import FOLDER_VARIABLE
 from hf_alignbeam.inference import branching_cache
+from hf_alignbeam.inference.engines import KeyValueEngine
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 from hf_alignbeam.tokenization.backends import read_backend
 from hf_alignbeam.tokenization.vocabulary import Vocabulary, token_bytes
@@ -31,7 +32,12 @@ def trials(monkeypatch):
     """The models on which a trial was made."""
     models = []
     is_exact = branching_cache._is_exact
-    monkeypatch.setattr(branching_cache, "_is_exact", lambda model, *rest: models.append(model) or is_exact(model, *rest))
+
+    def counted(model, engine, *rest):
+        models.extend([model] if engine is KeyValueEngine else [])  # the other one is tried with it
+        return is_exact(model, engine, *rest)
+
+    monkeypatch.setattr(branching_cache, "_is_exact", counted)
     return models
 
 
@@ -193,7 +199,7 @@ def test_a_trial_holds_for_later_processes_where_a_model_runs_published_code_alo
 
 def test_a_failed_trial_is_made_again(anchor, specialist, monkeypatch, folder):
     model = copy.deepcopy(anchor[0])
-    results = iter([False, True])
+    results = iter([False, True, True])
     monkeypatch.setattr(branching_cache, "_is_exact", lambda *args: next(results))
     engines = [AnchorLogitsProcessor(model, anchor[1], specialist[1]).steering._engine.__name__ for _ in range(3)]
-    assert engines == ["RecomputeEngine", "KeyValueEngine", "KeyValueEngine"]
+    assert engines == ["RecomputeEngine", "PackedEngine", "PackedEngine"]

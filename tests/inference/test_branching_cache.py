@@ -17,7 +17,8 @@ from transformers import (
 )
 
 from hf_alignbeam.inference.branching_cache import Append, BranchingCache, Leaf, choose_engine
-from hf_alignbeam.inference.engines import KeyValueEngine, PackedEngine, RecomputeEngine, can_cache, windows
+from hf_alignbeam.inference.engines import KeyValueEngine, RecomputeEngine, can_cache, windows
+from hf_alignbeam.inference.packed import PackedEngine
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12]]
