@@ -11,7 +11,7 @@
 * `family_matrix`: `alignbeam bench --families`: the laws on every family in every mode.
 * `translation_loss`: `alignbeam bench --translation`: what translating between real tokenizers costs.
 * `translation_fidelity`: `alignbeam bench --fidelity`: the distance of each rule to the exact translation.
-* `building/`: `alignbeam bench --build`: what building a guard costs.
+* `pairs/`: What a guard costs for one pair of models: building it, and a steered step.
 * `judge_attacks/`: Disguised texts: what passes a judge by the disguise alone.
 * `gpu/`: The laws and the costs on one card.
 """

@@ -200,12 +200,12 @@ def measure_steps(
     times = StepTimes()
     new, positions = ids, (mask.cumsum(-1) - 1).clamp_min(0)
     for step in range(answers.shape[1]):
-        with _time_forwards(pair.target) as target_step:
+        with time_forwards(pair.target) as target_step:
             logits = pair.target(
                 input_ids=new, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
             ).logits[:, -1]
         scores = pair.bigrams(ids[:, -1], logits.float())
-        with _time_forwards(pair.anchor) as anchor_step:
+        with time_forwards(pair.anchor) as anchor_step:
             before = _synchronized_time(answers.device)
             processor(ids, scores)
             elapsed = _synchronized_time(answers.device) - before
@@ -232,7 +232,7 @@ def _repeated_translation(processor: LogitsProcessor, scores: Tensor) -> float:
 
 
 @contextmanager
-def _time_forwards(model: PreTrainedModel) -> Iterator[ForwardTimes]:
+def time_forwards(model: PreTrainedModel) -> Iterator[ForwardTimes]:
     """Time every forward of a model inside a block."""
     times = ForwardTimes()
     start = [0.0]

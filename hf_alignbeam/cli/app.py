@@ -230,12 +230,16 @@ def bench(
     families: Annotated[
         bool, Option("--families", help="The guard's laws on tiny models of every family, in every mode.")
     ] = False,
-    speed: Annotated[bool, Option("--speed", help="Cost of a steered step, on realistic shapes.")] = False,
+    speed: Annotated[
+        bool, Option("--speed", help="Cost of a steered step, on realistic shapes or with --model and --anchor.")
+    ] = False,
     decoding: Annotated[bool, Option("--decoding", help="Cost of AlignBeam, on realistic shapes.")] = False,
     memory: Annotated[bool, Option("--memory", help="Peak memory with the base under a LoRA as anchor.")] = False,
     build: Annotated[
         bool, Option("--build", help="Time and memory of building a guard: first, again, in a later process.")
     ] = False,
+    model: Annotated[str | None, Option(help="With --speed: a real target, a folder or a Hub id.")] = None,
+    anchor: Annotated[str | None, Option(help="With --speed: its anchor.")] = None,
     tokenizer: Annotated[str, Option(help="Realistic shapes: the target's tokenizer.")] = "Qwen/Qwen3-0.6B",
     anchor_tokenizer: Annotated[str, Option(help="Realistic shapes: the anchor's tokenizer.")] = "meta-llama/Llama-3.2-1B",
     text: Annotated[Path | None, Option(help="Realistic shapes: a text to generate. Default: Python's docstrings.")] = None,
@@ -260,9 +264,16 @@ def bench(
 
         try_families()
     elif speed:
-        from hf_alignbeam.benchmarks.step_cost import run as measure_speed
+        if (model is None) != (anchor is None):
+            raise typer.BadParameter("give --model together with --anchor")
+        if model is not None and anchor is not None:
+            from hf_alignbeam.benchmarks.pairs.steered_steps import run as measure_pair
 
-        measure_speed(tokenizer, anchor_tokenizer, text, device, dtype)
+            measure_pair(model, anchor, device, dtype)
+        else:
+            from hf_alignbeam.benchmarks.step_cost import run as measure_speed
+
+            measure_speed(tokenizer, anchor_tokenizer, text, device, dtype)
     elif decoding:
         from hf_alignbeam.benchmarks.strategy_cost import run as measure_decoding
 
@@ -272,7 +283,7 @@ def bench(
 
         measure_memory(tokenizer, device, dtype)
     elif build:
-        from hf_alignbeam.benchmarks.building.build_cost import run as measure_build
+        from hf_alignbeam.benchmarks.pairs.build_cost import run as measure_build
 
         measure_build(tokenizer, anchor_tokenizer, device, dtype)
     else:

@@ -5,7 +5,7 @@ from helpers.commands import run
 
 from hf_alignbeam import testbed
 from hf_alignbeam.benchmarks import memory, step_cost, strategy_cost
-from hf_alignbeam.benchmarks.building import build_cost
+from hf_alignbeam.benchmarks.pairs import build_cost, steered_steps
 from hf_alignbeam.benchmarks.realistic_models import Shape
 from hf_alignbeam.benchmarks.tiny_families import FAMILIES
 from hf_alignbeam.testbed.model_store import WEIGHTS
@@ -65,6 +65,19 @@ def test_speed_counts_the_tokens_that_every_system_feeds(monkeypatch, capsys, tm
     ours, recomputed = rows[0], rows[3]
     assert float(recomputed["tokens fed a step"]) > 5 * float(ours["tokens fed a step"])
     assert ours["one translation"].endswith("%")
+
+
+def test_speed_of_a_real_pair_is_against_both_models_alone(monkeypatch, capsys):
+    for name, value in {"BATCH_SIZES": (1, 2), "N_STEPS": 3, "N_PROMPTS": 2}.items():
+        monkeypatch.setattr(steered_steps, name, value)
+    steered_steps.run(TARGET, ANCHOR, "cpu", "float32")
+    rows = table_of(capsys.readouterr().out)
+    assert [(row["batch"], row["words"]) for row in rows] == [(n, words) for n in "12" for words in ("first use", "known")]
+    for row in rows:
+        both = float(row["target alone, ms"]) + float(row["anchor alone, ms"])
+        assert float(row["times target + anchor"]) == pytest.approx(float(row["step, ms"]) / both, rel=0.1)
+        assert float(row["anchor forwards a step"]) >= 1.0
+    assert run("bench", "--speed", "--model", TARGET).exit_code == 2
 
 
 def test_build_measures_a_guard_first_again_and_in_a_later_process(capsys):

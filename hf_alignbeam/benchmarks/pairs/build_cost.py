@@ -50,7 +50,7 @@ def run(tokenizer: str, anchor_tokenizer: str, device: str, dtype: str, shape: S
 
 
 def _costs_in_new_process(folder: str, shape: Shape, *names: str) -> list[list[str]]:
-    command = [sys.executable, "-m", "hf_alignbeam.benchmarks.building.build_cost", *names, json.dumps(asdict(shape))]
+    command = [sys.executable, "-m", "hf_alignbeam.benchmarks.pairs.build_cost", *names, json.dumps(asdict(shape))]
     environment = {**os.environ, FOLDER_VARIABLE: folder}
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3], env=environment)
     if done.returncode:

@@ -1,0 +1,5 @@
+"""What a guard costs for one pair of models.
+
+* `build_cost`: `alignbeam bench --build`: the time and the memory of a first guard, a second one, and one of a later process.
+* `steered_steps`: `alignbeam bench --speed --model A --anchor B`: a steered step, against the steps of both models alone.
+"""
