@@ -48,11 +48,9 @@ class ChatFormat:
     names: re.Pattern[bytes]
 
     def parse(self, text: bytes) -> tuple[list[Message], bytes, AnswerOpening] | None:
-        """Recover the conversation that renders to a text.
+        """Recover the conversation that renders to a text; None where the text does not follow the template.
 
-        Returns:
-            The messages, the text after the last answer's opening, and that opening; None where the text does not follow the
-            template.
+        The result is the messages, the text after the last answer's opening, and that opening.
         """
         messages, rest = self._split_start(text)
         role, opening = "user", None
@@ -76,11 +74,6 @@ class ChatFormat:
         ]
         end, _, opening = max(found, key=lambda each: each[:2], default=(0, 0, None))
         return None if opening is None else (text[:end], text[end:], opening)
-
-    @property
-    def is_marked(self) -> bool:
-        """Whether conversations begin with a special token."""
-        return self.names.match(self.start) is not None
 
     def without_names(self, text: bytes) -> bytes:
         """A text as its reader sees it, without special tokens."""

@@ -40,11 +40,7 @@ class TemplateParser:
             callable from the prompt's text to the conversation.
     """
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        template: str | Callable[[str], Conversation] | None = None,
-    ):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | Callable[[str], Conversation] | None = None):
         self._tokenizer = tokenizer
         self._tokens = token_bytes(tokenizer)
         self._names = special_token_names(tokenizer)
@@ -72,13 +68,7 @@ class TemplateParser:
         return own.union(*(learned.eos_ids for learned in self._formats))
 
     def parse(self, ids: Sequence[int]) -> ParsedPrompt | None:
-        """Parse one row of prompt ids.
-
-        Args:
-            ids: Prompt ids, left padding included.
-
-        Returns:
-            The prompt; None where the ids do not follow the template.
+        """Parse one row of prompt ids, left padding included; None where the ids do not follow the template.
 
         Raises:
             ValueError: The prompt holds no text, or asks for an answer that begins with reasoning.
@@ -86,9 +76,8 @@ class TemplateParser:
         text = self._text(without_left_padding(self._tokenizer, ids))
         if not any(self._tokens[i] for i in ids if i < len(self._tokens)):
             raise ValueError(
-                f"The prompt must hold some text, got only special tokens: {text.decode(errors='replace')!r}. An "
-                "empty prompt cannot be steered, and neither can an encoder-decoder model, whose answer starts from "
-                "a lone start token."
+                f"The prompt must hold some text, got only special tokens: {text.decode(errors='replace')!r}. An empty prompt "
+                "cannot be steered, and neither can an encoder-decoder model, whose answer starts from a lone start token."
             )
         if self._parse_text is not None:
             return ParsedPrompt(as_messages(self._parse_text(decode_stripped(text))), b"", b"")
@@ -143,7 +132,8 @@ class TemplateParser:
         for n_kept in dict.fromkeys([n_run] if is_alone else [0, n_run] if is_word else [*range(min(n_run, 3)), n_run]):
             text = self._text(ids[n_run - n_kept :])
             for learned in self._formats:
-                if (n_kept or not is_word or learned.is_marked) and (parsed := learned.parse(text)):
+                begins_with_name = learned.names.match(learned.start) is not None
+                if (n_kept or not is_word or begins_with_name) and (parsed := learned.parse(text)):
                     return learned, parsed
         return None
 

@@ -35,13 +35,11 @@ def load_anchor(
     Raises:
         ValueError: The anchor is a model, and its tokenizer is missing.
     """
-    if isinstance(anchor, str) and anchor == "base":
-        return anchor, tokenizer
-    if not isinstance(anchor, str):
-        if anchor_tokenizer is None:
-            raise ValueError("`anchor_tokenizer` must be given with a loaded anchor, got None. Or name the anchor by its id.")
-        return anchor, anchor_tokenizer
-    return load_once(AutoModelForCausalLM, anchor, revision, input_device(model))
+    if isinstance(anchor, str):
+        return (anchor, tokenizer) if anchor == "base" else load_once(AutoModelForCausalLM, anchor, revision, input_device(model))
+    if anchor_tokenizer is None:
+        raise ValueError("`anchor_tokenizer` must be given with a loaded anchor, got None. Or name the anchor by its id.")
+    return anchor, anchor_tokenizer
 
 
 def load_model(
@@ -52,15 +50,10 @@ def load_model(
     device: torch.device | None = None,
     **placement: Any,
 ) -> Any:
-    """Load a model in evaluation mode by one of transformers' auto classes; an adapter on the base that it names.
+    """Load a model in evaluation mode, by folder or Hub id, with one of transformers' auto classes; an adapter on its base.
 
-    Args:
-        name: A folder or a Hub id.
-        auto: The auto class.
-        revision: The revision of the Hub repository.
-        dtype: The dtype of the weights; `auto` is the checkpoint's.
-        device: Its device; None leaves it where `placement` puts it.
-        placement: Further arguments of `from_pretrained`.
+    The dtype "auto" is the checkpoint's. `placement` holds further arguments of `from_pretrained`, which place the model where
+    no `device` is given.
     """
     adapter = adapter_config(name, revision)
     base, base_revision = (name, revision) if adapter is None else base_of_adapter(name, adapter)

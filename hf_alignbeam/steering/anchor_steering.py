@@ -83,19 +83,8 @@ class AnchorSteering:
             self.translator.table(leading_whitespace, target_only_prefix)
             self.translator.anchor.begins_a_token(b" ")
 
-    @property
-    def schedule(self) -> SteeringSchedule:
-        """When a row is steered."""
-        eos_ids = frozenset(self.translator.target.eos_ids)
-        return SteeringSchedule(self.settings.n_steps, self.settings.n_watch, eos_ids, self._pad_token_id)
-
     def begin(self, input_ids: Tensor, prompts: Sequence[ParsedPrompt], groups: Sequence[int]) -> GenerateCall:
-        """Begin a call: the anchor reads each row's prompt.
-
-        Args:
-            input_ids: (rows, length) the rows so far.
-            prompts: The prompt of each row.
-            groups: By row, the number of its prompt.
+        """Begin a call for `input_ids` (rows, length): the anchor reads each row's prompt. `groups` numbers the prompts by row.
 
         Raises:
             ValueError: A conversation does not fit the anchor.
@@ -109,7 +98,9 @@ class AnchorSteering:
             engine = (KeyValueEngine if is_large else self._engine)(self._anchor, self._scope())
             follower = Follower(engine, self.translator, [starts[id(prompt)] for prompt in prompts], self.settings.n_lookahead)
             self._check_no_reasoning(follower)
-            return GenerateCall(self.schedule, input_ids, follower, groups, release)
+            eos_ids = frozenset(self.translator.target.eos_ids)
+            schedule = SteeringSchedule(self.settings.n_steps, self.settings.n_watch, eos_ids, self._pad_token_id)
+            return GenerateCall(schedule, input_ids, follower, groups, release)
         except BaseException:
             if release is not None:
                 release()
@@ -131,15 +122,9 @@ class AnchorSteering:
                 )
 
     def steer(self, call: GenerateCall, state: CallState, scores: Tensor) -> Tensor:
-        """Mix the anchor into the steered rows of a state.
+        """Mix the anchor into the target's scores (rows, V) at the state where the call's follower is.
 
-        Args:
-            call: The call, its follower at that state.
-            state: The rows, and which of them are steered.
-            scores: (rows, V) the target's scores.
-
-        Returns:
-            (rows, V) log-probabilities for the steered rows; the scores themselves for the others.
+        The result holds log-probabilities for the steered rows, and the scores themselves for the others.
         """
         rows = state.steered_rows
         if call.follower is None or not rows:
@@ -156,15 +141,9 @@ class AnchorSteering:
         return result
 
     def mix(self, follower: Follower, target_logp: Tensor, rows: Sequence[int]) -> tuple[Tensor, float]:
-        """Mix the anchor's translated distribution into the target's.
+        """Mix the anchor's translated distribution into the target's log-probabilities (N, V) of N rows of the follower.
 
-        Args:
-            follower: The anchor, which has read as far as the target.
-            target_logp: (N, V) the target's log-probabilities.
-            rows: The N rows of the follower to which they belong.
-
-        Returns:
-            The mixed log-probabilities (N, V), and the anchor's mass that had no translation, summed over rows.
+        The result is the mixed log-probabilities (N, V), and the anchor's mass that had no translation, summed over rows.
         """
         target_prob = target_logp.exp()
         if self.settings.mixing == "paper":

@@ -152,12 +152,9 @@ class GenerateCall:
         return torch.equal(input_ids[:, : length - 1], latest[:, : length - 1])
 
     def advance_to(self, input_ids: Tensor) -> CallState | None:
-        """Move the call to these rows, and feed their new tokens to the anchor.
+        """Move the call to these rows, and feed their new tokens to the anchor; return their state, or None for another call's.
 
         Rows are recognized by their ids, because beams swap rows and assisted generation takes tokens back.
-
-        Returns:
-            The state of these rows; None where they belong to another call.
         """
         n_written = input_ids.shape[-1] - self._prompt_length
         before, same_step = self._states.get(n_written - 1), self._states.get(n_written)

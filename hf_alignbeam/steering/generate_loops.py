@@ -48,19 +48,15 @@ class CallRegistry(threading.local):
 
     def take(self, loop: LogitsProcessorList | None) -> GenerateCall | None:
         """Remove and return the call of a loop. It stays out until `put`, so that no step continues a call that failed."""
-        return self._calls.pop(_key(loop), None)
+        return self._calls.pop(id(loop), None)
 
     def put(self, loop: LogitsProcessorList | None, call: GenerateCall) -> None:
         """Store the call of a loop."""
-        self._calls[_key(loop)] = call
+        self._calls[id(loop)] = call
         self._last = weakref.ref(call)
 
     def on_loop_end(self, loop: LogitsProcessorList, *callbacks: Callable[[], Any]) -> None:
         """When a loop ends, remove its call and run the callbacks."""
-        remove: Callable[[], Any] = partial(self._calls.pop, _key(loop), None)
+        remove: Callable[[], Any] = partial(self._calls.pop, id(loop), None)
         for callback in (remove, *callbacks):
             weakref.finalize(loop, callback).atexit = False
-
-
-def _key(loop: LogitsProcessorList | None) -> int:
-    return 0 if loop is None else id(loop)

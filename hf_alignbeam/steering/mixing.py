@@ -1,7 +1,8 @@
 """Rules that mix the target's next-token distribution with the anchor's translated one, as pure tensor functions.
 
-Each rule returns log-probabilities. Tokens that the target forbids (log-probability minus infinity) stay forbidden, and a row
-in which a rule leaves no token keeps the target's own distribution. Knows no model and no vocabulary.
+Each rule takes the target's log-probabilities (N, V), the anchor's translated distribution (N, V) and `alpha`, and returns
+log-probabilities (N, V). Tokens that the target forbids (log-probability minus infinity) stay forbidden, and a row in which a
+rule leaves no token keeps the target's own distribution. Knows no model and no vocabulary.
 """
 
 import math
@@ -40,22 +41,13 @@ def check_mixing(mixing: str, alpha: float) -> None:
 
 
 def linear(target_logp: Tensor, anchor_prob: Tensor, alpha: float) -> Tensor:
-    """`(1 - alpha) P + alpha Q` over the union of both supports.
-
-    Args:
-        target_logp: (N, V) the target's log-probabilities.
-        anchor_prob: (N, V) the anchor's translated distribution.
-        alpha: The anchor's share, in [0, 1].
-
-    Returns:
-        (N, V) log-probabilities.
-    """
+    """`(1 - alpha) P + alpha Q` over the union of both supports; `alpha` is the anchor's share, in [0, 1]."""
     mixed = (1.0 - alpha) * target_logp.exp() + alpha * anchor_prob
     return _allowed(mixed.log(), target_logp)
 
 
 def log_linear(target_logp: Tensor, anchor_prob: Tensor, alpha: float) -> Tensor:
-    """`P^(1 - alpha) Q^alpha`, normalized: tokens that both find likely. Arguments and result as for `linear`."""
+    """`P^(1 - alpha) Q^alpha`, normalized: tokens that both find likely; `alpha` is in [0, 1]."""
     if alpha == 0.0:
         return target_logp.log_softmax(-1)
     target_share = (1.0 - alpha) * target_logp if alpha < 1.0 else torch.zeros_like(target_logp)
@@ -65,15 +57,8 @@ def log_linear(target_logp: Tensor, anchor_prob: Tensor, alpha: float) -> Tensor
 def paper(target_logp: Tensor, anchor_prob: Tensor, alpha: float, n_sources: Tensor) -> Tensor:
     """AlignBeam's logit bridge as published (arXiv 2606.12342): `n_sources * (1 - alpha) P + alpha Q`, 0 where `n_sources` is 0.
 
-    Args:
-        target_logp: (N, V) the target's log-probabilities.
-        anchor_prob: (N, V) the translated distribution of the anchor's `PAPER_TOP_TOKENS` most likely tokens.
-        alpha: The anchor's share, in [0, 1].
-        n_sources: (N, V) how many of those tokens translate to each target token; the paper adds the target's own
-            probability once for each of them.
-
-    Returns:
-        (N, V) log-probabilities.
+    Q is the translated distribution of the anchor's `PAPER_TOP_TOKENS` most likely tokens; `alpha` is in [0, 1]. `n_sources`
+    (N, V) is how many of those tokens translate to each target token: the paper adds P once for each of them.
     """
     mixed = n_sources * (1.0 - alpha) * target_logp.exp() + alpha * anchor_prob
     return _allowed(mixed.log(), target_logp)
@@ -82,14 +67,8 @@ def paper(target_logp: Tensor, anchor_prob: Tensor, alpha: float, n_sources: Ten
 def safe_decoding(target_logp: Tensor, anchor_prob: Tensor, alpha: float) -> Tensor:
     """SafeDecoding (arXiv 2402.08983): `P + alpha (Q - P)` on the tokens that both find likely, 0 elsewhere.
 
-    These are the tokens among the k most likely of both models, for the smallest k that gives `N_COMMON` tokens.
-
-    Args:
-        target_logp, anchor_prob: As for `linear`.
-        alpha: The weight of the difference between anchor and target, at least 0; above 1 it extrapolates beyond the anchor.
-
-    Returns:
-        (N, V) log-probabilities.
+    These are the tokens among the k most likely of both models, for the smallest k that gives `N_COMMON` tokens. `alpha` is at
+    least 0; above 1 it extrapolates beyond the anchor.
     """
     target_prob = target_logp.exp()
     rank = torch.maximum(_ranks(target_prob), _ranks(anchor_prob))  # (N, V)
@@ -101,14 +80,8 @@ def safe_decoding(target_logp: Tensor, anchor_prob: Tensor, alpha: float) -> Ten
 def contrastive(target_logp: Tensor, anchor_prob: Tensor, alpha: float) -> Tensor:
     """Contrastive decoding (arXiv 2210.15097, 2309.09117), the anchor as expert and the target as amateur.
 
-    `Q^alpha P^(1 - alpha)` on the tokens that the anchor finds plausible. The second paper's 1 + beta is `alpha`.
-
-    Args:
-        target_logp, anchor_prob: As for `linear`.
-        alpha: At least 1, which is the anchor alone; above 1, a token loses weight if the target finds it likely.
-
-    Returns:
-        (N, V) log-probabilities.
+    `Q^alpha P^(1 - alpha)` on the tokens that the anchor finds plausible. `alpha`, the second paper's 1 + beta, is at least 1,
+    which is the anchor alone; above 1, a token loses weight if the target finds it likely.
     """
     target_share = (1.0 - alpha) * target_logp if alpha > 1.0 else torch.zeros_like(target_logp)
     allowed_prob = anchor_prob.masked_fill(target_logp == -torch.inf, 0.0)
@@ -132,8 +105,5 @@ def _allowed(logp: Tensor, target_logp: Tensor) -> Tensor:
 
 #: The rules that need nothing but the two distributions and `alpha`, by name; the paper's own needs more and stands apart.
 RULES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
-    "linear": linear,
-    "log_linear": log_linear,
-    "safe_decoding": safe_decoding,
-    "contrastive": contrastive,
+    rule.__name__: rule for rule in (linear, log_linear, safe_decoding, contrastive)
 }

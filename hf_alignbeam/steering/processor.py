@@ -171,12 +171,8 @@ class AnchorLogitsProcessor(LogitsProcessor):
                     "smaller `prompt_lookup_num_tokens` or `num_assistant_tokens`."
                 )
             known.end()
-        call = self._begin(input_ids)
+        prompts, groups = self._steering.prompt_reader.read(input_ids, self._conversations)
+        call = self._steering.begin(input_ids, prompts, groups)
         if loop is not None:
             self._calls.on_loop_end(loop, call.end)
         return call, call.initial
-
-    def _begin(self, input_ids: Tensor) -> GenerateCall:
-        """A new call, in which the anchor reads the conversation of each row."""
-        prompts, groups = self._steering.prompt_reader.read(input_ids, self._conversations)
-        return self._steering.begin(input_ids, prompts, groups)

@@ -136,10 +136,6 @@ class Decoder:
             piece = piece.replace(old, new)
         return piece.encode()
 
-    def added_bytes(self, token: str) -> bytes:
-        """Return the bytes of an added token: a byte-level decoder keeps it as text, the others treat it as a piece."""
-        return token.encode() if self.byte_level else self.piece_bytes(token)
-
 
 #: By each character that stands for one byte in byte-level pieces, the Latin-1 character of that byte; what others become.
 _NO_BYTE = "\u0100"
@@ -165,9 +161,10 @@ def _read_tokens(tokenizer: PreTrainedTokenizerFast) -> list[bytes | None]:
     decoder = Decoder.from_state(_state(backend.decoder))
     unknown = {tokenizer.unk_token_id, backend.token_to_id(getattr(backend.model, "unk_token", None) or "")}
     for token, i in pieces.items():
-        if i in added:
-            tokens[i] = None if added[i].special else decoder.added_bytes(added[i].content)
-        elif i not in unknown:
+        if i in added and not added[i].special:
+            text = added[i].content  # a byte-level decoder keeps it as text, the others treat it as a piece
+            tokens[i] = text.encode() if decoder.byte_level else decoder.piece_bytes(text)
+        elif i not in added and i not in unknown:
             tokens[i] = decoder.piece_bytes(token)
     return tokens
 
@@ -187,9 +184,8 @@ def _steps(state: dict[str, Any], children: str) -> list[dict[str, Any]]:
 def _continuation_encoder(backend: Any) -> Any:
     """Build a tokenizer with the same model that adds no dummy space and reads the names of special tokens as plain text."""
     tokenizer_class = type(backend)
-    normalizer, pre_tokenizer = _state(backend.normalizer), _state(backend.pre_tokenizer)
-    steps = [step for step in _steps(normalizer, "normalizers") if step["type"] != "Prepend"]
-    pre_steps = [_without_prefix(step) for step in _steps(pre_tokenizer, "pretokenizers")]
+    steps = [step for step in _steps(_state(backend.normalizer), "normalizers") if step["type"] != "Prepend"]
+    pre_steps = [_without_prefix(step) for step in _steps(_state(backend.pre_tokenizer), "pretokenizers")]
     state: dict[str, Any] = {"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}}
     state["normalizer"] = {"type": "Sequence", "normalizers": steps}
     state["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": pre_steps}

@@ -1,7 +1,6 @@
 """A tokenizer as byte strings with ids: ids to bytes, and bytes to ids.
 
-Knows one tokenizer. Knows nothing of models, templates or a second vocabulary; `backends` handles the quirks of each kind
-of tokenizer.
+Knows one tokenizer, but not the quirks of its kind (`backends`). Knows nothing of models, templates or a second vocabulary.
 """
 
 from bisect import bisect_left, bisect_right
@@ -36,12 +35,7 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
 
 
 def decode(tokens: Sequence[bytes | None], ids: Iterable[int]) -> bytes:
-    """Return the bytes of several tokens in a row.
-
-    Args:
-        tokens: The bytes of each token by id, as `token_bytes` returns them.
-        ids: The tokens; ids past the end of `tokens` and ids without bytes add nothing.
-    """
+    """Return the bytes of several ids in a row, given the `token_bytes`. Ids past their end and ids without bytes add nothing."""
     return b"".join([tokens[i] or b"" for i in ids if i < len(tokens)])
 
 

@@ -38,10 +38,6 @@ class Retokenizer:
     Throughout, `pending` is the text that the target has written and the anchor has not been fed, `target_only_prefix` the
     bytes that only the target still writes before the answer, and `word` the target's tokens since its last word began. A
     tokenization is canonical where it is the one that the target's tokenizer gives to its text.
-
-    Args:
-        anchor: The anchor's vocabulary.
-        target: The target's vocabulary.
     """
 
     def __init__(self, anchor: Vocabulary, target: Vocabulary):
@@ -56,16 +52,9 @@ class Retokenizer:
     def next_tokens(
         self, ids: Sequence[int], pending: bytes, target_only_prefix: bytes = b"", word: tuple[int, ...] = ()
     ) -> list[int]:
-        """Return the target's next token for each of several anchor tokens that complete the pending bytes.
+        """Return the target's next token for each of some `completions(pending)`.
 
-        Args:
-            ids: Some of `completions(pending)`.
-            pending: The bytes with which they begin.
-            target_only_prefix: As for the class.
-            word: As for the class.
-
-        Returns:
-            One target id for each; -1 where the tokens of `word` are not canonical for the completed text.
+        It is -1 where the tokens of `word` are not canonical for the completed text.
         """
         known = self._known_next_tokens(pending, target_only_prefix, word)
         new = [i for i in ids if i not in known]
@@ -100,14 +89,9 @@ class Retokenizer:
 
     @cached_method(maxsize=65_536)
     def next_token(self, rest: bytes, word: tuple[int, ...] = ()) -> int | None:
-        """Return the target's next token where its text continues with `rest` and ends there.
+        """Return the target's next token where its text continues with `rest`, a byte or more, and ends there.
 
-        Args:
-            rest: The bytes that come next, at least one.
-            word: As for the class.
-
-        Returns:
-            The token; None where the tokens of `word` are not canonical for the longer text.
+        It is None where the tokens of `word` are not canonical for the longer text.
         """
         return self._after(word, self._target.encode(self._target.decode(word) + rest))
 
@@ -115,16 +99,10 @@ class Retokenizer:
     def first_tokens(
         self, path: tuple[int, ...], pending: bytes = b"", target_only_prefix: bytes = b"", word: tuple[int, ...] = ()
     ) -> FirstTokens:
-        """Return the target's possible next tokens within the text of an anchor path.
+        """Return the target's possible next tokens within the text of an anchor path, which begins with `pending`.
 
         A tokenizer may begin "des" with "d" and "desert" with "de": the continuation decides. So every character of
         `PROBES` that can follow the path in the anchor's own tokenization is tried.
-
-        Args:
-            path: The anchor's tokens, whose text begins with `pending`.
-            pending: As for the class.
-            target_only_prefix: As for the class.
-            word: As for the class.
         """
         anchor_text = self._anchor.decode(path)
         rest = target_only_prefix + anchor_text[len(pending) :]

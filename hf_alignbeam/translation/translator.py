@@ -57,8 +57,7 @@ class Table:
         ambiguous: (G,) the anchor ids that are also a proper prefix of longer target tokens.
         branch_group: (E,) index into `ambiguous`.
         branch_target: (E,) the target ids that may take the mass of that anchor id.
-        branch_weight: (E,) their weight on top of the target's own probability: `AS_IS_WEIGHT` for the token of the text
-            as it is, 0 for the longer ones.
+        branch_weight: (E,) their weight on top of the target's probability: `AS_IS_WEIGHT` for the text as it is, else 0.
         extensions: By path of anchor ids, the target ids whose text the path is a proper prefix of.
         anchor_eos, target_eos: The ids that end an answer.
         possible: (A,) 1 for the anchor ids that continue the pending bytes; None where no bytes are pending.
@@ -84,15 +83,10 @@ class Table:
         return self if self.main_source.device == device else replace(self, **moved)
 
     def apply(self, anchor_prob: Tensor, target_prob: Tensor) -> Translation:
-        """Translate whole rows.
+        """Translate the anchor's rows (N, A); the target's own rows (N, V) divide the mass of an ambiguous token.
 
-        Args:
-            anchor_prob: (N, A) the anchor's next-token distribution.
-            target_prob: (N, V) the target's own, which divides the mass of an ambiguous token.
-
-        Returns:
-            The translation of each row, not normalized. Where bytes are pending, only the anchor tokens that continue them
-            count: the mass kept and lost adds up to theirs.
+        The result is not normalized. Where bytes are pending, only the anchor tokens that continue them count: the mass kept
+        and lost adds up to theirs.
         """
         if self.possible is not None:
             width = min(anchor_prob.shape[-1], len(self.possible))
@@ -163,16 +157,12 @@ class VocabularyTranslator:
         eos_ids: Iterable[int],
     ) -> None:
         """Raise ValueError unless this translator was built for these tokenizers and EOS ids."""
-        given = (
-            ("anchor_tokenizer", self.anchor, anchor_tokenizer, anchor_eos_ids),
-            ("tokenizer", self.target, tokenizer, eos_ids),
-        )
-        for name, own, other, other_eos_ids in given:
-            vocabulary = Vocabulary(other, other_eos_ids)
-            if not own.same_ids(vocabulary) or own.eos_ids != vocabulary.eos_ids:
+        anchor, target = Vocabulary(anchor_tokenizer, anchor_eos_ids), Vocabulary(tokenizer, eos_ids)
+        for name, own, given in (("anchor_tokenizer", self.anchor, anchor), ("tokenizer", self.target, target)):
+            if not own.same_ids(given) or own.eos_ids != given.eos_ids:
                 raise ValueError(
                     f"`translation` must be a translator built for this `{name}`: its tokens or the ids that end an answer "
-                    f"differ from those of the {len(vocabulary)} tokens given. Take the `translator` of another "
+                    f"differ from those of the {len(given)} tokens given. Take the `translator` of another "
                     "AnchorLogitsProcessor for the same models, or leave it out."
                 )
 
