@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -41,14 +41,8 @@ TINY = 1e-30
 _NONE = torch.empty(0, dtype=torch.long)
 
 
-@dataclass(frozen=True)
-class TargetDistribution:
-    """The target's own distribution of one row's next token.
-
-    Attributes:
-        prob: (V,) the distribution.
-        likeliest: The `N_TARGET_TOKENS` likeliest tokens with their probabilities, in descending order.
-    """
+class TargetDistribution(NamedTuple):
+    """The target's own distribution (V,) of one row's next token, and its `N_TARGET_TOKENS` likeliest tokens, in order."""
 
     prob: Tensor
     likeliest: list[tuple[int, float]]
@@ -231,13 +225,7 @@ class CoverDistribution:
         """Divide the mass of a path of anchor tokens among groups of the target's next tokens.
 
         After a looked-ahead path, the anchor's next tokens decide; elsewhere the target's own distribution over the tokens
-        that the path may become.
-
-        Args:
-            ids: The path from the cover's point on.
-            cover: The cover that it continues.
-            mass: Its mass.
-            nodes: The row's points, with those that were looked ahead to.
+        that the path may become. `nodes` are the row's points, with those that were looked ahead to.
         """
         node = nodes.get(cover.path + ids)
         if node is None:

@@ -105,11 +105,9 @@ class Follower:
         self._has_gone_back = True
 
     def write(self, ids: Sequence[int | None]) -> None:
-        """Continue each row by one target token. The anchor is fed when it is next asked.
+        """Continue each row by one target token, None for a row that is not followed any more. The anchor is fed when next asked.
 
-        Args:
-            ids: One id per row, None for a row that is not followed any more. An id without bytes leaves the text as it
-                is; with equal vocabularies the anchor is fed it like any other.
+        An id without bytes leaves the text as it is; with equal vocabularies the anchor is fed it like any other.
         """
         n_written = self.n_written + 1
         if self._ids.get(n_written) != list(ids):
@@ -124,14 +122,8 @@ class Follower:
     def predict(self, target_prob: Tensor, rows: Sequence[int]) -> Translation:
         """Predict the next token in the target's vocabulary, after the look-ahead that the rows need.
 
-        The look-ahead feeds the anchor, and stays in the rows until the next token is written.
-
-        Args:
-            target_prob: (N, V) the target's own distribution in these rows.
-            rows: The numbers of the N rows.
-
-        Returns:
-            `prob` (N, V) and `lost` (N,); they sum to 1.
+        The look-ahead feeds the anchor, and stays in the rows until the next token is written. `target_prob` (N, V) is the
+        target's own distribution in these N rows; the result's `prob` (N, V) and `lost` (N,) sum to 1.
         """
         if self._identity:
             anchor_prob = torch.stack([self.rows[i].nodes[self.rows[i].path].logp for i in rows]).exp()
@@ -144,15 +136,10 @@ class Follower:
         return marginal(list(distributions.values()), [self.rows[i] for i in distributions], target_prob)
 
     def translate_top(self, target_prob: Tensor, rows: Sequence[int], n_tokens: int) -> tuple[Tensor, Tensor]:
-        """Translate the anchor's likeliest tokens at the end of its path, as the paper does, by the translator's rule.
+        """Translate the anchor's `n_tokens` likeliest tokens at the end of its path, as the paper does, by the translator's rule.
 
-        Args:
-            target_prob: (N, V) the target's own distribution in these rows.
-            rows: The numbers of the N rows.
-            n_tokens: How many of the anchor's tokens count.
-
-        Returns:
-            The mass (N, V) of each target token, and the number of anchor tokens (N, V) that it comes from.
+        `target_prob` (N, V) is the target's own distribution in these N rows. The result is the mass (N, V) of each target
+        token, and the number of anchor tokens (N, V) that it comes from.
         """
         prob, n_sources = torch.zeros_like(target_prob), torch.zeros_like(target_prob)
         for n, i in enumerate(rows):

@@ -18,13 +18,7 @@ N_FORESEEN = 2
 
 
 class LookAhead:
-    """The look-ahead of one call.
-
-    Args:
-        cache: The anchor's.
-        translator: Between the two vocabularies, by the rule `"bytes"`.
-        n_forwards: How many forwards of its own it may take in a step.
-    """
+    """The look-ahead of one call, which may take so many forwards of its own in a step. The translator's rule is `"bytes"`."""
 
     def __init__(self, cache: BranchingCache, translator: VocabularyTranslator, n_forwards: int):
         self._cache = cache
@@ -34,13 +28,8 @@ class LookAhead:
     def foresee(self, row: RowState, path: Path, target: TargetDistribution) -> list[Path]:
         """Return what it will likely ask for, before the anchor is fed the tokens last written: so one forward takes both.
 
-        Args:
-            row: A row with its new text, and with the points that the anchor was fed before.
-            path: The anchor's tokens for the text.
-            target: The target's own distribution of the next token.
-
-        Returns:
-            Paths that are one token longer than a known one or than `path`.
+        The row has its new text, whose tokens are `path`, and the points that the anchor was fed before. The paths returned are
+        one token longer than one of those, or than `path`.
         """
         if self._cache.n_leaves == 1:
             return []
@@ -66,9 +55,6 @@ class LookAhead:
         """Feed the anchor the open paths of most uncertain mass, a few per row and forward, while the budget lasts.
 
         A row whose paths are nearly certain is left out: in nearly all steps no row needs a look-ahead.
-
-        Returns:
-            The rows, with the points fed.
         """
         queues = {i: _open(distribution, distribution.open_paths(), rows[i]) for i, distribution in distributions.items()}
         n_leaves = self._cache.n_leaves

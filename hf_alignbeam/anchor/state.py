@@ -28,11 +28,7 @@ N_WORD_TOKENS = 24
 
 @dataclass(frozen=True)
 class Likeliest:
-    """The likeliest next tokens at some positions, found for all of them at once when one is asked for.
-
-    Attributes:
-        logp: (N, A) the next-token log-probabilities there.
-    """
+    """The likeliest next tokens at N positions by `logp` (N, A), found for all of them at once when one is asked for."""
 
     logp: Tensor
 
@@ -107,13 +103,9 @@ class RowState:
     def with_points(
         self, points: Iterable[tuple[Path, int]], together: Likeliest, first: int, min_logp: float = MIN_TOKEN_LOGP
     ) -> "RowState":
-        """Add positions up to which the anchor has read.
+        """Add positions up to which the anchor has read: the path and the cache slot of each, a path's parent first.
 
-        Args:
-            points: The path and the cache slot of each; a path's parent comes first.
-            together: All positions that were read.
-            first: The number of the first of these points among them; the others follow it.
-            min_logp: The least log-probability with which a token counts.
+        They are a run of those that were read `together`, from number `first` on. A token counts with at least `min_logp`.
         """
         nodes = dict(self.nodes)
         for index, (path, slot) in enumerate(points, start=first):

@@ -6,8 +6,8 @@ distributions after paths of tokens. `engines` runs the model.
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,38 +19,24 @@ from hf_alignbeam.inference.engines import PACKED, Engine, KeyValueEngine, Recom
 ROUNDING, COARSE_ROUNDING = 1e-3, 0.1
 
 
-@dataclass(frozen=True)
-class Append:
-    """New tokens of one row.
-
-    Attributes:
-        ids: The tokens, in order; empty for a row without new ones.
-        slots: The slots of the tokens between the prompt and them.
-    """
+class Append(NamedTuple):
+    """New tokens of one row, in order, and the slots of the tokens between the prompt and them."""
 
     ids: Sequence[int]
     slots: Sequence[int]
 
 
-@dataclass(frozen=True)
-class Leaf:
-    """One new token after a path of one row's tokens.
-
-    Attributes:
-        id: The token.
-        slots: The slots of the tokens between the prompt and it.
-    """
+class Leaf(NamedTuple):
+    """One new token after a path of one row's tokens, and the slots of the tokens between the prompt and it."""
 
     id: int
     slots: Sequence[int]
 
 
 class NextLogp:
-    """The next-token log-probabilities after new tokens of some rows: those of one row are `next_logp[row]` (n, A).
+    """The next-token log-probabilities after new tokens: `packed` (N, A) row by row, and (n, A) of one row by its number.
 
-    Attributes:
-        packed: (N, A) those of all rows, row by row.
-        first: By row, the index of its first one; and N at the end.
+    `first` holds for each row the index of its first one, and N at the end.
     """
 
     def __init__(self, packed: Tensor, n_new: Sequence[int]):
@@ -116,15 +102,10 @@ class BranchingCache:
         return [*self._ids[row][self._prompt[row]].tolist(), *self._ids[row, list(slots)].tolist()]
 
     def append(self, rows: Sequence[Append], leaves: Sequence[Sequence[Leaf]] | None = None) -> NextLogp:
-        """Feed every row its new tokens in one forward, and any number of leaves with them; no leaf sees another.
+        """Feed every row its new tokens in one forward, and the leaves of each row, which may come after them.
 
-        Args:
-            rows: One `Append` per row.
-            leaves: The leaves of each row, none by default; none where `n_leaves` is 1. They may come after the new tokens.
-
-        Returns:
-            For each row, those after each new token and then after each leaf. The token at index i takes slot `n_slots + i`,
-            counted before the call, and the first leaf the one after the longest row's.
+        The token at index i takes slot `n_slots + i`, counted before the call, and the first leaf the one after the longest
+        row's. No leaf sees another, and there are none where `n_leaves` is 1.
         """
         chains = self._chains(rows)
         width = max(map(len, chains))
@@ -137,14 +118,7 @@ class BranchingCache:
         self._engine.feed(*self._allocate(self._chains(rows)))
 
     def branch(self, rows: Sequence[Sequence[Leaf]]) -> NextLogp:
-        """Feed every row any number of leaves in one forward; they do not see each other.
-
-        Args:
-            rows: The leaves of each row; at most one where `n_leaves` is 1.
-
-        Returns:
-            For each row, those after each leaf. Slots as for `append`.
-        """
+        """Feed every row any number of leaves in one forward, at most one where `n_leaves` is 1; they do not see each other."""
         return self._read(rows, [0] * len(rows))
 
     def n_unused(self, used: Iterable[int]) -> int:
@@ -152,11 +126,7 @@ class BranchingCache:
         return int((~self._is_kept(used)).sum())
 
     def drop_unused_slots(self, used: Iterable[int]) -> dict[int, int]:
-        """Drop the slots that hold no prompt and are not in `used`.
-
-        Returns:
-            The new number of each slot in `used`.
-        """
+        """Drop the slots that hold no prompt and are not in `used`; return the new number of each slot in `used`."""
         used = list(used)
         is_kept = self._is_kept(used)
         number = is_kept.cumsum(0) - 1
@@ -182,12 +152,7 @@ class BranchingCache:
         return [[Leaf(i, [*row.slots, *range(first, first + n)]) for n, i in enumerate(row.ids)] for row in rows]
 
     def _allocate(self, grid: Sequence[Sequence[Leaf | None]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Allocate slots for the new tokens of each row; None is padding.
-
-        Returns:
-            The ids (B, T) and positions (B, T) in all slots, the slots (B, n, T) that each new token sees, and which of the new
-            tokens (B, n) are no padding.
-        """
+        """Allocate slots for the new tokens of each row; None is padding. Return what `Engine.read` takes but `n_chained`."""
         n_rows, n_new, n_before = len(grid), max(map(len, grid)), self.n_slots
         ids = torch.zeros(n_rows, n_new, dtype=torch.long)
         positions = torch.tensor(self._n_prompt)[:, None].repeat(1, n_new)
