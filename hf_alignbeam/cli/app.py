@@ -227,17 +227,13 @@ def bench(
         list[str] | None, Option(help="A tokenizer: a folder or a Hub id; repeat it: every pair is measured.")
     ] = None,
     fidelity: Annotated[bool, Option("--fidelity", help="Distance of every translation rule to the exact one.")] = False,
-    families: Annotated[
-        bool, Option("--families", help="The guard's laws on tiny models of every family, in every mode.")
-    ] = False,
+    families: Annotated[bool, Option("--families", help="The guard's laws on every family of models, in every mode.")] = False,
     speed: Annotated[
         bool, Option("--speed", help="Cost of a steered step, on realistic shapes or with --model and --anchor.")
     ] = False,
     decoding: Annotated[bool, Option("--decoding", help="Cost of AlignBeam, on realistic shapes.")] = False,
     memory: Annotated[bool, Option("--memory", help="Peak memory with the base under a LoRA as anchor.")] = False,
-    build: Annotated[
-        bool, Option("--build", help="Time and memory of building a guard: first, again, in a later process.")
-    ] = False,
+    build: Annotated[bool, Option("--build", help="Cost of building a guard: first, again, in a later process.")] = False,
     model: Annotated[str | None, Option(help="With --speed: a real target, a folder or a Hub id.")] = None,
     anchor: Annotated[str | None, Option(help="With --speed: its anchor.")] = None,
     tokenizer: Annotated[str, Option(help="Realistic shapes: the target's tokenizer.")] = "Qwen/Qwen3-0.6B",
@@ -255,6 +251,8 @@ def bench(
             "give exactly one of --fidelity, --families, --speed, --decoding, --memory, --build or "
             "--translation A --translation B"
         )
+    if bool(model) != bool(anchor) or (model and not speed):
+        raise typer.BadParameter("give --model together with --anchor, and with --speed")
     if fidelity:
         from hf_alignbeam.benchmarks.translation_fidelity import run as measure_fidelity
 
@@ -263,17 +261,14 @@ def bench(
         from hf_alignbeam.benchmarks.family_matrix import run as try_families
 
         try_families()
+    elif speed and model and anchor:
+        from hf_alignbeam.benchmarks.pairs.steered_steps import run as measure_pair
+
+        measure_pair(model, anchor, device, dtype)
     elif speed:
-        if (model is None) != (anchor is None):
-            raise typer.BadParameter("give --model together with --anchor")
-        if model is not None and anchor is not None:
-            from hf_alignbeam.benchmarks.pairs.steered_steps import run as measure_pair
+        from hf_alignbeam.benchmarks.step_cost import run as measure_speed
 
-            measure_pair(model, anchor, device, dtype)
-        else:
-            from hf_alignbeam.benchmarks.step_cost import run as measure_speed
-
-            measure_speed(tokenizer, anchor_tokenizer, text, device, dtype)
+        measure_speed(tokenizer, anchor_tokenizer, text, device, dtype)
     elif decoding:
         from hf_alignbeam.benchmarks.strategy_cost import run as measure_decoding
 

@@ -25,8 +25,8 @@ from hf_alignbeam.utils.method_cache import clear_method_caches
 
 BATCH_SIZES = (1, 4, 16)
 N_STEPS = 20
-#: Each batch size answers so many prompts, in one batch or several.
-N_PROMPTS = 16
+#: Each batch size answers at most so many prompts, and at most so many batches.
+N_PROMPTS, N_BATCHES = 16, 4
 COLUMNS = (
     "batch",
     "words",
@@ -101,13 +101,13 @@ def run(model: str, anchor: str, device: str, dtype: str) -> None:
     conversations: list[list[Message]] = [[{"role": "user", "content": question}] for question in questions]
     tell(console, *table_head(COLUMNS))
     for n_rows in BATCH_SIZES:
-        batches = [conversations[start : start + n_rows] for start in range(0, len(conversations), n_rows)]
+        batches = [conversations[start : start + n_rows] for start in range(0, len(conversations), n_rows)][:N_BATCHES]
         for cells in measured(pair, batches):
             tell(console, table_row([str(n_rows), *cells]))
     console.print(
-        f"\n{device_name(torch.device(device))}, {dtype}, {torch.get_num_threads()} threads; {N_PROMPTS} prompts, {N_STEPS} "
-        "tokens each, all steered. Alone: the means of a run before and one after. Own work: what is left of a step without both "
-        "models' forwards and what `generate` itself takes with the target alone."
+        f"\n{device_name(torch.device(device))}, {dtype}, {torch.get_num_threads()} threads; {N_STEPS} tokens of each answer, all "
+        "steered. Alone: the means of a run before and one after. Own work: what is left of a step without both models' forwards "
+        "and what `generate` itself takes with the target alone."
     )
 
 
