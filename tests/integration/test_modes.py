@@ -291,8 +291,8 @@ def test_many_tokens_may_be_taken_back_and_too_many_are_an_error(monkeypatch, an
     greedy = generated(specialist, chats[:1], given, max_new_tokens=60)
     assert torch.equal(generated(specialist, chats[:1], given, **lookup), greedy)
     for module in ("anchor.follower", "steering.generate_call", "steering.processor"):
-        monkeypatch.setattr(f"hf_alignbeam.{module}.N_BACK", 2)
-    with pytest.raises(ValueError, match="Assisted generation must take back at most 2 tokens of an answer at once"):
+        monkeypatch.setattr(f"hf_alignbeam.{module}.N_BACK", 1)
+    with pytest.raises(ValueError, match="Assisted generation must take back at most 1 tokens of an answer at once"):
         generated(specialist, chats[:1], given, **lookup)
 
 
