@@ -286,14 +286,14 @@ def test_beams_swap_within_their_own_prompt(guard, specialist, chats):
 def test_many_tokens_may_be_taken_back_and_too_many_are_an_error(monkeypatch, anchor, specialist, guard, chats):
     lookup = {"prompt_lookup_num_tokens": 40, "max_matching_ngram_size": 1, "max_new_tokens": 60}
     given = AnchorLogitsProcessor(
-        *anchor, specialist[1], conversations=chats[:1], n_steps=None, n_watch=None, translation=guard.translator
+        *anchor, specialist[1], conversations=chats[1:2], n_steps=None, n_watch=None, translation=guard.translator
     )
-    greedy = generated(specialist, chats[:1], given, max_new_tokens=60)
-    assert torch.equal(generated(specialist, chats[:1], given, **lookup), greedy)
+    greedy = generated(specialist, chats[1:2], given, max_new_tokens=60)
+    assert torch.equal(generated(specialist, chats[1:2], given, **lookup), greedy)
     for module in ("anchor.follower", "steering.generate_call", "steering.processor"):
-        monkeypatch.setattr(f"hf_alignbeam.{module}.N_BACK", 1)
-    with pytest.raises(ValueError, match="Assisted generation must take back at most 1 tokens of an answer at once"):
-        generated(specialist, chats[:1], given, **lookup)
+        monkeypatch.setattr(f"hf_alignbeam.{module}.N_BACK", 2)
+    with pytest.raises(ValueError, match="Assisted generation must take back at most 2 tokens of an answer at once"):
+        generated(specialist, chats[1:2], given, **lookup)
 
 
 def test_ids_in_a_reused_buffer_begin_a_new_call(specialist, guard):
