@@ -105,9 +105,9 @@ def run(model: str, anchor: str, device: str, dtype: str) -> None:
         for cells in measured(pair, batches):
             tell(console, table_row([str(n_rows), *cells]))
     console.print(
-        f"\n{device_name(torch.device(device))}, {dtype}, {torch.get_num_threads()} threads; {N_STEPS} tokens of each answer, all "
-        "steered. Alone: the means of a run before and one after. Own work: what is left of a step without both models' forwards "
-        "and what `generate` itself takes with the target alone."
+        f"\n{device_name(torch.device(device))}, {dtype}, {torch.get_num_threads()} threads; {N_STEPS} tokens of each answer, "
+        "all steered. Alone: the means of a run before and one after. Own work: what is left of a step without both models' "
+        "forwards and what `generate` itself takes with the target alone."
     )
 
 
