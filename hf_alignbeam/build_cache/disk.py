@@ -5,7 +5,6 @@ Knows numbers and text as JSON. Does not know what they mean.
 
 import json
 import os
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
@@ -15,6 +14,7 @@ from typing import Any
 from huggingface_hub.constants import HF_HOME
 
 from hf_alignbeam.build_cache.contents import digest
+from hf_alignbeam.utils.whole_files import replace_bytes
 
 #: Names the folder, in place of `alignbeam` in Hugging Face's own; where it is set to nothing, nothing is kept.
 FOLDER_VARIABLE = "HF_ALIGNBEAM_CACHE"
@@ -42,17 +42,7 @@ def kept_on_disk(kind: str, key: str, compute: Callable[[], Any]) -> Any:
     value = compute()
     if value is not None:
         data = json.dumps(value, ensure_ascii=False).encode()
-        _write(path, digest(name, data).encode() + b"\n" + data)
-    return value
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a whole file, or leave things as they were: other processes may be reading and writing the same one."""
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
-    with suppress(OSError):
-        try:
+        with suppress(OSError):  # what cannot be kept is computed again
             path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(data)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+            replace_bytes(path, digest(name, data).encode() + b"\n" + data)
+    return value
