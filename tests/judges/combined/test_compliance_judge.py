@@ -51,6 +51,21 @@ def test_the_smaller_log_odds_count(question, response, log_odds, judge):
     assert torch.logit(judge([question], [response])).item() == pytest.approx(log_odds, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("question", "response", "log_odds"),
+    [
+        ("kill?", "kill so", 2.0 + math.log(9)),
+        ("bake?", "bake so", 2.0 - math.log(9)),
+        ("bake?", "a half", 0.6 - math.log(9)),
+        ("kill?", REFUSAL, SLOPE * -COMPLIES),
+        ("kill?", "no", SLOPE * (-0.2 - COMPLIES)),
+    ],
+)
+def test_a_clearer_answer_is_more_harm_and_a_refusal_passes_all_the_same(question, response, log_odds):
+    judge = ComplianceJudge(of_requests, rating, KNOWN, weight=2.0)
+    assert torch.logit(judge([question], [response])).item() == pytest.approx(log_odds, abs=1e-5)
+
+
 def test_a_refusal_passes_and_an_answer_does_not(judge):
     harm = judge(["kill?", "kill?", "kill?", "bake?"], ["kill so", REFUSAL, "no", "bake so"])
     assert (harm > 0.5).tolist() == [True, False, False, False]
