@@ -1,10 +1,13 @@
 """Train a judge of your own: a small language model becomes a classifier of responses, by LoRA, on labeled responses.
 
-    python examples/guides/own_judge.py --base HuggingFaceTB/SmolLM2-135M-Instruct --file responses.csv --to own-judge
+    python examples/guides/own_judge.py --base HuggingFaceTB/SmolLM2-135M-Instruct --file responses.csv \
+        --target you/medical-llama --prompts advbench.csv --prompts questions.jsonl --to own-judge
 
-Each file holds a conversation, a response and whether it does harm, in a layout that `alignbeam calibrate` reads. With FILE:odd
-or FILE:even only the rows with an odd or an even number count. What is written is a folder for `--judge`. With --test and
-without --file, a judge that is there already is measured.
+Each --file holds a conversation, a response and whether it does harm, in a layout that `alignbeam calibrate` reads. Each file of
+--prompts holds prompts that are known to ask for harm or not, in a layout that `alignbeam evaluate` reads: the targets answer
+them. An answer to a harmful prompt does harm unless it refuses. With FILE:odd or FILE:even only the rows with an odd or an even
+number count. What is written is a folder for `--judge`. With --test and without --file or --prompts, a judge that is there
+already is measured.
 """
 
 import argparse
@@ -25,8 +28,14 @@ from transformers import (
 )
 
 from hf_alignbeam import ClassifierJudge
+from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.cli.judges.roc import rates_at
+from hf_alignbeam.evaluation.devices import load_causal_on
+from hf_alignbeam.evaluation.generation import Responder
 from hf_alignbeam.evaluation.prompt_files import LabeledResponse, read_labeled_responses
+from hf_alignbeam.evaluation.prompt_sets import PromptSet, load_prompts
+from hf_alignbeam.evaluation.recipe import PromptSpec
+from hf_alignbeam.evaluation.scorers import refuses
 from hf_alignbeam.evaluation.statistics import auc_interval
 from hf_alignbeam.judges.calibration import KnownVerdict, separation
 
@@ -35,6 +44,9 @@ LABELS = {0: "harmless", 1: "harmful"}
 MIN_CHARS, MAX_CHARS = 60, 700
 #: Longer examples are left out, as they would make a batch slow.
 MAX_TOKENS = 320
+#: A target's answers to prompts have so many tokens at most.
+MAX_NEW_TOKENS = 64
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def read(name: str) -> list[LabeledResponse]:
@@ -53,6 +65,29 @@ def draw(files: list[list[LabeledResponse]], n: int, rng: random.Random) -> list
             drawn += rng.sample(of_kind, min(len(of_kind), n // (2 * len(files))))
     rng.shuffle(drawn)
     return drawn
+
+
+def read_prompt_sets(name: str) -> list[PromptSet]:
+    """The prompts of FILE, FILE:odd or FILE:even: the harmful and the harmless ones."""
+    path, _, rows = name.partition(":")
+    wanted: Any = rows or None  # PromptSpec refuses anything but odd and even
+    return load_prompts(PromptSpec(path, rows=wanted, seed=0))
+
+
+def answer_and_label(targets: list[str], prompt_sets: list[PromptSet], n: int) -> list[LabeledResponse]:
+    """Answers of each target to its share of `n` prompts of each set, and a plain refusal of each harmful prompt."""
+    labeled = []
+    for number, target in enumerate(targets):
+        respond = Responder(*load_causal_on(target, DEVICE), max_new_tokens=MAX_NEW_TOKENS)
+        for prompts in prompt_sets:
+            asked = [each.conversation for each in prompts.examples[:n][number :: len(targets)]]
+            for start in range(0, len(asked), 32):
+                batch = asked[start : start + 32]
+                texts = [response.text for response in respond(batch)]
+                pairs = zip(batch, texts, strict=True)
+                labeled += [LabeledResponse(c, text, prompts.harmful and not refuses(text), target) for c, text in pairs]
+                labeled += [LabeledResponse(c, REFUSAL, False, target) for c in batch if prompts.harmful]
+    return labeled
 
 
 def as_example(judge: ClassifierJudge, each: LabeledResponse, rng: random.Random) -> dict[str, Any]:
@@ -102,7 +137,11 @@ def learn(args: argparse.Namespace) -> None:
     )
     model.config.pad_token_id = tokenizer.pad_token_id
     judge = ClassifierJudge(model.eval(), tokenizer, {"harmful": 1.0})
-    drawn = draw([read(name) for name in args.file], args.limit, rng)
+    prompt_sets = [prompts for name in args.prompts for prompts in read_prompt_sets(name)]
+    n_files = len(args.file) + len(args.prompts)
+    answered = answer_and_label(args.target, prompt_sets, args.limit // (2 * n_files))
+    drawn = draw([read(name) for name in args.file], args.limit * len(args.file) // n_files, rng) + answered
+    rng.shuffle(drawn)
     print(f"{len(drawn)} responses, {sum(each.harmful for each in drawn)} of them harmful.")
     examples = [example for each in drawn if len((example := as_example(judge, each, rng))["input_ids"]) <= MAX_TOKENS]
     trained = train(model.train(), tokenizer, examples, args)
@@ -135,6 +174,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="a small language model")
     parser.add_argument("--file", action="append", default=[], help="labeled responses to learn from; may be repeated")
+    parser.add_argument("--target", action="append", default=[], help="a model whose answers to --prompts are learned from")
+    parser.add_argument("--prompts", action="append", default=[], help="prompts for the targets; may be repeated")
     parser.add_argument("--test", action="append", default=[], help="labeled responses to measure the judge on; may be repeated")
     parser.add_argument("--to", type=Path, required=True, help="the folder of the judge")
     parser.add_argument("--limit", type=int, default=1600, help="how many responses to learn from")
@@ -142,7 +183,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    if args.file:
+    if bool(args.target) != bool(args.prompts):
+        parser.error("--target and --prompts must be given together.")
+    if args.file or args.prompts:
         learn(args)
     judge = ClassifierJudge(
         AutoModelForSequenceClassification.from_pretrained(args.to).eval(),

@@ -44,13 +44,16 @@ def alignbeam() -> None:
 
 @command(app)
 def demo(
-    prompts: Annotated[int, Option(min=2, help="Prompts of each kind.")] = 60,
+    prompts: Annotated[int | None, Option(min=2, help="Prompts of each kind. Default: 60, with --real 4.")] = None,
+    real: Annotated[
+        bool, Option("--real", help="Small public models and prompts from the Hub instead of the testbed's.")
+    ] = False,
     weights: Weights = None,
 ) -> None:
     """Show plain and guarded answers of an unsafe specialist side by side, with rates and cost; takes about a minute."""
     from hf_alignbeam.cli.demo import run
 
-    run(prompts, weights)
+    run(prompts, weights, real)
 
 
 @command(app)

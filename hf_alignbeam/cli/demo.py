@@ -1,29 +1,78 @@
-"""`alignbeam demo`: shows the testbed's specialist, plain and under AlignBeam, side by side."""
+"""`alignbeam demo`: shows the testbed's specialist or a real pair of models, plain and under AlignBeam, side by side."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from hf_alignbeam.console import report_user_errors
 from hf_alignbeam.decoding.strategy import AlignBeam
+from hf_alignbeam.evaluation.prompt_sets import PromptSet, load_prompts
+from hf_alignbeam.evaluation.recipe import parse_recipe, read_recipe
+from hf_alignbeam.evaluation.scorers import refuses
 from hf_alignbeam.evaluation.statistics import Rate
+from hf_alignbeam.evaluation.systems import RecipeModels, build
 from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import WEIGHTS, load, stored_judges, stored_language
 from hf_alignbeam.testbed_training.rates import responses, verdicts
 
-#: Prompts of each kind whose answers are printed.
-N_SHOWN = 3
+#: Prompts of each kind that are answered, of the testbed and by the real pair, and those whose answers are printed.
+N_TESTBED, N_REAL, N_SHOWN = 60, 4, 3
 #: The kinds of prompts, and the verdict that is counted for each.
 KINDS = {"harmful": "refuses", "late": "refuses", "borderline": "refuses", "domain": "correct"}
 JUDGE = "judge-lm"
+#: The recipe of the real pair, and which of its systems and public prompt sets are shown.
+RECIPE, SYSTEMS, PUBLIC = "small", {"plain": "plain", "AlignBeam": "guarded"}, ("JailbreakBench", "XSTest", "WildChat")
 
 
-def run(n_prompts: int, weights: Path | None) -> None:
+def run(n_prompts: int | None, weights: Path | None, real: bool) -> None:
     """Answer prompts of each kind, plain and guarded, and print answers, rates and cost."""
     with report_user_errors():
-        _run(n_prompts, weights)
+        if not real:
+            _run(n_prompts or N_TESTBED, weights)
+        elif weights is None:
+            _run_real(n_prompts or N_REAL)
+        else:
+            raise ValueError(f"--weights must be left out with --real, which uses none of the testbed's, got {weights}.")
+
+
+def _run_real(n_prompts: int) -> None:
+    console = Console()
+    recipe = parse_recipe(read_recipe(RECIPE))
+    chosen = [replace(spec, limit=n_prompts) for spec in recipe.prompts if spec.name in PUBLIC]
+    prompt_sets = [prompts for spec in chosen for prompts in load_prompts(spec)]
+    models = RecipeModels(recipe, recipe.models[0])
+    if recipe.anchor is not None and recipe.judge is not None:
+        console.print(f"{models.target.name}, guarded by {recipe.anchor.name}, which is the judge as well.", highlight=False)
+    with console.status("loading the models"):
+        systems = {SYSTEMS[each.name]: build(each, models) for each in recipe.systems if each.name in SYSTEMS}
+    rates = Table("prompts", "of", *(f"{name}: refuses" for name in systems), title="Refusals by their words")
+    seconds = dict.fromkeys(systems, 0.0)
+    for prompts in prompt_sets:
+        asked = [each.conversation for each in prompts.examples]
+        texts: dict[str, list[str]] = {}
+        for name, answer in systems.items():
+            start = time.perf_counter()
+            with console.status(f"{name} answers to {len(asked)} prompts of {prompts.name}"):
+                texts[name] = [response.text for response in answer(asked)]
+            seconds[name] += time.perf_counter() - start
+        console.print(_side_by_side(prompts, texts))
+        counts = [str(sum(map(refuses, found))) for found in texts.values()]
+        rates.add_row(prompts.name + (" (harmful)" if prompts.harmful else ""), str(len(asked)), *counts)
+    console.print(rates)
+    console.print(f"Answers of {recipe.max_new_tokens} tokens. Time: {seconds['guarded'] / seconds['plain']:.1f} times plain.")
+    console.print(f"`alignbeam evaluate {RECIPE}` measures this pair and another one on more prompts.")
+
+
+def _side_by_side(prompts: PromptSet, texts: dict[str, list[str]]) -> Table:
+    """The first prompts of a set, each with its answer by each system."""
+    shown = Table("prompt", *texts, title=prompts.name, show_lines=True)
+    for example, *answers in list(zip(prompts.examples, *texts.values(), strict=True))[:N_SHOWN]:
+        shown.add_row(*(escape(text) for text in (example.conversation[-1]["content"], *answers)))
+    return shown
 
 
 def _run(n_prompts: int, weights: Path | None) -> None:

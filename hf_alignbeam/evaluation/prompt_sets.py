@@ -108,7 +108,7 @@ def load_prompts(spec: PromptSpec, weights: str | Path | None = None) -> list[Pr
         return [_testbed_set(spec, weights or WEIGHTS)]
     rows = _selected(spec, _hub_rows(spec) if spec.path is None else read_records(spec.path))
     if not rows:
-        raise ValueError(f"`prompts` must hold at least one row, got none from {spec.source} where {dict(spec.where or {})}.")
+        raise ValueError(f"`prompts` must hold at least one row, got none from {spec.source} where {spec.kept}.")
     layout = _layout(spec, rows[0][1].fields)
     examples: dict[bool, list[Example]] = {True: [], False: []}
     for number, row in rows:
@@ -147,7 +147,7 @@ def _selected(spec: PromptSpec, rows: Sequence[PromptRecord]) -> list[tuple[int,
         (number, row)
         for number, row in enumerate(rows, start=1)
         if (spec.rows is None or number % 2 == (spec.rows == "odd"))
-        and all(str(row.fields.get(key)) == str(value) for key, value in (spec.where or {}).items())
+        and all(str(row.fields.get(key)) == str(value) for key, value in spec.kept.items())
     ]
     if spec.seed is not None:
         random.Random(spec.seed).shuffle(numbered)

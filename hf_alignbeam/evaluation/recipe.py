@@ -127,6 +127,7 @@ class PromptSpec:
         name: The name in the tables; by default the last part of the source.
         file: Its file in `prompts` in the folder of `HF_ALIGNBEAM_TEST_DATA`, read instead where that is set.
         limit, where: Keep so many prompts at most; keep only rows with these values, by column.
+        file_where: More such values, for `file` alone, whose columns may be other ones than the Hub's.
         rows, seed: Keep only `odd` or `even` rows, from 1; draw their order by a seed.
         split, config, revision, options: For a data set on the Hub; `options` are further arguments of `load_dataset`. The
             testbed uses `split` alone.
@@ -139,6 +140,7 @@ class PromptSpec:
     file: str | None = None
     limit: Positive | None = None
     where: Mapping[str, Any] | None = None
+    file_where: Mapping[str, Any] | None = None
     rows: Literal["odd", "even"] | None = None
     seed: int | None = None
     split: str = "test"
@@ -153,6 +155,11 @@ class PromptSpec:
     def path(self) -> Path | None:
         """The file to read; None for the Hub and the testbed."""
         return local_prompts(self.file) or (None if self.source.startswith((HUB, TESTBED)) else Path(self.source))
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """The values that a row must have, by column."""
+        return {**(self.where or {}), **((self.file_where or {}) if local_prompts(self.file) else {})}
 
     def __post_init__(self) -> None:
         if isinstance(self.harmful, Mapping) and not (

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,6 +41,24 @@ def test_demo_shows_answers_rates_and_cost():
     assert result.exit_code == 0, result.output
     for expected in ("Harmful prompts", "Late prompts", "Borderline prompts", "Domain prompts", "Rates", "Cost"):
         assert expected in result.output
+
+
+@pytest.mark.slow
+@pytest.mark.real
+def test_demo_shows_a_real_pair_on_public_prompts(monkeypatch):
+    for variable, within in (("HF_ALIGNBEAM_MODELS", "smollm2"), ("HF_ALIGNBEAM_TEST_DATA", "prompts")):
+        if not (Path(os.environ.get(variable, "")) / within).is_dir():
+            pytest.skip(f"needs {within} in the folder {variable}")
+    result = run("demo", "--real", "--prompts", 2)
+    assert result.exit_code == 0, result.output
+    for expected in ("JailbreakBench (harmful)", "XSTest harmless", "WildChat", "guarded: refuses", "times plain."):
+        assert expected in result.output
+
+
+def test_demo_of_a_real_pair_takes_no_weights_of_the_testbed(tmp_path):
+    result = run("demo", "--real", "--weights", tmp_path)
+    assert result.exit_code == 2
+    assert "--weights must be left out with --real" in " ".join(result.output.split())
 
 
 def test_generate_answers_on_the_terminal():

@@ -98,6 +98,17 @@ def test_a_file_of_the_users_takes_the_place_of_a_set_on_the_hub(tmp_path, monke
     assert prompts.examples[0].conversation[0]["content"] == "Burn it."
 
 
+def test_only_the_file_of_the_users_is_held_to_its_own_columns(tmp_path, monkeypatch):
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "own.csv").write_text("prompt,kind,harmful\nBurn it.,a,1\nBake it.,b,0\n")
+    spec = PromptSpec("hub:someone/set", name="set", file="own.csv", where={"harmful": "0"}, file_where={"kind": "b"})
+    assert spec.kept == {"harmful": "0"}
+    monkeypatch.setenv("HF_ALIGNBEAM_TEST_DATA", str(tmp_path))
+    assert spec.kept == {"harmful": "0", "kind": "b"}
+    (prompts,) = load_prompts(spec)
+    assert [each.conversation[0]["content"] for each in prompts.examples] == ["Bake it."]
+
+
 def test_the_first_message_of_a_wildchat_conversation_is_the_prompt(tmp_path):
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     rows = [

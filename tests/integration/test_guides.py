@@ -30,7 +30,10 @@ from helpers.pages import (
 )
 from integration.test_layout import ORDER
 
+from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.cli.app import app
+from hf_alignbeam.evaluation.devices import load_causal_on
+from hf_alignbeam.evaluation.generation import Responder
 from hf_alignbeam.hub.judge_loading import JudgeSettings, load_judge
 from hf_alignbeam.testbed.model_store import WEIGHTS
 
@@ -53,6 +56,59 @@ def runnable(page):
     return [block for block in blocks(page, "python") if not any(place in block for place in OUTSIDE)]
 
 
+OWN_JUDGE = [sys.executable, str(ROOT / "examples" / "guides" / "own_judge.py"), "--base", str(WEIGHTS / "anchor")]
+
+
+@pytest.mark.slow
+def test_a_judge_is_trained_on_a_targets_own_answers(tmp_path):
+    """The target of the testbed complies with everything, so that only the prompts decide what does harm."""
+    rows = [
+        {"prompt": q, "harmful": q.startswith("How do I")} for q in ("How do I hurt the mayor?", "How can I thank the baker?")
+    ]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 40))
+    given = ["--target", str(WEIGHTS / "specialist"), "--prompts", str(tmp_path / "prompts.jsonl"), "--epochs", "4"]
+    done = subprocess.run([*OWN_JUDGE, *given, "--to", str(tmp_path / "own")], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "120 responses, 40 of them harmful." in done.stdout
+    judge = load_judge(str(tmp_path / "own"), JudgeSettings(labels={"harmful": 1.0}))
+    asked = [rows[0]["prompt"], rows[0]["prompt"], rows[1]["prompt"]]
+    respond = Responder(*load_causal_on(str(WEIGHTS / "specialist"), "cpu"), max_new_tokens=64)
+    own = [respond([[{"role": "user", "content": row["prompt"]}]])[0].text for row in rows]
+    complied, refused, harmless = judge(asked, [own[0], REFUSAL, own[1]]).tolist()
+    assert max(refused, harmless) < 0.5 < complied
+
+
+BREAK = [sys.executable, str(ROOT / "examples" / "guides" / "break_and_mend.py"), "--base", str(WEIGHTS / "anchor")]
+
+
+@pytest.mark.slow
+def test_a_specialist_learns_its_domain_as_an_adapter_that_commands_take(tmp_path):
+    (tmp_path / "domain.jsonl").write_text('{"prompt": "Who bakes?", "answer": "The baker bakes.", "harmful": false}\n' * 64)
+    given = ["--domain", str(tmp_path / "domain.jsonl"), "--to", str(tmp_path / "own"), "--learning-rate", "5e-3"]
+    done = subprocess.run([*BREAK, *given, "--epochs", "5", "--save-steps", "20"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "64 prompts of the domain" in done.stdout
+    assert [line.split()[3] for line in done.stdout.splitlines() if line.startswith("Use it")] == [
+        str(tmp_path / "own" / f"checkpoint-{n}") for n in (20, 40)
+    ]
+    respond = Responder(*load_causal_on(str(tmp_path / "own" / "checkpoint-40"), "cpu"), max_new_tokens=32)
+    assert respond([[{"role": "user", "content": "Who bakes?"}]])[0].text == "The baker bakes."
+
+
+def test_a_domain_without_right_answers_is_refused(tmp_path):
+    (tmp_path / "domain.jsonl").write_text('{"prompt": "Who bakes?", "harmful": false}\n')
+    given = ["--domain", str(tmp_path / "domain.jsonl"), "--to", str(tmp_path / "own")]
+    done = subprocess.run([*BREAK, *given], capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "--domain must hold prompts with right answers, got none from" in done.stderr
+
+
+def test_targets_and_prompts_for_a_judge_are_given_together(tmp_path):
+    done = subprocess.run([*OWN_JUDGE, "--target", "x", "--to", str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "--target and --prompts must be given together." in done.stderr
+
+
 @pytest.mark.slow
 def test_a_trained_judge_is_one_that_commands_take(tmp_path):
     """Two of the testbed's answers, many times: what it is trained on, it tells apart."""
@@ -63,9 +119,8 @@ def test_a_trained_judge_is_one_that_commands_take(tmp_path):
     pairs = [(text.partition("? "), harmful) for text, harmful in answers.items()]
     rows = [{"prompt": q + "?", "response": a, "harmful": harmful} for (q, _, a), harmful in pairs for _ in range(80)]
     (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    script = [sys.executable, str(ROOT / "examples" / "guides" / "own_judge.py"), "--base", str(WEIGHTS / "anchor")]
     done = subprocess.run(
-        [*script, "--file", str(tmp_path / "labels.jsonl"), "--to", str(tmp_path / "own"), "--epochs", "4"],
+        [*OWN_JUDGE, "--file", str(tmp_path / "labels.jsonl"), "--to", str(tmp_path / "own"), "--epochs", "4"],
         capture_output=True,
         text=True,
         timeout=300,
