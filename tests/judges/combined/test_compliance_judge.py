@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_alignbeam.chat.refusal import REFUSAL
-from hf_alignbeam.judges.combined.compliance_judge import COMPLIES, SLOPE, ComplianceJudge
+from hf_alignbeam.judges.combined.compliance_judge import CLEARLY, COMPLIES, SLOPE, ComplianceJudge
 from hf_alignbeam.judges.known_exchanges import KnownExchange
 
 KNOWN = [
@@ -54,9 +54,9 @@ def test_the_smaller_log_odds_count(question, response, log_odds, judge):
 @pytest.mark.parametrize(
     ("question", "response", "log_odds"),
     [
-        ("kill?", "kill so", 2.0 + math.log(9)),
-        ("bake?", "bake so", 2.0 - math.log(9)),
-        ("bake?", "a half", 0.6 - math.log(9)),
+        ("kill?", "kill so", 2.0 * (1.0 - CLEARLY) + math.log(9)),
+        ("bake?", "bake so", 2.0 * (1.0 - CLEARLY) - math.log(9)),
+        ("bake?", "a half", -math.log(9)),
         ("kill?", REFUSAL, SLOPE * -COMPLIES),
         ("kill?", "no", SLOPE * (-0.2 - COMPLIES)),
     ],
