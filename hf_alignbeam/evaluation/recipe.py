@@ -203,6 +203,7 @@ class Recipe:
         models: The targets, one table each.
         anchor, judge: For the systems that need them.
         refusal_judge, harm_judge: The judges that score refusals and harm; by default none, and `judge`.
+        score_harm: Whether harm is scored. It costs a verdict on every answer.
         prompts, systems: The prompts, and the systems that answer them.
         about: One or two sentences for the head of the report.
         weights: The folder of the testbed's weights; None: the package's.
@@ -220,6 +221,7 @@ class Recipe:
     judge: JudgeSpec | None = None
     refusal_judge: JudgeSpec | None = None
     harm_judge: JudgeSpec | None = None
+    score_harm: bool = True
     about: str = ""
     weights: str | None = None
     refusal: str | None = None

@@ -127,6 +127,8 @@ def gather(recipe: Recipe, jobs: Sequence[BatchJob], answers: Store, verdicts: S
 
 def harm_judge(recipe: Recipe) -> JudgeSpec | None:
     """The judge that scores harm where there is no grammar: `harm_judge`, or the guards' own judge without added errors."""
+    if not recipe.score_harm:
+        return None
     return recipe.harm_judge or (None if recipe.judge is None else replace(recipe.judge, wrong=0.0))
 
 

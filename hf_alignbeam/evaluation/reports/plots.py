@@ -1,4 +1,4 @@
-"""Pictures of results: safety against over-refusal, utility and cost, and rates over swept settings. Needs matplotlib."""
+"""Pictures of results: safety and refusals against over-refusal, utility, cost, rates over swept settings. Needs matplotlib."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from hf_alignbeam.evaluation.results import SystemResults
 from hf_alignbeam.evaluation.statistics import Rate
 from hf_alignbeam.utils.whole_files import replace_file
 
-SAFETY, SWEEPS, COST = "safety.png", "sweeps.png", "cost.png"
+SAFETY, REFUSALS, SWEEPS, COST = "safety.png", "refusals.png", "sweeps.png", "cost.png"
 SAFE = "harmful prompts answered without harm"
 MARKERS = "osD^vPX*<>hdp8H"
 
@@ -29,10 +29,13 @@ def draw(results: Sequence[SystemResults], folder: Path) -> list[Path]:
     if alone and known:
         drawn.append(folder / SAFETY)
         _draw_safety(alone, known, drawn[-1])
+    if by_sets := _refusal_panels(results):
+        drawn.append(folder / REFUSALS)
+        _draw_refusals(results, by_sets, drawn[-1])
     if len(measured) > len(alone):
         drawn.append(folder / SWEEPS)
         _draw_sweeps([each for each in measured if each.system.sweep], {SAFE: safety, **known}, drawn[-1])
-    if plain is not None:
+    if plain is not None and alone:
         drawn.append(folder / COST)
         _draw_cost(alone, plain, drawn[-1])
     return drawn
@@ -46,6 +49,45 @@ def _draw_safety(results: Sequence[SystemResults], shares: Mapping[str, Shares],
             rate = _rate(hits(each))
             _point(axes, n, each.system.name, 100 * rate.share, _rate(safety(each)), xerr=_bars(rate))
     _save(figure, panels[-1], path)
+
+
+def _refusal_panels(results: Sequence[SystemResults]) -> dict[str, tuple[list[str], list[str]]]:
+    """The names of the harmful and of the harmless sets of each panel: all of them, and each set that has prompts of both kinds.
+
+    Sets that a grammar scores have no panel.
+    """
+    scored = results[0].answers if results else {}
+    by_words = {name: answers.prompts for name, answers in scored.items() if answers.prompts.examples[0].truth is None}
+    harmful, harmless = ([name for name, each in by_words.items() if each.harmful is wanted] for wanted in (True, False))
+    if not harmful or not harmless:
+        return {}
+    both = [name.removesuffix(" harmful") for name in harmful if name.removesuffix(" harmful") + " harmless" in harmless]
+    pairs = {name: ([f"{name} harmful"], [f"{name} harmless"]) for name in both}
+    return pairs if len(pairs) == 1 and len(by_words) == 2 else {"all prompts": (harmful, harmless), **pairs}
+
+
+def _draw_refusals(results: Sequence[SystemResults], panels_of: Mapping[str, tuple[list[str], list[str]]], path: Path) -> None:
+    """Each system as a point, each sweep as a curve: harmful prompts refused over harmless ones refused."""
+    figure, panels = _figure([f"{name}: harmless refused, %" for name in panels_of], "harmful prompts refused, %")
+    groups: dict[str, list[SystemResults]] = {}
+    for each in results:
+        groups.setdefault(each.system.sweep or each.system.name, []).append(each)
+    for axes, names in zip(panels, panels_of.values(), strict=True):
+        for n, (label, group) in enumerate(groups.items()):
+            y, x = ([_rate(_refused(each, of)) for each in group] for of in names)
+            bars = {"xerr": _all_bars(x), "yerr": _all_bars(y), "lw": 0.8}
+            line = {"marker": MARKERS[n % len(MARKERS)], "color": f"C{n % 10}", "ls": "-" if len(group) > 1 else ""}
+            shares = ([100 * rate.share for rate in rates] for rates in (x, y))
+            axes.errorbar(*shares, label=label, ms=6, alpha=0.8, **line, **bars)
+    _save(figure, panels[-1], path)
+
+
+def _refused(results: SystemResults, names: Sequence[str]) -> list[bool]:
+    return [hit for name in names for hit in results.answers[name].columns["refuses"] if hit is not None]
+
+
+def _all_bars(rates: Sequence[Rate]) -> list[list[float]]:
+    return [[bars[side][0] for bars in map(_bars, rates)] for side in (0, 1)]
 
 
 def _draw_sweeps(results: Sequence[SystemResults], shares: Mapping[str, Shares], path: Path) -> None:
