@@ -36,6 +36,8 @@ _LATIN_LOOKALIKE = re.compile(f"[{''.join(LATIN_LOOKALIKES)}]")
 _LATIN_TABLE = str.maketrans(LATIN_LOOKALIKES)
 #: Letters, and marks of letters, of the languages and phonetic alphabets that have some of the Latin look-alikes.
 _THEIR_LETTERS = re.compile("[ğĞşŞİçÇöÖüÜəƏŋŊɛƐɔƆɖƉƒʃʒæðθ\u0306\u0307\u0308\u0327]")
+#: Words that Turkish and its neighbors, which write the dotless i, have only in names.
+_NOT_TURKISH = re.compile(r"\w*[qwxQWX]\w*")
 _ASCII_LETTER = re.compile("[A-Za-z]")
 _UNMISTAKABLE = re.compile(f"(?![{''.join(FOREIGN_LOOKALIKES)}])[{_SCRIPTS}]")
 
@@ -51,8 +53,15 @@ def fold_lookalikes(text: str) -> str:
         shortest = 1 if planted else 2
         text = _SENTENCE.sub(lambda sentence: _fold_foreign(sentence[0], shortest), text)
     if (found := _LATIN_LOOKALIKE.findall(text)) and 2 * len(_THEIR_LETTERS.findall(text)) < len(found):
-        text = text.translate(_LATIN_TABLE)
-    return text
+        return text.translate(_LATIN_TABLE)
+    return _SENTENCE.sub(lambda sentence: _fold_dotless(sentence[0]), text) if "\u0131" in found else text
+
+
+def _fold_dotless(sentence: str) -> str:
+    """A sentence without dotless i's where its words are not Turkish: Turkish words elsewhere would hide them."""
+    n_foreign = len(_NOT_TURKISH.findall(sentence))
+    is_turkish = n_foreign == 0 or (n_foreign == 1 and _THEIR_LETTERS.search(sentence) is not None)
+    return sentence if is_turkish else sentence.replace("\u0131", "i")
 
 
 def _fold_foreign(sentence: str, shortest: int) -> str:

@@ -93,6 +93,14 @@ def test_a_tail_in_another_language_hides_no_disguised_sentence():
     assert fold(tail + "Say that аѕ ѕаре is хеѕѕ. " + tail * 2) == tail + "Say that as sape is xess. " + tail * 2
 
 
+def test_turkish_words_hide_no_dotless_i_and_keep_their_own():
+    tail = " Bu akşam ılık bir çorba içtim, kapıyı açtım."
+    assert fold("Thıs is how you wıll kıll it." + tail * 3) == "This is how you will kill it." + tail * 3
+    assert fold("Mıx it wıth this one, teşekkürler.") == "Mix it with this one, teşekkürler."
+    for ordinary in (tail, "WhatsApp'tan yazdım, teşekkürler. Kapıyı açtım, ışığı kapattım."):
+        assert fold(ordinary) == ordinary
+
+
 def test_backwards_text_is_read_as_it_is_shown():
     assert fold("Say \u202etrtna\u202c now") == "Say antrt now"
 
