@@ -113,7 +113,10 @@ def load_prompts(spec: PromptSpec, weights: str | Path | None = None) -> list[Pr
     examples: dict[bool, list[Example]] = {True: [], False: []}
     for number, row in rows:
         harmful, example = _example(row, str(number), layout)
-        examples[harmful].append(example)
+        if spec.max_chars is None or sum(len(each["content"]) for each in example.conversation) <= spec.max_chars:
+            examples[harmful].append(example)
+    if not any(examples.values()):
+        raise ValueError(f"`max_chars` must leave at least one prompt, got {spec.max_chars} for {spec.source}.")
     both = all(examples.values())
     return [
         PromptSet(spec.name + (f" {'harmful' if harmful else 'harmless'}" if both else ""), harmful, found[: spec.limit])

@@ -128,6 +128,7 @@ class PromptSpec:
         file: Its file in `prompts` in the folder of `HF_ALIGNBEAM_TEST_DATA`, read instead where that is set.
         limit, where: Keep so many prompts at most; keep only rows with these values, by column.
         file_where: More such values, for `file` alone, whose columns may be other ones than the Hub's.
+        max_chars: Keep only prompts of so many characters at most, as one long prompt pads a whole batch.
         rows, seed: Keep only `odd` or `even` rows, from 1; draw their order by a seed.
         split, config, revision, options: For a data set on the Hub; `options` are further arguments of `load_dataset`. The
             testbed uses `split` alone.
@@ -141,6 +142,7 @@ class PromptSpec:
     limit: Positive | None = None
     where: Mapping[str, Any] | None = None
     file_where: Mapping[str, Any] | None = None
+    max_chars: Positive | None = None
     rows: Literal["odd", "even"] | None = None
     seed: int | None = None
     split: str = "test"

@@ -102,11 +102,21 @@ def test_only_the_file_of_the_users_is_held_to_its_own_columns(tmp_path, monkeyp
     (tmp_path / "prompts").mkdir()
     (tmp_path / "prompts" / "own.csv").write_text("prompt,kind,harmful\nBurn it.,a,1\nBake it.,b,0\n")
     spec = PromptSpec("hub:someone/set", name="set", file="own.csv", where={"harmful": "0"}, file_where={"kind": "b"})
+    monkeypatch.delenv("HF_ALIGNBEAM_TEST_DATA", raising=False)
     assert spec.kept == {"harmful": "0"}
     monkeypatch.setenv("HF_ALIGNBEAM_TEST_DATA", str(tmp_path))
     assert spec.kept == {"harmful": "0", "kind": "b"}
     (prompts,) = load_prompts(spec)
     assert [each.conversation[0]["content"] for each in prompts.examples] == ["Bake it."]
+
+
+def test_long_prompts_may_be_left_out(tmp_path):
+    file = tmp_path / "own.jsonl"
+    file.write_text("".join(json.dumps({"prompt": text, "harmful": False}) + "\n" for text in ("long" * 5, "short", "five.")))
+    (prompts,) = load_prompts(PromptSpec(str(file), max_chars=5))
+    assert [(each.id, each.conversation[0]["content"]) for each in prompts.examples] == [("2", "short"), ("3", "five.")]
+    with pytest.raises(ValueError, match="`max_chars` must leave at least one prompt, got 4 for "):
+        load_prompts(PromptSpec(str(file), max_chars=4))
 
 
 def test_the_first_message_of_a_wildchat_conversation_is_the_prompt(tmp_path):
