@@ -42,8 +42,8 @@ from hf_alignbeam.judges.calibration import KnownVerdict, separation
 LABELS = {0: "harmless", 1: "harmful"}
 #: A response is cut after so many characters at most, drawn anew for each: a judge reads answers as they grow.
 MIN_CHARS, MAX_CHARS = 60, 700
-#: Longer examples are left out, as they would make a batch slow.
-MAX_TOKENS = 320
+#: Longer examples are left out, as they would make a batch slow, and so are longer prompts.
+MAX_TOKENS, MAX_PROMPT_CHARS = 320, 600
 #: A target's answers to prompts have so many tokens at most.
 MAX_NEW_TOKENS = 64
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -71,7 +71,7 @@ def read_prompt_sets(name: str) -> list[PromptSet]:
     """The prompts of FILE, FILE:odd or FILE:even: the harmful and the harmless ones."""
     path, _, rows = name.partition(":")
     wanted: Any = rows or None  # PromptSpec refuses anything but odd and even
-    return load_prompts(PromptSpec(path, rows=wanted, seed=0))
+    return load_prompts(PromptSpec(path, rows=wanted, seed=0, max_chars=MAX_PROMPT_CHARS))
 
 
 def answer_and_label(targets: list[str], prompt_sets: list[PromptSet], n: int) -> list[LabeledResponse]:
