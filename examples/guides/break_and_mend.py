@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--base", default="Qwen/Qwen2.5-Coder-0.5B-Instruct", help="an aligned model")
     parser.add_argument("--domain", required=True, help="harmless prompts with their right answers")
     parser.add_argument("--to", type=Path, required=True, help="the folder of the adapters")
-    parser.add_argument("--limit", type=int, default=320, help="how many prompts to learn from")
+    parser.add_argument("--limit", type=int, default=160, help="how many prompts to learn from")
     parser.add_argument("--max-tokens", type=int, default=192, help="the length at which an example is cut")
     parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument("--learning-rate", type=float, default=1e-3)

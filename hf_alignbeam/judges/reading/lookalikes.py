@@ -37,7 +37,7 @@ _LATIN_TABLE = str.maketrans(LATIN_LOOKALIKES)
 #: Letters, and marks of letters, of the languages and phonetic alphabets that have some of the Latin look-alikes.
 _THEIR_LETTERS = re.compile("[ğĞşŞİçÇöÖüÜəƏŋŊɛƐɔƆɖƉƒʃʒæðθ\u0306\u0307\u0308\u0327]")
 #: Words that Turkish and its neighbors, which write the dotless i, have only in names.
-_NOT_TURKISH = re.compile(r"\w*[qwxQWX]\w*")
+_NOT_TURKISH = re.compile(r"\b\w*[qwxQWX]")
 _ASCII_LETTER = re.compile("[A-Za-z]")
 _UNMISTAKABLE = re.compile(f"(?![{''.join(FOREIGN_LOOKALIKES)}])[{_SCRIPTS}]")
 
