@@ -61,7 +61,7 @@ def _run_real(n_prompts: int) -> None:
             seconds[name] += time.perf_counter() - start
         console.print(_side_by_side(prompts, texts))
         counts = [str(sum(map(refuses, found))) for found in texts.values()]
-        rates.add_row(prompts.name + (" (harmful)" if prompts.harmful else ""), str(len(asked)), *counts)
+        rates.add_row(f"{prompts.name.removesuffix(' harmful')}{' (harmful)' * prompts.harmful}", str(len(asked)), *counts)
     console.print(rates)
     console.print(f"Answers of {recipe.max_new_tokens} tokens. Time: {seconds['guarded'] / seconds['plain']:.1f} times plain.")
     console.print(f"`alignbeam evaluate {RECIPE}` measures this pair and another one on more prompts.")

@@ -51,7 +51,14 @@ def test_demo_shows_a_real_pair_on_public_prompts(monkeypatch):
             pytest.skip(f"needs {within} in the folder {variable}")
     result = run("demo", "--real", "--prompts", 2)
     assert result.exit_code == 0, result.output
-    for expected in ("JailbreakBench (harmful)", "XSTest harmless", "WildChat", "guarded: refuses", "times plain."):
+    for expected in (
+        "JailbreakBench (harmful)",
+        "XSTest (harmful)",
+        "XSTest harmless",
+        "WildChat",
+        "guarded: refuses",
+        "times plain.",
+    ):
         assert expected in result.output
 
 
