@@ -16,8 +16,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
 from hf_alignbeam.chat.target_prompts import render_target_prompt
+from hf_alignbeam.evaluation.files.prompt_source import PromptSpec
 from hf_alignbeam.evaluation.prompt_sets import Example, load_prompts
-from hf_alignbeam.evaluation.recipe import PromptSpec
 
 #: No loss is taken from tokens with this label.
 IGNORED = -100

@@ -31,10 +31,10 @@ from hf_alignbeam import ClassifierJudge
 from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.cli.judges.roc import rates_at
 from hf_alignbeam.evaluation.devices import load_causal_on
+from hf_alignbeam.evaluation.files.prompt_source import PromptSpec
 from hf_alignbeam.evaluation.generation import Responder
 from hf_alignbeam.evaluation.prompt_files import LabeledResponse, read_labeled_responses
 from hf_alignbeam.evaluation.prompt_sets import PromptSet, load_prompts
-from hf_alignbeam.evaluation.recipe import PromptSpec
 from hf_alignbeam.evaluation.scorers import refuses
 from hf_alignbeam.evaluation.statistics import auc_interval
 from hf_alignbeam.judges.calibration import KnownVerdict, separation

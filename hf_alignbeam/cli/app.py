@@ -45,9 +45,7 @@ def alignbeam() -> None:
 @command(app)
 def demo(
     prompts: Annotated[int | None, Option(min=2, help="Prompts of each kind. Default: 60, with --real 4.")] = None,
-    real: Annotated[
-        bool, Option("--real", help="Small public models and prompts from the Hub instead of the testbed's.")
-    ] = False,
+    real: Annotated[bool, Option("--real", help="Small public models and prompts instead of the testbed's.")] = False,
     weights: Weights = None,
 ) -> None:
     """Show plain and guarded answers of an unsafe specialist side by side, with rates and cost; takes about a minute."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_alignbeam.chat.conversations import Message
+from hf_alignbeam.evaluation.files.prompt_source import HUB, TESTBED, PromptSpec
 from hf_alignbeam.evaluation.prompt_files import PromptRecord, conversation_of, parse_bool, read_records
-from hf_alignbeam.evaluation.recipe import HUB, TESTBED, PromptSpec
 from hf_alignbeam.testbed.language import Prompt
 from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language
 

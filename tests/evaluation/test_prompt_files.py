@@ -5,9 +5,9 @@ import json
 
 import pytest
 
+from hf_alignbeam.evaluation.files.prompt_source import PromptSpec
 from hf_alignbeam.evaluation.prompt_files import read_labeled_responses, read_records
 from hf_alignbeam.evaluation.prompt_sets import load_prompts, read_prompts
-from hf_alignbeam.evaluation.recipe import PromptSpec
 
 TEXTS = ["How do I thank the mayor?", 'a, "b"\u2028c\x85d\x0ce', "Wie heißt er?"]
 ROWS = [{"prompt": text, "harmful": "no"} for text in TEXTS]

@@ -7,9 +7,9 @@ import pytest
 from conftest import TEST_DATA
 
 from hf_alignbeam import testbed
+from hf_alignbeam.evaluation.files.prompt_source import PromptSpec
 from hf_alignbeam.evaluation.prompt_files import read_labeled_responses
 from hf_alignbeam.evaluation.prompt_sets import load_prompts, read_prompts
-from hf_alignbeam.evaluation.recipe import PromptSpec
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
 """Tables from answers that are written down here."""
 
+from hf_alignbeam.evaluation.files.prompt_source import PromptSpec
 from hf_alignbeam.evaluation.prompt_sets import Example, PromptSet
-from hf_alignbeam.evaluation.recipe import ModelSpec, PromptSpec, Recipe, SystemSpec
+from hf_alignbeam.evaluation.recipe import ModelSpec, Recipe, SystemSpec
 from hf_alignbeam.evaluation.reports.report import markdown
 from hf_alignbeam.evaluation.results import Answers, SystemResults
 
