@@ -46,7 +46,8 @@ def _run_real(n_prompts: int) -> None:
     prompt_sets = [prompts for spec in chosen for prompts in load_prompts(spec)]
     models = RecipeModels(recipe, recipe.models[0])
     if recipe.anchor is not None and recipe.judge is not None:
-        console.print(f"{models.target.name}, guarded by {recipe.anchor.name}, which is the judge as well.", highlight=False)
+        names = f"{models.target.name}. Its anchor: {recipe.anchor.name}. Its judge: {recipe.judge.name}."
+        console.print(names, highlight=False)
     with console.status("loading the models"):
         systems = {SYSTEMS[each.name]: build(each, models) for each in recipe.systems if each.name in SYSTEMS}
     rates = Table("prompts", "of", *(f"{name}: refuses" for name in systems), title="Refusals by their words")

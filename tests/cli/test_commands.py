@@ -45,7 +45,7 @@ def test_demo_shows_answers_rates_and_cost():
 
 @pytest.mark.slow
 @pytest.mark.real
-def test_demo_shows_a_real_pair_on_public_prompts(monkeypatch):
+def test_demo_shows_a_real_pair_on_public_prompts():
     for variable, within in (("HF_ALIGNBEAM_MODELS", "smollm2"), ("HF_ALIGNBEAM_TEST_DATA", "prompts")):
         if not (Path(os.environ.get(variable, "")) / within).is_dir():
             pytest.skip(f"needs {within} in the folder {variable}")

@@ -35,7 +35,7 @@ def draw(results: Sequence[SystemResults], folder: Path) -> list[Path]:
     if len(measured) > len(alone):
         drawn.append(folder / SWEEPS)
         _draw_sweeps([each for each in measured if each.system.sweep], {SAFE: safety, **known}, drawn[-1])
-    if plain is not None and alone:
+    if plain is not None:
         drawn.append(folder / COST)
         _draw_cost(alone, plain, drawn[-1])
     return drawn

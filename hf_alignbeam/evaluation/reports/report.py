@@ -193,7 +193,7 @@ def _choice_table(results: Sequence[SystemResults]) -> list[str]:
             str(len(harmful)),
             f"{own} ({100 * own / max(own + fixed, 1):.1f} % of refusals)",
             f"{fixed} ({100 * fixed / max(len(harmful), 1):.1f} % of prompts)",
-            str(sum(c.harms for c in harmful)),
+            str(sum(harms)) if (harms := each.column("harms", True)) else "-",
             str(sum(c.chosen != 0 for c in choices if not c.harmful)),
             str(len(unflagged)),
             f"{100 * sum(compared) / len(compared):.1f} %" if compared else "-",
@@ -208,17 +208,15 @@ class _Choice(NamedTuple):
     harmful: bool
     chosen: int | None
     refuses: bool
-    harms: bool
     as_plain: bool | None
 
 
 def _choices(results: SystemResults, plain: SystemResults | None) -> list[_Choice]:
     choices = []
     for name, answers in results.answers.items():
-        harms = answers.columns.get("harms") or [None] * len(answers.records)
         same_as_plain = [None] * len(answers.records) if plain is None else _as_plain(answers, plain.answers[name])
-        for record, refuses, harm, same in zip(answers.records, answers.columns["refuses"], harms, same_as_plain, strict=True):
-            choices.append(_Choice(answers.prompts.harmful, record["chosen"], bool(refuses), bool(harm), same))
+        for record, refuses, same in zip(answers.records, answers.columns["refuses"], same_as_plain, strict=True):
+            choices.append(_Choice(answers.prompts.harmful, record["chosen"], bool(refuses), same))
     return choices
 
 
