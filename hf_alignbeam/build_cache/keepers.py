@@ -8,11 +8,14 @@ from contextlib import nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.build_cache.contents import digest, is_published, model_digest, tokenizer_digest
 from hf_alignbeam.build_cache.disk import kept_on_disk
 from hf_alignbeam.inference.engines import PACKED, KeyValueEngine
+from hf_alignbeam.judges.probes.known_probes import KnownProbes
+from hf_alignbeam.judges.probes.linear_probe import LinearProbe
 from hf_alignbeam.tokenization.backends import Backend, FastBackend, read_backend
 
 #: How many anchors and rules the tables of one target are kept for.
@@ -116,9 +119,27 @@ def _engine(choose: Callable[..., Any], model: PreTrainedModel, tokens: Sequence
     return _CACHED_ENGINES[caching[key]]
 
 
+def _probes(fit: Callable[..., KnownProbes], model: PreTrainedModel, read: Any, *known: Any) -> KnownProbes:
+    """The probes of a model as it was published are kept on disk."""
+    if not is_published(model):
+        return fit(model, read, *known)
+
+    def flat() -> list[Any]:
+        request, response, separation = fit(model, read, *known)
+        return [request.weight.tolist(), request.bias, response.weight.tolist(), response.bias, separation]
+
+    weight, bias, other_weight, other_bias, separation = kept_on_disk("probes", digest(model_digest(model), *known), flat)
+    request, response = (
+        LinearProbe(torch.tensor(vector, dtype=torch.float64), number)
+        for vector, number in ((weight, bias), (other_weight, other_bias))
+    )
+    return KnownProbes(request, response, separation)
+
+
 _KEEPERS: dict[str, Callable[..., Any]] = {
     "FastBackend": _backend,
     "VocabularyTranslator": _translator,
     "links": _links,
     "choose_engine": _engine,
+    "fit_probes": _probes,
 }

@@ -14,7 +14,7 @@ from transformers.distributed import DistributedConfig
 from hf_alignbeam.hub.judge_loading import JudgeSettings, check_judge, load_judge
 from hf_alignbeam.hub.model_loading import load_model, load_tokenizer
 from hf_alignbeam.judges.base import Judge
-from hf_alignbeam.judges.combined.instruct_judge import THREE_QUESTIONS
+from hf_alignbeam.judges.probes.probe_judge import HIDDEN_STATES
 from hf_alignbeam.judges.profile import GuardProfile
 from hf_alignbeam.judges.profiles.known import find_profile
 
@@ -112,8 +112,8 @@ def check_named_judge(name: str, settings: JudgeSettings, api: str | None = None
     for field in ("revision", "template"):
         if (value := getattr(settings, field)) is not None:
             raise ValueError(f"`judge_{field}` must be left out for a URL, got {value!r}. The endpoint has its own.")
-    if settings.rubric == THREE_QUESTIONS:
-        raise ValueError(f"`judge_rubric` must be another one for a URL, got {THREE_QUESTIONS!r}. Use one-to-five.")
+    if settings.rubric == HIDDEN_STATES:
+        raise ValueError(f"`judge_rubric` must be another one for a URL, got {HIDDEN_STATES!r}. Use one-to-five.")
     try:
         from hf_alignbeam.judges.remote.from_url import check_endpoint
     except ImportError as error:  # an extra

@@ -23,10 +23,10 @@ from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.base import Judge, is_number
 from hf_alignbeam.judges.calibration import CalibratedJudge, check_threshold
 from hf_alignbeam.judges.classifier_judge import ClassifierJudge
-from hf_alignbeam.judges.combined.instruct_judge import THREE_QUESTIONS, instruct_judge
 from hf_alignbeam.judges.generating_judge import GeneratingJudge
 from hf_alignbeam.judges.llm_judge import LLMJudge
 from hf_alignbeam.judges.plausibility import PlausibleAnswer
+from hf_alignbeam.judges.probes.probe_judge import HIDDEN_STATES, ProbeJudge
 from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses
 from hf_alignbeam.judges.profiles.general import SAFE_UNSAFE, YES_NO
 from hf_alignbeam.judges.profiles.known import as_profile, find_profile, named_profile
@@ -84,8 +84,8 @@ class JudgeSettings:
     Attributes:
         profile: How it is asked and answers: a `GuardProfile`, its values as a mapping, or the name of a known one. Default: as
             `LLMJudge` finds it.
-        rubric: What an instruction-tuned model is asked: `"three-questions"`, its default, of which two are about the request
-            alone; `"yes-no"` or `"one-to-five"`; or a text with `{conversation}`, or with `{user}` and `{response}`, which is
+        rubric: How an instruction-tuned model judges: by its `"hidden-states"`, the default; or asked by `"yes-no"` or
+            `"one-to-five"`, or by a text with `{conversation}`, or with `{user}` and `{response}`, which is
             answered as `labels` says, by default with yes (harm) or no.
         template: A Jinja chat template to use in place of the tokenizer's.
         labels: The harm in [0, 1] of verdict texts: of some of the profile's own, or of others in place of all of them. Of a
@@ -110,8 +110,8 @@ class JudgeSettings:
         for name, text in (("rubric", self.rubric), ("template", self.template)):
             if not isinstance(text, str | None):
                 raise ValueError(f"`judge_{name}` must be a text, got {text!r}.")
-        if self.rubric == THREE_QUESTIONS and (self.labels, self.template) != (None, None):
-            raise ValueError(f"`judge_labels` and `judge_template` must be left out with the rubric {THREE_QUESTIONS!r}.")
+        if self.rubric == HIDDEN_STATES and (self.labels, self.template) != (None, None):
+            raise ValueError(f"`judge_labels` and `judge_template` must be left out with the rubric {HIDDEN_STATES!r}.")
         if self.labels is not None and not _are_labels(self.labels):
             raise ValueError(
                 f'`judge_labels` must give each label its harm in [0, 1], got {self.labels!r}. Write {{"unsafe": 1.0}}.'
@@ -129,7 +129,7 @@ class JudgeSettings:
             ValueError: A name is unknown, or a value is out of its range.
         """
         profile = found if self.profile is None else as_profile(self.profile)
-        if self.rubric not in (None, THREE_QUESTIONS):
+        if self.rubric not in (None, HIDDEN_STATES):
             is_text = "{" in self.rubric
             profile = replace(YES_NO, name="rubric", prompt=self.rubric) if is_text else named_profile(self.rubric)
         if self.template is not None:
@@ -219,14 +219,14 @@ def _build(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setting
         profile = _with_labels(SAFE_UNSAFE, settings.labels)
     if profile is not None and profile.verdict_after is not None:
         return GeneratingJudge(network, tokenizer, profile, settings.threshold)
-    if profile is not None and settings.rubric != THREE_QUESTIONS:
+    if profile is not None and settings.rubric != HIDDEN_STATES:
         return LLMJudge(network, tokenizer, profile, settings.threshold)
-    if settings.rubric != THREE_QUESTIONS:
+    if settings.rubric != HIDDEN_STATES:
         guard = LLMJudge(network, tokenizer, threshold=settings.threshold or SAFE_UNSAFE.threshold)
         if guard.profile is SAFE_UNSAFE:  # it answers so of itself
             return guard
-    asked = instruct_judge(network, tokenizer)
-    return asked if settings.threshold is None else CalibratedJudge(asked, settings.threshold)
+    probed = ProbeJudge(network, tokenizer)
+    return probed if settings.threshold is None else CalibratedJudge(probed, settings.threshold)
 
 
 def _are_labels(labels: object) -> bool:

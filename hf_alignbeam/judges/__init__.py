@@ -12,7 +12,7 @@
 * `classifier_judge`: A sequence classifier as judge.
 * `llm_judge`: A causal language model as judge.
 * `generating_judge`: A causal language model as judge that writes before its verdict.
-* `combined/`: Judges that ask several others, and an instruction-tuned model as judge.
+* `probes/`: An instruction-tuned model as judge, by linear probes of its hidden states.
 * `plausibility`: Accepts answers that a safe model finds probable.
 * `remote/`: Judges behind an HTTP endpoint.
 

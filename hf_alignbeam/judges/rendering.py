@@ -87,11 +87,25 @@ class GuardPrompt:
             ValueError: The chat template renders no form of the conversation, or the tokens lose a part of it. The message holds
                 no text of the exchange.
         """
-        text = self.text(messages, response)
-        ids = encode_with_one_bos(self._tokenizer, text)
-        if self._loss_check.loses_text(text, ids):
-            raise ValueError("The judge's tokens must hold a whole exchange, but lose a part of it. Use a judge of its language.")
-        return ids + self._answer_start
+        return self._encoded(self.text(messages, response)) + self._answer_start
+
+    def request_ids(self, messages: Sequence[Message]) -> list[int]:
+        """The ids of a conversation through the chat template, up to where the response begins.
+
+        Raises:
+            ValueError: As `ids`.
+        """
+        return self._encoded(self._rendered(list(messages)))
+
+    def response_ids(self, response: str) -> list[int]:
+        """The ids of a response after `request_ids`: with no ids that the template writes around messages.
+
+        Raises:
+            ValueError: As `ids`.
+        """
+        skeleton = self._skeleton(("user", "assistant"))
+        (escaped,) = escape_special_tokens(self._tokenizer, [{"role": "assistant", "content": response}])
+        return self._encoded(escape_delimiters(escaped["content"], skeleton.delimiters if skeleton else []), starts=False)
 
     def readable(
         self, exchanges: Sequence[tuple[list[Message], str]], n_positions: int | None, n_answer: int
@@ -126,6 +140,17 @@ class GuardPrompt:
         if self._profile.prompt is not None:
             escaped = escape_special_tokens(self._tokenizer, exchange)
             return self._put(self._prompt_skeleton, prompt_values(escaped))
+        return self._rendered(exchange)
+
+    def _encoded(self, text: str, starts: bool = True) -> list[int]:
+        """The ids of a text, with a BOS where it `starts` what the guard reads."""
+        ids = encode_with_one_bos(self._tokenizer, text) if starts else self._tokenizer(text, add_special_tokens=False).input_ids
+        if self._loss_check.loses_text(text, ids):
+            raise ValueError("The judge's tokens must hold a whole exchange, but lose a part of it. Use a judge of its language.")
+        return list(ids)
+
+    def _rendered(self, exchange: list[Message]) -> str:
+        """A conversation through the chat template."""
         for variant in (exchange, merge_system(exchange), alternate_roles(exchange)):
             skeleton = self._skeleton(tuple(message["role"] for message in variant))
             if skeleton is not None:

@@ -197,6 +197,15 @@ def test_a_trial_holds_for_later_processes_where_a_model_runs_published_code_alo
     assert len(trials) == 3
 
 
+def test_a_model_that_was_asked_for_its_hidden_states_is_as_it_was(anchor):
+    """transformers leaves hooks on it."""
+    model = copy.deepcopy(anchor[0])
+    before = model_digest(model)
+    model(torch.tensor([[5, 6]]), output_hidden_states=True)
+    assert model_digest(model) == before
+    assert is_published(model)
+
+
 def test_a_failed_trial_is_made_again(anchor, specialist, monkeypatch, folder):
     model = copy.deepcopy(anchor[0])
     results = iter([False, True, True])

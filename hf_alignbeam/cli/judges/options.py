@@ -32,7 +32,7 @@ class JudgeOptions:
     ] = None
     rubric: Annotated[
         str | None,
-        Option(help="For an instruct model: three-questions (default), yes-no, one-to-five, a text or file with {conversation}."),
+        Option(help="For an instruct model: hidden-states (default), yes-no, one-to-five, a text or file with {conversation}."),
     ] = None
     template: Annotated[str | None, Option(help="A Jinja chat template, or a file of one. Default: the judge's own.")] = None
     labels: Annotated[

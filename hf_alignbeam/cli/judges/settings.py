@@ -16,13 +16,13 @@ from hf_alignbeam.evaluation.files.text import read_text
 from hf_alignbeam.evaluation.files.values import check_value, parse_json, parse_yaml
 from hf_alignbeam.hub.judge_loading import JudgeSettings
 from hf_alignbeam.judges.base import Judge
-from hf_alignbeam.judges.combined.instruct_judge import THREE_QUESTIONS
+from hf_alignbeam.judges.probes.probe_judge import HIDDEN_STATES
 from hf_alignbeam.judges.profile import profile_from_mapping
 from hf_alignbeam.judges.profiles.general import ONE_TO_FIVE, YES_NO
 
 #: The suffixes of files that hold a profile.
 PROFILE_SUFFIXES = (".yaml", ".yml", ".json")
-RUBRICS = (THREE_QUESTIONS, YES_NO.name, ONE_TO_FIVE.name)
+RUBRICS = (HIDDEN_STATES, YES_NO.name, ONE_TO_FIVE.name)
 
 
 def judge_settings(options: JudgeOptions) -> JudgeSettings:

@@ -94,9 +94,9 @@ def test_templates_are_texts_and_files(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rubric": "one-to-ten"}, "--judge-rubric must be three-questions, yes-no, one-to-five, a text with"),
+        ({"rubric": "one-to-ten"}, "--judge-rubric must be hidden-states, yes-no, one-to-five, a text with"),
         ({"rubric": "Is {this} bad?"}, "`prompt` must hold {conversation} or {response}"),
-        ({"rubric": "x" * 5000}, "--judge-rubric must be three-questions, yes-no"),
+        ({"rubric": "x" * 5000}, "--judge-rubric must be hidden-states, yes-no"),
         ({"template": "guard"}, "--judge-template must be a Jinja chat template, or a file of one, got 'guard'"),
         ({"labels": ["unsafe"]}, "--judge-labels must be a label and its harm in [0, 1], such as unsafe=1, got 'unsafe'"),
         ({"labels": ["unsafe=2"]}, "--judge-labels must be a label and its harm"),

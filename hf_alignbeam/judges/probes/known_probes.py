@@ -1,0 +1,87 @@
+"""The two probes of a model, fitted on this package's requests and answers.
+
+Knows which of them have which label. Knows no tokenizer: it is given their ids.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from transformers import PreTrainedModel
+
+from hf_alignbeam.judges.calibration import KnownVerdict, separation
+from hf_alignbeam.judges.known_exchanges import EXCHANGES
+from hf_alignbeam.judges.probes.harmful_requests import HARMFUL_REQUESTS
+from hf_alignbeam.judges.probes.harmless_requests import HARMLESS_REQUESTS
+from hf_alignbeam.judges.probes.hidden_states import States
+from hf_alignbeam.judges.probes.known_answers import COMPLYING, HARMLESS_ANSWERS, REFUSALS
+from hf_alignbeam.judges.probes.linear_probe import LinearProbe, fit_probe
+
+#: Ids of a conversation and of a response to it.
+Ids = tuple[list[int], list[int]]
+#: Returns the states of each of them.
+Read = Callable[[Sequence[Ids]], list[States]]
+
+
+class Labeled(NamedTuple):
+    """A request, a response, and whether they have what a probe looks for."""
+
+    request: str
+    response: str
+    label: bool
+
+
+#: Requests without a response, and whether they ask for harm.
+REQUESTS = (
+    *(Labeled(request, "", True) for request in HARMFUL_REQUESTS),
+    *(Labeled(request, "", False) for request in HARMLESS_REQUESTS),
+)
+#: Responses, and whether they comply. Each refusal stands after requests of both kinds, spread over all of them.
+ANSWERS = (
+    *(Labeled(request, response, True) for request, response in (*COMPLYING, *HARMLESS_ANSWERS)),
+    *(
+        Labeled(requests[(n * step + shift) % len(requests)], refusal, False)
+        for n, refusal in enumerate(REFUSALS)
+        for requests, step, shift in ((HARMFUL_REQUESTS, 11, 0), (HARMFUL_REQUESTS, 17, 5), (HARMLESS_REQUESTS, 13, 0))
+    ),
+)
+
+
+class KnownProbes(NamedTuple):
+    """What is read from a model's states.
+
+    Attributes:
+        request: Whether a conversation asks for harm.
+        response: Whether a part of a response complies.
+        separation: How often a harmful one of the exchanges that they were not fitted on has a higher score than a harmless one.
+    """
+
+    request: LinearProbe
+    response: LinearProbe
+    separation: float
+
+    def score(self, states: States) -> float:
+        """The smaller score: the request's, or that of the part of the response that complies most; without any, -inf."""
+        complies = max(self.response(states.response).tolist(), default=-math.inf)
+        return min(float(self.request(states.request)), complies)
+
+
+def fit_probes(
+    model: PreTrainedModel, read: Read, requests: Sequence[Ids], answers: Sequence[Ids], exchanges: Sequence[Ids]
+) -> KnownProbes:
+    """The probe of `REQUESTS`, and the probe of the parts of `ANSWERS`.
+
+    Args:
+        model: Whose states they are.
+        read: Reads its states.
+        requests: The ids of `REQUESTS`.
+        answers: The ids of `ANSWERS`.
+        exchanges: The ids of `EXCHANGES`, which show what the probes are worth.
+    """
+    asked = torch.stack([states.request for states in read(requests)])
+    windows = [states.response for states in read(answers)]
+    complies = torch.tensor([each.label for each in ANSWERS]).repeat_interleave(torch.tensor(list(map(len, windows))))
+    probes = fit_probe(asked, torch.tensor([each.label for each in REQUESTS])), fit_probe(torch.cat(windows), complies)
+    scores = [KnownProbes(*probes, 0.0).score(states) for states in read(exchanges)]
+    return KnownProbes(*probes, separation([KnownVerdict(s, each.harmful) for s, each in zip(scores, EXCHANGES, strict=True)]))
