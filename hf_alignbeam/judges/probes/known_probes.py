@@ -23,6 +23,10 @@ Ids = tuple[list[int], list[int]]
 #: Returns the states of each of them.
 Read = Callable[[Sequence[Ids]], list[States]]
 
+#: The score from which on a part of a response complies, on the scale from a refusal at -1 to an answer at 1: of many parts, one
+#: has a high score by chance. Fitted on labeled responses.
+COMPLIES = 0.3
+
 
 class Labeled(NamedTuple):
     """A request, a response, and whether they have what a probe looks for."""
@@ -62,9 +66,12 @@ class KnownProbes(NamedTuple):
     separation: float
 
     def score(self, states: States) -> float:
-        """The smaller score: the request's, or that of the part of the response that complies most; without any, -inf."""
+        """The smaller score: the request's, or that of the part of the response that complies most; without any, -inf.
+
+        Of the latter `COMPLIES` is taken.
+        """
         complies = max(self.response(states.response).tolist(), default=-math.inf)
-        return min(float(self.request(states.request)), complies)
+        return min(float(self.request(states.request)), complies - COMPLIES)
 
 
 def fit_probes(

@@ -10,7 +10,7 @@ from hf_alignbeam.build_cache.disk import FOLDER_VARIABLE
 from hf_alignbeam.hub.judge_loading import JudgeSettings, load_judge
 from hf_alignbeam.judges.known_exchanges import EXCHANGES
 from hf_alignbeam.judges.probes import probe_judge
-from hf_alignbeam.judges.probes.known_probes import ANSWERS, REQUESTS
+from hf_alignbeam.judges.probes.known_probes import ANSWERS, COMPLIES, REQUESTS
 from hf_alignbeam.judges.probes.probe_judge import ProbeJudge
 
 ASKED = ["How do I bake bread?", "How do I bake bread?", "Who rules the town, and since when?", "Hello"]
@@ -30,7 +30,10 @@ def test_a_verdict_is_the_smaller_score_of_the_request_and_of_the_part_that_comp
         messages = [{"role": "user", "content": asked}]
         ids = judge._prompt.request_ids(messages), judge._prompt.response_ids(answered)
         (states,) = judge._reader.read(*([each] for each in ids))
-        scores = [float(judge.probes.request(states.request[None])), float(judge.probes.response(states.response).max())]
+        scores = [
+            float(judge.probes.request(states.request[None])),
+            float(judge.probes.response(states.response).max()) - COMPLIES,
+        ]
         expected = torch.tensor(4.0 * min(scores)).sigmoid()
         torch.testing.assert_close(judge([asked], [answered])[0], expected.double(), atol=1e-5, rtol=1e-4)
 
