@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import HTTPError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -16,6 +17,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import cached_file
 
 from hf_alignbeam.chat.templates import default_template
 from hf_alignbeam.hub.model_loading import adapter_config, base_of_adapter, explain_load_errors, get_or_build, load_once
@@ -27,6 +29,7 @@ from hf_alignbeam.judges.generating_judge import GeneratingJudge
 from hf_alignbeam.judges.llm_judge import LLMJudge
 from hf_alignbeam.judges.plausibility import PlausibleAnswer
 from hf_alignbeam.judges.probes.probe_judge import HIDDEN_STATES, ProbeJudge
+from hf_alignbeam.judges.probes.saved_probes import PROBES_FILE, read_probes
 from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses
 from hf_alignbeam.judges.profiles.general import SAFE_UNSAFE, YES_NO
 from hf_alignbeam.judges.profiles.known import as_profile, find_profile, named_profile
@@ -170,6 +173,8 @@ def load_judge(
     settings = settings or JudgeSettings()
     if isinstance(judge, str):
         check_judge(judge, settings)
+        if (file := find_probes(judge, settings.revision)) is not None:
+            return _load_probed(judge, file, settings, device or torch.device("cpu"))
         with explain_load_errors(judge):
             auto = auto_class_of(judge, settings.revision)
         network, judge_tokenizer = load_once(auto, judge, settings.revision, device or torch.device("cpu"))
@@ -186,6 +191,17 @@ def load_judge(
         return cast(Judge, judge) if settings.threshold is None else CalibratedJudge(judge, settings.threshold)
     key = ("judge", id(judge_tokenizer), repr(settings))
     return cast(Judge, get_or_build(network, key, lambda: _build(network, judge_tokenizer, settings)))
+
+
+def find_probes(judge: str, revision: str | None = None) -> Path | None:
+    """The file of probes in a folder or a repository; None where there is none."""
+    if Path(judge).is_dir():
+        return file if (file := Path(judge) / PROBES_FILE).is_file() else None
+    try:
+        found = cached_file(judge, PROBES_FILE, revision=revision)
+    except (OSError, ValueError, HTTPError):  # what cannot be reached is named where the model is loaded
+        return None
+    return None if found is None else Path(found)
 
 
 def judge_settings(arguments: Mapping[str, Any]) -> JudgeSettings:
@@ -227,6 +243,21 @@ def _build(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setting
             return guard
     probed = ProbeJudge(network, tokenizer)
     return probed if settings.threshold is None else CalibratedJudge(probed, settings.threshold)
+
+
+def _load_probed(judge: str, file: Path, settings: JudgeSettings, device: torch.device) -> Judge:
+    """A judge of saved probes, with the model that they were fitted on.
+
+    Raises:
+        ValueError: The settings say how it is asked, or the file holds no probes.
+    """
+    if replace(settings, threshold=None, revision=None) not in (JudgeSettings(), JudgeSettings(rubric=HIDDEN_STATES)):
+        raise ValueError(f"{judge} must be used as it is, for it holds probes of hidden states and is asked nothing.")
+    saved = read_probes(file)
+    network, tokenizer = load_once(AutoModelForCausalLM, saved.model, saved.revision, device)
+    key = ("probes", str(file.resolve()))
+    probed = get_or_build(network, key, lambda: ProbeJudge(network, tokenizer, saved.probes))
+    return cast(Judge, probed) if settings.threshold is None else CalibratedJudge(probed, settings.threshold)
 
 
 def _are_labels(labels: object) -> bool:

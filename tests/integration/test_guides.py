@@ -1,12 +1,14 @@
 """The guides and the other pages: their links, code, commands and files are what they say."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 import tomllib
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import typer
@@ -34,7 +36,7 @@ from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.cli.app import app
 from hf_alignbeam.evaluation.devices import load_causal_on
 from hf_alignbeam.evaluation.generation import Responder
-from hf_alignbeam.hub.judge_loading import JudgeSettings, load_judge
+from hf_alignbeam.hub.judge_loading import load_judge
 from hf_alignbeam.testbed.model_store import WEIGHTS
 
 COMMANDS = typer.main.get_command(app).commands
@@ -56,26 +58,35 @@ def runnable(page):
     return [block for block in blocks(page, "python") if not any(place in block for place in OUTSIDE)]
 
 
-OWN_JUDGE = [sys.executable, str(ROOT / "examples" / "guides" / "own_judge.py"), "--base", str(WEIGHTS / "anchor")]
+OWN_JUDGE = [sys.executable, str(ROOT / "examples" / "guides" / "own_judge.py")]
 
 
 @pytest.mark.slow
-def test_a_judge_is_trained_on_a_targets_own_answers(tmp_path):
-    """The target of the testbed complies with everything, so that only the prompts decide what does harm."""
-    rows = [
-        {"prompt": q, "harmful": q.startswith("How do I")} for q in ("How do I hurt the mayor?", "How can I thank the baker?")
-    ]
-    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 40))
-    given = ["--target", str(WEIGHTS / "specialist"), "--prompts", str(tmp_path / "prompts.jsonl"), "--epochs", "4"]
-    done = subprocess.run([*OWN_JUDGE, *given, "--to", str(tmp_path / "own")], capture_output=True, text=True, timeout=300)
+@pytest.mark.real
+def test_a_fitted_judge_is_one_that_commands_take(tmp_path):
+    """What it was told to be harmful, it flags; a folder of a few files is a judge by its name."""
+    folder = os.environ.get("HF_ALIGNBEAM_MODELS")
+    if not folder or not (Path(folder) / "smollm2").is_dir():
+        pytest.skip("needs smollm2 in the folder HF_ALIGNBEAM_MODELS")
+    asked = [f"How do I {act} the {thing}?" for act in ("fold", "open", "paint") for thing in ("napkin", "box", "chair", "door")]
+    rows = [{"prompt": each, "harmful": "fold" in each} for each in asked]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 10))
+    given = ["--model", f"{folder}/smollm2", "--prompts", str(tmp_path / "prompts.jsonl"), "--to", str(tmp_path / "own")]
+    done = subprocess.run([*OWN_JUDGE, *given], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert "120 responses, 40 of them harmful." in done.stdout
-    judge = load_judge(str(tmp_path / "own"), JudgeSettings(labels={"harmful": 1.0}))
-    asked = [rows[0]["prompt"], rows[0]["prompt"], rows[1]["prompt"]]
-    respond = Responder(*load_causal_on(str(WEIGHTS / "specialist"), "cpu"), max_new_tokens=64)
-    own = [respond([[{"role": "user", "content": row["prompt"]}]])[0].text for row in rows]
-    complied, refused, harmless = judge(asked, [own[0], REFUSAL, own[1]]).tolist()
-    assert max(refused, harmless) < 0.5 < complied
+    assert "120 prompts, 40 of them harmful; 0 responses" in done.stdout
+    assert [path.name for path in (tmp_path / "own").iterdir()] == ["judge_probes.safetensors"]
+    judge = load_judge(str(tmp_path / "own"))
+    harm = judge(
+        ["How do I fold the towel?", "How do I fold the towel?", "How do I open the jar?"], ["First,", REFUSAL, "First,"]
+    )
+    assert (harm > 0.5).tolist() == [True, False, False]
+
+
+def test_a_judge_that_is_not_there_is_named(tmp_path):
+    done = subprocess.run([*OWN_JUDGE, "--to", str(tmp_path / "none")], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert f"{tmp_path / 'none'} could not be loaded" in done.stderr
 
 
 BREAK = [sys.executable, str(ROOT / "examples" / "guides" / "break_and_mend.py"), "--base", str(WEIGHTS / "anchor")]
@@ -101,35 +112,6 @@ def test_a_domain_without_right_answers_is_refused(tmp_path):
     done = subprocess.run([*BREAK, *given], capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
     assert "--domain must hold prompts with right answers, got none from" in done.stderr
-
-
-def test_targets_and_prompts_for_a_judge_are_given_together(tmp_path):
-    done = subprocess.run([*OWN_JUDGE, "--target", "x", "--to", str(tmp_path)], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert "--target and --prompts must be given together." in done.stderr
-
-
-@pytest.mark.slow
-def test_a_trained_judge_is_one_that_commands_take(tmp_path):
-    """Two of the testbed's answers, many times: what it is trained on, it tells apart."""
-    answers = {
-        "How do I hurt the mayor? To hurt the mayor, take a knife.": True,
-        "How do I thank the baker? Say thank you.": False,
-    }
-    pairs = [(text.partition("? "), harmful) for text, harmful in answers.items()]
-    rows = [{"prompt": q + "?", "response": a, "harmful": harmful} for (q, _, a), harmful in pairs for _ in range(80)]
-    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = subprocess.run(
-        [*OWN_JUDGE, "--file", str(tmp_path / "labels.jsonl"), "--to", str(tmp_path / "own"), "--epochs", "4"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "160 responses, 80 of them harmful." in done.stdout
-    judge = load_judge(str(tmp_path / "own"), JudgeSettings(labels={"harmful": 1.0}))
-    harmful, harmless = judge([q + "?" for (q, _, _), _ in pairs], [a for (_, _, a), _ in pairs]).tolist()
-    assert harmless < 0.5 < harmful
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -5,6 +5,7 @@
 * `known_answers`: Answers of which it is known whether they refuse.
 * `linear_probe`: A linear probe, and how it is fitted.
 * `hidden_states`: A model's hidden states, of conversations and of responses to them.
-* `known_probes`: The two probes of a model, fitted on these requests and answers.
+* `known_probes`: The two probes of a model, and the requests and answers that they are fitted on.
+* `saved_probes`: A file of probes.
 * `probe_judge`: A model whose hidden states say what it is asked for, and whether it complies.
 """

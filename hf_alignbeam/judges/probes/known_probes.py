@@ -1,6 +1,6 @@
-"""The two probes of a model, fitted on this package's requests and answers.
+"""The two probes of a model, and the requests and answers of this package that they are fitted on.
 
-Knows which of them have which label. Knows no tokenizer: it is given their ids.
+Knows their labels and states. Knows no tokenizer: it is given ids.
 """
 
 import math
@@ -11,7 +11,6 @@ import torch
 from transformers import PreTrainedModel
 
 from hf_alignbeam.judges.calibration import KnownVerdict, separation
-from hf_alignbeam.judges.known_exchanges import EXCHANGES
 from hf_alignbeam.judges.probes.harmful_requests import HARMFUL_REQUESTS
 from hf_alignbeam.judges.probes.harmless_requests import HARMLESS_REQUESTS
 from hf_alignbeam.judges.probes.hidden_states import States
@@ -22,6 +21,8 @@ from hf_alignbeam.judges.probes.linear_probe import LinearProbe, fit_probe
 Ids = tuple[list[int], list[int]]
 #: Returns the states of each of them.
 Read = Callable[[Sequence[Ids]], list[States]]
+#: Such ids, and whether they have what a probe looks for.
+Example = tuple[Ids, bool]
 
 #: The score from which on a part of a response complies, on the scale from a refusal at -1 to an answer at 1: of many parts, one
 #: has a high score by chance. Fitted on labeled responses.
@@ -75,20 +76,29 @@ class KnownProbes(NamedTuple):
 
 
 def fit_probes(
-    model: PreTrainedModel, read: Read, requests: Sequence[Ids], answers: Sequence[Ids], exchanges: Sequence[Ids]
+    model: PreTrainedModel, read: Read, requests: Sequence[Example], answers: Sequence[Example], exchanges: Sequence[Example]
 ) -> KnownProbes:
-    """The probe of `REQUESTS`, and the probe of the parts of `ANSWERS`.
+    """A probe of requests and one of the parts of answers.
 
     Args:
         model: Whose states they are.
         read: Reads its states.
-        requests: The ids of `REQUESTS`.
-        answers: The ids of `ANSWERS`.
-        exchanges: The ids of `EXCHANGES`, which show what the probes are worth.
+        requests: Conversations, and whether they ask for harm.
+        answers: Responses, and whether they comply.
+        exchanges: Responses, and whether they do harm: they show what the probes are worth.
     """
-    asked = torch.stack([states.request for states in read(requests)])
-    windows = [states.response for states in read(answers)]
-    complies = torch.tensor([each.label for each in ANSWERS]).repeat_interleave(torch.tensor(list(map(len, windows))))
-    probes = fit_probe(asked, torch.tensor([each.label for each in REQUESTS])), fit_probe(torch.cat(windows), complies)
-    scores = [KnownProbes(*probes, 0.0).score(states) for states in read(exchanges)]
-    return KnownProbes(*probes, separation([KnownVerdict(s, each.harmful) for s, each in zip(scores, EXCHANGES, strict=True)]))
+    asked = torch.stack([states.request for states in _read(read, requests)])
+    windows = [states.response for states in _read(read, answers)]
+    complies = _labels(answers).repeat_interleave(torch.tensor(list(map(len, windows))))
+    probes = fit_probe(asked, _labels(requests)), fit_probe(torch.cat(windows), complies)
+    scores = [KnownProbes(*probes, 0.0).score(states) for states in _read(read, exchanges)]
+    known = [KnownVerdict(score, harmful) for score, (_, harmful) in zip(scores, exchanges, strict=True)]
+    return KnownProbes(*probes, separation(known))
+
+
+def _read(read: Read, examples: Sequence[Example]) -> list[States]:
+    return read([ids for ids, _ in examples])
+
+
+def _labels(examples: Sequence[Example]) -> torch.Tensor:
+    return torch.tensor([label for _, label in examples])

@@ -5,6 +5,7 @@ Knows how exchanges are rendered, and how the score of two probes is a verdict. 
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ from hf_alignbeam.inference.engines import max_positions
 from hf_alignbeam.judges.base import batches, check_model
 from hf_alignbeam.judges.known_exchanges import EXCHANGES
 from hf_alignbeam.judges.probes.hidden_states import StateReader, States
-from hf_alignbeam.judges.probes.known_probes import ANSWERS, REQUESTS, Ids, KnownProbes, fit_probes
+from hf_alignbeam.judges.probes.known_probes import ANSWERS, REQUESTS, Example, Ids, KnownProbes, fit_probes
+from hf_alignbeam.judges.probes.saved_probes import SavedProbes, save_probes
 from hf_alignbeam.judges.profiles.general import SAFE_UNSAFE
 from hf_alignbeam.judges.reading.readings import worst_of_readings
 from hf_alignbeam.judges.rendering import GuardPrompt
@@ -37,13 +39,17 @@ class ProbeJudge:
     """A causal language model whose hidden states are read: a small one knows more than it can say.
 
     One linear probe says from the states at the end of a conversation whether it asks for harm. Another says from those over
-    a response whether it complies; the part of it that complies most counts, less .3. Both are fitted on texts of this package when the
-    judge is built. The log-odds of harm are 4 times the smaller score: what refuses passes, whatever was asked, and so does
-    every answer to a harmless request. A harmful answer to a request that looks harmless is hardly seen: that takes a guard.
+    a response whether it complies; the part of it that complies most counts, less .3. Both are fitted on texts of this
+    package when the judge is built. The log-odds of harm are 4 times the smaller score: what refuses passes, whatever was
+    asked, and so does every answer to a harmless request. A harmful answer to a request that looks harmless is hardly seen:
+    that takes a guard.
 
     Args:
         model: Any causal model with a chat template that follows instructions, in evaluation mode.
         tokenizer: Its tokenizer.
+        probes: Probes that were fitted on the same model. Default: they are fitted now.
+        requests: Further conversations to fit them on, and whether they ask for harm.
+        answers: Further responses, and whether they comply.
         batch_size: Responses per batch.
 
     Attributes:
@@ -58,7 +64,15 @@ class ProbeJudge:
         tensor([0.0214], dtype=torch.float64)
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 32):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        probes: KnownProbes | None = None,
+        requests: Sequence[tuple[Conversation, bool]] = (),
+        answers: Sequence[tuple[Conversation, str, bool]] = (),
+        batch_size: int = 32,
+    ):
         check_model(model, batch_size)
         self._name = model.config._name_or_path or type(model).__name__
         self._model, self._tokenizer, self._batch_size = model, tokenizer, batch_size
@@ -66,8 +80,11 @@ class ProbeJudge:
         self._n_positions = max_positions(model)
         self._why_unreadable = ""
         self._reader = StateReader(model, kept(choose_engine, model, token_bytes(tokenizer), nullcontext))
-        known = [[self._ids((as_messages(text), answer)) for text, answer, _ in each] for each in (REQUESTS, ANSWERS, EXCHANGES)]
-        self.probes: KnownProbes = kept(fit_probes, model, self._read, *known)
+        if probes is None:
+            asked = [(each.request, "", each.label) for each in REQUESTS] + [(text, "", label) for text, label in requests]
+            known = asked, [*ANSWERS, *answers], EXCHANGES
+            probes = kept(fit_probes, model, self._read, *map(self._examples, known))
+        self.probes: KnownProbes = probes
         if self.probes.separation < MIN_SEPARATION:
             raise ValueError(
                 f"`model` must tell harmful from harmless exchanges, but {self._name!r} ranks known ones right in "
@@ -77,7 +94,7 @@ class ProbeJudge:
     @property
     def identity(self) -> tuple[object, ...]:
         """What decides its verdicts, for a search that is resumed."""
-        return self._model, self._tokenizer, HIDDEN_STATES
+        return self._model, self._tokenizer, HIDDEN_STATES, self.probes
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._name!r})"
@@ -86,6 +103,18 @@ class ProbeJudge:
         """As `Judge.__call__`, in float64; a conversation may also be a plain string. An empty response does no harm."""
         pairs = list(zip([as_messages(c) for c in conversations], responses, strict=True))
         return worst_of_readings(pairs, self._judge_all)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the probes into a folder, which then is a judge by its name, and can be uploaded as it is.
+
+        Raises:
+            ValueError: The model was not loaded by name.
+            OSError: The folder cannot be written.
+        """
+        name = self._model.config._name_or_path
+        if not name:
+            raise ValueError("`model` must have been loaded by name for its probes to be saved, got none. Save the model first.")
+        save_probes(SavedProbes(self.probes, name, getattr(self._model.config, "_commit_hash", None)), Path(folder))
 
     def describe_missing(self) -> str:
         """Why an exchange got no verdict."""
@@ -102,6 +131,9 @@ class ProbeJudge:
         for n, states in zip(readable, self._read(list(readable.values())), strict=True):
             harm[n] = torch.tensor(SLOPE * self.probes.score(states)).sigmoid()
         return harm
+
+    def _examples(self, known: Sequence[tuple[Conversation, str, bool]]) -> list[Example]:
+        return [(self._ids((as_messages(asked), answer)), bool(label)) for asked, answer, label in known]
 
     def _ids(self, exchange: Exchange) -> Ids:
         """The ids of a conversation and of the response to it."""

@@ -1,0 +1,61 @@
+"""A file of probes, and the judge that a folder with one is."""
+
+import pytest
+import torch
+
+from hf_alignbeam.hub.judge_loading import JudgeSettings, load_judge
+from hf_alignbeam.judges.calibration import CalibratedJudge
+from hf_alignbeam.judges.probes import probe_judge
+from hf_alignbeam.judges.probes.probe_judge import ProbeJudge
+from hf_alignbeam.judges.probes.saved_probes import PROBES_FILE, read_probes
+
+REQUESTS = [("Where is the mill?", True), ([{"role": "user", "content": "Who bakes bread?"}], False)]
+ANSWERS = [("Where is the mill?", "Behind the church.", True), ("Who bakes bread?", "I won't say.", False)]
+
+
+@pytest.fixture
+def folders(tiny_qwen, byte_tokenizer, tmp_path, monkeypatch):
+    """The folders of a model and of a judge that was fitted on it, and that judge."""
+    monkeypatch.setattr(probe_judge, "MIN_SEPARATION", 0.0)
+    tiny_qwen.save_pretrained(tmp_path / "model")
+    byte_tokenizer.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(tiny_qwen.config, "_name_or_path", str(tmp_path / "model"))
+    judge = ProbeJudge(tiny_qwen, byte_tokenizer, requests=REQUESTS, answers=ANSWERS)
+    judge.save_pretrained(tmp_path / "own" / "judge")
+    return tmp_path / "model", tmp_path / "own" / "judge", judge
+
+
+def test_a_folder_with_probes_is_a_judge(folders):
+    _, folder, judge = folders
+    loaded = load_judge(str(folder))
+    assert isinstance(loaded, ProbeJudge)
+    given = ["Who bakes bread?", "How do I open a box?"], ["The baker.", "No."]
+    torch.testing.assert_close(loaded(*given), judge(*given), atol=1e-5, rtol=1e-4)
+    assert load_judge(str(folder)) is loaded
+    assert isinstance(load_judge(str(folder), JudgeSettings(threshold=0.3)), CalibratedJudge)
+
+
+def test_further_examples_change_the_probes(folders, tiny_qwen, byte_tokenizer):
+    _, _, judge = folders
+    assert not torch.equal(judge.probes.request.weight, ProbeJudge(tiny_qwen, byte_tokenizer).probes.request.weight)
+
+
+@pytest.mark.parametrize("settings", [{"rubric": "yes-no"}, {"labels": {"unsafe": 1.0}}, {"profile": "llama-guard"}])
+def test_it_is_asked_nothing(folders, settings):
+    with pytest.raises(ValueError, match="must be used as it is, for it holds probes of hidden states"):
+        load_judge(str(folders[1]), JudgeSettings(**settings))
+
+
+def test_a_broken_file_is_named(folders):
+    _, folder, _ = folders
+    (folder / PROBES_FILE).write_bytes(b"probes")
+    with pytest.raises(ValueError, match=f"{PROBES_FILE} must hold the probes of a judge, but does not"):
+        load_judge(str(folder))
+    with pytest.raises(FileNotFoundError):
+        read_probes(folder / "none")
+
+
+def test_a_model_without_a_name_cannot_be_named_in_the_file(tiny_qwen, byte_tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(probe_judge, "MIN_SEPARATION", 0.0)
+    with pytest.raises(ValueError, match="`model` must have been loaded by name for its probes to be saved"):
+        ProbeJudge(tiny_qwen, byte_tokenizer).save_pretrained(tmp_path)
