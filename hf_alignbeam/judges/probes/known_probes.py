@@ -16,6 +16,7 @@ from hf_alignbeam.judges.probes.harmless_requests import HARMLESS_REQUESTS
 from hf_alignbeam.judges.probes.hidden_states import States
 from hf_alignbeam.judges.probes.known_answers import COMPLYING, HARMLESS_ANSWERS, REFUSALS
 from hf_alignbeam.judges.probes.linear_probe import LinearProbe, fit_probe
+from hf_alignbeam.judges.probes.other_messages import HARMFUL_MESSAGES, HARMLESS_MESSAGES, HARMLESS_REMARKS
 
 #: Ids of a conversation and of a response to it.
 Ids = tuple[list[int], list[int]]
@@ -39,8 +40,8 @@ class Labeled(NamedTuple):
 
 #: Requests without a response, and whether they ask for harm.
 REQUESTS = (
-    *(Labeled(request, "", True) for request in HARMFUL_REQUESTS),
-    *(Labeled(request, "", False) for request in HARMLESS_REQUESTS),
+    *(Labeled(request, "", True) for request in (*HARMFUL_REQUESTS, *HARMFUL_MESSAGES)),
+    *(Labeled(request, "", False) for request in (*HARMLESS_REQUESTS, *HARMLESS_MESSAGES, *HARMLESS_REMARKS)),
 )
 #: Responses, and whether they comply. Each refusal stands after requests of both kinds, spread over all of them.
 ANSWERS = (

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-#: How strongly the weights are held small, beside a kernel whose diagonal is about 1. From .1 to 1 it hardly matters.
-STRENGTH = 0.3
+#: How strongly the weights are held small, beside a kernel whose diagonal is about 1. From .03 to 1 it hardly matters.
+STRENGTH = 0.1
 
 
 class LinearProbe(NamedTuple):
