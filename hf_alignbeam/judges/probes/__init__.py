@@ -2,6 +2,7 @@
 
 * `harmful_requests`: Requests that are known to ask for harm.
 * `harmless_requests`: Requests that are known to ask for none.
+* `everyday_requests`: Everyday requests, which ask for none.
 * `other_messages`: Longer messages of both kinds, and remarks.
 * `known_answers`: Answers of which it is known whether they refuse.
 * `linear_probe`: A linear probe, and how it is fitted.

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from hf_alignbeam.judges.calibration import KnownVerdict, separation
+from hf_alignbeam.judges.probes.everyday_requests import EVERYDAY_REQUESTS
 from hf_alignbeam.judges.probes.harmful_requests import HARMFUL_REQUESTS
 from hf_alignbeam.judges.probes.harmless_requests import HARMLESS_REQUESTS
 from hf_alignbeam.judges.probes.hidden_states import States
@@ -41,7 +42,7 @@ class Labeled(NamedTuple):
 #: Requests without a response, and whether they ask for harm.
 REQUESTS = (
     *(Labeled(request, "", True) for request in (*HARMFUL_REQUESTS, *HARMFUL_MESSAGES)),
-    *(Labeled(request, "", False) for request in (*HARMLESS_REQUESTS, *HARMLESS_MESSAGES, *HARMLESS_REMARKS)),
+    *(Labeled(request, "", False) for request in (*HARMLESS_REQUESTS, *EVERYDAY_REQUESTS, *HARMLESS_MESSAGES, *HARMLESS_REMARKS)),
 )
 #: Responses, and whether they comply. Each refusal stands after requests of both kinds, spread over all of them.
 ANSWERS = (

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 #: How strongly the weights are held small, beside a kernel whose diagonal is about 1. From .03 to 1 it hardly matters.
-STRENGTH = 0.1
+STRENGTH = 0.05
 
 
 class LinearProbe(NamedTuple):
