@@ -98,7 +98,7 @@ def test_another_process_takes_the_probes_from_disk(tiny_qwen, byte_tokenizer, t
 
 def test_known_texts_are_of_both_kinds_and_new_to_each_other():
     for known in (REQUESTS, ANSWERS):
-        assert 0.3 < sum(each.label for each in known) / len(known) < 0.7
+        assert 0.2 < sum(each.label for each in known) / len(known) < 0.8
     assert len({each.request for each in REQUESTS}) == len(REQUESTS)
     assert not {each.response for each in EXCHANGES} & {each.response for each in ANSWERS}
 
