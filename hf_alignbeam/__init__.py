@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hf_alignbeam.judges.generating_judge import GeneratingJudge
     from hf_alignbeam.judges.llm_judge import LLMJudge
     from hf_alignbeam.judges.plausibility import PlausibleAnswer
+    from hf_alignbeam.judges.probes.probe_judge import ProbeJudge
     from hf_alignbeam.judges.profile import GuardProfile
     from hf_alignbeam.steering.processor import AnchorLogitsProcessor
     from hf_alignbeam.tokenization.vocabulary import token_bytes
@@ -32,6 +33,7 @@ __all__ = [
     "GuardProfile",
     "LLMJudge",
     "PlausibleAnswer",
+    "ProbeJudge",
     "SteeredPrompts",
     "VocabularyTranslator",
     "token_bytes",
@@ -51,6 +53,7 @@ _MODULES = {
     "GuardProfile": "judges.profile",
     "LLMJudge": "judges.llm_judge",
     "PlausibleAnswer": "judges.plausibility",
+    "ProbeJudge": "judges.probes.probe_judge",
     "SteeredPrompts": "embedding_search.steered_prompts",
     "VocabularyTranslator": "translation.translator",
     "token_bytes": "tokenization.vocabulary",

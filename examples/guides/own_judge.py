@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from hf_alignbeam import ProbeJudge
 from hf_alignbeam.chat.conversations import Conversation
 from hf_alignbeam.cli.judges.roc import rates_at
 from hf_alignbeam.evaluation.devices import load_causal
@@ -26,7 +27,6 @@ from hf_alignbeam.evaluation.statistics import auc_interval
 from hf_alignbeam.hub.judge_loading import load_judge
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.calibration import KnownVerdict, separation
-from hf_alignbeam.judges.probes.probe_judge import ProbeJudge
 
 #: So much of a response is read, in characters: its beginning says whether it complies.
 MAX_RESPONSE_CHARS = 300
