@@ -123,17 +123,20 @@ class StateReader:
 def captured_states(model: PreTrainedModel) -> Iterator[list[Tensor]]:
     """Collect the hidden states of the next forward: those (B, T, d) after each layer of the upper half, the last one included.
 
+    Another thread may run the same model meanwhile: its forwards are left alone.
+
     Args:
         model: A decoder, with or without adapters.
     """
     states: list[Tensor] = []
+    thread = threading.get_ident()
 
-    def ask(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return args, {**kwargs, "output_hidden_states": True}
+    def ask(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        return (args, {**kwargs, "output_hidden_states": True}) if threading.get_ident() == thread else None
 
     def collect(module: Any, args: Any, output: Any) -> None:
-        layers = output.hidden_states
-        states[:] = layers[len(layers) // 2 :]
+        if threading.get_ident() == thread:
+            states[:] = output.hidden_states[len(output.hidden_states) // 2 :]
 
     handles = [model.register_forward_pre_hook(ask, with_kwargs=True), model.register_forward_hook(collect)]
     try:

@@ -1,13 +1,14 @@
 """States from a cache against those of each exchange alone, for any history of calls."""
 
 import random
+import threading
 
 import pytest
 import torch
 
 from hf_alignbeam.benchmarks.tiny_families import build
 from hf_alignbeam.inference.engines import KeyValueEngine, RecomputeEngine
-from hf_alignbeam.judges.probes.hidden_states import WINDOW, StateReader
+from hf_alignbeam.judges.probes.hidden_states import WINDOW, StateReader, captured_states
 
 
 def alone(model, prompt, response):
@@ -67,3 +68,17 @@ def test_no_hook_stays_and_an_error_leaves_no_cache(tiny_qwen):
     assert not tiny_qwen._forward_hooks
     assert not tiny_qwen._forward_pre_hooks
     check(tiny_qwen, reader, [[5, 6]], [[7, 8, 9]])
+
+
+def test_another_threads_forwards_are_left_alone(tiny_qwen):
+    """An anchor may be the same model object."""
+    ids = torch.tensor([[5, 6, 7]])
+    with captured_states(tiny_qwen) as states:
+        thread = threading.Thread(target=lambda: outputs.append(tiny_qwen(ids)))
+        outputs = []
+        thread.start()
+        thread.join()
+        assert not states
+        assert outputs[0].hidden_states is None
+        tiny_qwen(ids)
+    assert [tuple(layer.shape) for layer in states] == [(1, 3, 32)] * 2
