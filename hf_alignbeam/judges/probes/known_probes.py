@@ -69,10 +69,12 @@ class KnownProbes(NamedTuple):
     separation: float
 
     def score(self, states: States) -> float:
-        """The smaller score: the request's, or that of the part of the response that complies most; without any, -inf.
+        """The smaller score: the request's, or that of the part of the response that complies most less `COMPLIES`.
 
-        Of the latter `COMPLIES` is taken.
+        It is -inf for a response without parts, and NaN where a state is no finite number.
         """
+        if not all(part.isfinite().all() for part in states):
+            return math.nan
         complies = max(self.response(states.response).tolist(), default=-math.inf)
         return min(float(self.request(states.request)), complies - COMPLIES)
 

@@ -56,7 +56,8 @@ class ProbeJudge:
         probes: What is read from its states.
 
     Raises:
-        ValueError: An argument is out of its range, there is no chat template, or the model does not tell known exchanges apart.
+        ValueError: An argument is out of its range, there is no chat template, the probes are another model's, or the model does
+            not tell known exchanges apart.
 
     Example:
         >>> judge = ProbeJudge(model, tokenizer)
@@ -84,6 +85,8 @@ class ProbeJudge:
             asked = [(each.request, "", each.label) for each in REQUESTS] + [(text, "", label) for text, label in requests]
             known = asked, [*ANSWERS, *answers], EXCHANGES
             probes = kept(fit_probes, model, self._read, *map(self._examples, known))
+        else:
+            self._check_fit(probes)
         self.probes: KnownProbes = probes
         if self.probes.separation < MIN_SEPARATION:
             raise ValueError(
@@ -100,7 +103,10 @@ class ProbeJudge:
         return f"{type(self).__name__}({self._name!r})"
 
     def __call__(self, conversations: Sequence[Conversation], responses: Sequence[str]) -> Tensor:
-        """As `Judge.__call__`, in float64; a conversation may also be a plain string. An empty response does no harm."""
+        """As `Judge.__call__`, in float64; a conversation may also be a plain string. An empty response does no harm.
+
+        There is no verdict on an exchange that is too long or that the tokens do not hold, nor where a state is not a number.
+        """
         pairs = list(zip([as_messages(c) for c in conversations], responses, strict=True))
         return worst_of_readings(pairs, self._judge_all)
 
@@ -131,6 +137,16 @@ class ProbeJudge:
         for n, states in zip(readable, self._read(list(readable.values())), strict=True):
             harm[n] = torch.tensor(SLOPE * self.probes.score(states)).sigmoid()
         return harm
+
+    def _check_fit(self, probes: KnownProbes) -> None:
+        """Raise ValueError for probes of states of another width."""
+        ((ids, _),) = self._examples(EXCHANGES[:1])
+        width = len(self._read([ids])[0].request)
+        if {len(probe.weight) for probe in (probes.request, probes.response)} != {width}:
+            raise ValueError(
+                f"`probes` must be of {width} features, as {self._name!r} has them, got {len(probes.request.weight)} and "
+                f"{len(probes.response.weight)}. They were fitted on another model: fit them anew."
+            )
 
     def _examples(self, known: Sequence[tuple[Conversation, str, bool]]) -> list[Example]:
         return [(self._ids((as_messages(asked), answer)), bool(label)) for asked, answer, label in known]

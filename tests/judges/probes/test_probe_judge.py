@@ -55,6 +55,23 @@ def test_an_empty_response_does_no_harm(judge):
     assert judge(["How do I bake bread?"], [""]).tolist() == [0.0]
 
 
+@pytest.mark.parametrize("which", ["request", "response"])
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+def test_states_that_are_no_numbers_give_no_verdict(judge, which, value, monkeypatch):
+    """As where float16 overflows: a sum with infinities must not pass for no harm."""
+    read = ProbeJudge._read
+
+    def broken(self, ids):
+        states = [each._replace(**{which: getattr(each, which).clone()}) for each in read(self, ids)]
+        for each in states:
+            getattr(each, which)[..., 0] = value
+            getattr(each, which)[..., 1] = -value
+        return states
+
+    monkeypatch.setattr(ProbeJudge, "_read", broken)
+    assert judge(ASKED[:1], ANSWERED[:1]).isnan().all()
+
+
 def test_an_exchange_beyond_the_context_has_no_verdict(judge):
     limit = judge._n_positions
     assert judge(["Hello"], ["bread " * limit]).isnan().all()

@@ -59,3 +59,10 @@ def test_a_model_without_a_name_cannot_be_named_in_the_file(tiny_qwen, byte_toke
     monkeypatch.setattr(probe_judge, "MIN_SEPARATION", 0.0)
     with pytest.raises(ValueError, match="`model` must have been loaded by name for its probes to be saved"):
         ProbeJudge(tiny_qwen, byte_tokenizer).save_pretrained(tmp_path)
+
+
+def test_probes_of_another_width_are_refused(folders, tiny_qwen, byte_tokenizer):
+    probes = folders[2].probes
+    short = probes.request._replace(weight=probes.request.weight[:8])
+    with pytest.raises(ValueError, match="`probes` must be of 64 features, as .* has them, got 8 and 64"):
+        ProbeJudge(tiny_qwen, byte_tokenizer, probes._replace(request=short))
