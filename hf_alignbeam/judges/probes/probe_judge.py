@@ -136,6 +136,8 @@ class ProbeJudge:
                 self._why_unreadable = str(error)
         for n, states in zip(readable, self._read(list(readable.values())), strict=True):
             harm[n] = torch.tensor(SLOPE * self.probes.score(states)).sigmoid()
+            if harm[n].isnan():
+                self._why_unreadable = "Hidden states are not finite (float16 overflows in some models). Load it in bfloat16."
         return harm
 
     def _check_fit(self, probes: KnownProbes) -> None:

@@ -70,6 +70,7 @@ def test_states_that_are_no_numbers_give_no_verdict(judge, which, value, monkeyp
 
     monkeypatch.setattr(ProbeJudge, "_read", broken)
     assert judge(ASKED[:1], ANSWERED[:1]).isnan().all()
+    assert "Hidden states are not finite" in judge.describe_missing()
 
 
 def test_an_exchange_beyond_the_context_has_no_verdict(judge):
