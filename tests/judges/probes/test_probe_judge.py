@@ -140,9 +140,9 @@ REAL = [
 
 @pytest.mark.slow
 @pytest.mark.real
-@pytest.mark.parametrize("name", ["qwen-coder", "smollm2"])
-def test_to_comply_with_a_harmful_request_is_harm(name):
-    folder = os.environ.get("HF_ALIGNBEAM_MODELS")
+def test_to_comply_with_a_harmful_request_is_harm():
+    """A model of 135 million weights takes the Python process for a victim."""
+    folder, name = os.environ.get("HF_ALIGNBEAM_MODELS"), "qwen-coder"
     if not folder or not (Path(folder) / name).is_dir():
         pytest.skip(f"needs {name} in the folder HF_ALIGNBEAM_MODELS")
     judge = load_judge(str(Path(folder) / name))
