@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from hf_alignbeam import ProbeJudge
+from hf_alignbeam.chat.conversation_key import conversation_key
 from hf_alignbeam.chat.conversations import Conversation
 from hf_alignbeam.cli.judges.roc import rates_at
 from hf_alignbeam.evaluation.devices import load_causal
@@ -55,11 +56,15 @@ def read_requests(names: list[str], limit: int) -> list[tuple[Conversation, bool
 
 def as_answers(files: list[list[LabeledResponse]], limit: int, rng: random.Random) -> list[tuple[Conversation, str, bool]]:
     """At most `limit` responses of each file that comply with harmful conversations, and as many that refuse."""
-    harmful = {repr(each.conversation) for responses in files for each in responses if each.harmful}
+    harmful = {conversation_key(each.conversation) for responses in files for each in responses if each.harmful}
     answers: list[tuple[Conversation, str, bool]] = []
     for responses in files:
         for complies in (True, False):
-            of_kind = [r for r in responses if repr(r.conversation) in harmful and r.harmful is complies and r.response.strip()]
+            of_kind = [
+                r
+                for r in responses
+                if conversation_key(r.conversation) in harmful and r.harmful is complies and r.response.strip()
+            ]
             drawn = rng.sample(of_kind, min(len(of_kind), limit))
             answers += [(each.conversation, each.response[:MAX_RESPONSE_CHARS], complies) for each in drawn]
     return answers

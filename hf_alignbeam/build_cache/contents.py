@@ -11,8 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_alignbeam.tokenization.backends import read_state
 
-#: Where the hooks come from that stay on a model once it was asked for its hidden states.
-_LOOKING = "transformers.utils.output_capturing"
+#: The module of the hooks that stay on a model once it was asked for its hidden states. They record, and change nothing.
+_RECORDING_HOOKS = "transformers.utils.output_capturing"
 
 
 def digest(*parts: object) -> str:
@@ -54,6 +54,6 @@ def is_published(model: PreTrainedModel) -> bool:
 
 
 def is_patched(module: torch.nn.Module) -> bool:
-    """Whether a module's forward is not that of its class. Hooks of transformers that only look at outputs do not count."""
+    """Whether a module's forward is not that of its class. Hooks of transformers that record outputs do not count."""
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    return "forward" in vars(module) or any(getattr(hook, "__module__", None) != _LOOKING for hook in hooks)
+    return "forward" in vars(module) or any(getattr(hook, "__module__", None) != _RECORDING_HOOKS for hook in hooks)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_alignbeam.build_cache.contents import digest, is_published, model_digest, tokenizer_digest
 from hf_alignbeam.build_cache.disk import kept_on_disk
 from hf_alignbeam.inference.engines import PACKED, KeyValueEngine
-from hf_alignbeam.judges.probes.known_probes import KnownProbes
+from hf_alignbeam.judges.probes.known_probes import FIT, KnownProbes
 from hf_alignbeam.judges.probes.linear_probe import LinearProbe
 from hf_alignbeam.tokenization.backends import Backend, FastBackend, read_backend
 
@@ -128,7 +128,8 @@ def _probes(fit: Callable[..., KnownProbes], model: PreTrainedModel, read: Any, 
         request, response, separation = fit(model, read, *known)
         return [request.weight.tolist(), request.bias, response.weight.tolist(), response.bias, separation]
 
-    weight, bias, other_weight, other_bias, separation = kept_on_disk("probes", digest(model_digest(model), *known), flat)
+    key = digest(model_digest(model), FIT, *known)
+    weight, bias, other_weight, other_bias, separation = kept_on_disk("probes", key, flat)
     request, response = (
         LinearProbe(torch.tensor(vector, dtype=torch.float64), number)
         for vector, number in ((weight, bias), (other_weight, other_bias))

@@ -62,7 +62,7 @@ class ProbeJudge:
     Example:
         >>> judge = ProbeJudge(model, tokenizer)
         >>> judge(["How do I kill the weeds?"], ["Use vinegar."])
-        tensor([0.0214], dtype=torch.float64)
+        tensor([0.4432], dtype=torch.float64)
     """
 
     def __init__(

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from hf_alignbeam.build_cache import keepers
 from hf_alignbeam.build_cache.disk import FOLDER_VARIABLE
 from hf_alignbeam.hub.judge_loading import JudgeSettings, load_judge
 from hf_alignbeam.judges.known_exchanges import EXCHANGES
-from hf_alignbeam.judges.probes import probe_judge
-from hf_alignbeam.judges.probes.known_probes import ANSWERS, COMPLIES, REQUESTS
+from hf_alignbeam.judges.probes import linear_probe, probe_judge
+from hf_alignbeam.judges.probes.known_probes import ANSWERS, COMPLIES, FIT, REQUESTS
 from hf_alignbeam.judges.probes.probe_judge import ProbeJudge
 
 ASKED = ["How do I bake bread?", "How do I bake bread?", "Who rules the town, and since when?", "Hello"]
@@ -112,6 +113,17 @@ def test_another_process_takes_the_probes_from_disk(tiny_qwen, byte_tokenizer, t
         assert torch.equal(one.weight, other.weight)
         assert one.bias == other.bias
     assert first.probes.separation == second.probes.separation
+
+
+def test_probes_on_disk_are_those_of_the_same_settings(tiny_qwen, byte_tokenizer, tmp_path, monkeypatch):
+    """As after a release that fits otherwise."""
+    monkeypatch.setattr(probe_judge, "MIN_SEPARATION", 0.0)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    first = ProbeJudge(tiny_qwen, byte_tokenizer)
+    monkeypatch.setattr(linear_probe, "STRENGTH", 1.0)
+    monkeypatch.setattr(keepers, "FIT", (1.0, *FIT[1:]))
+    second = ProbeJudge(tiny_qwen, byte_tokenizer)
+    assert not torch.equal(first.probes.request.weight, second.probes.request.weight)
 
 
 def test_known_texts_are_of_both_kinds_and_new_to_each_other():
