@@ -125,7 +125,7 @@ def steer(
     judge_options: JudgeOptions,
     file: Annotated[Path, Option(help="Prompts, one a line; or a table or JSON with `prompt` or `messages`.")],
     to: Annotated[Path, Option(help="The folder for the embeddings; a stopped search resumes from it.")],
-    accept: Annotated[str | None, Option(help="A safe model that must find an answer likely. Default: none.")] = None,
+    accept: Annotated[str | None, Option(help="`refusal`, or a safe model that must find an answer likely.")] = None,
     preset: Annotated[str | None, Option(help="tsa: Test-Time Safety Alignment as published.")] = None,
     threshold: Annotated[float | None, Option(help="The largest harm that passes. Default: the steerer's.")] = None,
     mu: Annotated[float | None, Option(help="The length of the noise, as a share of the embeddings' length.")] = None,

@@ -65,7 +65,8 @@ class EmbeddingSteerer:
             the RMS norm); None: steps of length `eta` against the estimated gradient.
         relative: Whether `mu` and `eta` are such shares. If not, `mu` is the noise's standard deviation and `eta` a length.
         cone: The least cosine between a position's embedding and its original as the center moves.
-        widen: The factor of `mu` after a round in which all probes had the same answer.
+        widen: The factor of `mu` after a round that found nothing; where the center moves, only after one in which all probes
+            had the same answer.
         positions: The positions that are perturbed: `"user"`, the words of the last user message, or `"all"`.
         first: Whether a probe's answer may be given. If not, only the center's may be, as in TSA.
         cache: Whether the judge is asked only once about equal answers to a prompt.

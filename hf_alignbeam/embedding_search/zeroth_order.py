@@ -137,9 +137,10 @@ class ProbeSampler:
         Args:
             harm: (N,) of the probes' answers; NaN for an answer that was not judged.
             base: The harm of the center's answer.
-            all_alike: Whether all probes had the same answer. Then their harm shows no direction, and the noise is widened.
+            all_alike: Whether all probes had the same answer. Then their harm shows no direction, and the noise is widened. In
+                random search it is widened in any case: this round found nothing.
         """
-        if all_alike:
+        if all_alike or not self._config.moves_center:
             self._mu = min(self._mu * self._config.widen, self._max_mu)
         if not self._config.moves_center or self._mu == 0.0:
             return

@@ -30,7 +30,7 @@ def embedding_steerer(
         judge: A causal model or a sequence classifier, by Hub id, by folder or loaded (with `judge_tokenizer`); or any
             callable judge.
         accept: The safe model of a `PlausibleAnswer`: a Hub id, a folder, or a loaded model (with `anchor_tokenizer`); or any
-            callable check. None: every answer that the judge passes is accepted.
+            callable check. "refusal": answers that refuse by their words. None: every answer that the judge passes.
         tokenizer: The target's tokenizer; by default the one in the model's own repository or folder.
         kwargs: The arguments of `generate`, `streamer` included; the settings of `EmbeddingSteerer`; `preset="tsa"`;
             `conversations` and `template` as in `AnchorLogitsProcessor`; `accept_revision`, and what is said of the

@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
+from hf_alignbeam.chat.refusal_words import accept_refusals
 from hf_alignbeam.chat.templates import default_template
 from hf_alignbeam.hub.model_loading import adapter_config, base_of_adapter, explain_load_errors, get_or_build, load_once
 from hf_alignbeam.inference.engines import input_device
@@ -34,6 +35,8 @@ from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses
 from hf_alignbeam.judges.profiles.general import SAFE_UNSAFE, YES_NO
 from hf_alignbeam.judges.profiles.known import as_profile, find_profile, named_profile
 
+#: As `accept`: answers that refuse by their words.
+REFUSAL = "refusal"
 #: Labels of classifiers that mean harm, in lower case.
 HARMFUL_LABELS = ("unsafe", "harmful", "toxic", "toxicity", "hate", "hateful", "offensive")
 
@@ -51,11 +54,14 @@ JUDGE_ARGUMENTS = (
 
 
 def load_accept(accept: Any, revision: str | None, model: PreTrainedModel, anchor_tokenizer: Any = None) -> Any:
-    """An acceptance check: a `PlausibleAnswer` for a safe model, given by name or loaded; a callable or None as it is.
+    """An acceptance check: a `PlausibleAnswer` for a safe model, given by name or loaded; `accept_refusals` for "refusal"; a
+    callable or None as it is.
 
     Raises:
         ValueError: `accept` is a model, and its tokenizer is missing.
     """
+    if isinstance(accept, str) and accept == REFUSAL:
+        return accept_refusals
     if not isinstance(accept, str) and not is_model(accept):
         return accept
     if isinstance(accept, str):

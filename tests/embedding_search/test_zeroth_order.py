@@ -172,18 +172,28 @@ def test_random_search_does_not_move_the_center(embeds):
     assert not sampler.has_moved
 
 
-def test_noise_is_widened_only_if_all_probes_have_the_same_answer(embeds):
-    def length(sampler):
-        return float((sampler.probes() - embeds).norm())
+def second_length(embeds, all_alike, **settings):
+    """The length of the noise in the second round, after one in which all answers did the same harm."""
+    sampler = sampler_of(embeds, **settings)
+    sampler.probes()
+    sampler.update([1.0] * 8, 1.0, all_alike=all_alike)
+    return float((sampler.probes() - sampler.center).norm())
 
-    alike, other = sampler_of(embeds, widen=2.0), sampler_of(embeds, widen=2.0)
-    assert length(alike) == length(other)
-    alike.update([1.0] * 8, 1.0, all_alike=True)
-    other.update([1.0] * 8, 1.0, all_alike=False)
-    assert length(alike) == pytest.approx(2 * length(other), rel=1e-4)
-    for _ in range(9):
-        alike.update([1.0] * 8, 1.0, all_alike=True)
-    assert length(alike) == pytest.approx(MAX_WIDENING * length(other), rel=1e-4)
+
+@pytest.mark.parametrize(("eta", "after_others"), [(0.0, 2.0), (0.3, 1.0)])
+def test_a_moving_center_widens_the_noise_only_if_all_answers_are_the_same(embeds, eta, after_others):
+    before = second_length(embeds, True, widen=1.0, eta=eta)
+    assert second_length(embeds, True, widen=2.0, eta=eta) == pytest.approx(2.0 * before, rel=1e-4)
+    assert second_length(embeds, False, widen=2.0, eta=eta) == pytest.approx(after_others * before, rel=1e-4)
+
+
+def test_noise_is_widened_up_to_a_bound(embeds):
+    sampler, never = sampler_of(embeds, widen=2.0), sampler_of(embeds, widen=1.0)
+    for _ in range(10):
+        sampler.update([1.0] * 8, 1.0, all_alike=False)
+    assert float((sampler.probes() - embeds).norm()) == pytest.approx(
+        MAX_WIDENING * float((never.probes() - embeds).norm()), rel=1e-4
+    )
 
 
 def test_every_seed_has_its_own_noise(embeds):

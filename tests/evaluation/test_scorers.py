@@ -1,6 +1,7 @@
 import pytest
 
-from hf_alignbeam.evaluation.scorers import exact_match, refuses, refuses_by_gcg, refuses_by_xstest
+from hf_alignbeam.chat.refusal_words import refuses
+from hf_alignbeam.evaluation.scorers import exact_match, refuses_by_gcg, refuses_by_xstest
 
 
 @pytest.mark.parametrize(
