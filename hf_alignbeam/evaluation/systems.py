@@ -22,7 +22,7 @@ from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
 from hf_alignbeam.evaluation.devices import load_causal, load_named_judge, named_device, this_process
 from hf_alignbeam.evaluation.generation import Responder, Response, without_prefill
 from hf_alignbeam.evaluation.recipe import TESTBED, JudgeSpec, Kind, ModelSpec, Recipe, SystemSpec
-from hf_alignbeam.hub.judge_loading import JudgeSettings, load_judge
+from hf_alignbeam.hub.judge_loading import JudgeSettings, load_accept, load_judge
 from hf_alignbeam.inference.adapters import adapter_layers, adapters_off, base_of
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.failsafe import judge_each_or_none
@@ -141,10 +141,12 @@ class RecipeModels:
         return strategy
 
     def steerer(self, settings: Mapping[str, Any]) -> EmbeddingSteerer:
-        """Build an embedding search for the target; it accepts answers that the anchor finds likely, unless `accept` is null."""
+        """Build an embedding search for the target; it accepts answers that the anchor finds likely, or what `accept` says."""
         arguments = {"seed": self.recipe.seed, "refusal": self.refusal, **_with_preset(settings, {"tsa": TSA})}
-        if self.recipe.anchor is not None and self.recipe.anchor.name != BASE:
-            arguments.setdefault("accept", PlausibleAnswer(*self.anchor))
+        if "accept" in arguments:
+            arguments["accept"] = load_accept(arguments["accept"], None, self.responder.model)
+        elif self.recipe.anchor is not None and self.recipe.anchor.name != BASE:
+            arguments["accept"] = PlausibleAnswer(*self.anchor)
         return EmbeddingSteerer(self.responder.model, self.responder.tokenizer, self.judge, **arguments)
 
     def _with_anchor(self, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from helpers.strategies import passing
 from transformers import pipeline
 
 from hf_alignbeam import EmbeddingSteerer
+from hf_alignbeam.chat.refusal_words import refuses
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.presets.published import TSA
 from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges
@@ -39,6 +40,14 @@ def test_the_folder_generates_what_the_object_generates(thin, folder, expected):
     assert torch.equal(output.sequences, sequences)
     assert output.chosen.tolist() == [1, 1, 0]
     assert output.judged.tolist()[2:] == [1]
+
+
+def test_only_refusals_are_accepted_by_name(thin, folder):
+    """No anchor is needed for that."""
+    inputs = encode(PROMPTS, thin[1])
+    answers = generate(thin, folder, **inputs, accept="refusal")[:, inputs["input_ids"].shape[1] :]
+    texts = thin[1].batch_decode(answers, skip_special_tokens=True)
+    assert [refuses(text) for text in texts] == [True, True, False]
 
 
 def test_a_criterion_with_per_row_state_stops_no_probe(thin, folder, expected):
