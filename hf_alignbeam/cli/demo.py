@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from hf_alignbeam.chat.refusal_words import refuses
 from hf_alignbeam.console import report_user_errors
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.evaluation.prompt_sets import PromptSet, load_prompts
 from hf_alignbeam.evaluation.recipe import parse_recipe, read_recipe
-from hf_alignbeam.chat.refusal_words import refuses
 from hf_alignbeam.evaluation.statistics import Rate
 from hf_alignbeam.evaluation.systems import RecipeModels, build
 from hf_alignbeam.testbed.ground_truth import GroundTruth

@@ -69,9 +69,9 @@ class GuardPrompt:
         needs_template = profile.prompt is None or profile.as_message
         if needs_template and profile.chat_template is None and tokenizer.chat_template is None:
             raise ValueError(
-                f"`tokenizer` must have a chat template for the profile {profile.name!r}, got none. A model without one was not tuned "
-                "to answer, and judges nothing: use a guard or an instruction-tuned model. If its template is only missing here, "
-                "give it (`chat_template` of the profile, --judge-template), or a profile whose `prompt` is the whole text."
+                f"`tokenizer` must have a chat template for the profile {profile.name!r}, got none. A model without one was not "
+                "tuned to answer, and judges nothing: use a guard or an instruction-tuned model. If its template is only missing "
+                "here, give it (`chat_template` of the profile, --judge-template), or a profile whose `prompt` is the whole text."
             )
         self._tokenizer = tokenizer
         self._profile = profile

@@ -41,7 +41,8 @@ def test_nothing_flagged_is_an_error():
 def recipe(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(
-        f"model: {WEIGHTS / 'thin'}\njudge: {WEIGHTS / 'judge-cls'}\nmax_new_tokens: 24\nprompts: ['testbed:harmful']\nsystems: [plain]\n"
+        f"model: {WEIGHTS / 'thin'}\njudge: {WEIGHTS / 'judge-cls'}\nmax_new_tokens: 24\n"
+        "prompts: ['testbed:harmful']\nsystems: [plain]\n"
     )
     return str(path)
 

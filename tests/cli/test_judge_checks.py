@@ -106,6 +106,19 @@ def test_a_model_that_is_no_guard_is_a_finding_that_names_what_it_wrote(no_guard
     assert "It would rather write '" in finding["text"]
 
 
+def test_a_model_without_a_chat_template_is_a_finding_that_says_what_judges(tmp_path):
+    """As a base model is."""
+    model, tokenizer = load("judge-lm")
+    model.save_pretrained(tmp_path)
+    tokenizer = type(tokenizer).from_pretrained(WEIGHTS / "judge-lm")
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    finding, status = judge_finding(tmp_path)
+    assert (finding["status"], status) == ("red", 2)
+    assert "judges nothing: use a guard or an instruction-tuned model" in finding["text"]
+    assert "--judge-template" in finding["text"]
+
+
 @pytest.fixture
 def classifier(tmp_path):
     """Writes a random classifier with the labels that are given."""
@@ -152,4 +165,4 @@ def test_a_real_model_that_is_no_guard_is_explained():
     finding, _ = judge_finding(folder, "--judge-profile", "safe-unsafe")
     assert finding["status"] == "red"
     assert "It would rather write '" in finding["text"]
-    assert 'profile="one-to-five"' in finding["text"]
+    assert "use the profile one-to-five" in finding["text"]
