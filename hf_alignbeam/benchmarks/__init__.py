@@ -1,6 +1,5 @@
 """What translating, steering, judging and searching cost, and how exact they are.
 
-* `embedding_searches`: `alignbeam evaluate --embedding-search`: embedding search on the testbed.
 * `exact_translation`: The exact translation of an anchor's distribution, by enumeration.
 * `invariants`: Laws that hold in every mode of `generate`, and the error of a cached anchor.
 * `realistic_models`: Models of realistic shape with random weights, to measure time and memory with.
@@ -12,6 +11,7 @@
 * `translation_loss`: `alignbeam bench --translation`: what translating between real tokenizers costs.
 * `translation_fidelity`: `alignbeam bench --fidelity`: the distance of each rule to the exact translation.
 * `pairs/`: What a guard costs for one pair of models: building it, and a steered step.
+* `embedding_searches/`: Embedding searches compared, on the testbed and on real models.
 * `judge_attacks/`: Disguised texts: what passes a judge by the disguise alone.
 * `gpu/`: The laws and the costs on one card.
 """

@@ -201,7 +201,7 @@ def evaluate(
             raise typer.BadParameter(
                 "--embedding-search runs on the testbed only: leave out the recipe, --prompts, --systems, --to and --judge-..."
             )
-        from hf_alignbeam.benchmarks.embedding_searches import run as measure_searches
+        from hf_alignbeam.benchmarks.embedding_searches.testbed_searches import run as measure_searches
 
         measure_searches(weights, split or "test", limit, judge)
         return

@@ -4,7 +4,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from hf_alignbeam.benchmarks.recipe_searches import SYSTEMS, app, cells
+from hf_alignbeam.benchmarks.embedding_searches.__main__ import app
+from hf_alignbeam.benchmarks.embedding_searches.recipe_searches import SYSTEMS, cells
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompt
 from hf_alignbeam.testbed.model_store import WEIGHTS
 

@@ -13,7 +13,7 @@ from helpers.variety import mostly_slow
 from transformers import AutoModelForCausalLM
 
 from hf_alignbeam import EmbeddingSteerer, SteeredPrompts, testbed
-from hf_alignbeam.benchmarks import embedding_searches as searches
+from hf_alignbeam.benchmarks.embedding_searches import testbed_searches as searches
 from hf_alignbeam.cli import generate
 from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import WEIGHTS, stored_language
