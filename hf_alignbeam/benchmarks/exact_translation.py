@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from hf_alignbeam.inference.engines import cache_argument
 from hf_alignbeam.tokenization.vocabulary import Vocabulary
 
 #: The walk is repeated with a smaller least mass of its paths, by this factor, until at most this share of the mass remains.
@@ -191,4 +192,4 @@ def _ids_by_bytes(vocabulary: Vocabulary) -> dict[bytes, list[int]]:
 @torch.no_grad()
 def _forward(model: PreTrainedModel, ids: Tensor, cache: DynamicCache) -> Tensor:
     """The logits (N, A) after each row's last token."""
-    return model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1].float()
+    return model(input_ids=ids, use_cache=True, logits_to_keep=1, **{cache_argument(model): cache}).logits[:, -1].float()

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -122,25 +123,12 @@ class BigramLlama(LlamaForCausalLM):
 
     bigrams: BigramLogits
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Any = None,
-        logits_to_keep: int | Tensor = 0,
-        **inputs: Any,
+    @wraps(LlamaForCausalLM.forward)  # its signature is read by `generate` and by engines
+    def forward(  # type: ignore[override]
+        self, input_ids: Tensor, logits_to_keep: int | Tensor = 0, **inputs: Any
     ) -> Any:
         """As Llama's own."""
-        output = super().forward(
-            input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            logits_to_keep=logits_to_keep,
-            **inputs,
-        )
-        assert input_ids is not None
+        output = super().forward(input_ids, logits_to_keep=logits_to_keep, **inputs)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         output.logits = self.bigrams(input_ids[:, kept], output.logits)
         return output

@@ -28,6 +28,7 @@ from hf_alignbeam.benchmarks.realistic_models import (
 )
 from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
 from hf_alignbeam.evaluation.generation import encode
+from hf_alignbeam.inference.engines import cache_argument
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 
 #: The sizes of target and anchor.
@@ -89,7 +90,12 @@ class NaiveBridge(LogitsProcessor):
             cache.crop(n_kept - len(fed))
         new = torch.tensor([ids[n_kept:]], device=self._pair.anchor.device)
         self._fed[row] = ids
-        return self._pair.anchor(input_ids=new, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1].float()
+        return _logits(self._pair.anchor, cache, input_ids=new, use_cache=True)[0].float()
+
+
+def _logits(model: PreTrainedModel, cache: DynamicCache, **inputs: Any) -> Tensor:
+    """The logits (B, V) after each row's last new token."""
+    return model(logits_to_keep=1, **{cache_argument(model): cache}, **inputs).logits[:, -1]
 
 
 @dataclass
@@ -201,9 +207,7 @@ def measure_steps(
     new, positions = ids, (mask.cumsum(-1) - 1).clamp_min(0)
     for step in range(answers.shape[1]):
         with time_forwards(pair.target) as target_step:
-            logits = pair.target(
-                input_ids=new, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
-            ).logits[:, -1]
+            logits = _logits(pair.target, cache, input_ids=new, attention_mask=mask, position_ids=positions)
         scores = pair.bigrams(ids[:, -1], logits.float())
         with time_forwards(pair.anchor) as anchor_step:
             before = _synchronized_time(answers.device)

@@ -115,7 +115,7 @@ class AlignBeamOutput(ModelOutput):
         sequences: (B, length) prompts and answers.
         scores: By step, the processed scores (B, V), if `output_scores` is set.
         logits: By step, the target's logits (B, V), if `output_logits` is set.
-        past_key_values: The target's cache, if every answer is the target's own.
+        cache: The target's cache, if every answer is the target's own; also named `past_key_values`, as before transformers 5.24.
         harm: (B,) the judge's last verdict on each answer; NaN for the refusal text.
         candidate_harm: (B, K + 1) the harm of the target's own text and of each candidate, when they were last compared; NaN
             for a candidate or a verdict that is missing.
@@ -129,13 +129,18 @@ class AlignBeamOutput(ModelOutput):
     sequences: Tensor | None = None
     scores: tuple[Tensor, ...] | None = None
     logits: tuple[Tensor, ...] | None = None
-    past_key_values: Any = None
+    cache: Any = None
     harm: Tensor | None = None
     candidate_harm: Tensor | None = None
     chosen: Tensor | None = None
     steered: Tensor | None = None
     target_tokens: Tensor | None = None
     judged: Tensor | None = None
+
+    @property
+    def past_key_values(self) -> Any:
+        """The cache, by its name before transformers 5.24."""
+        return self.cache
 
 
 def alignbeam_output(
@@ -154,7 +159,7 @@ def alignbeam_output(
         sequences=sequences,
         scores=scores,
         logits=logits,
-        past_key_values=cache,
+        cache=cache,
         harm=column("harm"),
         candidate_harm=column("candidate_harm"),
         chosen=column("chosen"),

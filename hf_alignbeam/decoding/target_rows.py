@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from hf_alignbeam.utils.generation_modes import CACHES
+
 #: Inputs that hold a value for each token of a row: (..., rows, length).
 BY_TOKEN = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
-#: The names under which models keep their caches.
-CACHES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_states")
 
 
 @dataclass

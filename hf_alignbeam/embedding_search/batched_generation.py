@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from hf_alignbeam.embedding_search.embeddings import left_padded
-from hf_alignbeam.utils.generation_modes import refuse_modes
+from hf_alignbeam.utils.generation_modes import CACHES, refuse_modes
 
 #: The default number of new tokens of `generate`, transformers 5.23.
 DEFAULT_LENGTH = 20
@@ -90,8 +90,8 @@ def resolve_generation(
         raise ValueError(
             f"`num_return_sequences` must be 1, got {config.num_return_sequences}. Repeat the prompt to get several answers."
         )
-    if "past_key_values" in other_kwargs:
-        raise ValueError("`past_key_values` must be left out, got it: every answer of a search needs a cache of its own.")
+    for name in (each for each in CACHES if each in other_kwargs):
+        raise ValueError(f"`{name}` must be left out, got it: every answer of a search needs a cache of its own.")
     eos = config.eos_token_id
     eos_ids = tuple(eos) if isinstance(eos, list) else () if eos is None else (int(eos),)
     prompt_pad_id = config.pad_token_id if config.pad_token_id not in eos_ids else None

@@ -18,6 +18,7 @@ from hf_alignbeam.hub.judge_loading import judge_settings
 from hf_alignbeam.hub.loading_files import folder_sha256
 from hf_alignbeam.hub.model_loading import tokenizer_for
 from hf_alignbeam.hub.shared_arguments import setting_names
+from hf_alignbeam.utils.generation_modes import CACHES
 
 #: The key of generation_config.json under which a protected model names its anchor, its judge and their settings.
 PROTECTION_KEY = "alignbeam"
@@ -86,13 +87,13 @@ class ProtectedGenerate:
                 f"`{name}` is fixed by the protected model and must be left out, got {kwargs[name]!r}. Its value is under "
                 f"{PROTECTION_KEY!r} in generation_config.json."
             )
-        cache = kwargs.get("past_key_values")
-        if "inputs_embeds" in kwargs or (cache is not None and (not hasattr(cache, "get_seq_length") or cache.get_seq_length())):
-            name = "inputs_embeds" if "inputs_embeds" in kwargs else "past_key_values"
-            raise ValueError(
-                f"`{name}` must be left out for a protected model, got a {type(kwargs[name]).__name__}: the judge reads the "
-                "prompt in `input_ids`, and the target must read the same. Pass the ids of the whole prompt alone."
-            )
+        for name in (each for each in ("inputs_embeds", *CACHES) if each in kwargs):
+            n_read = getattr(kwargs[name], "get_seq_length", None)
+            if n_read is None or n_read():  # an empty cache holds no prompt
+                raise ValueError(
+                    f"`{name}` must be left out for a protected model, got a {type(kwargs[name]).__name__}: the judge reads the "
+                    "prompt in `input_ids`, and the target must read the same. Pass the ids of the whole prompt alone."
+                )
         kwargs.pop("tokenizer", None)  # pipelines and servers pass one: the model's own is used
         if not getattr(kwargs.get("generation_config"), "stop_strings", None):
             kwargs.setdefault("stop_strings", self._stop_strings)

@@ -39,7 +39,7 @@ class KeyValueEngine:
         self._cache = DynamicCache()
         self._windows = windows(model)
         self._takes_masks = _takes_masks(model)
-        self._crops = takes_argument("logits_to_keep", model)
+        self._crops, self._cache_name = takes_argument("logits_to_keep", model), cache_argument(model)
         self.n_leaves = N_LEAVES_CACHED if self._takes_masks else 1
         self.n_positions = max_positions(model)
         self.n_forwards = self.n_tokens = 0
@@ -117,9 +117,8 @@ class KeyValueEngine:
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device) if isinstance(mask, Tensor) else mask,
                 position_ids=positions.to(device),
-                past_key_values=self._cache,
                 use_cache=True,
-                **({"logits_to_keep": n_kept} if self._crops else {}),
+                **{self._cache_name: self._cache, **({"logits_to_keep": n_kept} if self._crops else {})},
             )
         self.n_forwards += 1
         self.n_tokens += ids.numel()
@@ -243,3 +242,8 @@ def takes_argument(argument: str, model: PreTrainedModel) -> bool:
     inner = getattr(model, "_orig_mod", model)
     inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # type: ignore[operator]
     return argument in inspect.signature(inner.forward).parameters
+
+
+def cache_argument(model: PreTrainedModel) -> str:
+    """The argument of a model's forward that takes its key-value cache."""
+    return "cache" if takes_argument("cache", model) else "past_key_values"

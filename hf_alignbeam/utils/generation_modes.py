@@ -19,6 +19,8 @@ MODES = (
     "constraints",
     "force_words_ids",
 )
+#: The names under which models keep their caches; since transformers 5.24 `cache` is that of all its own but the last three.
+CACHES = ("cache", "past_key_values", "cache_params", "state", "mems", "past_buckets_states")
 #: Arguments that `generate` takes itself and does not pass on to a strategy (transformers 5.23).
 MODELS = ("assistant_model", "assistant_tokenizer")
 

@@ -3,9 +3,8 @@
 import pytest
 import torch
 from helpers.strategies import chats_of, flags_calls
-from transformers import (
-    DynamicCache,
-)
+from helpers.transformers_names import CACHE
+from transformers import DynamicCache
 
 from hf_alignbeam import AlignBeam
 from hf_alignbeam.benchmarks.tiny_families import build
@@ -26,11 +25,11 @@ def test_a_users_cache_holds_the_returned_answer(name, checks, anchor, byte_toke
         with_cache, without = (AlignBeam(*anchor, byte_tokenizer, flags_calls(*numbers), **settings) for _ in range(2))
         cache = DynamicCache(config=model.config)
         options = {"max_new_tokens": 14, "do_sample": False}
-        first = model.generate(**inputs, past_key_values=cache, custom_generate=with_cache, **options)
+        first = model.generate(**inputs, **{CACHE: cache}, custom_generate=with_cache, **options)
         assert torch.equal(first, model.generate(**inputs, custom_generate=without, **options))
         second = torch.cat([first, torch.tensor([byte_tokenizer("Why?").input_ids])], dim=-1)
         mask = torch.ones_like(second)
-        again = model.generate(second, attention_mask=mask, past_key_values=cache, **options)
+        again = model.generate(second, attention_mask=mask, **{CACHE: cache}, **options)
         assert torch.equal(again, model.generate(second, attention_mask=mask, **options))
 
 
@@ -45,7 +44,7 @@ def test_a_users_filled_cache_changes_no_token(name, byte_tokenizer, anchor):
         cache = DynamicCache(config=model.config)
         if filled:
             with torch.no_grad():
-                model(ids[:, :9], past_key_values=cache, use_cache=True)
+                model(ids[:, :9], **{CACHE: cache}, use_cache=True)
         strategy = AlignBeam(*anchor, byte_tokenizer, flags_calls(2), judge_after=4, judge_every=4, num_candidates=2)
-        sequences.append(model.generate(ids, past_key_values=cache, custom_generate=strategy, **options))
+        sequences.append(model.generate(ids, **{CACHE: cache}, custom_generate=strategy, **options))
     assert torch.equal(*sequences)

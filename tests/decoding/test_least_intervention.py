@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 import torch
 from helpers.strategies import OPTIONS, answer_ids, chats_of, failing, generated, passing, texts, up_to_end
+from helpers.transformers_names import CACHE
 from helpers.variety import mostly_slow
 from transformers import (
     AutoModelForCausalLM,
@@ -61,7 +62,8 @@ def test_scores_logits_and_cache_are_those_of_plain_generate(specialist, strateg
     assert len(ours.scores) == len(plain.scores) == plain.sequences.shape[1] - n_prompt
     for name in ("scores", "logits"):
         assert all(torch.equal(a, b) for a, b in zip(getattr(ours, name), getattr(plain, name), strict=True))
-    assert ours.past_key_values.get_seq_length() == plain.past_key_values.get_seq_length()
+    assert getattr(ours, CACHE).get_seq_length() == getattr(plain, CACHE).get_seq_length()
+    assert ours.past_key_values is ours.cache
 
 
 def test_a_half_precision_target_is_plain_generate(specialist, strategy, mixed):

@@ -2,9 +2,12 @@
 
 import copy
 
+import peft
 import pytest
 import torch
 from helpers.searches import GREEDY, N_NEW, framed, harmless, steerer_for
+from helpers.transformers_names import CACHE
+from packaging.version import Version
 from peft import PeftModel
 
 from hf_alignbeam.embedding_search.embeddings import left_padded
@@ -12,8 +15,13 @@ from hf_alignbeam.evaluation.generation import encode
 
 #: peft 0.21 under transformers 5.23.
 PEFT_WARNS = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+#: peft looks for the cache under its name before transformers 5.24, and inserts the prefix again before each token.
+PEFT_FOLLOWS = pytest.mark.xfail(
+    CACHE == "cache" and Version(peft.__version__) <= Version("0.21.2"), reason="peft does not know the cache", strict=True
+)
 
 
+@PEFT_FOLLOWS
 @PEFT_WARNS
 def test_a_universal_prefix_is_an_adapter_that_peft_loads(thin, graded, accept, truth, tmp_path):
     model, tokenizer = thin

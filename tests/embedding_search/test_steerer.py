@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.reference import tsa
 from helpers.searches import GREEDY, N_NEW, framed, harmless, result_of, results_of, steerer_for
+from helpers.transformers_names import CACHE
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig
 
@@ -232,8 +233,8 @@ def test_a_generation_config_applies(thin, graded):
     assert len(next(iter(steered)).ids) == 3
     with pytest.raises(ValueError, match="`max_length` must be left out"):
         steerer_for(thin, graded).precompute(harmless(1), max_length=26)
-    with pytest.raises(ValueError, match="`past_key_values` must be left out"):
-        steerer_for(thin, graded).generate(harmless(1), past_key_values=DynamicCache())
+    with pytest.raises(ValueError, match=f"`{CACHE}` must be left out"):
+        steerer_for(thin, graded).generate(harmless(1), **{CACHE: DynamicCache()})
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import torch
 from transformers import DynamicCache, PretrainedConfig
 from transformers.modeling_outputs import CausalLMOutput
 
+from hf_alignbeam.inference.engines import cache_argument
 from hf_alignbeam.translation.translator import AS_IS_WEIGHT
 
 
@@ -106,14 +107,14 @@ def exact_over_texts(target, weights, written, target_only_prefix=b""):
 def sampled_translations(model, prompt_ids, anchor, target, written, target_only_prefix, n_kept, seed=0, n_tokens=12):
     """Exact translations (n, V) by sampling: for each of `written`, the next tokens of the answers that begin with it."""
     generator = torch.Generator().manual_seed(seed)
-    prob, n_rows = torch.zeros(len(written), len(target)), 500
+    prob, n_rows, name = torch.zeros(len(written), len(target)), 500, cache_argument(model)
     while prob.sum(-1).min() < n_kept:
         cache, drawn = DynamicCache(), []
-        logits = model(torch.tensor([list(prompt_ids)]), past_key_values=cache, logits_to_keep=1).logits.expand(n_rows, -1, -1)
+        logits = model(torch.tensor([list(prompt_ids)]), logits_to_keep=1, **{name: cache}).logits.expand(n_rows, -1, -1)
         cache.batch_repeat_interleave(n_rows)
         for _ in range(n_tokens):
             drawn.append(torch.multinomial(logits[:, -1].softmax(-1), 1, generator=generator))
-            logits = model(drawn[-1], past_key_values=cache).logits
+            logits = model(drawn[-1], **{name: cache}).logits
         for row in torch.cat(drawn, dim=-1).tolist():
             ends = [n for n, i in enumerate(row) if i in anchor.eos_ids]
             answer = target.encode(target_only_prefix + anchor.decode(row[: ends[0]] if ends else row))

@@ -10,6 +10,7 @@ import torch
 import transformers
 from helpers.entries import ANCHOR, JUDGE, TARGET, TRUSTED
 from helpers.strategies import chats_of, texts
+from helpers.transformers_names import CACHE
 from helpers.variety import mostly_slow
 from transformers import (
     AutoConfig,
@@ -227,19 +228,19 @@ def test_no_argument_of_a_call_bypasses_the_guard(protected, specialist, alignbe
 def test_the_target_reads_what_the_judge_reads(protected, specialist):
     model, ids = protected[0], encode(chats_of("harmful", 1), specialist[1])["input_ids"]
     embeds = model.get_input_embeddings()(ids)
-    cache = model(ids[:, :-1], use_cache=True).past_key_values
+    cache = model(ids[:, :-1], use_cache=True)[CACHE]
     harmless = [[{"role": "user", "content": "What is good for a cold?"}]]
     for name, arguments in {
         "conversations": {"inputs_embeds": embeds, "conversations": harmless},
         "inputs_embeds": {"inputs_embeds": embeds},
         "inputs_embeds` ": {"input_ids": torch.full_like(ids, 5), "inputs_embeds": embeds},
-        "past_key_values": {"input_ids": torch.full_like(ids, 5), "past_key_values": cache},
+        CACHE: {"input_ids": torch.full_like(ids, 5), CACHE: cache},
+        "mems": {"input_ids": torch.full_like(ids, 5), "mems": torch.ones(1)},
     }.items():
         with pytest.raises(ValueError, match=f"`{name.removesuffix('` ')}` .*must be left out"):
             model.generate(**arguments, max_new_tokens=3)
-    assert torch.equal(
-        model.generate(ids, past_key_values=DynamicCache(), max_new_tokens=3), model.generate(ids, max_new_tokens=3)
-    )
+    empty = {CACHE: DynamicCache()}
+    assert torch.equal(model.generate(ids, **empty, max_new_tokens=3), model.generate(ids, max_new_tokens=3))
 
 
 def test_the_callers_own_generation_config_still_guards(protected, specialist):
