@@ -186,7 +186,7 @@ def supports(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation], mode: str
 ) -> bool:
     """Whether transformers itself runs a model in a mode: prompt lookup, for one, it refuses for recurrent models."""
-    with suppress(ValueError):
+    with suppress(ValueError, RuntimeError):
         outputs(model, tokenizer, conversations, mode)
         return True
     return False
