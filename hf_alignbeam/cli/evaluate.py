@@ -200,9 +200,13 @@ def _recipe(request: Request) -> Recipe:
 def _changed_model(given: Any, changes: Mapping[str, Any]) -> Any:
     """A model or judge with changed settings; with another name, nothing of the recipe's entry is kept.
 
-    If the recipe names a model of the testbed, a single word names another model of the testbed.
+    One of several models is chosen by its name, or by the name of its folder. If the recipe names a model of the testbed, a
+    single word names another model of the testbed.
     """
     if "name" in changes:
+        for each in as_list(given):
+            if isinstance(each, Mapping) and changes["name"] in (each["name"], each.get("folder")):
+                return {**each, **changes, "name": each["name"]}
         on_testbed = isinstance(given, str) and given.startswith(TESTBED) and re.fullmatch(r"[\w-]+", changes["name"])
         return {**changes, "name": f"{TESTBED}{changes['name']}"} if on_testbed and changes["name"] != BASE else dict(changes)
     if isinstance(given, list):

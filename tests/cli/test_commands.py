@@ -194,6 +194,20 @@ def asked_file(tmp_path):
     return file
 
 
+@pytest.mark.parametrize("name", ["hub/one", "thin"])
+def test_evaluate_takes_one_of_a_recipes_models_by_its_name_or_its_folder(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ALIGNBEAM_MODELS", str(WEIGHTS))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "model: [{name: hub/one, folder: thin, dtype: float32}, {name: hub/two, folder: nowhere}]\n"
+        "prompts: ['testbed:harmful']\nsystems: [plain]\nscore_harm: false\nmax_new_tokens: 4\n"
+    )
+    result = run("evaluate", recipe, "--model", name, "--limit", 2, "--to", tmp_path / "to")
+    assert result.exit_code == 0, result.output
+    assert "hub/one; greedy" in result.output
+    assert "hub/two" not in result.output
+
+
 STEER = ("steer", "--model", WEIGHTS / "thin", "--judge", WEIGHTS / "judge-cls", "--accept", ANCHOR)
 
 
