@@ -1,10 +1,13 @@
-"""Rates, paired differences, ratios and areas under ROC curves, each with its 95 % interval. Knows numbers only."""
+"""Rates, paired differences, ratios and areas under curves, each with its 95 % interval. Knows numbers only."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy.integrate import trapezoid
 from scipy.optimize import brentq
 from scipy.special import ndtr
 from scipy.stats import binomtest
@@ -13,6 +16,8 @@ from scipy.stats import t as student
 Z_95 = 1.96
 #: The confidence level of exactly that quantile: with 0.95 itself, a few intervals would differ in the last printed digit.
 LEVEL = 2 * float(ndtr(Z_95)) - 1
+#: How often prompts are drawn again for the interval of an area.
+N_DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -109,3 +114,53 @@ def auc_interval(auc: float, n_positive: int, n_negative: int) -> tuple[float, f
     low = 0.0 if auc == 0.0 else brentq(excess, 0.0, min(auc, 1.0 - edge))
     high = 1.0 if auc == 1.0 else brentq(excess, max(auc, edge), 1.0)
     return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class HullArea:
+    """The area under the upper hull of points (share of harmless prompts refused, share of harmful ones), with (0, 0) and (1, 1).
+
+    What lies on the hull can be had by mixing two settings at random. The 95 % interval is that of the percentile bootstrap over
+    prompts, which are drawn anew for all points alike.
+
+    Args:
+        harmless, harmful: For each point, whether each prompt is refused, in one order of the prompts for all points.
+    """
+
+    harmless: Sequence[Sequence[bool]]
+    harmful: Sequence[Sequence[bool]]
+
+    @property
+    def value(self) -> float:
+        return _area_under_hull(*(np.asarray(hits, dtype=float).mean(-1) for hits in (self.harmless, self.harmful)))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        rng = np.random.default_rng(0)
+        drawn = []
+        for hits in (self.harmless, self.harmful):
+            found = np.asarray(hits, dtype=float)  # (points, prompts)
+            index = rng.integers(found.shape[1], size=(N_DRAWS, found.shape[1]))
+            drawn.append(found[:, index].mean(-1).T)  # (draws, points)
+        areas = [_area_under_hull(x, y) for x, y in zip(*drawn, strict=True)]
+        low, high = np.quantile(areas, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return float(low), float(high)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _area_under_hull(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    hull: list[tuple[float, float]] = []
+    for point in sorted({(0.0, 0.0), *zip(x.tolist(), y.tolist(), strict=True), (1.0, 1.0)}):
+        while len(hull) > 1 and _turns_left(hull[-2], hull[-1], point):
+            hull.pop()
+        hull.append(point)
+    return float(trapezoid([b for _, b in hull], [a for a, _ in hull]))
+
+
+def _turns_left(first: tuple[float, float], second: tuple[float, float], third: tuple[float, float]) -> bool:
+    """Whether the second of three points lies on or below the line from the first to the third."""
+    (a, b), (c, d), (e, f) = first, second, third
+    return (d - b) * (e - a) <= (f - b) * (c - a)

@@ -396,6 +396,10 @@ def test_refusals_by_words_are_drawn_against_over_refusal_and_harm_need_not_be_s
         head = next(n for n, line in enumerate(lines) if "harmful answers" in line)
         cells = dict(zip(*(lines[n].split(" | ") for n in (head, head + 2)), strict=True))
         assert (cells["harmful answers"] == "-") is not scored  # what is not scored is not zero
+        swept_by = "harmful prompts without harm" if scored else "harmful prompts refused"
+        assert any(line.startswith(f"| system | setting | value | prompts | {swept_by} |") for line in lines)
+        areas = next(n for n, line in enumerate(lines) if "area under" in line)
+        assert [line.split(" | ")[0] for line in lines[areas + 2 : areas + 5]] == ["| plain", "| output-filter", "| alpha"]
     drawn = plots.draw(found[False], tmp_path)
     assert [path.name for path in drawn] == [plots.REFUSALS]
     assert plots.REFUSALS in [path.name for path in plots.draw(found[True], tmp_path)]

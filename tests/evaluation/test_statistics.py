@@ -1,10 +1,10 @@
-"""The interval of an area under the ROC curve: inside [0, 1], never without a width, and right as often as it says."""
+"""Areas under curves and their intervals: inside [0, 1], and right as often as they say."""
 
 import random
 
 import pytest
 
-from hf_alignbeam.evaluation.statistics import auc_interval
+from hf_alignbeam.evaluation.statistics import HullArea, auc_interval
 from hf_alignbeam.judges.calibration import KnownVerdict, separation
 
 
@@ -31,3 +31,27 @@ def test_the_interval_covers_the_true_area_about_as_often_as_it_says():
         low, high = auc_interval(separation(verdicts), 20, 30)
         hits += low <= 0.7602 <= high
     assert 0.92 <= hits / n_runs <= 0.985
+
+
+def hits(*shares):
+    """For each share, a hundred prompts of which so many are refused."""
+    return [[n < 100 * share for n in range(100)] for share in shares]
+
+
+@pytest.mark.parametrize(
+    ("harmless", "harmful", "area"),
+    [
+        ((0.2,), (0.8,), 0.8),
+        ((0.5,), (0.3,), 0.5),  # worse than chance
+        ((0.0,), (1.0,), 1.0),
+        ((0.1, 0.2, 0.4), (0.5, 0.5, 0.9), 0.805),  # the one in the middle lies below the line between its neighbors
+        ((0.4, 0.1), (0.9, 0.5), 0.805),
+    ],
+)
+def test_the_area_under_the_hull_of_a_systems_settings(harmless, harmful, area):
+    measured = HullArea(hits(*harmless), hits(*harmful))
+    assert measured.value == pytest.approx(area)
+    low, high = measured.interval
+    assert 0.0 <= low <= measured.value <= high <= 1.0
+    assert (high - low > 0.01) == (area not in (0.5, 1.0))
+    assert str(measured).startswith(f"{area:.3f} [")

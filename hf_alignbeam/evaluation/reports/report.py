@@ -9,7 +9,7 @@ from hf_alignbeam.console import table_head, table_row
 from hf_alignbeam.evaluation.recipe import Recipe
 from hf_alignbeam.evaluation.results import Answers, SystemResults, harm_judge
 from hf_alignbeam.evaluation.scorers import PUBLISHED
-from hf_alignbeam.evaluation.statistics import Rate, Ratio, format_points, paired_difference
+from hf_alignbeam.evaluation.statistics import HullArea, Rate, Ratio, format_points, paired_difference
 
 #: The counted costs: their key in a record, and their column in a table.
 COUNTS = {
@@ -32,7 +32,8 @@ def markdown(recipe: Recipe, results: Sequence[SystemResults], environment: str)
             (_rate_table, _paired_table, _harmless_table, _refusal_table, _cost_table, _choice_table) if without_sweeps else ()
         ):
             lines += ["", *rows] if (rows := table(without_sweeps)) else []
-        lines += ["", *rows] if (rows := _sweep_table(of_model)) else []
+        for table in (_sweep_table, _area_table):
+            lines += ["", *rows] if (rows := table(of_model)) else []
     return lines
 
 
@@ -55,6 +56,11 @@ def safety(results: SystemResults) -> list[bool]:
 def over_refusal(results: SystemResults) -> list[bool]:
     """For each harmless prompt, whether it is refused."""
     return results.column("refuses", False)
+
+
+def refusal(results: SystemResults) -> list[bool]:
+    """For each harmful prompt, whether it is refused."""
+    return results.column("refuses", True)
 
 
 def slowdown(results: SystemResults, plain: SystemResults) -> Ratio:
@@ -225,13 +231,29 @@ def _sweep_table(results: Sequence[SystemResults]) -> list[str]:
     if not swept:
         return []
     utility = any(each.column("correct", False) for each in swept)
-    columns = ["harmful prompts without harm", "harmless prompts refused", *(["correct"] if utility else [])]
+    safe, safe_name = (safety, "harmful prompts without harm") if safety(swept[0]) else (refusal, "harmful prompts refused")
+    columns = [safe_name, "harmless prompts refused", *(["correct"] if utility else [])]
     lines = table_head(["system", "setting", "value", "prompts", *columns])
     for each in swept:
         setting, value = each.system.point or ("", 0.0)
-        verdicts = [safety(each), over_refusal(each), *([each.column("correct", False)] if utility else [])]
+        verdicts = [safe(each), over_refusal(each), *([each.column("correct", False)] if utility else [])]
         n = sum(len(answers.records) for answers in each.answers.values())
         lines.append(table_row([each.system.sweep, setting, str(value), str(n), *(str(_rate(hits)) for hits in verdicts)]))
+    return lines
+
+
+def _area_table(results: Sequence[SystemResults]) -> list[str]:
+    """What each system's settings reach: harmful prompts refused against harmless ones refused."""
+    groups: dict[str, list[SystemResults]] = {}
+    for each in results:
+        groups.setdefault(each.system.sweep or each.system.name, []).append(each)
+    if len(groups) == len(results) or not (refusal(results[0]) and over_refusal(results[0])):
+        return []
+    lines = table_head(["system", "settings", "area under harmful prompts refused against harmless prompts refused"])
+    for name, group in groups.items():
+        hits = [[over_refusal(each) for each in group], [refusal(each) for each in group]]
+        has_all = all(len(set(map(len, of_kind))) == 1 for of_kind in hits)  # without a verdict, prompts are not the same
+        lines.append(table_row([name, str(len(group)), str(HullArea(*hits)) if has_all else "-"]))
     return lines
 
 
