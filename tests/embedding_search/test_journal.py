@@ -158,6 +158,7 @@ from hf_alignbeam import PlausibleAnswer, testbed
 from hf_alignbeam.testbed.model_store import stored_judges
 torch.set_num_threads(1)
 thin, accept, graded = testbed.load("thin"), PlausibleAnswer(*testbed.load("anchor")), stored_judges()["graded"]
+graded.identity = "the truth, graded"
 for kill in range(3):
     child = os.fork()
     if child:
