@@ -64,6 +64,7 @@ class NaiveBridge(LogitsProcessor):
             str(pair.anchor_tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False)) for c in conversations
         ]
         self._caches = [DynamicCache() for _ in conversations]
+        self._cache_name = cache_argument(pair.anchor)
         self._fed: list[list[int]] = [[] for _ in conversations]
         self._start: int | None = None
 
@@ -90,12 +91,8 @@ class NaiveBridge(LogitsProcessor):
             cache.crop(n_kept - len(fed))
         new = torch.tensor([ids[n_kept:]], device=self._pair.anchor.device)
         self._fed[row] = ids
-        return _logits(self._pair.anchor, cache, input_ids=new, use_cache=True)[0].float()
-
-
-def _logits(model: PreTrainedModel, cache: DynamicCache, **inputs: Any) -> Tensor:
-    """The logits (B, V) after each row's last new token."""
-    return model(logits_to_keep=1, **{cache_argument(model): cache}, **inputs).logits[:, -1]
+        cached = {self._cache_name: cache}
+        return self._pair.anchor(input_ids=new, use_cache=True, logits_to_keep=1, **cached).logits[0, -1].float()
 
 
 @dataclass
@@ -202,12 +199,14 @@ def measure_steps(
     """Time the steps after the first, each answer forced along its tokens."""
     inputs = encode(conversations, pair.tokenizer).to(answers.device)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    cache = DynamicCache()
+    cached = {cache_argument(pair.target): DynamicCache()}
     times = StepTimes()
     new, positions = ids, (mask.cumsum(-1) - 1).clamp_min(0)
     for step in range(answers.shape[1]):
         with time_forwards(pair.target) as target_step:
-            logits = _logits(pair.target, cache, input_ids=new, attention_mask=mask, position_ids=positions)
+            logits = pair.target(input_ids=new, attention_mask=mask, position_ids=positions, logits_to_keep=1, **cached).logits[
+                :, -1
+            ]
         scores = pair.bigrams(ids[:, -1], logits.float())
         with time_forwards(pair.anchor) as anchor_step:
             before = _synchronized_time(answers.device)

@@ -1,4 +1,4 @@
-"""Refusals told by their words.
+"""Refusals recognized by their words.
 
 Knows what refusals begin with in English. Knows no model.
 """

@@ -205,8 +205,8 @@ def _changed_model(given: Any, changes: Mapping[str, Any]) -> Any:
     """
     if "name" in changes:
         for each in as_list(given):
-            if isinstance(each, Mapping) and changes["name"] in (each["name"], each.get("folder")):
-                return {**each, **changes, "name": each["name"]}
+            if isinstance(each, Mapping) and changes["name"] in (each.get("name"), each.get("folder")):
+                return _changed_model(each, {key: value for key, value in changes.items() if key != "name"})
         on_testbed = isinstance(given, str) and given.startswith(TESTBED) and re.fullmatch(r"[\w-]+", changes["name"])
         return {**changes, "name": f"{TESTBED}{changes['name']}"} if on_testbed and changes["name"] != BASE else dict(changes)
     if isinstance(given, list):

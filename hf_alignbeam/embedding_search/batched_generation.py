@@ -90,8 +90,9 @@ def resolve_generation(
         raise ValueError(
             f"`num_return_sequences` must be 1, got {config.num_return_sequences}. Repeat the prompt to get several answers."
         )
-    for name in (each for each in CACHES if each in other_kwargs):
-        raise ValueError(f"`{name}` must be left out, got it: every answer of a search needs a cache of its own.")
+    for name in CACHES:
+        if name in other_kwargs:
+            raise ValueError(f"`{name}` must be left out, got it: every answer of a search needs a cache of its own.")
     eos = config.eos_token_id
     eos_ids = tuple(eos) if isinstance(eos, list) else () if eos is None else (int(eos),)
     prompt_pad_id = config.pad_token_id if config.pad_token_id not in eos_ids else None

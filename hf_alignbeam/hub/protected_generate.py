@@ -87,11 +87,11 @@ class ProtectedGenerate:
                 f"`{name}` is fixed by the protected model and must be left out, got {kwargs[name]!r}. Its value is under "
                 f"{PROTECTION_KEY!r} in generation_config.json."
             )
-        for name in (each for each in ("inputs_embeds", *CACHES) if each in kwargs):
-            n_read = getattr(kwargs[name], "get_seq_length", None)
-            if n_read is None or n_read():  # an empty cache holds no prompt
+        for name in ("inputs_embeds", *CACHES):
+            given = kwargs.get(name)
+            if given is not None and not _is_empty_cache(given):
                 raise ValueError(
-                    f"`{name}` must be left out for a protected model, got a {type(kwargs[name]).__name__}: the judge reads the "
+                    f"`{name}` must be left out for a protected model, got a {type(given).__name__}: the judge reads the "
                     "prompt in `input_ids`, and the target must read the same. Pass the ids of the whole prompt alone."
                 )
         kwargs.pop("tokenizer", None)  # pipelines and servers pass one: the model's own is used
@@ -99,6 +99,11 @@ class ProtectedGenerate:
             kwargs.setdefault("stop_strings", self._stop_strings)
         protection = {"anchor": self._anchor, "judge": self._judge, "tokenizer": self._tokenizer, **self._settings}
         return alignbeam(*args, model=self.model, **protection, **kwargs)
+
+
+def _is_empty_cache(given: Any) -> bool:
+    """Whether an argument is a cache that holds no prompt."""
+    return hasattr(given, "get_seq_length") and not given.get_seq_length()
 
 
 def protected_generate(*args: Any, model: PreTrainedModel, **kwargs: Any) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_alignbeam.evaluation.reports.report import over_refusal, safety, slowdown
+from hf_alignbeam.evaluation.reports.report import by_sweep, over_refusal, safety, slowdown
 from hf_alignbeam.evaluation.results import SystemResults
 from hf_alignbeam.evaluation.statistics import Rate
 from hf_alignbeam.utils.whole_files import replace_file
@@ -69,11 +69,8 @@ def _refusal_panels(results: Sequence[SystemResults]) -> dict[str, tuple[list[st
 def _draw_refusals(results: Sequence[SystemResults], panels_of: Mapping[str, tuple[list[str], list[str]]], path: Path) -> None:
     """Each system as a point, each sweep as a curve: harmful prompts refused over harmless ones refused."""
     figure, panels = _figure([f"{name}: harmless refused, %" for name in panels_of], "harmful prompts refused, %")
-    groups: dict[str, list[SystemResults]] = {}
-    for each in results:
-        groups.setdefault(each.system.sweep or each.system.name, []).append(each)
     for axes, names in zip(panels, panels_of.values(), strict=True):
-        for n, (label, group) in enumerate(groups.items()):
+        for n, (label, group) in enumerate(by_sweep(results).items()):
             y, x = ([_rate(_refused(each, of)) for each in group] for of in names)
             bars = {"xerr": _all_bars(x), "yerr": _all_bars(y), "lw": 0.8}
             line = {"marker": MARKERS[n % len(MARKERS)], "color": f"C{n % 10}", "ls": "-" if len(group) > 1 else ""}

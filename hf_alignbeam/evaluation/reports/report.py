@@ -63,6 +63,14 @@ def refusal(results: SystemResults) -> list[bool]:
     return results.column("refuses", True)
 
 
+def by_sweep(results: Sequence[SystemResults]) -> dict[str, list[SystemResults]]:
+    """The results of each sweep by its name, and those of each other system by its own."""
+    groups: dict[str, list[SystemResults]] = {}
+    for each in results:
+        groups.setdefault(each.system.sweep or each.system.name, []).append(each)
+    return groups
+
+
 def slowdown(results: SystemResults, plain: SystemResults) -> Ratio:
     """The wall time divided by that of the plain target on the same prompts."""
     numerators, denominators = [], []
@@ -244,9 +252,7 @@ def _sweep_table(results: Sequence[SystemResults]) -> list[str]:
 
 def _area_table(results: Sequence[SystemResults]) -> list[str]:
     """What each system's settings reach: harmful prompts refused against harmless ones refused."""
-    groups: dict[str, list[SystemResults]] = {}
-    for each in results:
-        groups.setdefault(each.system.sweep or each.system.name, []).append(each)
+    groups = by_sweep(results)
     if len(groups) == len(results) or not (refusal(results[0]) and over_refusal(results[0])):
         return []
     lines = table_head(["system", "settings", "area under harmful prompts refused against harmless prompts refused"])
