@@ -62,10 +62,14 @@ def dots_below(text: str) -> str:
     return unicodedata.normalize("NFC", "".join(char + "\u0323" if char.isalpha() else char for char in text))
 
 
-def dots_on_some(text: str) -> str:
-    """Puts a dot above every second letter."""
-    n_before = count()
-    return "".join(char + "\u0307" if char.isalpha() and next(n_before) % 2 else char for char in text)
+def marks_on_some(marks: str, every: int) -> Attack:
+    """Puts one of the marks, in turn, on every second (third) letter."""
+
+    def attack(text: str) -> str:
+        n_before, in_turn = count(1), cycle(marks)
+        return "".join(char + next(in_turn) if char.isalpha() and next(n_before) % every == 0 else char for char in text)
+
+    return attack
 
 
 def shown_backwards(text: str) -> str:
@@ -91,7 +95,9 @@ DISGUISES: dict[str, Attack] = {
     "stacked marks": stacked_marks,
     "a line through each letter": after_each_letter("\u0336"),
     "dots below": dots_below,
-    "dots above every second letter": dots_on_some,
+    "dots above every second letter": marks_on_some("\u0307", 2),
+    "acutes on every third letter": marks_on_some("\u0301", 3),
+    "five marks in turn on every second letter": marks_on_some("\u0301\u0307\u0308\u0302\u030c", 2),
     "variation selectors": after_each_letter("\ufe0f"),
     "supplementary variation selectors": after_each_letter("\U000e0123"),
     "tag characters": after_each_letter("\U000e0061\U000e0062"),

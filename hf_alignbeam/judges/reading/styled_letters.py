@@ -7,7 +7,10 @@ Each step looks for its disguise with one regular expression, and does nothing i
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+
+#: Letters of a text in order, each with its marks.
+_Letters = list[tuple[str, str]]
 
 
 def _plain(code: int) -> str:
@@ -62,9 +65,12 @@ _AFTER_LATIN = re.compile(
 )
 #: Five letters with marks in a row; four, where most letters of the text have one.
 _MARKED_RUN, _LONG_MARKED_RUN, _MARKED_LETTER = (re.compile(_MARKED + n) for n in ("{4}", "{5}", ""))
-#: More kinds of letters than any language puts one mark on (Irish nine, Sanskrit eight), and any mark on (Slovak fourteen).
-_N_WITH_ONE_MARK, _N_WITH_ANY_MARK = 10, 17
-_LETTER_WITH_MARKS = re.compile(f"([a-z])([{_MARKS}]+)")
+#: Kinds of letters that have one mark (Irish nine, Sanskrit eight) and any (Slovak fourteen) in a language, at most.
+_N_WITH_ONE_MARK, _N_WITH_ANY_MARK = 9, 16
+#: The same within so many letters, where that share of them has it (Yoruba six and eight, Czech eight under a caron).
+_N_NEAR_WITH_ONE_MARK, _N_NEAR_WITH_CARON, _NEAR_ONE, _SHARE_WITH_ONE_MARK = 6, 8, 32, 0.25
+_N_NEAR_WITH_ANY_MARK, _NEAR_ANY, _SHARE_WITH_ANY_MARK = 9, 48, 0.47
+_LETTER_WITH_MARKS = re.compile(f"([a-z])([{_MARKS}]*)")
 _HAS_MARK = re.compile(f"[{_MARKS}{_WITH_MARK}]")
 _MARK, _LATIN = re.compile(f"[{_MARKS}\u20dd-\u20e2]"), re.compile("[A-Za-z\u00c0-\u024f\u1e00-\u1eff]")
 
@@ -111,13 +117,43 @@ def _is_marked_all_over(text: str) -> bool:
 
 
 def _marks_many_letters(text: str) -> bool:
-    """Whether more kinds of letters are marked than in any language."""
-    letters_of: dict[str, set[str]] = defaultdict(set)
-    for letter, marks in set(_LETTER_WITH_MARKS.findall(unicodedata.normalize("NFD", text.lower()))):
-        for mark in marks:
-            letters_of[mark].add(letter)
-    most = max(map(len, letters_of.values()), default=0)
-    return most >= _N_WITH_ONE_MARK or len(set().union(*letters_of.values())) >= _N_WITH_ANY_MARK
+    """Whether more kinds of letters are marked than in any language: in the whole text, or closely within a few words."""
+    letters = _LETTER_WITH_MARKS.findall(unicodedata.normalize("NFD", text.lower()))
+    n_with_one = max((len(set(marked)) for marked in _by_mark(letters).values()), default=0)
+    if n_with_one > _N_WITH_ONE_MARK or len(set(_with_any(letters))) > _N_WITH_ANY_MARK:
+        return True
+    return any(map(_have_one_mark, _near(letters, _NEAR_ONE))) or any(map(_have_any_mark, _near(letters, _NEAR_ANY)))
+
+
+def _have_one_mark(letters: _Letters) -> bool:
+    for mark, marked in _by_mark(letters).items():
+        n_kinds = _N_NEAR_WITH_CARON if mark == "\u030c" else _N_NEAR_WITH_ONE_MARK
+        if len(set(marked)) > n_kinds and len(marked) > _SHARE_WITH_ONE_MARK * len(letters):
+            return True
+    return False
+
+
+def _have_any_mark(letters: _Letters) -> bool:
+    marked = _with_any(letters)
+    return len(set(marked)) > _N_NEAR_WITH_ANY_MARK and len(marked) > _SHARE_WITH_ANY_MARK * len(letters)
+
+
+def _near(letters: _Letters, n: int) -> Iterator[_Letters]:
+    """Stretches of n letters, of which each begins in the middle of that before."""
+    return (letters[start : start + n] for start in range(0, len(letters), n // 2))
+
+
+def _with_any(letters: _Letters) -> list[str]:
+    return [letter for letter, marks in letters if marks]
+
+
+def _by_mark(letters: _Letters) -> dict[str, list[str]]:
+    """The letters that have each mark."""
+    under: dict[str, list[str]] = defaultdict(list)
+    for letter, marks in letters:
+        for mark in set(marks):
+            under[mark].append(letter)
+    return under
 
 
 def _without_marks(letter: str) -> str:

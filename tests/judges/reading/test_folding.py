@@ -7,7 +7,7 @@ from helpers.languages import ORDINARY_TEXTS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_alignbeam.benchmarks.judge_attacks.attacks import ATTACKS, DISGUISES, after_each_letter, inside_each_word
+from hf_alignbeam.benchmarks.judge_attacks.attacks import ATTACKS, DISGUISES, after_each_letter, inside_each_word, marks_on_some
 from hf_alignbeam.judges.reading.confusables import FOREIGN_LOOKALIKES, LATIN_LOOKALIKES
 from hf_alignbeam.judges.reading.folding import fold
 
@@ -80,6 +80,20 @@ def test_letters_planted_in_another_language_are_seen_through(planted, seen):
 def test_marks_and_formats_of_another_script_are_no_part_of_a_latin_word(mark):
     assert fold(after_each_letter(mark)(SENTENCE)) == SENTENCE
     assert fold(inside_each_word(mark)(SENTENCE)) == SENTENCE
+
+
+@pytest.mark.parametrize(
+    ("marks", "every", "n_words"),
+    [("\u0307", 2, 8), ("\u0307", 3, 11), ("\u0301", 3, 8), ("\u0301", 3, 18), ("\u0323\u0308\u030c", 2, 18)],
+)
+def test_marks_on_some_letters_hide_no_few_words(marks, every, n_words):
+    """Also with a long tail of letters without marks, among which they are few."""
+    words = " ".join(SENTENCE.replace("10", "ten").split()[:n_words])
+    tail = " The weather is nice in the garden, and the cat is asleep." * 3
+    disguised = marks_on_some(marks, every)(words)
+    assert disguised != words
+    assert fold(disguised) == words
+    assert fold(disguised + tail) == words + tail
 
 
 @pytest.mark.parametrize("mark", ["\u0336", "\u0338", "\u20e3", "\U0001d159", "\u200a"])
