@@ -2,6 +2,7 @@
 
 * `confusables`: Letters that look like ASCII letters, a table from Unicode's data.
 * `lookalikes`: Letters that stand for letters of another script.
+* `marked_letters`: Whether more letters of a text have marks than in any language.
 * `styled_letters`: Letters in another style, and under marks.
 * `bidi`: A text in the order in which it is shown.
 * `folding`: A text as a person sees it.

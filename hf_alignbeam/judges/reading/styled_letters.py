@@ -6,11 +6,9 @@ Each step looks for its disguise with one regular expression, and does nothing i
 
 import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
-#: Letters of a text in order, each with its marks.
-_Letters = list[tuple[str, str]]
+from hf_alignbeam.judges.reading.marked_letters import MARKS, has_unusual_marks
 
 
 def _plain(code: int) -> str:
@@ -51,12 +49,11 @@ _FLAG_LETTER = "[\U0001f1e6-\U0001f1ff]"
 #: A flag is a pair of such letters.
 _SINGLE_FLAG_LETTER = re.compile(f"(?<!{_FLAG_LETTER}){_FLAG_LETTER}(?!{_FLAG_LETTER})")
 
-_MARKS = "\u0300-\u034e\u0350-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20dc\u20e1\u20e5-\u20f0\ufe20-\ufe2f"
 _LINES = "\u0305\u0332-\u0338\u033f\u0346\u0347\u035c-\u0362\u20d2\u20d3\u20dd-\u20e2\u20e5\u20e6\u20ea\u20eb"
 _WITH_MARK = "\u00c0-\u00d6\u00d8-\u00de\u00e0-\u00f6\u00f8-\u0130\u0132-\u017e\u0180-\u024f\u1e00-\u1eff"
-_MARKED = f"(?:[A-Za-z][{_MARKS}]+|[{_WITH_MARK}][{_MARKS}]*)"
+_MARKED = f"(?:[A-Za-z][{MARKS}]+|[{_WITH_MARK}][{MARKS}]*)"
 #: A line through two letters in a row, or more marks on one letter than any language has.
-_STACKED = re.compile(f"(?:\\w[{_LINES}]+){{2}}|[A-Za-z][{_MARKS}]{{3}}|\\w[{_MARKS}]{{4}}")
+_STACKED = re.compile(f"(?:\\w[{_LINES}]+){{2}}|[A-Za-z][{MARKS}]{{3}}|\\w[{MARKS}]{{4}}")
 #: What no language writes on a Latin letter: a line through it or around it, twice in a text; marks and formats of other
 #: scripts.
 _STRUCK = re.compile("(?<=[A-Za-z])[\u0335-\u0338\u20d2\u20d3\u20dd-\u20e6\u20ea\u20eb]")
@@ -65,14 +62,8 @@ _AFTER_LATIN = re.compile(
 )
 #: Five letters with marks in a row; four, where most letters of the text have one.
 _MARKED_RUN, _LONG_MARKED_RUN, _MARKED_LETTER = (re.compile(_MARKED + n) for n in ("{4}", "{5}", ""))
-#: Kinds of letters that have one mark (Irish nine, Sanskrit eight) and any (Slovak fourteen) in a language, at most.
-_N_WITH_ONE_MARK, _N_WITH_ANY_MARK = 9, 16
-#: The same within so many letters, where that share of them has it (Yoruba six and eight, Czech eight under a caron).
-_N_NEAR_WITH_ONE_MARK, _N_NEAR_WITH_CARON, _NEAR_ONE, _SHARE_WITH_ONE_MARK = 6, 8, 32, 0.25
-_N_NEAR_WITH_ANY_MARK, _NEAR_ANY, _SHARE_WITH_ANY_MARK = 9, 48, 0.47
-_LETTER_WITH_MARKS = re.compile(f"([a-z])([{_MARKS}]*)")
-_HAS_MARK = re.compile(f"[{_MARKS}{_WITH_MARK}]")
-_MARK, _LATIN = re.compile(f"[{_MARKS}\u20dd-\u20e2]"), re.compile("[A-Za-z\u00c0-\u024f\u1e00-\u1eff]")
+_HAS_MARK = re.compile(f"[{MARKS}{_WITH_MARK}]")
+_MARK, _LATIN = re.compile(f"[{MARKS}\u20dd-\u20e2]"), re.compile("[A-Za-z\u00c0-\u024f\u1e00-\u1eff]")
 
 
 def fold_flags(text: str) -> str:
@@ -99,7 +90,7 @@ def fold_marks(text: str) -> str:
     if len(_STRUCK.findall(text)) > 1:
         text = _STRUCK.sub("", text)
     stacked = _MARK.search(text) and _STACKED.search(text)
-    if not stacked and not (_HAS_MARK.search(text) and (_is_marked_all_over(text) or _marks_many_letters(text))):
+    if not stacked and not (_HAS_MARK.search(text) and (_is_marked_all_over(text) or has_unusual_marks(text))):
         return text
     return _MARKED_LETTER.sub(lambda letter: _without_marks(letter[0]), _MARK.sub("", text))
 
@@ -114,46 +105,6 @@ def _is_marked_all_over(text: str) -> bool:
         return False
     n_marked = len(_MARKED_LETTER.findall(text))
     return _LONG_MARKED_RUN.search(text) is not None or n_marked > 0.6 * len(_LATIN.findall(text))
-
-
-def _marks_many_letters(text: str) -> bool:
-    """Whether more kinds of letters are marked than in any language: in the whole text, or closely within a few words."""
-    letters = _LETTER_WITH_MARKS.findall(unicodedata.normalize("NFD", text.lower()))
-    n_with_one = max((len(set(marked)) for marked in _by_mark(letters).values()), default=0)
-    if n_with_one > _N_WITH_ONE_MARK or len(set(_with_any(letters))) > _N_WITH_ANY_MARK:
-        return True
-    return any(map(_have_one_mark, _near(letters, _NEAR_ONE))) or any(map(_have_any_mark, _near(letters, _NEAR_ANY)))
-
-
-def _have_one_mark(letters: _Letters) -> bool:
-    for mark, marked in _by_mark(letters).items():
-        n_kinds = _N_NEAR_WITH_CARON if mark == "\u030c" else _N_NEAR_WITH_ONE_MARK
-        if len(set(marked)) > n_kinds and len(marked) > _SHARE_WITH_ONE_MARK * len(letters):
-            return True
-    return False
-
-
-def _have_any_mark(letters: _Letters) -> bool:
-    marked = _with_any(letters)
-    return len(set(marked)) > _N_NEAR_WITH_ANY_MARK and len(marked) > _SHARE_WITH_ANY_MARK * len(letters)
-
-
-def _near(letters: _Letters, n: int) -> Iterator[_Letters]:
-    """Stretches of n letters, of which each begins in the middle of that before."""
-    return (letters[start : start + n] for start in range(0, len(letters), n // 2))
-
-
-def _with_any(letters: _Letters) -> list[str]:
-    return [letter for letter, marks in letters if marks]
-
-
-def _by_mark(letters: _Letters) -> dict[str, list[str]]:
-    """The letters that have each mark."""
-    under: dict[str, list[str]] = defaultdict(list)
-    for letter, marks in letters:
-        for mark in set(marks):
-            under[mark].append(letter)
-    return under
 
 
 def _without_marks(letter: str) -> str:
