@@ -3,12 +3,10 @@
 Knows one point and its mass. Knows no row, no model and no tokenizer; `covering` finds the points and adds them up.
 """
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
-
-from torch import Tensor
 
 from hf_alignbeam.anchor.state import Node, Path
 from hf_alignbeam.translation.translator import Table
@@ -22,55 +20,46 @@ class Cover:
         path: The anchor's tokens up to the point.
         pending: The bytes of the text after the point.
         node: The point.
-        path_logp: The log-probability of the path, relative to that of the row's likeliest cover.
+        weight: The probability of the path, relative to that of the row's likeliest cover.
         table: The target tokens of every anchor token; None inside the text, where only completions of the pending bytes
             count.
-        ids: (M,) the completions: anchor tokens that begin with the pending bytes; empty with a table.
-        next_tokens: (M,) the target's next token for each; -1 where the target's tokens so far are not canonical, that is
-            not those into which its tokenizer itself would split the text.
+        ids: The likeliest of these completions, in descending order; none with a table.
+        masses: The mass of each.
+        next_tokens: The target's next token for each; -1 where the target's tokens so far are not canonical, that is not those
+            into which its tokenizer itself would split the text.
     """
 
     path: Path
     pending: bytes
     node: Node
-    path_logp: float
+    weight: float
     table: Table | None
-    ids: Tensor
-    next_tokens: Tensor
-
-    @cached_property
-    def prob(self) -> Tensor:
-        """(M,) the mass of each completion."""
-        return (self.node.logp[self.ids] + self.path_logp).exp()
-
-    @property
-    def max_logp(self) -> float:
-        """The log-probability of the likeliest next token."""
-        return self.path_logp + (self.node.likeliest[0][1] if self.table is not None else float(self.node.logp[self.ids].max()))
+    ids: Sequence[int] = ()
+    masses: Sequence[float] = ()
+    next_tokens: Sequence[int] = ()
 
     @cached_property
     def mass(self) -> float:
         """The mass of all the next tokens."""
         if self.table is None:
-            return float(self.prob.sum())
+            return sum(self.masses)
         if self.table.possible is None:
-            return math.exp(self.path_logp)
-        width = min(len(self.node.logp), len(self.table.possible))
-        prob = (self.node.logp[:width] + self.path_logp).exp()
-        return float((prob * self.table.possible[:width].to(prob.device)).sum())
+            return self.weight
+        width = min(len(self.node.prob), len(self.table.possible))
+        return self.weight * float((self.node.prob[:width] * self.table.possible[:width].to(self.node.prob.device)).sum())
 
     @property
     def noncanonical_mass(self) -> float:
         """The mass of the completions for which the target's tokens so far are not canonical."""
-        return float(self.prob[self.next_tokens < 0].sum()) if self.table is None else 0.0
+        return sum(mass for mass, t in zip(self.masses, self.next_tokens, strict=True) if t < 0)
 
 
 class TrackedToken(NamedTuple):
-    """A next token that is tracked on its own: its column among the tokens of the cover, its id and its mass."""
+    """A next token that is tracked on its own: its id, its mass, and whether it counts among a cover's canonical mass."""
 
-    column: int
     id: int
     mass: float
+    is_canonical: bool
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,16 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from hf_alignbeam.anchor.cover import Cover, OpenPath, TrackedToken
-from hf_alignbeam.anchor.state import MIN_TOKEN_LOGP, Node, Path, RowState
+from hf_alignbeam.anchor.state import MIN_TOKEN_LOGP, Node, Pairs, Path, RowState
 from hf_alignbeam.translation.translator import AS_IS_WEIGHT, Table, Translation, VocabularyTranslator
+from hf_alignbeam.utils.largest import largest
 
 #: The target's tokens are taken as canonical while this keeps more than such a share of the anchor's mass.
 MIN_CANONICAL_SHARE = 0.05
@@ -25,6 +27,8 @@ MIN_CANONICAL_SHARE = 0.05
 MIN_TRACKED_MASS = 0.01
 #: A point inside the text counts with at least this log-probability of a token that begins there, against the likeliest point.
 MIN_COVER_LOGP = math.log(1e-4)
+#: Next tokens inside the text count with at least this share of the likeliest one's mass.
+MIN_TOKEN_PROB = math.exp(MIN_TOKEN_LOGP)
 #: At most this many tokens are tracked at one point.
 MAX_TRACKED = 12
 #: A look-ahead is worth a forward where more mass than this may go to another token than the one that gets it without.
@@ -38,8 +42,6 @@ N_TARGET_TOKENS = 8
 #: Keeps shares defined where the target gives all candidates a probability of zero.
 TINY = 1e-30
 
-_NONE = torch.empty(0, dtype=torch.long)
-
 
 class TargetDistribution(NamedTuple):
     """The target's own distribution (V,) of one row's next token, and its `N_TARGET_TOKENS` likeliest tokens, in order."""
@@ -50,9 +52,18 @@ class TargetDistribution(NamedTuple):
 
 def target_distributions(prob: Tensor) -> list[TargetDistribution]:
     """The distribution of each row of `prob` (N, V)."""
-    values, ids = prob.topk(min(N_TARGET_TOKENS, prob.shape[-1]))
+    values, ids = largest(prob, N_TARGET_TOKENS)
     pairs = [list(zip(*pair, strict=True)) for pair in zip(ids.tolist(), values.tolist(), strict=True)]
     return [TargetDistribution(*each) for each in zip(prob, pairs, strict=True)]
+
+
+def _heavy_tokens(cover: Cover) -> Iterator[TrackedToken]:
+    """The likeliest next tokens of a cover, those with enough mass to be tracked."""
+    if cover.table is None:
+        inside = zip(cover.ids[:MAX_TRACKED], cover.masses, cover.next_tokens, strict=False)
+        return (TrackedToken(i, mass, t >= 0) for i, mass, t in inside if mass > MIN_TRACKED_MASS)
+    likeliest = islice(cover.node.likeliest.items(), MAX_TRACKED)
+    return (TrackedToken(i, cover.weight * prob, True) for i, prob in likeliest if cover.weight * prob > MIN_TRACKED_MASS)
 
 
 @dataclass(frozen=True)
@@ -83,9 +94,9 @@ class CoverDistribution:
         kept = 0.0
         for cover in distribution.covers:
             kept += cover.mass - cover.noncanonical_mass
-            for token in distribution.tracked(cover):
+            for token in distribution.tracked[cover.path]:
                 kept += token.mass * distribution._canonical_share((token.id,), cover)
-                kept -= token.mass if cover.table is not None or int(cover.next_tokens[token.column]) >= 0 else 0.0
+                kept -= token.mass if token.is_canonical else 0.0
         return distribution.or_unconditional(kept)
 
     def or_unconditional(self, kept: float) -> "CoverDistribution":
@@ -99,78 +110,88 @@ class CoverDistribution:
     @cached_property
     def covers(self) -> list[Cover]:
         """The points from which the anchor may continue: the end of its path, and where a longer token may begin."""
-        row, anchor = self.row, self.translator.anchor
-        texts = {path: anchor.decode(path) for path in row.nodes}
-        pending = {path: row.text[len(text) :] for path, text in texts.items() if row.text.startswith(text)}
+        row = self.row
+        points = [(path, node, row.text[len(node.text) :]) for path, node in row.nodes.items() if row.text.startswith(node.text)]
         if self.translator.rule != "bytes":
-            pending = {row.path: pending[row.path]}
-        pending = {path: left for path, left in pending.items() if self._is_at_end(left) or anchor.begins_a_token(left)}
-        most_logp = {path: self._most_logp(path) for path in pending}
-        least = max(most_logp.values(), default=0.0) + MIN_COVER_LOGP
-        pending = {path: left for path, left in pending.items() if most_logp[path] > least}
-        best = max((row.nodes[path].path_logp for path in pending), default=0.0)
-        covers = [self._cover(path, left, row.nodes[path].path_logp - best) for path, left in pending.items()]
-        min_logp = max((cover.max_logp for cover in covers), default=0.0) + MIN_TOKEN_LOGP
-        return [self._with_next_tokens(cover, min_logp) for cover in covers if cover.max_logp > min_logp]
+            points = [point for point in points if point[0] == row.path]
+        begins_a_token = self.translator.anchor.begins_a_token
+        points = [point for point in points if self._is_at_end(point[2]) or begins_a_token(point[2])]
+        most_logp = [self._most_logp(path, node) for path, node, _ in points]
+        least = max(most_logp, default=0.0) + MIN_COVER_LOGP
+        points = [point for point, most in zip(points, most_logp, strict=True) if most > least]
+        best = max((node.path_logp for _, node, _ in points), default=0.0)
+        weights = [math.exp(node.path_logp - best) for _, node, _ in points]
+        heaviest = [weight * self._heaviest(node, left) for weight, (_, node, left) in zip(weights, points, strict=True)]
+        min_mass = max(heaviest, default=0.0) * MIN_TOKEN_PROB
+        return [
+            self._cover(*point, weight, min_mass)
+            for point, weight, most in zip(points, weights, heaviest, strict=True)
+            if most > min_mass
+        ]
 
-    def _most_logp(self, path: Path) -> float:
+    def _most_logp(self, path: Path, node: Node) -> float:
         """Return a bound on the log-probability with which the anchor leaves the row's path at one of its points."""
-        node, following = self.row.nodes[path], self.row.nodes.get(self.row.path[: len(path) + 1])
-        if following is None or path != self.row.path[: len(path)] or path == self.row.path:
+        n_tokens = len(path)
+        if n_tokens == len(self.row.path) or path != self.row.path[:n_tokens]:
+            return node.path_logp
+        following = self.row.nodes.get(self.row.path[: n_tokens + 1])
+        if following is None:
             return node.path_logp
         return node.path_logp + math.log(max(-math.expm1(following.path_logp - node.path_logp), TINY))
 
     def _is_at_end(self, pending: bytes) -> bool:
         return not pending or pending == self.row.leading_whitespace == self.row.text
 
-    def _cover(self, path: Path, pending: bytes, path_logp: float) -> Cover:
-        """Build a cover with every token that may come next, and without the target tokens of completions."""
-        node = self.row.nodes[path]
+    def _heaviest(self, node: Node, pending: bytes) -> float:
+        """The probability of the likeliest next token at a point."""
+        return next(iter(node.likeliest.values())) if self._is_at_end(pending) else self._completions(node, pending)[1][0]
+
+    def _completions(self, node: Node, pending: bytes) -> Pairs:
+        """The likeliest anchor tokens that begin with the pending bytes, with their probabilities."""
+        known = node.completions.get(pending)
+        if known is None:
+            ids = self.translator.retokenizer.completions(pending).to(node.together.prob.device)
+            known = node.completions[pending] = node.largest_of(ids, MAX_COMPLETIONS)
+        return known
+
+    def _cover(self, path: Path, node: Node, pending: bytes, weight: float, min_mass: float) -> Cover:
+        """Build a cover with every token that may come next, but no completions of less mass than `min_mass`."""
+        prefix, retokenizer = self.row.target_only_prefix, self.translator.retokenizer
         if self._is_at_end(pending):
-            table = self.translator.table(pending, self.row.target_only_prefix)
-            return Cover(path, pending, node, path_logp, table, _NONE, _NONE)
-        ids = self.translator.retokenizer.completions(pending).to(node.logp.device)
-        return Cover(path, pending, node, path_logp, None, ids, _NONE)
+            return Cover(path, pending, node, weight, self.translator.table(pending, prefix))
+        ids, probs = self._completions(node, pending)
+        masses = [weight * prob for prob in probs if weight * prob > min_mass]
+        heavy = ids[: len(masses)]
+        return Cover(path, pending, node, weight, None, heavy, masses, retokenizer.next_tokens(heavy, pending, prefix, self.word))
 
     def cover_at_end(self, path: Path) -> Cover:
         """Return the cover at the end of a path that the anchor was not fed: what may come next there, without its mass."""
-        return Cover(path, b"", self.row.nodes[()], 0.0, self.translator.table(b"", self.row.target_only_prefix), _NONE, _NONE)
+        return Cover(path, b"", self.row.nodes[()], 1.0, self.translator.table(b"", self.row.target_only_prefix))
 
-    def _with_next_tokens(self, cover: Cover, min_logp: float) -> Cover:
-        """Keep the likeliest completions, none below `min_logp`, and add the target's next token for each."""
-        if cover.table is not None:
-            return cover
-        values, indices = cover.node.logp[cover.ids].topk(min(MAX_COMPLETIONS, len(cover.ids)))
-        ids = cover.ids[indices[values + cover.path_logp > min_logp]]
-        tokens = self.translator.retokenizer.next_tokens(ids.tolist(), cover.pending, self.row.target_only_prefix, self.word)
-        return replace(cover, ids=ids, next_tokens=torch.tensor(tokens, dtype=torch.long, device=ids.device))
-
-    def tracked(self, cover: Cover) -> list[TrackedToken]:
-        """Return the next tokens of a cover that are tracked one by one."""
+    @cached_property
+    def tracked(self) -> dict[Path, list[TrackedToken]]:
+        """By the path of each cover, the next tokens that are tracked one by one."""
         if self.translator.rule != "bytes":
-            return []
-        if cover.table is not None:
-            likeliest = [TrackedToken(i, i, math.exp(logp + cover.path_logp)) for i, logp in cover.node.likeliest[:MAX_TRACKED]]
-        else:
-            values, indices = cover.prob.topk(min(MAX_TRACKED, len(cover.prob)))
-            triples = zip(indices.tolist(), cover.ids[indices].tolist(), values.tolist(), strict=True)
-            likeliest = [TrackedToken(*triple) for triple in triples]
-        tokens, pending = self.translator.anchor.tokens, cover.pending
-        heavy = [token for token in likeliest if token.mass > MIN_TRACKED_MASS and token.id < len(tokens)]
-        return [token for token in heavy if (data := tokens[token.id] or b"").startswith(pending) and data != pending]
+            return {cover.path: [] for cover in self.covers}
+        return {cover.path: [token for token in _heavy_tokens(cover) if self._is_longer(token, cover)] for cover in self.covers}
+
+    def _is_longer(self, token: TrackedToken, cover: Cover) -> bool:
+        tokens = self.translator.anchor.tokens
+        data = (tokens[token.id] or b"") if token.id < len(tokens) else b""
+        return data.startswith(cover.pending) and data != cover.pending
 
     def open_paths(self) -> list[OpenPath]:
         """Return the open paths of one tracked token."""
         return [
             path
             for cover in self.covers
-            for path in self._open(cover, (), [(token.id, token.mass) for token in self.tracked(cover)])
+            for path in self._open(cover, (), [(token.id, token.mass) for token in self.tracked[cover.path]])
         ]
 
     def open_after(self, path: OpenPath, node: Node) -> list[OpenPath]:
         """Return the open paths that are one token longer than `path`, which was fed up to `node`."""
         tokens = self.translator.anchor.tokens
-        likeliest = [(i, path.mass * math.exp(logp)) for i, logp in node.likeliest[:MAX_TRACKED]]
+        likeliest = [(i, path.mass * prob) for i, prob in islice(node.likeliest.items(), MAX_TRACKED)]
         heavy = [(i, mass) for i, mass in likeliest if mass > MIN_TRACKED_MASS and i < len(tokens) and tokens[i]]
         return self._open(path.cover, path.ids, heavy)
 
@@ -234,8 +255,8 @@ class CoverDistribution:
             return
         tokens = self.translator.anchor.tokens
         left = mass
-        for i, logp in node.likeliest:
-            value = mass * math.exp(logp)
+        for i, prob in node.likeliest.items():
+            value = mass * prob
             if value > MIN_BRANCH_MASS and i < len(tokens) and tokens[i]:
                 yield from self.shares((*ids, i), cover, value, nodes)
                 left -= value
@@ -272,58 +293,79 @@ def marginal(distributions: Sequence[CoverDistribution], rows: Sequence[RowState
 
 def _unnormalized(distributions: Sequence[CoverDistribution], rows: Sequence[RowState], target_prob: Tensor) -> Translation:
     """Add up tracked tokens one by one, and all other tokens by completion or through the covers' tables."""
-    prob, lost = torch.zeros_like(target_prob), target_prob.new_zeros(len(target_prob))
-    by_table: dict[int, list[tuple[int, Cover, list[int]]]] = defaultdict(list)
+    width = target_prob.shape[-1]
+    by_table: dict[int, list[TabledCover]] = defaultdict(list)
+    ids: list[int] = []  # of target tokens in all rows one after the other, each with a mass of its own
+    masses: list[float] = []
     shares: list[tuple[int, Sequence[int], float]] = []
     for n, (distribution, row) in enumerate(zip(distributions, rows, strict=True)):
         for cover in distribution.covers:
-            tracked = distribution.tracked(cover)
-            for token in tracked:
-                shares += [(n, *share) for share in distribution.shares((token.id,), cover, token.mass, row.nodes)]
-            columns = [token.column for token in tracked]
+            tracked = {token.id: token.mass for token in distribution.tracked[cover.path]}
+            for i, mass in tracked.items():
+                shares += [(n, *share) for share in distribution.shares((i,), cover, mass, row.nodes) if share[0]]
             if cover.table is not None:
-                by_table[id(cover.table)].append((n, cover, columns))
-            else:
-                _add_completions(prob[n], cover, columns)
-    for group in by_table.values():
-        _add_through_table(prob, lost, group, target_prob)
-    _add_shares(prob, shares, target_prob)
-    return Translation(prob, lost)
+                by_table[id(cover.table)].append(TabledCover(n, cover, list(tracked)))
+                continue
+            for i, mass, t in zip(cover.ids, cover.masses, cover.next_tokens, strict=True):
+                if t >= 0 and i not in tracked:
+                    ids.append(n * width + t)
+                    masses.append(mass)
+    result = None
+    for group in sorted(by_table.values(), key=len, reverse=True):
+        result = _with_table(result, group, target_prob)
+    result = result or _nothing(target_prob)
+    flat = result.prob.view(-1)
+    flat.index_add_(0, torch.tensor(ids, dtype=torch.long, device=flat.device), flat.new_tensor(masses))
+    _add_shares(flat, shares, target_prob)
+    return result
 
 
-def _add_completions(prob: Tensor, cover: Cover, tracked: list[int]) -> None:
-    """Add a cover's completions that are not tracked to its row's `prob` (V,)."""
-    rest = cover.prob.clone()
-    rest[tracked] = 0.0
-    is_canonical = cover.next_tokens >= 0
-    prob.index_add_(0, cover.next_tokens[is_canonical].to(prob.device), rest[is_canonical].to(prob.device))
+class TabledCover(NamedTuple):
+    """The number of a row, a cover of it with a table, and the cover's tracked tokens."""
+
+    n: int
+    cover: Cover
+    tracked: list[int]
 
 
-def _add_through_table(prob: Tensor, lost: Tensor, group: Sequence[tuple[int, Cover, list[int]]], target_prob: Tensor) -> None:
-    """Add the tokens that are not tracked of covers with one table: the row, the cover and the tracked tokens of each."""
-    rows = torch.tensor([n for n, _, _ in group], device=prob.device)
-    path_logp = torch.tensor([cover.path_logp for _, cover, _ in group], device=prob.device)
-    logp = torch.stack([cover.node.logp for _, cover, _ in group]).to(prob.device)
-    rest = logp.add_(path_logp[:, None]).exp_()  # (M, A)
-    for row, (_, _, tracked) in zip(rest, group, strict=True):
-        row[tracked] = 0.0
-    table = cast(Table, group[0][1].table).to(prob.device)
-    part = table.apply(rest, target_prob if len(group) == len(target_prob) else target_prob[rows])
-    prob.index_add_(0, rows, part.prob)
-    lost.index_add_(0, rows, part.lost)
+def _nothing(target_prob: Tensor) -> Translation:
+    return Translation(torch.zeros_like(target_prob), target_prob.new_zeros(len(target_prob)))
 
 
-def _add_shares(prob: Tensor, shares: Sequence[tuple[int, Sequence[int], float]], target_prob: Tensor) -> None:
-    """Divide each mass among its row's target tokens by the target's own distribution, with a bonus for the first token."""
-    groups = [(n, tokens, mass) for n, tokens, mass in shares if tokens]
-    width = prob.shape[-1]
-    ids = torch.tensor([n * width + t for n, tokens, _ in groups for t in tokens], dtype=torch.long, device=prob.device)
-    group = torch.tensor([g for g, (_, tokens, _) in enumerate(groups) for _ in tokens], dtype=torch.long, device=prob.device)
-    first = torch.tensor([k == 0 for _, tokens, _ in groups for k in range(len(tokens))], dtype=prob.dtype, device=prob.device)
-    masses = torch.tensor([mass for _, _, mass in groups], dtype=prob.dtype, device=prob.device)
+def _with_table(so_far: Translation | None, group: Sequence[TabledCover], target_prob: Tensor) -> Translation:
+    """Add the tokens that are not tracked of covers with one table."""
+    covers, rows, device = [each.cover for each in group], [each.n for each in group], target_prob.device
+    together = covers[0].node.together
+    if all(cover.node.together is together for cover in covers):
+        rest = together.prob[[cover.node.index for cover in covers]]  # (M, A)
+    else:
+        rest = torch.stack([cover.node.prob for cover in covers])
+    tracked = [(m, i) for m, each in enumerate(group) for i in each.tracked]
+    if tracked:
+        rest[torch.tensor(tracked, device=rest.device).unbind(-1)] = 0.0
+    is_whole = rows == list(range(len(target_prob)))
+    part = cast(Table, covers[0].table).to(device).apply(rest.to(device), target_prob if is_whole else target_prob[rows])
+    weights = part.lost.new_tensor([cover.weight for cover in covers])
+    part = Translation(part.prob.mul_(weights[:, None]), part.lost * weights)
+    if is_whole and so_far is None:
+        return part
+    so_far, index = so_far or _nothing(target_prob), torch.tensor(rows, device=device)
+    return Translation(so_far.prob.index_add_(0, index, part.prob), so_far.lost.index_add_(0, index, part.lost))
+
+
+def _add_shares(flat: Tensor, shares: Sequence[tuple[int, Sequence[int], float]], target_prob: Tensor) -> None:
+    """Divide each mass among its row's target tokens by the target's own distribution, with a bonus for the first token.
+
+    `flat` (N * V,) are the masses so far.
+    """
+    width, device, dtype = target_prob.shape[-1], flat.device, flat.dtype
+    ids = torch.tensor([n * width + t for n, tokens, _ in shares for t in tokens], dtype=torch.long, device=device)
+    group = torch.tensor([g for g, (_, tokens, _) in enumerate(shares) for _ in tokens], dtype=torch.long, device=device)
+    first = torch.tensor([k == 0 for _, tokens, _ in shares for k in range(len(tokens))], dtype=dtype, device=device)
+    masses = torch.tensor([mass for _, _, mass in shares], dtype=dtype, device=device)
     weights = target_prob.reshape(-1)[ids]
-    weights = weights + first * (AS_IS_WEIGHT * _group_sums(weights, group, len(groups))[group] + TINY)
-    prob.view(-1).index_add_(0, ids, weights * (masses / _group_sums(weights, group, len(groups)))[group])
+    weights = weights + first * (AS_IS_WEIGHT * _group_sums(weights, group, len(shares))[group] + TINY)
+    flat.index_add_(0, ids, weights * (masses / _group_sums(weights, group, len(shares)))[group])
 
 
 def _group_sums(values: Tensor, group: Tensor, n_groups: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hf_alignbeam.anchor.covering import CoverDistribution, TargetDistribution, marginal, target_distributions
 from hf_alignbeam.anchor.look_ahead import LookAhead
-from hf_alignbeam.anchor.state import MIN_PREFILL_LOGP, MIN_TOKEN_LOGP, N_WORD_TOKENS, Likeliest, Node, Path, RowState
+from hf_alignbeam.anchor.state import MIN_PREFILL_LOGP, MIN_TOKEN_LOGP, N_WORD_TOKENS, Distributions, Node, Path, RowState
 from hf_alignbeam.inference.branching_cache import Append, BranchingCache, Leaf
 from hf_alignbeam.inference.engines import Engine
 from hf_alignbeam.tokenization.vocabulary import complete_characters
@@ -71,7 +71,7 @@ class Follower:
         )
         self._look_ahead = LookAhead(self.cache, translator, n_lookahead) if n_lookahead and translator.rule == "bytes" else None
         rows, paths = [], []
-        together = Likeliest(self.cache.prompt_logp)
+        together = Distributions(self.cache.after_prompt.prob)
         for i, (start, (ids, text)) in enumerate(zip(starts, committed, strict=True)):
             row = RowState(
                 text=text,
@@ -126,7 +126,7 @@ class Follower:
         target's own distribution in these N rows; the result's `prob` (N, V) and `lost` (N,) sum to 1.
         """
         if self._identity:
-            anchor_prob = torch.stack([self.rows[i].nodes[self.rows[i].path].logp for i in rows]).exp()
+            anchor_prob = torch.stack([self.rows[i].nodes[self.rows[i].path].prob for i in rows])
             return self._translator(anchor_prob.to(target_prob.device), target_prob)
         targets = dict(zip(rows, target_distributions(target_prob), strict=True))
         self._feed_written(targets)
@@ -144,7 +144,7 @@ class Follower:
         prob, n_sources = torch.zeros_like(target_prob), torch.zeros_like(target_prob)
         for n, i in enumerate(rows):
             row = self.rows[i]
-            anchor_prob = row.nodes[row.path].logp.exp().to(prob.device)[None]  # (1, A)
+            anchor_prob = row.nodes[row.path].prob.to(prob.device)[None]  # (1, A)
             values, ids = anchor_prob.topk(min(n_tokens, anchor_prob.shape[-1]))
             top = torch.zeros_like(anchor_prob).scatter(-1, ids, values)
             own_prob = target_prob[n : n + 1]
@@ -215,10 +215,9 @@ class Follower:
         anchor = self._translator.anchor
         best: tuple[float, Path | None] = (MIN_TOKEN_LOGP, None)
         for path, node in row.nodes.items():
-            text = anchor.decode(path)
-            i = anchor.by_bytes.get(row.text[len(text) :]) if row.text.startswith(text) else None
+            i = anchor.by_bytes.get(row.text[len(node.text) :]) if row.text.startswith(node.text) else None
             if i is not None:
-                best = max(best, (node.path_logp + float(node.logp[i]), (*path, i)), key=lambda pair: pair[0])
+                best = max(best, (node.path_logp + node.logp_of(i), (*path, i)), key=lambda pair: pair[0])
         return best[1]
 
     def _feed(
@@ -245,9 +244,9 @@ class Follower:
             leaves.append([Leaf(each[-1], slots if each[:-1] == path else row.slots(each[:-1])) for each in new])
             points.append([(path[: n + k + 1], slot + k) for k in range(len(path) - n)])
             points[i] += [(each, slot + width + k) for k, each in enumerate(new)]
-        logp = self.cache.append(chains, leaves)
-        together = Likeliest(logp.packed)
-        fed = [row.with_points(points[i], together, logp.first[i], min_logp) for i, row in enumerate(rows)]
+        after = self.cache.append(chains, leaves)
+        together, tokens = Distributions(after.prob), self._translator.anchor.tokens
+        fed = [row.with_points(points[i], together, after.first[i], tokens, min_logp) for i, row in enumerate(rows)]
         pruned = [self._prune(replace(row, path=path)) for row, path in zip(fed, paths, strict=True)]
         return [
             replace(row, nodes=row.nodes | {each: fed[i].nodes[each] for each in foreseen.get(i, ()) if each in fed[i].nodes})
@@ -256,12 +255,10 @@ class Follower:
 
     def _prune(self, row: RowState) -> RowState:
         """Keep the points within a row's text."""
-        on_path = {row.path[:n] for n in range(len(row.path) + 1)}
-        decode = self._translator.anchor.decode
         nodes = {
             path: node
             for path, node in row.nodes.items()
-            if path in on_path or (not self._identity and row.text.startswith(decode(path)))
+            if path == row.path[: len(path)] or (not self._identity and row.text.startswith(node.text))
         }
         return replace(row, nodes=nodes)
 
@@ -271,14 +268,13 @@ class Follower:
         if not n_tokens:
             return row
         head = row.path[:n_tokens]
-        n_bytes = 0 if self._identity else len(self._translator.anchor.decode(head))
-        head_logp = row.nodes[head].path_logp
+        n_bytes, head_logp = len(row.nodes[head].text), row.nodes[head].path_logp
         kept = {path[n_tokens:]: node for path, node in row.nodes.items() if path[:n_tokens] == head}
         return replace(
             row,
-            text=row.text[n_bytes:],
+            text=row.text if self._identity else row.text[n_bytes:],
             path=row.path[n_tokens:],
-            nodes={path: replace(node, path_logp=node.path_logp - head_logp) for path, node in kept.items()},
+            nodes={p: replace(node, path_logp=node.path_logp - head_logp, text=node.text[n_bytes:]) for p, node in kept.items()},
             committed_slots=tuple(row.slots(head)),
             leading_whitespace=b"",
         )

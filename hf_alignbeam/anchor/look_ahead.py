@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from hf_alignbeam.anchor.cover import OpenPath
 from hf_alignbeam.anchor.covering import MIN_UNCERTAIN_MASS, CoverDistribution, TargetDistribution, current_word
-from hf_alignbeam.anchor.state import Likeliest, Path, RowState
+from hf_alignbeam.anchor.state import Distributions, Path, RowState
 from hf_alignbeam.inference.branching_cache import BranchingCache, Leaf
 from hf_alignbeam.translation.translator import VocabularyTranslator
 
@@ -34,7 +34,7 @@ class LookAhead:
         if self._cache.n_leaves == 1:
             return []
         anchor, tokens = self._translator.anchor, self._translator.target.tokens
-        nodes = {each: node for each, node in row.nodes.items() if row.text.startswith(anchor.decode(each))}
+        nodes = {each: node for each, node in row.nodes.items() if row.text.startswith(node.text)}
         row = replace(row, path=path, nodes=nodes)
         distribution = CoverDistribution(row, self._translator, target, current_word(row, self._translator))
         share = _share_of_known(row)
@@ -77,12 +77,12 @@ class LookAhead:
         if not any(new):
             return rows
         slot = self._cache.n_slots
-        logp = self._cache.branch(
+        after = self._cache.branch(
             [[Leaf(path[-1], row.slots(path[:-1])) for path in leaves] for row, leaves in zip(rows, new, strict=True)]
         )
-        together = Likeliest(logp.packed)
+        together, tokens = Distributions(after.prob), self._translator.anchor.tokens
         return [
-            row.with_points([(path, slot + k) for k, path in enumerate(leaves)], together, logp.first[i])
+            row.with_points([(path, slot + k) for k, path in enumerate(leaves)], together, after.first[i], tokens)
             for i, (row, leaves) in enumerate(zip(rows, new, strict=True))
         ]
 
@@ -93,7 +93,7 @@ def _share_of_known(row: RowState) -> float:
     if row.path in row.nodes or parent is None:
         return 1.0
     best = max(node.path_logp for node in row.nodes.values())
-    return math.exp(min(0.0, best - parent.path_logp - float(parent.logp[row.path[-1]])))
+    return math.exp(min(0.0, best - parent.path_logp - parent.logp_of(row.path[-1])))
 
 
 def _open(distribution: CoverDistribution, paths: Sequence[OpenPath], row: RowState) -> list[OpenPath]:

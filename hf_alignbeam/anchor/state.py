@@ -5,14 +5,18 @@ frozen: every change gives a new one.
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import Tensor
 
+from hf_alignbeam.utils.largest import largest
+
 #: Anchor tokens from the last committed token on.
 Path = tuple[int, ...]
+#: Some tokens, and the probability of each. Two lists: Python's garbage collector has to look at every tuple of two.
+Pairs = tuple[list[int], list[float]]
 
 #: A token of the text counts with at least this log-probability. Where the anchor finds the text absurd, its predictions
 #: inside a word are noise, and must not outweigh those after the text as it is.
@@ -22,23 +26,29 @@ MIN_PREFILL_LOGP = math.log(0.01)
 
 #: How many of the anchor's likeliest next tokens are tracked after a looked-ahead path.
 N_LIKELIEST = 64
+#: A probability of zero counts as this one.
+LEAST_PROB = 1e-45
 #: How many of the target's last tokens are kept to find the start of the current word.
 N_WORD_TOKENS = 24
 
 
-@dataclass(frozen=True)
-class Likeliest:
-    """The likeliest next tokens at N positions by `logp` (N, A), found for all of them at once when one is asked for."""
+class Distributions:
+    """The anchor's next-token distributions `prob` (N, A) at N positions that were read together.
 
-    logp: Tensor
+    The likeliest tokens of all of them are found at once, when those of one are asked for.
+    """
 
-    def __getitem__(self, index: int) -> list[tuple[int, float]]:
-        return self._pairs[index]
+    def __init__(self, prob: Tensor):
+        self.prob = prob
+
+    def likeliest(self, index: int) -> dict[int, float]:
+        """The `N_LIKELIEST` likeliest tokens at one position with their probabilities, in descending order."""
+        return self._likeliest[index]
 
     @cached_property
-    def _pairs(self) -> list[list[tuple[int, float]]]:
-        values, ids = self.logp.topk(min(N_LIKELIEST, self.logp.shape[-1]))
-        return [list(zip(*pair, strict=True)) for pair in zip(ids.tolist(), values.tolist(), strict=True)]
+    def _likeliest(self) -> list[dict[int, float]]:
+        values, ids = largest(self.prob, N_LIKELIEST)
+        return [dict(zip(*pair, strict=True)) for pair in zip(ids.tolist(), values.tolist(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -51,22 +61,36 @@ class Node:
         path_logp: The log-probability of the path to it, each token with at least `MIN_TOKEN_LOGP` (`MIN_PREFILL_LOGP` in a
             prefill).
         slot: The cache slot of the path's last token; None at the end of the prompt.
+        text: The bytes of the path.
+        completions: By pending bytes, the tokens that begin with them, as far as they were asked for.
     """
 
-    together: Likeliest
+    together: Distributions
     index: int
     path_logp: float = 0.0
     slot: int | None = None
-
-    @cached_property
-    def logp(self) -> Tensor:
-        """(A,) the anchor's next-token log-probabilities there."""
-        return self.together.logp[self.index]
+    text: bytes = b""
+    completions: dict[bytes, Pairs] = field(default_factory=dict, compare=False, repr=False)
 
     @property
-    def likeliest(self) -> list[tuple[int, float]]:
-        """The `N_LIKELIEST` likeliest next tokens with their log-probabilities, in descending order."""
-        return self.together[self.index]
+    def prob(self) -> Tensor:
+        """(A,) the anchor's next-token probabilities there."""
+        return self.together.prob[self.index]
+
+    @property
+    def likeliest(self) -> dict[int, float]:
+        """The `N_LIKELIEST` likeliest next tokens with their probabilities, in descending order."""
+        return self.together.likeliest(self.index)
+
+    def logp_of(self, i: int) -> float:
+        """The log-probability of one next token."""
+        prob = self.likeliest.get(i)
+        return math.log(max(float(self.together.prob[self.index, i]) if prob is None else prob, LEAST_PROB))
+
+    def largest_of(self, ids: Tensor, n: int) -> Pairs:
+        """The n likeliest of some next tokens (M,) with their probabilities, in descending order."""
+        values, indices = self.prob[ids].topk(min(n, len(ids)))
+        return ids[indices].tolist(), values.tolist()
 
 
 @dataclass(frozen=True)
@@ -101,16 +125,23 @@ class RowState:
         return {*self.committed_slots, *(node.slot for node in self.nodes.values() if node.slot is not None)}
 
     def with_points(
-        self, points: Iterable[tuple[Path, int]], together: Likeliest, first: int, min_logp: float = MIN_TOKEN_LOGP
+        self,
+        points: Iterable[tuple[Path, int]],
+        together: Distributions,
+        first: int,
+        tokens: Sequence[bytes | None],
+        min_logp: float = MIN_TOKEN_LOGP,
     ) -> "RowState":
         """Add positions up to which the anchor has read: the path and the cache slot of each, a path's parent first.
 
         They are a run of those that were read `together`, from number `first` on. A token counts with at least `min_logp`.
+        `tokens` are the bytes of the anchor's tokens, by id.
         """
         nodes = dict(self.nodes)
         for index, (path, slot) in enumerate(points, start=first):
-            parent = nodes[path[:-1]]
-            nodes[path] = Node(together, index, parent.path_logp + max(float(parent.logp[path[-1]]), min_logp), slot)
+            parent, i = nodes[path[:-1]], path[-1]
+            text = parent.text + ((tokens[i] or b"") if i < len(tokens) else b"")
+            nodes[path] = Node(together, index, parent.path_logp + max(parent.logp_of(i), min_logp), slot, text)
         return replace(self, nodes=nodes)
 
     def with_slots(self, new_slots: Mapping[int, int]) -> "RowState":

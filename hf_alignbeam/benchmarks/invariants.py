@@ -138,7 +138,7 @@ def _nodes(follower: Follower) -> Iterator[tuple[list[int], Tensor]]:
     """The context and the log-probabilities of every node that a follower holds."""
     for number, row in enumerate(follower.rows):
         for path, node in row.nodes.items():
-            yield follower.cache.context(number, row.slots(path)), node.logp
+            yield follower.cache.context(number, row.slots(path)), node.prob.log()
 
 
 def guidance_error(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation]) -> float:

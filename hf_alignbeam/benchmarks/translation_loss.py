@@ -17,7 +17,7 @@ from rich.progress import track
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hf_alignbeam.anchor.covering import CoverDistribution, marginal, target_distributions
-from hf_alignbeam.anchor.state import Likeliest, Node, RowState
+from hf_alignbeam.anchor.state import Distributions, Node, RowState
 from hf_alignbeam.build_cache.disk import FOLDER_VARIABLE
 from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
 from hf_alignbeam.tokenization.losses import losses
@@ -62,7 +62,7 @@ def _pair_cells(anchor: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase
     lost = lost_shares(translator)
     target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target))
     peaked = torch.randn(N_TIMED, len(translator.anchor), generator=torch.Generator().manual_seed(0)) * LOGIT_STD
-    together = Likeliest(peaked.log_softmax(-1))
+    together = Distributions(peaked.softmax(-1))
     rows = [
         RowState(b"", (), {(): Node(together, n)}, committed_slots=(), target_only_prefix=b"", leading_whitespace=b"")
         for n in range(N_TIMED)

@@ -6,6 +6,7 @@ distributions after paths of tokens. `engines` runs the model.
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -33,18 +34,36 @@ class Leaf(NamedTuple):
     slots: Sequence[int]
 
 
-class NextLogp:
-    """The next-token log-probabilities after new tokens: `packed` (N, A) row by row, and (n, A) of one row by its number.
+class NextTokens:
+    """The next-token distributions after N new tokens, row by row; index it with a row for the log-probabilities (n, A) there.
 
     `first` holds for each row the index of its first one, and N at the end.
+
+    Args:
+        logits: (N, A) the logits after the new tokens.
+        n_new: The number of new tokens of each row.
     """
 
-    def __init__(self, packed: Tensor, n_new: Sequence[int]):
-        self.packed = packed
+    def __init__(self, logits: Tensor, n_new: Sequence[int]):
+        self._logits = _checked(logits)
         self.first = [0, *accumulate(n_new)]
 
+    @cached_property
+    def logp(self) -> Tensor:
+        """The log-probabilities (N, A)."""
+        return self._logits.float().log_softmax(-1)
+
+    @cached_property
+    def prob(self) -> Tensor:
+        """The probabilities (N, A)."""
+        return self._logits.softmax(-1, dtype=torch.float32)
+
     def __getitem__(self, row: int) -> Tensor:
-        return self.packed[self.first[row] : self.first[row + 1]]
+        return self.logp[self.first[row] : self.first[row + 1]]
+
+    def select_rows(self, parents: Sequence[int]) -> "NextTokens":
+        """Those of some rows, where each row has one new token."""
+        return NextTokens(self._logits[list(parents)], [1] * len(parents))
 
 
 class BranchingCache:
@@ -71,11 +90,11 @@ class BranchingCache:
         self._positions = (self._prompt.long().cumsum(-1) - 1).clamp_min(0)  # (B, T)
         self._n_prompt = self._prompt.sum(-1).tolist()
         self._check_room(width)
-        self.prompt_logp = _logp(self._engine.prefill(self._ids, self._prompt))  # (B, A)
+        self.after_prompt = NextTokens(self._engine.prefill(self._ids, self._prompt), [1] * len(distinct))
         if len(distinct) < len(prompts):
             parents = [distinct.index(tuple(prompt)) for prompt in prompts]
             self.select_rows(parents)
-            self.prompt_logp = self.prompt_logp[parents]
+            self.after_prompt = self.after_prompt.select_rows(parents)
 
     @property
     def n_slots(self) -> int:
@@ -101,7 +120,7 @@ class BranchingCache:
         """Return the ids of a row's prompt and of the tokens in these slots."""
         return [*self._ids[row][self._prompt[row]].tolist(), *self._ids[row, list(slots)].tolist()]
 
-    def append(self, rows: Sequence[Append], leaves: Sequence[Sequence[Leaf]] | None = None) -> NextLogp:
+    def append(self, rows: Sequence[Append], leaves: Sequence[Sequence[Leaf]] | None = None) -> NextTokens:
         """Feed every row its new tokens in one forward, and the leaves of each row, which may come after them.
 
         The token at index i takes slot `n_slots + i`, counted before the call, and the first leaf the one after the longest
@@ -117,7 +136,7 @@ class BranchingCache:
         """Feed every row its new tokens as `append` does, without their log-probabilities."""
         self._engine.feed(*self._allocate(self._chains(rows)))
 
-    def branch(self, rows: Sequence[Sequence[Leaf]]) -> NextLogp:
+    def branch(self, rows: Sequence[Sequence[Leaf]]) -> NextTokens:
         """Feed every row any number of leaves in one forward, at most one where `n_leaves` is 1; they do not see each other."""
         return self._read(rows, [0] * len(rows))
 
@@ -142,9 +161,9 @@ class BranchingCache:
         self._ids, self._prompt, self._positions = self._ids[index], self._prompt[index], self._positions[index]
         self._n_prompt = [self._n_prompt[parent] for parent in parents]
 
-    def _read(self, grid: Sequence[Sequence[Leaf | None]], n_chained: Sequence[int]) -> NextLogp:
+    def _read(self, grid: Sequence[Sequence[Leaf | None]], n_chained: Sequence[int]) -> NextTokens:
         ids, positions, visible, real = self._allocate(grid)
-        return NextLogp(_logp(self._engine.read(ids, positions, visible, real, n_chained)), real.sum(-1).tolist())
+        return NextTokens(self._engine.read(ids, positions, visible, real, n_chained), real.sum(-1).tolist())
 
     def _chains(self, rows: Sequence[Append]) -> list[list[Leaf]]:
         """Each row's new tokens, which see those before them."""
@@ -184,15 +203,14 @@ class BranchingCache:
             )
 
 
-def _logp(logits: Tensor) -> Tensor:
-    """Return the log-probabilities (..., A) of logits."""
-    logp = logits.float().log_softmax(-1)
-    if torch.isnan(logp[..., 0]).any():  # one NaN or positive infinity makes the whole row NaN
+def _checked(logits: Tensor) -> Tensor:
+    """Return logits (N, A), or raise ValueError where they give no distribution."""
+    if not logits.amax(-1).isfinite().all():  # the largest of a row is NaN where one is
         raise ValueError(
             "The logits of an anchor or a judge must be numbers, got NaN or infinity. Check the model's weights and dtype "
             "(float16 overflows in some models: load it in bfloat16 or float32)."
         )
-    return logp
+    return logits
 
 
 def choose_engine(model: PreTrainedModel, tokens: Sequence[bytes | None], scope: Scope = nullcontext) -> type[Engine]:
@@ -232,9 +250,9 @@ def _trial(cache: BranchingCache, ids: Sequence[int], n_leaves: int) -> Tensor:
     """Return the distributions (n, A) after every kind of step that a cache takes."""
     a, b, c, d, e = ids
     first = cache.n_slots
-    logp = [cache.append([Append([d, e], []), Append([b], [])]).packed]
-    logp.append(cache.branch([[Leaf(a, [first]), Leaf(c, [first, first + 1])][:n_leaves], [Leaf(e, [])]]).packed)
+    prob = [cache.append([Append([d, e], []), Append([b], [])]).prob]
+    prob.append(cache.branch([[Leaf(a, [first]), Leaf(c, [first, first + 1])][:n_leaves], [Leaf(e, [])]]).prob)
     number = cache.drop_unused_slots([first, first + 2])
     cache.select_rows([1, 0])
-    logp.append(cache.append([Append([c], [number[first]]), Append([d, b], [number[first], number[first + 2]])]).packed)
-    return torch.cat(logp).exp()
+    prob.append(cache.append([Append([c], [number[first]]), Append([d, b], [number[first], number[first + 2]])]).prob)
+    return torch.cat(prob)

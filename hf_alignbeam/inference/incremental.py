@@ -98,9 +98,9 @@ def _feed_tails(fed: _FedTexts, texts: Sequence[Sequence[int]]) -> Tensor:
         fed.cache.feed([Append(body, slots) for body, slots in zip(bodies, kept, strict=True)])
         kept = [[*slots, *range(first, first + len(body))] for slots, body in zip(kept, bodies, strict=True)]
     last = fed.cache.n_slots
-    logp = fed.cache.append([Append(tail[-1:], slots) for tail, slots in zip(tails, kept, strict=True)])
+    after = fed.cache.append([Append(tail[-1:], slots) for tail, slots in zip(tails, kept, strict=True)])
     fed.tails, fed.slots = tails, [[*slots, last] for slots in kept]
-    return logp.packed
+    return after.logp
 
 
 def n_common(first: Sequence[int], second: Sequence[int]) -> int:

@@ -113,7 +113,7 @@ class AnchorSteering:
 
     def _check_no_reasoning(self, follower: Follower) -> None:
         """Raise ValueError if the anchor would reason before its answer: its reasoning must not be mixed into the target's."""
-        for i in set(follower.cache.prompt_logp.argmax(-1).tolist()):
+        for i in set(follower.cache.after_prompt.prob.argmax(-1).tolist()):
             opening = leading_reasoning_marker(bytes_with_special_tokens(self._anchor_tokenizer, self._anchor_tokens, [i]))
             if opening is not None:
                 raise ValueError(

@@ -92,7 +92,7 @@ class Table:
             width = min(anchor_prob.shape[-1], len(self.possible))
             anchor_prob = anchor_prob[:, :width] * self.possible[:width]
         width = target_prob.shape[-1]
-        prob = anchor_prob.index_select(1, self.main_source[:width]) * self.has_source[:width]
+        prob = anchor_prob.index_select(1, self.main_source[:width]).mul_(self.has_source[:width])
         if prob.shape[-1] < width:
             prob = torch.nn.functional.pad(prob, (0, width - prob.shape[-1]))  # (N, V)
         prob.index_add_(1, self.other_target, anchor_prob.index_select(1, self.other_source))

@@ -8,7 +8,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from hf_alignbeam.anchor.covering import CoverDistribution, marginal, target_distributions
 from hf_alignbeam.anchor.follower import MAX_UNCOMMITTED, MAX_UNUSED_SLOTS, Follower, RowStart
-from hf_alignbeam.anchor.state import Likeliest, Node
+from hf_alignbeam.anchor.state import Distributions, Node
 from hf_alignbeam.chat.templates import encode_prompt
 from hf_alignbeam.testbed import tokenizers as toy
 from hf_alignbeam.tokenization.vocabulary import token_bytes
@@ -44,7 +44,7 @@ def test_cached_anchor_equals_one_from_scratch_at_each_step(anchor, translator):
         ids = translator.anchor.encode(written[1:])
         assert ids[len(ids) - len(row.path) :] == row.path
         scratch = reference.next_logp(anchor[0], [*prompt, *ids])
-        worst = max(worst, (row.nodes[row.path].logp - scratch).abs().max().item())
+        worst = max(worst, (row.nodes[row.path].prob.log() - scratch).abs().max().item())
     assert worst <= 1e-4
     assert max(n_uncommitted) < len(translator.anchor.encode(ANSWER[1:]))  # older tokens were committed
 
@@ -172,7 +172,10 @@ def test_a_prefill_is_fed_before_the_first_step(anchor, translator):
     for i in translator.target.encode(b" To kill the weeds,"):
         written.write([i])
     torch.testing.assert_close(
-        prefill.rows[0].nodes[prefill.rows[0].path].logp, written.rows[0].nodes[written.rows[0].path].logp, atol=1e-4, rtol=0
+        prefill.rows[0].nodes[prefill.rows[0].path].prob.log(),
+        written.rows[0].nodes[written.rows[0].path].prob.log(),
+        atol=1e-4,
+        rtol=0,
     )
 
 
@@ -197,7 +200,7 @@ def test_half_a_character_is_fed_byte_by_byte(anchor, translator):
     assert row.text == half
     assert translator.anchor.decode(row.path) == half
     scratch = reference.next_logp(anchor[0], [*prompt, *row.path])
-    torch.testing.assert_close(row.nodes[row.path].logp, scratch, atol=1e-4, rtol=0)
+    torch.testing.assert_close(row.nodes[row.path].prob.log(), scratch, atol=1e-4, rtol=0)
 
 
 def test_text_that_the_anchor_has_no_tokens_for_is_left_out(anchor, translator, monkeypatch):
@@ -223,9 +226,9 @@ def test_half_a_character_in_a_longer_token_is_fed_as_that_token(piece_tokenizer
     start = next(token for token in translator.anchor.tokens if token and token[:1] == b" " and 1 < len(token) < len(face))
     follower = Follower(engine(model), translator, [RowStart([5, 6, 7], b"", b"")], 0)
     root = follower.rows[0].nodes[()]
-    logp = torch.full_like(root.logp, -20.0)
+    logp = torch.full_like(root.prob, -20.0)
     logp[translator.anchor.by_bytes[start]] = 0.0
-    follower.rows[0].nodes[()] = Node(Likeliest(logp[None]), 0)
+    follower.rows[0].nodes[()] = Node(Distributions(logp[None].exp()), 0)
     for i in translator.target.encode(start):
         follower.write([i])
     assert follower.rows[0].path == (translator.anchor.by_bytes[start],)
@@ -243,7 +246,7 @@ def test_slots_of_paths_not_taken_are_dropped(anchor, translator):
         assert follower.cache.n_slots <= len(prompt) + len(written) + len(used) + MAX_UNUSED_SLOTS
     row = follower.rows[0]
     scratch = reference.next_logp(anchor[0], [*prompt, *translator.anchor.encode(written[1:])])
-    torch.testing.assert_close(row.nodes[row.path].logp, scratch, atol=1e-4, rtol=0)
+    torch.testing.assert_close(row.nodes[row.path].prob.log(), scratch, atol=1e-4, rtol=0)
 
 
 def test_a_long_prefill_is_committed_except_for_its_last_words(anchor, translator):
@@ -252,7 +255,7 @@ def test_a_long_prefill_is_committed_except_for_its_last_words(anchor, translato
     row = follower.rows[0]
     assert len(row.path) <= 2 * MAX_UNCOMMITTED
     scratch = reference.next_logp(anchor[0], [*prompt, *translator.anchor.encode(prefill)])
-    torch.testing.assert_close(row.nodes[row.path].logp, scratch, atol=1e-4, rtol=0)
+    torch.testing.assert_close(row.nodes[row.path].prob.log(), scratch, atol=1e-4, rtol=0)
 
 
 def test_every_canonical_completion_of_a_word_counts(anchor, translator):
@@ -266,9 +269,9 @@ def test_every_canonical_completion_of_a_word_counts(anchor, translator):
     next_tokens = torch.tensor(translator.retokenizer.next_tokens(ids.tolist(), b"w", b"", (first,)))
     is_canonical = next_tokens >= 0
     root = row.nodes[()]
-    logp = torch.full_like(root.logp, -30.0)
+    logp = torch.full_like(root.prob, -30.0)
     logp[ids] = torch.log_softmax(torch.where(is_canonical, -8.0, 0.0), 0)  # canonical ones have next to no mass
-    row = replace(row, nodes={(): Node(Likeliest(logp[None]), 0)})
+    row = replace(row, nodes={(): Node(Distributions(logp[None].exp()), 0)})
     target_prob = torch.full((len(translator.target),), 1.0 / len(translator.target))
     distribution = replace(
         CoverDistribution.canonical(row, translator, target_distributions(target_prob[None])[0]), word=(first,)
@@ -286,7 +289,7 @@ def test_a_cover_without_completions_has_no_mass(anchor, translator):
     row = follower.rows[0]
     distribution = CoverDistribution.canonical(row, translator, target_distributions(target_prob)[0])
     inside = next(cover for cover in distribution.covers if cover.table is None)
-    empty = distribution._with_next_tokens(inside, min_logp=inside.max_logp + 1.0)
+    empty = distribution._cover(inside.path, inside.node, inside.pending, inside.weight, min_mass=1.0)
     assert len(empty.ids) == 0
     distribution.__dict__["covers"] = [*(cover for cover in distribution.covers if cover is not inside), empty]
     translation = marginal([distribution], [row], target_prob)

@@ -33,7 +33,7 @@ def engine(request):
 def test_prompts_of_different_lengths_equal_each_alone(engine, tiny_qwen):
     cache = BranchingCache(engine(tiny_qwen), PROMPTS)
     for row, prompt in enumerate(PROMPTS):
-        torch.testing.assert_close(cache.prompt_logp[row], reference.next_logp(tiny_qwen, prompt), atol=1e-4, rtol=0)
+        torch.testing.assert_close(cache.after_prompt[row][0], reference.next_logp(tiny_qwen, prompt), atol=1e-4, rtol=0)
 
 
 def test_ragged_branches_equal_from_scratch(engine, tiny_qwen):
