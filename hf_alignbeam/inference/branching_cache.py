@@ -224,35 +224,57 @@ def choose_engine(model: PreTrainedModel, tokens: Sequence[bytes | None], scope:
     Returns:
         The engine class, to be built for each batch; in place of a packed one `KeyValueEngine` gives the same.
     """
-    ordinary = [i for i, token in enumerate(tokens) if token]
-    ids = [ordinary[len(ordinary) * n // 6] for n in range(1, 6)]
-    if not can_cache(model) or not _is_exact(model, KeyValueEngine, ids, scope):
+    if not can_cache(model):
+        return RecomputeEngine
+    trial = _Trial(model, tokens, scope)
+    if not trial.is_exact(KeyValueEngine):
         return RecomputeEngine
     faster = PACKED if KeyValueEngine(model).n_leaves > 1 else []
-    return next((kind for kind in faster if _is_exact(model, kind, ids, scope)), KeyValueEngine)
+    return next((kind for kind in faster if trial.is_exact(kind)), KeyValueEngine)
 
 
-def _is_exact(model: PreTrainedModel, kind: type[Engine], ids: Sequence[int], scope: Scope) -> bool:
-    """Whether ragged rows that branch, drop slots and swap in the cache give the recomputed distributions."""
-    prompts = [ids[:3], [ids[3], ids[4], ids[0], ids[2], ids[1]]]
-    engine = kind(model, scope)
-    n_leaves = min(engine.n_leaves, 2)
-    recomputed = _trial(BranchingCache(RecomputeEngine(model, scope), prompts), ids, n_leaves)
-    try:
-        cached = _trial(BranchingCache(engine, prompts), ids, n_leaves)
-    except Exception:  # a model of an unknown kind may raise anything here, and is recomputed instead
-        return False
-    rounding = ROUNDING if torch.finfo(model.dtype).bits >= 32 else COARSE_ROUNDING
-    return bool((recomputed - cached).abs().sum(-1).max() / 2 <= rounding)
+class _Trial:
+    """A few texts, and the distributions within them where a model recomputes them: what an engine must give from its cache.
 
+    Args:
+        model, tokens, scope: As in `choose_engine`.
+    """
 
-def _trial(cache: BranchingCache, ids: Sequence[int], n_leaves: int) -> Tensor:
-    """Return the distributions (n, A) after every kind of step that a cache takes."""
-    a, b, c, d, e = ids
-    first = cache.n_slots
-    prob = [cache.append([Append([d, e], []), Append([b], [])]).prob]
-    prob.append(cache.branch([[Leaf(a, [first]), Leaf(c, [first, first + 1])][:n_leaves], [Leaf(e, [])]]).prob)
-    number = cache.drop_unused_slots([first, first + 2])
-    cache.select_rows([1, 0])
-    prob.append(cache.append([Append([c], [number[first]]), Append([d, b], [number[first], number[first + 2]])]).prob)
-    return torch.cat(prob)
+    def __init__(self, model: PreTrainedModel, tokens: Sequence[bytes | None], scope: Scope):
+        self._model = model
+        self._scope = scope
+        ordinary = [i for i, token in enumerate(tokens) if token]
+        self._ids = a, b, c, d, e = [ordinary[len(ordinary) * n // 6] for n in range(1, 6)]
+        self._prompts = [[a, b, c], [d, e, a, c, b]]
+        rows = [[*self._prompts[0], d, e, c], [*self._prompts[0], d, a, d, b], [*self._prompts[1], b, c], [*self._prompts[1], e]]
+        width = max(map(len, rows))
+        filled = [torch.tensor([*row, *[a] * (width - len(row))]) for row in rows]  # what comes later changes nothing before
+        logits = RecomputeEngine(model, scope).logits(filled, [width] * len(rows))
+        ends = [(0, 4), (0, 5), (1, 5), (0, 6), (2, 6), (3, 6), (2, 7), (1, 6), (1, 7)]  # row and length of each text, in order
+        self._recomputed = torch.stack([logits[row][n - 1] for row, n in ends]).softmax(-1, dtype=torch.float32)
+
+    def is_exact(self, kind: type[Engine]) -> bool:
+        """Whether ragged rows that branch, drop slots and swap in the cache give the recomputed distributions."""
+        try:
+            cached = self._run(kind(self._model, self._scope))
+        except Exception:  # a model of an unknown kind may raise anything here, and is recomputed instead
+            return False
+        rounding = ROUNDING if torch.finfo(self._model.dtype).bits >= 32 else COARSE_ROUNDING
+        return bool((self._recomputed - cached).abs().sum(-1).max() / 2 <= rounding)
+
+    def _run(self, engine: Engine) -> Tensor:
+        """Return the distributions (9, A) after every kind of step that a cache takes."""
+        a, b, c, d, e = self._ids
+        cache = BranchingCache(engine, self._prompts)
+        first = cache.n_slots
+        chains = [Append([d, e], []), Append([b], [])]
+        leaves = [[Leaf(a, [first]), Leaf(c, [first, first + 1])], [Leaf(e, [])]]
+        if engine.n_leaves > 1:
+            prob = cache.append(chains, leaves).prob
+        else:
+            parts = [cache.append(chains), cache.branch([leaves[0][:1], leaves[1]]), cache.branch([leaves[0][1:], []])]
+            prob = torch.cat([part.prob for part in parts])[[0, 1, 3, 5, 2, 4]]
+        number = cache.drop_unused_slots([first, first + 2])
+        cache.select_rows([1, 0])
+        last = cache.append([Append([c], [number[first]]), Append([d, b], [number[first], number[first + 2]])])
+        return torch.cat([prob, last.prob])

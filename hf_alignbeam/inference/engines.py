@@ -144,7 +144,7 @@ class RecomputeEngine:
 
     def prefill(self, ids: Tensor, mask: Tensor) -> Tensor:
         """As `KeyValueEngine.prefill`."""
-        return torch.stack(self._run([row[real] for row, real in zip(ids, mask, strict=True)], [1] * len(ids)))[:, 0]
+        return torch.stack(self.logits([row[real] for row, real in zip(ids, mask, strict=True)], [1] * len(ids)))[:, 0]
 
     def read(self, ids: Tensor, positions: Tensor, visible: Tensor, real: Tensor, n_chained: Sequence[int]) -> Tensor:
         """As `KeyValueEngine.read`."""
@@ -153,7 +153,7 @@ class RecomputeEngine:
             columns = real[row].nonzero()[:, 0].tolist()
             ends += [(row, columns[n - 1], n)] if n else []
             ends += [(row, column, 1) for column in columns[n:]]
-        return torch.cat(self._run([ids[row][visible[row, column]] for row, column, _ in ends], [n for *_, n in ends]))
+        return torch.cat(self.logits([ids[row][visible[row, column]] for row, column, _ in ends], [n for *_, n in ends]))
 
     def feed(self, ids: Tensor, positions: Tensor, visible: Tensor, real: Tensor) -> None:
         """Do nothing: there is no cache."""
@@ -164,7 +164,7 @@ class RecomputeEngine:
     def keep(self, slots: Tensor) -> None:
         """Do nothing: there is no cache."""
 
-    def _run(self, texts: Sequence[Tensor], n_kept: Sequence[int]) -> list[Tensor]:
+    def logits(self, texts: Sequence[Tensor], n_kept: Sequence[int]) -> list[Tensor]:
         """Return for each text the logits (n, A) after its last n tokens."""
         by_length: dict[int, list[int]] = defaultdict(list)
         for k, text in enumerate(texts):

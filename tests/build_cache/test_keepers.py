@@ -13,7 +13,6 @@ from hf_alignbeam.build_cache import keepers
 from hf_alignbeam.build_cache.contents import is_published, model_digest, tokenizer_digest
 from hf_alignbeam.build_cache.disk import FOLDER_VARIABLE
 from hf_alignbeam.inference import branching_cache
-from hf_alignbeam.inference.engines import KeyValueEngine
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 from hf_alignbeam.tokenization.backends import read_backend
 from hf_alignbeam.tokenization.vocabulary import Vocabulary, token_bytes
@@ -31,13 +30,13 @@ def folder(tmp_path, monkeypatch):
 def trials(monkeypatch):
     """The models on which a trial was made."""
     models = []
-    is_exact = branching_cache._is_exact
+    trial = branching_cache._Trial
 
-    def counted(model, engine, *rest):
-        models.extend([model] if engine is KeyValueEngine else [])  # the other one is tried with it
-        return is_exact(model, engine, *rest)
+    def counted(model, *rest):
+        models.append(model)
+        return trial(model, *rest)
 
-    monkeypatch.setattr(branching_cache, "_is_exact", counted)
+    monkeypatch.setattr(branching_cache, "_Trial", counted)
     return models
 
 
@@ -209,6 +208,6 @@ def test_a_model_that_was_asked_for_its_hidden_states_is_as_it_was(anchor):
 def test_a_failed_trial_is_made_again(anchor, specialist, monkeypatch, folder):
     model = copy.deepcopy(anchor[0])
     results = iter([False, True, True])
-    monkeypatch.setattr(branching_cache, "_is_exact", lambda *args: next(results))
+    monkeypatch.setattr(branching_cache._Trial, "is_exact", lambda *args: next(results))
     engines = [AnchorLogitsProcessor(model, anchor[1], specialist[1]).steering._engine.__name__ for _ in range(3)]
     assert engines == ["RecomputeEngine", "PackedEngine", "PackedEngine"]
