@@ -344,7 +344,7 @@ def _with_table(so_far: Translation | None, group: Sequence[TabledCover], target
     if tracked:
         rest[torch.tensor(tracked, device=rest.device).unbind(-1)] = 0.0
     is_whole = rows == list(range(len(target_prob)))
-    part = cast(Table, covers[0].table).to(device).apply(rest.to(device), target_prob if is_whole else target_prob[rows])
+    part = cast(Table, covers[0].table).to(device).apply_(rest.to(device), target_prob if is_whole else target_prob[rows])
     weights = part.lost.new_tensor([cover.weight for cover in covers])
     part = Translation(part.prob.mul_(weights[:, None]), part.lost * weights)
     if is_whole and so_far is None:

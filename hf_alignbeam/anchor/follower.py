@@ -152,7 +152,7 @@ class Follower:
                 prob[n], n_sources[n] = (self._translator(part, own_prob).prob[0] for part in (top, (top > 0).float()))
                 continue
             table = self._translator.table(b"" if row.path else row.leading_whitespace, row.target_only_prefix).to(prob.device)
-            prob[n], n_sources[n] = (table.apply(part, own_prob).prob[0] for part in (top, (top > 0).float()))
+            prob[n], n_sources[n] = (table.apply_(part, own_prob).prob[0] for part in (top, (top > 0).float()))
         return prob, n_sources
 
     def select_rows(self, parents: Sequence[int]) -> None:

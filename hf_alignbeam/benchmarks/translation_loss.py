@@ -81,7 +81,7 @@ def lost_shares(translator: VocabularyTranslator) -> dict[str, float]:
     ordinary = torch.tensor([[float(bool(token)) for token in translator.anchor.tokens]])
     anchor_prob = ordinary.double() / ordinary.sum()  # in float32 the sum of 100,000 shares is off by 1e-5
     target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target), dtype=torch.double)
-    lost = {"bytes": float(translator.table().apply(anchor_prob, target_prob).lost[0])}
+    lost = {"bytes": float(translator.table().apply_(anchor_prob.clone(), target_prob).lost[0])}
     for rule in RULES[1:]:
         lost[rule] = float(with_rule(translator, rule)(anchor_prob, target_prob).lost[0])
     return lost

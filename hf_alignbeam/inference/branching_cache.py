@@ -251,7 +251,7 @@ class _Trial:
         filled = [torch.tensor([*row, *[a] * (width - len(row))]) for row in rows]  # what comes later changes nothing before
         logits = RecomputeEngine(model, scope).logits(filled, [width] * len(rows))
         ends = [(0, 4), (0, 5), (1, 5), (0, 6), (2, 6), (3, 6), (2, 7), (1, 6), (1, 7)]  # row and length of each text, in order
-        self._recomputed = torch.stack([logits[row][n - 1] for row, n in ends]).softmax(-1, dtype=torch.float32)
+        self._recomputed = _checked(torch.stack([logits[row][n - 1] for row, n in ends])).softmax(-1, dtype=torch.float32)
 
     def is_exact(self, kind: type[Engine]) -> bool:
         """Whether ragged rows that branch, drop slots and swap in the cache give the recomputed distributions."""

@@ -50,10 +50,8 @@ class Table:
     is unambiguous where its mass goes to one target id whatever follows.
 
     Attributes:
-        main_source: (V,) for each target id one unambiguous anchor id; 0 where there is none.
-        has_source: (V,) 1 where there is one, 0 elsewhere.
-        other_source: (M,) the other unambiguous anchor ids.
-        other_target: (M,) the target id of each.
+        target: (A,) the target id of each unambiguous anchor id; any id for the others.
+        not_unambiguous: (M,) the other anchor ids.
         ambiguous: (G,) the anchor ids that are also a proper prefix of longer target tokens.
         branch_group: (E,) index into `ambiguous`.
         branch_target: (E,) the target ids that may take the mass of that anchor id.
@@ -63,10 +61,8 @@ class Table:
         possible: (A,) 1 for the anchor ids that continue the pending bytes; None where no bytes are pending.
     """
 
-    main_source: Tensor
-    has_source: Tensor
-    other_source: Tensor
-    other_target: Tensor
+    target: Tensor
+    not_unambiguous: Tensor
     ambiguous: Tensor
     branch_group: Tensor
     branch_target: Tensor
@@ -80,33 +76,32 @@ class Table:
     def to(self, device: torch.device) -> "Table":
         """Return the table with its tensors on `device`; each device gets one copy."""
         moved: dict[str, Any] = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return self if self.main_source.device == device else replace(self, **moved)
+        return self if self.target.device == device else replace(self, **moved)
 
-    def apply(self, anchor_prob: Tensor, target_prob: Tensor) -> Translation:
-        """Translate the anchor's rows (N, A); the target's own rows (N, V) divide the mass of an ambiguous token.
+    def apply_(self, anchor_prob: Tensor, target_prob: Tensor) -> Translation:
+        """Translate the anchor's rows (N, A), which are used up; the target's own rows (N, V) divide an ambiguous token's mass.
 
         The result is not normalized. Where bytes are pending, only the anchor tokens that continue them count: the mass kept
         and lost adds up to theirs.
         """
         if self.possible is not None:
-            width = min(anchor_prob.shape[-1], len(self.possible))
-            anchor_prob = anchor_prob[:, :width] * self.possible[:width]
-        width = target_prob.shape[-1]
-        prob = anchor_prob.index_select(1, self.main_source[:width]).mul_(self.has_source[:width])
-        if prob.shape[-1] < width:
-            prob = torch.nn.functional.pad(prob, (0, width - prob.shape[-1]))  # (N, V)
-        prob.index_add_(1, self.other_target, anchor_prob.index_select(1, self.other_source))
+            anchor_prob = anchor_prob[:, : len(self.possible)]
+            anchor_prob *= self.possible[: anchor_prob.shape[-1]]
+        total = anchor_prob.sum(-1)
+        anchor_prob = anchor_prob[:, : len(self.target)]
+        n_anchor, n_target = anchor_prob.shape[-1], target_prob.shape[-1]
+        anchor_eos, target_eos = self.anchor_eos[self.anchor_eos < n_anchor], self.target_eos[self.target_eos < n_target]
+        eos_prob = anchor_prob[:, anchor_eos].sum(-1, keepdim=True)  # (N, 1)
+        ambiguous_prob = anchor_prob.index_select(1, self.ambiguous)  # (N, G)
+        anchor_prob.index_fill_(1, self.not_unambiguous[self.not_unambiguous < n_anchor], 0.0)
+        prob = anchor_prob.new_zeros(len(anchor_prob), n_target).index_add_(1, self.target[:n_anchor], anchor_prob)
         if len(self.ambiguous):
             weights = target_prob.index_select(1, self.branch_target) + self.branch_weight  # (N, E)
             totals = weights.new_zeros(len(weights), len(self.ambiguous)).index_add_(1, self.branch_group, weights)
-            scale = anchor_prob.index_select(1, self.ambiguous) / totals  # (N, G)
-            prob.index_add_(1, self.branch_target, weights * scale.index_select(1, self.branch_group))
-        anchor_eos = self.anchor_eos[self.anchor_eos < anchor_prob.shape[-1]]
-        target_eos = self.target_eos[self.target_eos < target_prob.shape[-1]]
+            prob.index_add_(1, self.branch_target, weights * (ambiguous_prob / totals).index_select(1, self.branch_group))
         if len(anchor_eos) and len(target_eos):
-            eos_prob = anchor_prob[:, anchor_eos].sum(-1, keepdim=True)  # (N, 1)
             prob[:, target_eos] += eos_prob * _normalized(target_prob[:, target_eos])
-        return Translation(prob, (anchor_prob.sum(-1) - prob.sum(-1)).clamp_min(0.0))
+        return Translation(prob, (total - prob.sum(-1)).clamp_min(0.0))
 
 
 class VocabularyTranslator:
@@ -195,7 +190,7 @@ class VocabularyTranslator:
             prob[:, :width] = anchor_prob[:, :width]
             return Translation(prob, (anchor_prob.sum(-1) - prob.sum(-1)).clamp_min(0.0))
         table = self.table(pending, target_only_prefix).to(target_prob.device)
-        return table.apply(anchor_prob.to(target_prob.device), target_prob).normalized()
+        return table.apply_(anchor_prob.to(target_prob.device, copy=True), target_prob).normalized()
 
     def table(self, pending: bytes = b"", target_only_prefix: bytes = b"") -> Table:
         """Return the table for one point of an answer; each is built once."""
@@ -210,15 +205,9 @@ class VocabularyTranslator:
         edges = [(n, t) for n, (i, tokens) in enumerate(branches.items()) for t in tokens if t != next_ids[i]]
         is_unambiguous = next_tokens >= 0
         is_unambiguous[list(branches)] = False
-        sources = is_unambiguous.nonzero()[:, 0]
-        targets, n_anchor = next_tokens[sources], len(next_tokens)
-        main_source = torch.full((len(self.target),), n_anchor).scatter_reduce(0, targets, sources, "amin")
-        is_other = main_source[targets] != sources
         return Table(
-            main_source=main_source % n_anchor,
-            has_source=(main_source < n_anchor).float(),
-            other_source=sources[is_other],
-            other_target=targets[is_other],
+            target=next_tokens.clamp_min(0),
+            not_unambiguous=(~is_unambiguous).nonzero()[:, 0],
             ambiguous=_ids(branches),
             branch_group=_ids([*(n for n, _ in edges), *range(len(branches))]),
             branch_target=_ids([*(t for _, t in edges), *(next_ids[i] for i in branches)]),
@@ -226,7 +215,7 @@ class VocabularyTranslator:
             extensions=extensions,
             anchor_eos=_ids(() if pending else self.anchor.eos_ids),
             target_eos=_ids(self.target.eos_ids),
-            possible=torch.zeros(n_anchor).index_fill(0, self.retokenizer.completions(pending), 1.0) if pending else None,
+            possible=torch.zeros(len(next_tokens)).index_fill(0, self.retokenizer.completions(pending), 1.0) if pending else None,
         )
 
 
