@@ -2,7 +2,8 @@
 
 * `state`: One row: its text, the anchor's tokens for it, and the points that the anchor was fed to.
 * `cover`: One point of a row's text from which the anchor may continue, and its mass.
-* `covering`: The marginal over the anchor's tokenizations of a text, in the target's tokens.
+* `covering`: The points from which the anchor may continue one row's text, and what may come next.
+* `marginal`: Their sum, the anchor's next-token distribution in the target's vocabulary.
 * `look_ahead`: Feeds the anchor a token more where only that tells what comes next.
 * `follower`: Feeds the anchor: retokenizes each row's text, commits old tokens, goes back.
 """

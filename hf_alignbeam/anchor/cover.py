@@ -1,12 +1,11 @@
 """A point of a row's text from which the anchor may continue, and the tokens that may come next there.
 
-Knows one point and its mass. Knows no row, no model and no tokenizer; `covering` finds the points and adds them up.
+Knows one point and its mass. Knows no row, no model and no tokenizer; `covering` finds the points, `marginal` adds them up.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
 
 from hf_alignbeam.anchor.state import Node, Path
 from hf_alignbeam.translation.translator import Table
@@ -21,45 +20,35 @@ class Cover:
         pending: The bytes of the text after the point.
         node: The point.
         weight: The probability of the path, relative to that of the row's likeliest cover.
-        table: The target tokens of every anchor token; None inside the text, where only completions of the pending bytes
-            count.
-        ids: The likeliest of these completions, in descending order; none with a table.
-        masses: The mass of each.
-        next_tokens: The target's next token for each; -1 where the target's tokens so far are not canonical, that is not those
-            into which its tokenizer itself would split the text.
+        likeliest: The likeliest next tokens with their mass, in descending order; inside the text, only completions of the
+            pending bytes count.
+        table: The target tokens of every anchor token; None inside the text.
+        next_tokens: The target's next token for each completion; -1 where the target's tokens so far are not canonical, that
+            is not those into which its tokenizer itself would split the text. Empty with a table.
     """
 
     path: Path
     pending: bytes
     node: Node
     weight: float
+    likeliest: Mapping[int, float]
     table: Table | None
-    ids: Sequence[int] = ()
-    masses: Sequence[float] = ()
-    next_tokens: Sequence[int] = ()
+    next_tokens: Mapping[int, int] = field(default_factory=dict)
 
     @cached_property
     def mass(self) -> float:
         """The mass of all the next tokens."""
         if self.table is None:
-            return sum(self.masses)
+            return sum(self.likeliest.values())
         if self.table.possible is None:
             return self.weight
         width = min(len(self.node.prob), len(self.table.possible))
         return self.weight * float((self.node.prob[:width] * self.table.possible[:width].to(self.node.prob.device)).sum())
 
     @property
-    def noncanonical_mass(self) -> float:
-        """The mass of the completions for which the target's tokens so far are not canonical."""
-        return sum(mass for mass, t in zip(self.masses, self.next_tokens, strict=True) if t < 0)
-
-
-class TrackedToken(NamedTuple):
-    """A next token that is tracked on its own: its id, its mass, and whether it counts among a cover's canonical mass."""
-
-    id: int
-    mass: float
-    is_canonical: bool
+    def canonical_mass(self) -> float:
+        """The mass of all but the completions for which the target's tokens so far are not canonical."""
+        return self.mass - sum(self.likeliest[i] for i, t in self.next_tokens.items() if t < 0)
 
 
 @dataclass(frozen=True)

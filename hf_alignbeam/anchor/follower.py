@@ -4,15 +4,16 @@ Knows bytes and the anchor's cache. Knows no scores, no mixing rule and no templ
 log-probabilities into a distribution over the target's vocabulary.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from hf_alignbeam.anchor.covering import CoverDistribution, TargetDistribution, marginal, target_distributions
+from hf_alignbeam.anchor.covering import CoverDistribution, TargetDistribution, target_distributions
 from hf_alignbeam.anchor.look_ahead import LookAhead
+from hf_alignbeam.anchor.marginal import marginal
 from hf_alignbeam.anchor.state import MIN_PREFILL_LOGP, MIN_TOKEN_LOGP, N_WORD_TOKENS, Distributions, Node, Path, RowState
 from hf_alignbeam.inference.branching_cache import Append, BranchingCache, Leaf
 from hf_alignbeam.inference.engines import Engine
@@ -66,9 +67,9 @@ class Follower:
         self._has_gone_back = False
         self.n_written = 0
         committed = [_commit_prefill(start, translator) for start in starts]
-        self.cache = BranchingCache(
-            engine, [[*start.prompt_ids, *ids] for start, (ids, _) in zip(starts, committed, strict=True)]
-        )
+        prompts = [[*start.prompt_ids, *ids] for start, (ids, _) in zip(starts, committed, strict=True)]
+        self.cache = BranchingCache(engine, prompts)
+        self._n_prompt_slots = self.cache.n_slots
         self._look_ahead = LookAhead(self.cache, translator, n_lookahead) if n_lookahead and translator.rule == "bytes" else None
         rows, paths = [], []
         together = Distributions(self.cache.after_prompt.prob)
@@ -147,12 +148,12 @@ class Follower:
             anchor_prob = row.nodes[row.path].prob.to(prob.device)[None]  # (1, A)
             values, ids = anchor_prob.topk(min(n_tokens, anchor_prob.shape[-1]))
             top = torch.zeros_like(anchor_prob).scatter(-1, ids, values)
-            own_prob = target_prob[n : n + 1]
-            if self._identity:
-                prob[n], n_sources[n] = (self._translator(part, own_prob).prob[0] for part in (top, (top > 0).float()))
-                continue
-            table = self._translator.table(b"" if row.path else row.leading_whitespace, row.target_only_prefix).to(prob.device)
-            prob[n], n_sources[n] = (table.apply_(part, own_prob).prob[0] for part in (top, (top > 0).float()))
+            translate: Callable[..., Translation] = self._translator
+            if not self._identity:
+                pending = b"" if row.path else row.leading_whitespace
+                translate = self._translator.table(pending, row.target_only_prefix).to(prob.device).apply_
+            parts = top, (top > 0).float()
+            prob[n], n_sources[n] = (translate(part, target_prob[n : n + 1]).prob[0] for part in parts)
         return prob, n_sources
 
     def select_rows(self, parents: Sequence[int]) -> None:
@@ -163,11 +164,7 @@ class Follower:
         self._ids = {}
 
     def _feed_written(self, targets: Mapping[int, TargetDistribution]) -> None:
-        """Feed the anchor the tokens last written, and what a look-ahead will likely ask for; commit old tokens.
-
-        Args:
-            targets: By row, the target's own distribution of the next token, as far as it is known.
-        """
+        """Feed the anchor the tokens last written, and what a look-ahead will likely ask for by `targets`; commit old tokens."""
         if self._unfed is None:
             return
         rows, paths, self._unfed = self._states[self.n_written], self._unfed, None
@@ -291,8 +288,10 @@ class Follower:
 
     def _drop_unused_slots(self) -> None:
         """Drop the cache slots of pruned points, once there are many."""
-        used = {slot for state in self._states.values() for row in state for slot in row.used_slots()}
-        if self.cache.n_unused(used) > MAX_UNUSED_SLOTS:
+        rows = [row for state in self._states.values() for row in state]
+        nodes = [node for row in rows for node in row.nodes.values()]
+        used = {slot for row in rows for slot in row.committed_slots} | {node.slot for node in nodes if node.slot is not None}
+        if self.cache.n_slots - self._n_prompt_slots - len(used) > MAX_UNUSED_SLOTS:
             new_slots = self.cache.drop_unused_slots(used)
             self._states = {n: [row.with_slots(new_slots) for row in state] for n, state in self._states.items()}
 

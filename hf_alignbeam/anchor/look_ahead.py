@@ -6,6 +6,7 @@ Knows rows, open paths and the anchor's cache. What it feeds in vain costs a tok
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from hf_alignbeam.anchor.cover import OpenPath
 from hf_alignbeam.anchor.covering import MIN_UNCERTAIN_MASS, CoverDistribution, TargetDistribution, current_word
@@ -31,7 +32,7 @@ class LookAhead:
         The row has its new text, whose tokens are `path`, and the points that the anchor was fed before. The paths returned are
         one token longer than one of those, or than `path`.
         """
-        if self._cache.n_leaves == 1:
+        if self._cache.engine.n_leaves == 1:
             return []
         anchor, tokens = self._translator.anchor, self._translator.target.tokens
         nodes = {each: node for each, node in row.nodes.items() if row.text.startswith(node.text)}
@@ -43,7 +44,7 @@ class LookAhead:
         )
         if path and path not in nodes:
             end = distribution.cover_at_end(path)
-            for i, mass in target.likeliest[:N_FORESEEN]:
+            for i, mass in islice(target.likeliest.items(), N_FORESEEN):
                 data = (tokens[i] or b"").removeprefix(row.target_only_prefix) if i < len(tokens) else b""
                 longer = anchor.encode(row.text + data)
                 if data and mass > MIN_UNCERTAIN_MASS and longer[: len(path)] == path:
@@ -57,7 +58,7 @@ class LookAhead:
         A row whose paths are nearly certain is left out: in nearly all steps no row needs a look-ahead.
         """
         queues = {i: _open(distribution, distribution.open_paths(), rows[i]) for i, distribution in distributions.items()}
-        n_leaves = self._cache.n_leaves
+        n_leaves = self._cache.engine.n_leaves
         for _ in range(self._n_forwards):
             chosen: dict[int, list[OpenPath]] = {}
             for i, queue in queues.items():

@@ -9,14 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import torch
 from torch import Tensor
-
-from hf_alignbeam.utils.largest import largest
 
 #: Anchor tokens from the last committed token on.
 Path = tuple[int, ...]
-#: Some tokens, and the probability of each. Two lists: Python's garbage collector has to look at every tuple of two.
-Pairs = tuple[list[int], list[float]]
 
 #: A token of the text counts with at least this log-probability. Where the anchor finds the text absurd, its predictions
 #: inside a word are noise, and must not outweigh those after the text as it is.
@@ -28,27 +25,39 @@ MIN_PREFILL_LOGP = math.log(0.01)
 N_LIKELIEST = 64
 #: A probability of zero counts as this one.
 LEAST_PROB = 1e-45
+#: How many columns a stretch of a wide row has, of which the maximum is looked at first.
+STRETCH = 64
 #: How many of the target's last tokens are kept to find the start of the current word.
 N_WORD_TOKENS = 24
 
 
 class Distributions:
-    """The anchor's next-token distributions `prob` (N, A) at N positions that were read together.
-
-    The likeliest tokens of all of them are found at once, when those of one are asked for.
-    """
+    """The anchor's next-token distributions `prob` (N, A) at N positions that were read together."""
 
     def __init__(self, prob: Tensor):
         self.prob = prob
 
-    def likeliest(self, index: int) -> dict[int, float]:
-        """The `N_LIKELIEST` likeliest tokens at one position with their probabilities, in descending order."""
-        return self._likeliest[index]
-
     @cached_property
-    def _likeliest(self) -> list[dict[int, float]]:
-        values, ids = largest(self.prob, N_LIKELIEST)
-        return [dict(zip(*pair, strict=True)) for pair in zip(ids.tolist(), values.tolist(), strict=True)]
+    def likeliest(self) -> list[dict[int, float]]:
+        """The `N_LIKELIEST` likeliest tokens at each position, found for all of them at once when one is asked for."""
+        return largest(self.prob, N_LIKELIEST)
+
+
+def largest(values: Tensor, n: int) -> list[dict[int, float]]:
+    """The n largest values (fewer if there are not so many) of each row of (N, A), by column and in descending order.
+
+    They stand in the n stretches of a row with the largest maxima: `topk` over a whole vocabulary takes several times as long.
+    """
+    width = values.shape[-1]
+    places, end = None, width - width % STRETCH
+    if end // STRETCH > n:
+        chosen = values[:, :end].unflatten(-1, (-1, STRETCH)).amax(-1).topk(n).indices  # (N, n)
+        places = (chosen[..., None] * STRETCH + torch.arange(STRETCH, device=values.device)).flatten(1)
+        places = torch.cat([places, torch.arange(end, width, device=values.device).expand(len(values), -1)], dim=-1)
+        values = values.gather(-1, places)
+    found, columns = values.topk(min(n, values.shape[-1]))
+    columns = columns if places is None else places.gather(-1, columns)
+    return [dict(zip(*pair, strict=True)) for pair in zip(columns.tolist(), found.tolist(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ class Node:
             prefill).
         slot: The cache slot of the path's last token; None at the end of the prompt.
         text: The bytes of the path.
-        completions: By pending bytes, the tokens that begin with them, as far as they were asked for.
+        completions: By pending bytes, the likeliest tokens that begin with them, as far as they were asked for.
     """
 
     together: Distributions
@@ -70,7 +79,7 @@ class Node:
     path_logp: float = 0.0
     slot: int | None = None
     text: bytes = b""
-    completions: dict[bytes, Pairs] = field(default_factory=dict, compare=False, repr=False)
+    completions: dict[bytes, dict[int, float]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def prob(self) -> Tensor:
@@ -80,17 +89,12 @@ class Node:
     @property
     def likeliest(self) -> dict[int, float]:
         """The `N_LIKELIEST` likeliest next tokens with their probabilities, in descending order."""
-        return self.together.likeliest(self.index)
+        return self.together.likeliest[self.index]
 
     def logp_of(self, i: int) -> float:
         """The log-probability of one next token."""
         prob = self.likeliest.get(i)
-        return math.log(max(float(self.together.prob[self.index, i]) if prob is None else prob, LEAST_PROB))
-
-    def largest_of(self, ids: Tensor, n: int) -> Pairs:
-        """The n likeliest of some next tokens (M,) with their probabilities, in descending order."""
-        values, indices = self.prob[ids].topk(min(n, len(ids)))
-        return ids[indices].tolist(), values.tolist()
+        return math.log(max(float(self.prob[i]) if prob is None else prob, LEAST_PROB))
 
 
 @dataclass(frozen=True)
@@ -119,10 +123,6 @@ class RowState:
         """Return the cache slots of the answer's tokens up to the end of a path, in order."""
         slots = [self.nodes[path[:n]].slot for n in range(1, len(path) + 1)]
         return [*self.committed_slots, *(slot for slot in slots if slot is not None)]
-
-    def used_slots(self) -> set[int]:
-        """Return every cache slot that the row may still read."""
-        return {*self.committed_slots, *(node.slot for node in self.nodes.values() if node.slot is not None)}
 
     def with_points(
         self,

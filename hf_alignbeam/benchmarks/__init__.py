@@ -8,6 +8,7 @@
 * `strategy_cost`: `alignbeam bench --decoding`: the strategy compared with plain `generate`.
 * `tiny_families`: Tiny random decoders of many families, for laws that must hold for every kind of layer.
 * `family_matrix`: `alignbeam bench --families`: the laws on every family in every mode.
+* `cleared_caches`: Objects that forget what their methods have computed.
 * `translation_loss`: `alignbeam bench --translation`: what translating between real tokenizers costs.
 * `translation_fidelity`: `alignbeam bench --fidelity`: the distance of each rule to the exact translation.
 * `pairs/`: What a guard costs for one pair of models: building it, and a steered step.

@@ -16,13 +16,14 @@ from rich.console import Console
 from rich.progress import track
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from hf_alignbeam.anchor.covering import CoverDistribution, marginal, target_distributions
+from hf_alignbeam.anchor.covering import CoverDistribution, target_distributions
+from hf_alignbeam.anchor.marginal import marginal
 from hf_alignbeam.anchor.state import Distributions, Node, RowState
+from hf_alignbeam.benchmarks.cleared_caches import clear_method_caches
 from hf_alignbeam.build_cache.disk import FOLDER_VARIABLE
 from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
 from hf_alignbeam.tokenization.losses import losses
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
-from hf_alignbeam.utils.method_cache import clear_method_caches
 
 RULES: tuple[TranslationRule, ...] = get_args(TranslationRule)
 N_TIMED = 20

@@ -35,13 +35,9 @@ class Leaf(NamedTuple):
 
 
 class NextTokens:
-    """The next-token distributions after N new tokens, row by row; index it with a row for the log-probabilities (n, A) there.
+    """The next-token distributions after N new tokens, row by row, from their `logits` (N, A).
 
-    `first` holds for each row the index of its first one, and N at the end.
-
-    Args:
-        logits: (N, A) the logits after the new tokens.
-        n_new: The number of new tokens of each row.
+    Each row has `n_new` new tokens. `first` holds for each row the index of its first one, and N at the end.
     """
 
     def __init__(self, logits: Tensor, n_new: Sequence[int]):
@@ -58,13 +54,6 @@ class NextTokens:
         """The probabilities (N, A)."""
         return self._logits.softmax(-1, dtype=torch.float32)
 
-    def __getitem__(self, row: int) -> Tensor:
-        return self.logp[self.first[row] : self.first[row + 1]]
-
-    def select_rows(self, parents: Sequence[int]) -> "NextTokens":
-        """Those of some rows, where each row has one new token."""
-        return NextTokens(self._logits[list(parents)], [1] * len(parents))
-
 
 class BranchingCache:
     """One batch of contexts.
@@ -79,7 +68,7 @@ class BranchingCache:
     """
 
     def __init__(self, engine: Engine, prompts: Sequence[Sequence[int]]):
-        self._engine = engine
+        self.engine = engine
         distinct = list(dict.fromkeys(map(tuple, prompts)))
         width = max(map(len, distinct))
         self._ids = torch.zeros(len(distinct), width, dtype=torch.long)  # (B, T)
@@ -90,31 +79,17 @@ class BranchingCache:
         self._positions = (self._prompt.long().cumsum(-1) - 1).clamp_min(0)  # (B, T)
         self._n_prompt = self._prompt.sum(-1).tolist()
         self._check_room(width)
-        self.after_prompt = NextTokens(self._engine.prefill(self._ids, self._prompt), [1] * len(distinct))
+        logits = self.engine.prefill(self._ids, self._prompt)
         if len(distinct) < len(prompts):
             parents = [distinct.index(tuple(prompt)) for prompt in prompts]
             self.select_rows(parents)
-            self.after_prompt = self.after_prompt.select_rows(parents)
+            logits = logits[parents]
+        self.after_prompt = NextTokens(logits, [1] * len(prompts))
 
     @property
     def n_slots(self) -> int:
         """The number of slots."""
         return self._ids.shape[-1]
-
-    @property
-    def n_forwards(self) -> int:
-        """The number of forwards so far."""
-        return self._engine.n_forwards
-
-    @property
-    def n_tokens(self) -> int:
-        """The number of tokens fed so far, padding included."""
-        return self._engine.n_tokens
-
-    @property
-    def n_leaves(self) -> int:
-        """How many leaves of a row one forward should take."""
-        return self._engine.n_leaves
 
     def context(self, row: int, slots: Sequence[int]) -> list[int]:
         """Return the ids of a row's prompt and of the tokens in these slots."""
@@ -134,36 +109,33 @@ class BranchingCache:
 
     def feed(self, rows: Sequence[Append]) -> None:
         """Feed every row its new tokens as `append` does, without their log-probabilities."""
-        self._engine.feed(*self._allocate(self._chains(rows)))
+        self.engine.feed(*self._allocate(self._chains(rows)))
 
     def branch(self, rows: Sequence[Sequence[Leaf]]) -> NextTokens:
         """Feed every row any number of leaves in one forward, at most one where `n_leaves` is 1; they do not see each other."""
         return self._read(rows, [0] * len(rows))
 
-    def n_unused(self, used: Iterable[int]) -> int:
-        """Return the number of slots that hold no prompt and are not in `used`."""
-        return int((~self._is_kept(used)).sum())
-
     def drop_unused_slots(self, used: Iterable[int]) -> dict[int, int]:
         """Drop the slots that hold no prompt and are not in `used`; return the new number of each slot in `used`."""
         used = list(used)
-        is_kept = self._is_kept(used)
+        is_kept = self._prompt.any(0)  # (T,)
+        is_kept[used] = True
         number = is_kept.cumsum(0) - 1
         kept = is_kept.nonzero()[:, 0]
-        self._engine.keep(kept)
+        self.engine.keep(kept)
         self._ids, self._prompt, self._positions = self._ids[:, kept], self._prompt[:, kept], self._positions[:, kept]
         return {slot: int(number[slot]) for slot in used}
 
     def select_rows(self, parents: Sequence[int]) -> None:
         """Continue row i from row `parents[i]`; rows may be dropped or repeated."""
         index = torch.LongTensor(parents)
-        self._engine.select_rows(index)
+        self.engine.select_rows(index)
         self._ids, self._prompt, self._positions = self._ids[index], self._prompt[index], self._positions[index]
         self._n_prompt = [self._n_prompt[parent] for parent in parents]
 
     def _read(self, grid: Sequence[Sequence[Leaf | None]], n_chained: Sequence[int]) -> NextTokens:
         ids, positions, visible, real = self._allocate(grid)
-        return NextTokens(self._engine.read(ids, positions, visible, real, n_chained), real.sum(-1).tolist())
+        return NextTokens(self.engine.read(ids, positions, visible, real, n_chained), real.sum(-1).tolist())
 
     def _chains(self, rows: Sequence[Append]) -> list[list[Leaf]]:
         """Each row's new tokens, which see those before them."""
@@ -189,13 +161,8 @@ class BranchingCache:
         self._prompt = torch.cat([self._prompt, torch.zeros(n_rows, n_new, dtype=torch.bool)], dim=-1)
         return self._ids, self._positions, visible, real
 
-    def _is_kept(self, used: Iterable[int]) -> Tensor:
-        is_kept = self._prompt.any(0)  # (T,)
-        is_kept[list(used)] = True
-        return is_kept
-
     def _check_room(self, n_positions: int) -> None:
-        limit = self._engine.n_positions
+        limit = self.engine.n_positions
         if limit is not None and n_positions > limit:
             raise ValueError(
                 f"The context of an anchor or a judge must hold the conversation and the answer, but takes {limit} tokens and "
@@ -224,57 +191,50 @@ def choose_engine(model: PreTrainedModel, tokens: Sequence[bytes | None], scope:
     Returns:
         The engine class, to be built for each batch; in place of a packed one `KeyValueEngine` gives the same.
     """
+    ordinary = [i for i, token in enumerate(tokens) if token]
+    ids = [ordinary[len(ordinary) * n // 6] for n in range(1, 6)]
     if not can_cache(model):
         return RecomputeEngine
-    trial = _Trial(model, tokens, scope)
-    if not trial.is_exact(KeyValueEngine):
+    recomputed = _recomputed(model, ids, scope)
+    if not _is_exact(model, KeyValueEngine, ids, scope, recomputed):
         return RecomputeEngine
     faster = PACKED if KeyValueEngine(model).n_leaves > 1 else []
-    return next((kind for kind in faster if trial.is_exact(kind)), KeyValueEngine)
+    return next((kind for kind in faster if _is_exact(model, kind, ids, scope, recomputed)), KeyValueEngine)
 
 
-class _Trial:
-    """A few texts, and the distributions within them where a model recomputes them: what an engine must give from its cache.
+def _recomputed(model: PreTrainedModel, ids: Sequence[int], scope: Scope) -> Tensor:
+    """The distributions (9, A) that `_trial` must give, from one forward of whole texts."""
+    a, b, c, d, e = ids
+    first, second = [a, b, c], [d, e, a, c, b]
+    rows = [[*first, d, e, c], [*first, d, a, d, b], [*second, b, c], [*second, e]]
+    filled = [torch.tensor([*row, *[a] * (7 - len(row))]) for row in rows]  # what comes later changes nothing before
+    logits = RecomputeEngine(model, scope).logits(filled, [7] * len(rows))
+    ends = [(0, 4), (0, 5), (1, 5), (0, 6), (2, 6), (3, 6), (2, 7), (1, 6), (1, 7)]  # row and length of each text, in order
+    return _checked(torch.stack([logits[row][n - 1] for row, n in ends])).softmax(-1, dtype=torch.float32)
 
-    Args:
-        model, tokens, scope: As in `choose_engine`.
-    """
 
-    def __init__(self, model: PreTrainedModel, tokens: Sequence[bytes | None], scope: Scope):
-        self._model = model
-        self._scope = scope
-        ordinary = [i for i, token in enumerate(tokens) if token]
-        self._ids = a, b, c, d, e = [ordinary[len(ordinary) * n // 6] for n in range(1, 6)]
-        self._prompts = [[a, b, c], [d, e, a, c, b]]
-        rows = [[*self._prompts[0], d, e, c], [*self._prompts[0], d, a, d, b], [*self._prompts[1], b, c], [*self._prompts[1], e]]
-        width = max(map(len, rows))
-        filled = [torch.tensor([*row, *[a] * (width - len(row))]) for row in rows]  # what comes later changes nothing before
-        logits = RecomputeEngine(model, scope).logits(filled, [width] * len(rows))
-        ends = [(0, 4), (0, 5), (1, 5), (0, 6), (2, 6), (3, 6), (2, 7), (1, 6), (1, 7)]  # row and length of each text, in order
-        self._recomputed = _checked(torch.stack([logits[row][n - 1] for row, n in ends])).softmax(-1, dtype=torch.float32)
+def _is_exact(model: PreTrainedModel, kind: type[Engine], ids: Sequence[int], scope: Scope, recomputed: Tensor) -> bool:
+    """Whether ragged rows that branch, drop slots and swap in the cache give the recomputed distributions."""
+    a, b, c, d, e = ids
+    try:
+        cached = _trial(BranchingCache(kind(model, scope), [[a, b, c], [d, e, a, c, b]]), ids)
+    except Exception:  # a model of an unknown kind may raise anything here, and is recomputed instead
+        return False
+    rounding = ROUNDING if torch.finfo(model.dtype).bits >= 32 else COARSE_ROUNDING
+    return bool((recomputed - cached).abs().sum(-1).max() / 2 <= rounding)
 
-    def is_exact(self, kind: type[Engine]) -> bool:
-        """Whether ragged rows that branch, drop slots and swap in the cache give the recomputed distributions."""
-        try:
-            cached = self._run(kind(self._model, self._scope))
-        except Exception:  # a model of an unknown kind may raise anything here, and is recomputed instead
-            return False
-        rounding = ROUNDING if torch.finfo(self._model.dtype).bits >= 32 else COARSE_ROUNDING
-        return bool((self._recomputed - cached).abs().sum(-1).max() / 2 <= rounding)
 
-    def _run(self, engine: Engine) -> Tensor:
-        """Return the distributions (9, A) after every kind of step that a cache takes."""
-        a, b, c, d, e = self._ids
-        cache = BranchingCache(engine, self._prompts)
-        first = cache.n_slots
-        chains = [Append([d, e], []), Append([b], [])]
-        leaves = [[Leaf(a, [first]), Leaf(c, [first, first + 1])], [Leaf(e, [])]]
-        if engine.n_leaves > 1:
-            prob = cache.append(chains, leaves).prob
-        else:
-            parts = [cache.append(chains), cache.branch([leaves[0][:1], leaves[1]]), cache.branch([leaves[0][1:], []])]
-            prob = torch.cat([part.prob for part in parts])[[0, 1, 3, 5, 2, 4]]
-        number = cache.drop_unused_slots([first, first + 2])
-        cache.select_rows([1, 0])
-        last = cache.append([Append([c], [number[first]]), Append([d, b], [number[first], number[first + 2]])])
-        return torch.cat([prob, last.prob])
+def _trial(cache: BranchingCache, ids: Sequence[int]) -> Tensor:
+    """Return the distributions (9, A) after every kind of step that a cache takes."""
+    (a, b, c, d, e), first = ids, cache.n_slots
+    chains = [Append([d, e], []), Append([b], [])]
+    leaves = [[Leaf(a, [first]), Leaf(c, [first, first + 1])], [Leaf(e, [])]]
+    if cache.engine.n_leaves > 1:
+        prob = cache.append(chains, leaves).prob
+    else:
+        parts = [cache.append(chains), cache.branch([leaves[0][:1], leaves[1]]), cache.branch([leaves[0][1:], []])]
+        prob = torch.cat([part.prob for part in parts])[[0, 1, 3, 5, 2, 4]]
+    number = cache.drop_unused_slots([first, first + 2])
+    cache.select_rows([1, 0])
+    last = cache.append([Append([c], [number[first]]), Append([d, b], [number[first], number[first + 2]])])
+    return torch.cat([prob, last.prob])

@@ -141,7 +141,7 @@ class GenerateCall:
         """The anchor's forward passes, and the tokens fed in them, since this method was last called."""
         if self.follower is None:
             return 0, 0
-        before, self._counted = self._counted, (self.follower.cache.n_forwards, self.follower.cache.n_tokens)
+        before, self._counted = self._counted, (self.follower.cache.engine.n_forwards, self.follower.cache.engine.n_tokens)
         return self._counted[0] - before[0], self._counted[1] - before[1]
 
     def is_rolled_back(self, input_ids: Tensor) -> bool:

@@ -50,8 +50,8 @@ def log_linear(target_logp: Tensor, anchor_prob: Tensor, alpha: float) -> Tensor
     """`P^(1 - alpha) Q^alpha`, normalized: tokens that both find likely; `alpha` is in [0, 1]."""
     if alpha == 0.0:
         return target_logp.log_softmax(-1)
-    target_share = (1.0 - alpha) * target_logp if alpha < 1.0 else torch.zeros_like(target_logp)
-    return _allowed(target_share + alpha * anchor_prob.log(), target_logp)
+    anchor_share = anchor_prob.log().mul_(alpha)
+    return _allowed(anchor_share.add_(target_logp, alpha=1.0 - alpha) if alpha < 1.0 else anchor_share, target_logp)
 
 
 def paper(target_logp: Tensor, anchor_prob: Tensor, alpha: float, n_sources: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ class Vocabulary:
         """Whether `prefix` is a proper prefix of any token."""
         tokens, _ = self._sorted
         place = bisect_right(tokens, prefix)
-        return any(token.startswith(prefix) for token in tokens[place : place + 1])
+        return place < len(tokens) and tokens[place].startswith(prefix)
 
     @cached_method(maxsize=65_536)
     def encode(self, data: bytes) -> tuple[int, ...]:

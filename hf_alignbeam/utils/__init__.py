@@ -2,7 +2,6 @@
 
 * `checks`: Checks of arguments that many classes share.
 * `generation_modes`: Refuses modes of `generate` that a guard does not know.
-* `largest`: The largest values of each row of a wide tensor.
 * `method_cache`: Keeps a method's results with its object, so that they are freed together.
 * `streaming`: Gives a streamer the prompt, and ends the stream even if generation fails.
 * `stopping_criteria`: Stopping criteria without state, which work with any rows of a batch.

@@ -9,14 +9,14 @@ from typing import Any, TypeVar, cast
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
-_PREFIX = "_results_of_"
+RESULTS_PREFIX = "_results_of_"
 
 
 def cached_method(maxsize: int) -> Callable[[Method], Method]:
     """Cache a method's last results, at most `maxsize` for each object. Its arguments must be hashable."""
 
     def decorate(method: Method) -> Method:
-        name = _PREFIX + method.__name__
+        name = RESULTS_PREFIX + method.__name__
 
         @wraps(method)
         def cached(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -28,12 +28,6 @@ def cached_method(maxsize: int) -> Callable[[Method], Method]:
         return cast(Method, cached)
 
     return decorate
-
-
-def clear_method_caches(owner: object) -> None:
-    """Drop all cached results of an object's methods. A copy needs this, or it returns the results of its original."""
-    for name in [name for name in vars(owner) if name.startswith(_PREFIX)]:
-        del vars(owner)[name]
 
 
 #: Answers in place of functions, from what it has kept. The installed package has one, a folder of the Hub has none.

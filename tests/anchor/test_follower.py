@@ -6,8 +6,9 @@ from conftest import engine, tiny
 from helpers import reference
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from hf_alignbeam.anchor.covering import CoverDistribution, marginal, target_distributions
+from hf_alignbeam.anchor.covering import CoverDistribution, target_distributions
 from hf_alignbeam.anchor.follower import MAX_UNCOMMITTED, MAX_UNUSED_SLOTS, Follower, RowStart
+from hf_alignbeam.anchor.marginal import marginal
 from hf_alignbeam.anchor.state import Distributions, Node
 from hf_alignbeam.chat.templates import encode_prompt
 from hf_alignbeam.testbed import tokenizers as toy
@@ -54,9 +55,9 @@ def test_each_step_feeds_the_new_tokens_and_no_others(anchor, translator):
     ids = translator.target.encode(ANSWER)
     fed = []
     for i in ids:
-        before = follower.cache.n_tokens
+        before = follower.cache.engine.n_tokens
         follower.write([i])
-        fed.append(follower.cache.n_tokens - before)
+        fed.append(follower.cache.engine.n_tokens - before)
     half = len(fed) // 2
     assert max(fed) <= 12
     assert sum(fed[half:]) <= 2 * sum(fed[:half])
@@ -67,10 +68,10 @@ def test_one_leaf_per_forward_gives_the_same_prediction(anchor, translator, monk
     target_prob = torch.full((1, len(translator.target)), 1.0 / len(translator.target))
     at_once, _ = follow(anchor, translator, n_lookahead=4)
     prob = at_once.predict(target_prob, [0]).prob
-    monkeypatch.setattr("hf_alignbeam.inference.branching_cache.BranchingCache.n_leaves", 1)
+    monkeypatch.setattr("hf_alignbeam.inference.engines.N_LEAVES_CACHED", 1)
     in_turn, _ = follow(anchor, translator, n_lookahead=200)
     torch.testing.assert_close(prob, in_turn.predict(target_prob, [0]).prob, atol=0.05, rtol=0)
-    assert in_turn.cache.n_forwards > at_once.cache.n_forwards
+    assert in_turn.cache.engine.n_forwards > at_once.cache.engine.n_forwards
 
 
 def test_predicting_changes_no_row_that_was_read_before(anchor, translator):
@@ -290,7 +291,7 @@ def test_a_cover_without_completions_has_no_mass(anchor, translator):
     distribution = CoverDistribution.canonical(row, translator, target_distributions(target_prob)[0])
     inside = next(cover for cover in distribution.covers if cover.table is None)
     empty = distribution._cover(inside.path, inside.node, inside.pending, inside.weight, min_mass=1.0)
-    assert len(empty.ids) == 0
+    assert not empty.likeliest
     distribution.__dict__["covers"] = [*(cover for cover in distribution.covers if cover is not inside), empty]
     translation = marginal([distribution], [row], target_prob)
     assert translation.prob.sum().item() + translation.lost.item() == pytest.approx(1.0, abs=1e-4)

@@ -30,13 +30,13 @@ def folder(tmp_path, monkeypatch):
 def trials(monkeypatch):
     """The models on which a trial was made."""
     models = []
-    trial = branching_cache._Trial
+    recomputed = branching_cache._recomputed
 
     def counted(model, *rest):
         models.append(model)
-        return trial(model, *rest)
+        return recomputed(model, *rest)
 
-    monkeypatch.setattr(branching_cache, "_Trial", counted)
+    monkeypatch.setattr(branching_cache, "_recomputed", counted)
     return models
 
 
@@ -208,6 +208,6 @@ def test_a_model_that_was_asked_for_its_hidden_states_is_as_it_was(anchor):
 def test_a_failed_trial_is_made_again(anchor, specialist, monkeypatch, folder):
     model = copy.deepcopy(anchor[0])
     results = iter([False, True, True])
-    monkeypatch.setattr(branching_cache._Trial, "is_exact", lambda *args: next(results))
+    monkeypatch.setattr(branching_cache, "_is_exact", lambda *args: next(results))
     engines = [AnchorLogitsProcessor(model, anchor[1], specialist[1]).steering._engine.__name__ for _ in range(3)]
     assert engines == ["RecomputeEngine", "PackedEngine", "PackedEngine"]

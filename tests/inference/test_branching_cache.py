@@ -1,5 +1,6 @@
 import copy
 import functools
+from itertools import pairwise
 
 import pytest
 import torch
@@ -30,18 +31,23 @@ def engine(request):
     return request.param
 
 
+def by_row(after):
+    """The log-probabilities after each row's new tokens."""
+    return [after.logp[start:end] for start, end in pairwise(after.first)]
+
+
 def test_prompts_of_different_lengths_equal_each_alone(engine, tiny_qwen):
     cache = BranchingCache(engine(tiny_qwen), PROMPTS)
     for row, prompt in enumerate(PROMPTS):
-        torch.testing.assert_close(cache.after_prompt[row][0], reference.next_logp(tiny_qwen, prompt), atol=1e-4, rtol=0)
+        torch.testing.assert_close(cache.after_prompt.logp[row], reference.next_logp(tiny_qwen, prompt), atol=1e-4, rtol=0)
 
 
 def test_ragged_branches_equal_from_scratch(engine, tiny_qwen):
     cache = BranchingCache(engine(tiny_qwen), PROMPTS)
     start = cache.n_slots
-    first = cache.append([Append([20, 21], []), Append([30], [])])
+    first = by_row(cache.append([Append([20, 21], []), Append([30], [])]))
     # row 0 branches after its first token; row 1 abandons its token
-    second = cache.append([Append([22], [start]), Append([31, 32], [])])
+    second = by_row(cache.append([Append([22], [start]), Append([31, 32], [])]))
     expected = [(first[0][1], [*PROMPTS[0], 20, 21]), (first[1][0], [*PROMPTS[1], 30])]
     expected += [(second[0][0], [*PROMPTS[0], 20, 22]), (second[1][1], [*PROMPTS[1], 31, 32])]
     for logp, ids in expected:
@@ -55,13 +61,13 @@ def test_leaves_of_one_forward_do_not_see_each_other(engine, attention, tiny_qwe
     cache = BranchingCache(engine(model), PROMPTS)
     start = cache.n_slots
     cache.append([Append([20, 21], []), Append([30], [])])
-    assert cache.n_leaves > 1
-    logp = cache.branch([[Leaf(22, [start]), Leaf(23, [start, start + 1]), Leaf(24, [])], [Leaf(31, [start])]])
+    assert cache.engine.n_leaves > 1
+    logp = by_row(cache.branch([[Leaf(22, [start]), Leaf(23, [start, start + 1]), Leaf(24, [])], [Leaf(31, [start])]]))
     expected = [(logp[0][0], [*PROMPTS[0], 20, 22]), (logp[0][1], [*PROMPTS[0], 20, 21, 23])]
     expected += [(logp[0][2], [*PROMPTS[0], 24]), (logp[1][0], [*PROMPTS[1], 30, 31])]
     for logp, ids in expected:
         torch.testing.assert_close(logp, reference.next_logp(tiny_qwen, ids), atol=1e-4, rtol=0)
-    later = cache.append([Append([25], [start, start + 2]), Append([], [])])  # continues the first leaf
+    later = by_row(cache.append([Append([25], [start, start + 2]), Append([], [])]))  # continues the first leaf
     torch.testing.assert_close(later[0][0], reference.next_logp(tiny_qwen, [*PROMPTS[0], 20, 22, 25]), atol=1e-4, rtol=0)
 
 
@@ -70,13 +76,13 @@ def test_leaves_may_share_the_forward_of_the_tokens_before_them(engine, tiny_qwe
     start = cache.n_slots
     rows = [Append([20, 21], []), Append([30], [])]
     leaves = [[Leaf(22, [start, start + 1]), Leaf(23, [start])], [Leaf(31, [start]), Leaf(32, []), Leaf(33, [start])]]
-    logp = cache.append(rows, leaves)
-    assert cache.n_forwards == 2
+    logp = by_row(cache.append(rows, leaves))
+    assert cache.engine.n_forwards == 2
     contexts = [[[20], [20, 21], [20, 21, 22], [20, 23]], [[30], [30, 31], [32], [30, 33]]]
     for row, texts in enumerate(contexts):
         for n, ids in enumerate(texts):
             torch.testing.assert_close(logp[row][n], reference.next_logp(tiny_qwen, [*PROMPTS[row], *ids]), atol=1e-4, rtol=0)
-    later = cache.append([Append([25], [start, start + 1, start + 2]), Append([34], [start, start + 4])])
+    later = by_row(cache.append([Append([25], [start, start + 1, start + 2]), Append([34], [start, start + 4])]))
     for row, ids in enumerate(([20, 21, 22, 25], [30, 33, 34])):
         torch.testing.assert_close(later[row][0], reference.next_logp(tiny_qwen, [*PROMPTS[row], *ids]), atol=1e-4, rtol=0)
 
@@ -99,7 +105,7 @@ def test_selected_rows_keep_their_context(engine, tiny_qwen):
     start = cache.n_slots
     cache.append([Append([20, 21], []), Append([30], [])])
     cache.select_rows([0, 0, 1])
-    logp = cache.append([Append([23], [start, start + 1]), Append([24], [start, start + 1]), Append([33], [start])])
+    logp = by_row(cache.append([Append([23], [start, start + 1]), Append([24], [start, start + 1]), Append([33], [start])]))
     contexts = ([*PROMPTS[0], 20, 21, 23], [*PROMPTS[0], 20, 21, 24], [*PROMPTS[1], 30, 33])
     for row, ids in enumerate(contexts):
         torch.testing.assert_close(logp[row][0], reference.next_logp(tiny_qwen, ids), atol=1e-4, rtol=0)
@@ -125,7 +131,7 @@ def test_a_model_with_adapters_is_cached(engine, tiny_qwen):
     adapted = get_peft_model(copy.deepcopy(tiny_qwen), LoraConfig(r=2, target_modules=["q_proj"])).eval()
     assert can_cache(adapted)
     cache = BranchingCache(engine(adapted), PROMPTS)
-    logp = cache.append([Append([20], []), Append([30], [])])
+    logp = by_row(cache.append([Append([20], []), Append([30], [])]))
     torch.testing.assert_close(logp[0][0], reference.next_logp(tiny_qwen, [*PROMPTS[0], 20]), atol=1e-4, rtol=0)
 
 
@@ -140,10 +146,9 @@ def test_unused_slots_are_dropped_and_the_others_still_count(engine, tiny_qwen):
     cache = BranchingCache(engine(tiny_qwen), PROMPTS)
     start = cache.n_slots
     cache.branch([[Leaf(20, []), Leaf(21, []), Leaf(22, [])], [Leaf(30, [])]])
-    assert cache.n_unused([start + 2, start]) == 1
     new_slots = cache.drop_unused_slots([start + 2, start])
     assert cache.n_slots == start + 2
-    logp = cache.append([Append([23], [new_slots[start + 2]]), Append([31], [new_slots[start]])])
+    logp = by_row(cache.append([Append([23], [new_slots[start + 2]]), Append([31], [new_slots[start]])]))
     for row, ids in enumerate(([*PROMPTS[0], 22, 23], [*PROMPTS[1], 30, 31])):
         torch.testing.assert_close(logp[row][0], reference.next_logp(tiny_qwen, ids), atol=1e-4, rtol=0)
 
@@ -158,8 +163,8 @@ def test_a_row_without_new_tokens_needs_no_positions(engine, byte_tokenizer):
 
 def test_equal_prompts_are_fed_once(engine, tiny_qwen):
     cache = BranchingCache(engine(tiny_qwen), [PROMPTS[0], PROMPTS[1], PROMPTS[0]])
-    assert cache.n_tokens == (2 * len(PROMPTS[1]) if engine is KeyValueEngine else sum(map(len, PROMPTS)))
-    logp = cache.append([Append([20], []), Append([21], []), Append([22], [])])
+    assert cache.engine.n_tokens == (2 * len(PROMPTS[1]) if engine is KeyValueEngine else sum(map(len, PROMPTS)))
+    logp = by_row(cache.append([Append([20], []), Append([21], []), Append([22], [])]))
     for row, ids in enumerate(([*PROMPTS[0], 20], [*PROMPTS[1], 21], [*PROMPTS[0], 22])):
         torch.testing.assert_close(logp[row][0], reference.next_logp(tiny_qwen, ids), atol=1e-4, rtol=0)
 
@@ -177,7 +182,7 @@ def test_attention_windows_count_positions_and_not_slots(engine, model_class, co
     cache = BranchingCache(engine(model), PROMPTS)
     start = cache.n_slots
     cache.branch([[Leaf(20 + n, []) for n in range(6)], [Leaf(30, [])]])
-    logp = cache.append([Append([31, 32], [start + 5]), Append([33], [start])])
+    logp = by_row(cache.append([Append([31, 32], [start + 5]), Append([33], [start])]))
     expected = [(logp[0][1], [*PROMPTS[0], 25, 31, 32]), (logp[1][0], [*PROMPTS[1], 30, 33])]
     for logp, ids in expected:
         torch.testing.assert_close(logp, reference.next_logp(model, ids), atol=1e-4, rtol=0)
@@ -186,8 +191,8 @@ def test_attention_windows_count_positions_and_not_slots(engine, model_class, co
 def test_recomputed_texts_equal_from_scratch(tiny_qwen):
     cache = BranchingCache(RecomputeEngine(tiny_qwen), PROMPTS)
     start = cache.n_slots
-    first = cache.append([Append([20, 21], []), Append([30], [])])
-    second = cache.branch([[Leaf(22, [start]), Leaf(23, [start, start + 1])], [Leaf(31, [start])]])
+    first = by_row(cache.append([Append([20, 21], []), Append([30], [])]))
+    second = by_row(cache.branch([[Leaf(22, [start]), Leaf(23, [start, start + 1])], [Leaf(31, [start])]]))
     expected = [(first[0][0], [*PROMPTS[0], 20]), (first[0][1], [*PROMPTS[0], 20, 21]), (first[1][0], [*PROMPTS[1], 30])]
     expected += [(second[0][0], [*PROMPTS[0], 20, 22]), (second[0][1], [*PROMPTS[0], 20, 21, 23])]
     expected += [(second[1][0], [*PROMPTS[1], 30, 31])]

@@ -14,7 +14,7 @@ class RecordingFollower:
     def __init__(self):
         self.n_written = 0
         self.actions = []
-        self.cache = SimpleNamespace(n_forwards=1, n_tokens=5)
+        self.cache = SimpleNamespace(engine=SimpleNamespace(n_forwards=1, n_tokens=5))
 
     def write(self, ids):
         self.n_written += 1

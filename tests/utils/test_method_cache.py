@@ -4,7 +4,8 @@ import copy
 import gc
 import weakref
 
-from hf_alignbeam.utils.method_cache import cached_method, clear_method_caches
+from hf_alignbeam.benchmarks.cleared_caches import clear_method_caches
+from hf_alignbeam.utils.method_cache import cached_method
 
 
 class Squares:

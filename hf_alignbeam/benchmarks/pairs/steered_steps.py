@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from transformers import LogitsProcessorList, PreTrainedTokenizerBase
 
+from hf_alignbeam.benchmarks.cleared_caches import clear_method_caches
 from hf_alignbeam.benchmarks.realistic_models import as_dtype, device_name
 from hf_alignbeam.benchmarks.step_cost import ForwardTimes, time_forwards
 from hf_alignbeam.chat.conversations import Message
@@ -21,7 +22,6 @@ from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.hub.model_loading import load_model, load_tokenizer
 from hf_alignbeam.judges.known_exchanges import EXCHANGES
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
-from hf_alignbeam.utils.method_cache import clear_method_caches
 
 BATCH_SIZES = (1, 4, 16)
 N_STEPS = 20
