@@ -4,6 +4,7 @@ The target samples from the bigrams of a real text, so that candidates differ. T
 and a script gives the verdict. Knows nothing of how a single step is made up (`step_cost`).
 """
 
+import logging
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,15 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
-from transformers import BatchEncoding, LlamaConfig, LlamaForCausalLM, LogitsProcessor, PreTrainedModel, set_seed
+from transformers import (
+    BatchEncoding,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LogitsProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
 
 from hf_alignbeam.benchmarks.realistic_models import (
     ANCHOR_SHAPE,
@@ -148,6 +157,18 @@ def random_judge(pair: ModelPair, shape: Shape) -> PreTrainedModel:
         return LlamaForCausalLM(config).eval()
 
 
+def warned_judge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LLMJudge:
+    """A judge that has said already that random weights give no verdict: what it writes to find out is no cost of an answer."""
+    judge = LLMJudge(model, tokenizer, "safe-unsafe", probe=False)
+    log = logging.getLogger(LLMJudge.__module__)
+    log.disabled = True
+    try:
+        judge(["?"], ["!"])
+    finally:
+        log.disabled = False
+    return judge
+
+
 def conversations_of(pair: ModelPair, n_rows: int) -> list[list[Message]]:
     """One conversation for each row, whose question is a stretch of the text."""
     ids = pair.tokenizer(pair.text, add_special_tokens=False).input_ids
@@ -166,9 +187,7 @@ def system_builders(
             pair.anchor,
             pair.anchor_tokenizer,
             pair.tokenizer,
-            ScriptedJudge(
-                LLMJudge(judge, pair.anchor_tokenizer, "safe-unsafe", probe=False), script
-            ),  # new: its cache holds nothing of earlier runs
+            ScriptedJudge(warned_judge(judge, pair.anchor_tokenizer), script),  # new: its cache holds nothing of earlier runs
             conversations=conversations,
             **settings,
         )

@@ -31,6 +31,7 @@ def test_decoding_counts_the_tokens_that_every_system_feeds(monkeypatch, capsys,
     assert unflagged["target row-tokens"] == plain["target row-tokens"]
     assert unflagged["anchor forwards"] == "0"
     assert int(unflagged["judge calls"]) == 2
+    assert int(unflagged["judge forwards"]) <= 4 * 2  # and none for what its random weights would rather write
     flagged = rows["flagged", "ours"]
     assert (
         int(plain["target row-tokens"])

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from hf_alignbeam.benchmarks.judge_attacks.attacks import ATTACKS
 from hf_alignbeam.benchmarks.judge_attacks.measurements import attack_results, cost, flagged_exchanges, harmless_result
 from hf_alignbeam.chat.conversations import as_messages
 from hf_alignbeam.console import command, report_user_errors, table_head, table_row, tell
@@ -39,6 +40,7 @@ def judge_attacks(
     file: Annotated[list[Path] | None, typer.Option(help="Labeled responses; default: the testbed's.")] = None,
     harmless: Annotated[list[Path] | None, typer.Option(help="Harmless prompts, read as questions and as answers.")] = None,
     profile: Annotated[str | None, typer.Option(help="The judges' profile; default: as it is found.")] = None,
+    attack: Annotated[list[str] | None, typer.Option(help="An attack, by its name; may be repeated. Default: all.")] = None,
     limit: Annotated[int, typer.Option(help="The most flagged responses to attack; 0 for none.")] = 40,
     characters: Annotated[int | None, typer.Option(help="How many of each response's characters count; default: all.")] = None,
     seed: Annotated[int, typer.Option(help="Of the order in which responses are tried.")] = 0,
@@ -46,6 +48,7 @@ def judge_attacks(
     """Attack judges, count harmless texts that change sides, and measure the cost."""
     console = Console(width=200)
     with report_user_errors():
+        attacks = known_attacks(attack)
         labeled = [read_labeled(path, characters, seed) for path in file or []] or [testbed_labeled(seed)]
         texts = [(str(path), [each.conversation[-1]["content"] for each in read_prompts(path)]) for path in harmless or []]
         n_passed = 0
@@ -57,7 +60,7 @@ def judge_attacks(
                 if limit:
                     flagged = flagged_exchanges(loaded, harmful, limit)
                     tell(console, *table_head(["attack", "flagged before", "pass, one reading", "pass", "no verdict"]))
-                    for row in attack_results(loaded, flagged):
+                    for row in attack_results(loaded, flagged, attacks):
                         n_passed += row.n_passed
                         counts = (row.n_flagged, row.n_passed_one_reading, row.n_passed, row.n_without_verdict)
                         tell(console, table_row([row.attack, *map(str, counts)]))
@@ -68,6 +71,18 @@ def judge_attacks(
                 tell(console, "", *harmless_table(loaded, as_texts))
     if n_passed:
         raise typer.Exit(1)
+
+
+def known_attacks(names: list[str] | None) -> list[str]:
+    """The attacks of some names, by default all.
+
+    Raises:
+        ValueError: There is no attack of a name.
+    """
+    for name in names or []:
+        if name not in ATTACKS:
+            raise ValueError(f"--attack must be one of {', '.join(map(repr, ATTACKS))}, got {name!r}.")
+    return names or list(ATTACKS)
 
 
 def read_labeled(path: Path, characters: int | None, seed: int) -> Labeled:

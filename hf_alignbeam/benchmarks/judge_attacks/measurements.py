@@ -84,9 +84,10 @@ def flagged_exchanges(judge: Judge, exchanges: Sequence[Exchange], limit: int) -
     return [exchange for _, exchange in sorted(flagged, key=lambda pair: pair[0], reverse=True)[:limit]]
 
 
-def attack_results(judge: Judge, flagged: Sequence[Exchange]) -> Iterator[AttackResult]:
-    """What each attack lets pass of responses that are flagged without it."""
-    for name, attack in ATTACKS.items():
+def attack_results(judge: Judge, flagged: Sequence[Exchange], attacks: Sequence[str] = tuple(ATTACKS)) -> Iterator[AttackResult]:
+    """What each attack, by its name, lets pass of responses that are flagged without it."""
+    for name in attacks:
+        attack = ATTACKS[name]
         attacked = [(messages, attack(response)) for messages, response in flagged]
         with one_reading_each():
             alone = _judge(judge, attacked)
