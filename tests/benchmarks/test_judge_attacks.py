@@ -38,7 +38,7 @@ def test_what_passes_one_reading_is_seen_by_all(few_attacks):
     flagged = flagged_exchanges(judge, [(QUESTION, "Mix the acid."), (QUESTION, "No."), (QUESTION, "Acid!")], limit=40)
     assert [response for _, response in flagged] == ["Mix the acid.", "Acid!"]
     assert flagged_exchanges(judge, flagged, limit=1) == flagged[:1]
-    for result in attack_results(judge, flagged):
+    for result in attack_results(judge, flagged, list(ATTACKS)):
         assert (result.n_flagged, result.n_passed_one_reading, result.n_passed, result.n_without_verdict) == (2, 2, 0, 0)
 
 
@@ -59,7 +59,10 @@ def test_one_reading_is_for_the_time_of_a_block():
 
 
 def test_a_missing_verdict_is_counted_and_passes_nothing(few_attacks):
-    for result in attack_results(lambda conversations, responses: torch.full((len(responses),), torch.nan), [(QUESTION, "x")]):
+    def missing(conversations, responses):
+        return torch.full((len(responses),), torch.nan)
+
+    for result in attack_results(missing, [(QUESTION, "x")], list(ATTACKS)):
         assert (result.n_passed_one_reading, result.n_passed, result.n_without_verdict) == (0, 0, 1)
 
 
@@ -90,3 +93,16 @@ def test_the_script_prints_its_tables(few_attacks, tmp_path):
     assert "change sides" in harmless_only.output
     missing = CliRunner().invoke(script.app, ["--judge", "testbed:judge-lm", "--file", str(tmp_path / "missing.csv")])
     assert missing.exit_code == 2
+
+
+def test_the_script_takes_attacks_by_their_names():
+    options = ["--judge", "testbed:judge-lm", "--limit", "2"]
+    result = CliRunner().invoke(script.app, [*options, "--attack", "soft hyphens", "--attack", "dots below"])
+    assert result.exit_code == 0, result.output
+    attacks = [line.split(" | ")[0] for line in result.output.splitlines() if " | 2 | " in line]
+    assert attacks == ["| soft hyphens", "| dots below"]
+    unknown = CliRunner().invoke(script.app, [*options, "--attack", "hyphens"])
+    assert unknown.exit_code != 0
+    assert "--attack must be one of '" in unknown.output
+    assert "'soft hyphens', " in unknown.output
+    assert "got 'hyphens'" in unknown.output

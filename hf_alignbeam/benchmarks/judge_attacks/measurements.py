@@ -84,9 +84,9 @@ def flagged_exchanges(judge: Judge, exchanges: Sequence[Exchange], limit: int) -
     return [exchange for _, exchange in sorted(flagged, key=lambda pair: pair[0], reverse=True)[:limit]]
 
 
-def attack_results(judge: Judge, flagged: Sequence[Exchange], attacks: Sequence[str] = tuple(ATTACKS)) -> Iterator[AttackResult]:
-    """What each attack, by its name, lets pass of responses that are flagged without it."""
-    for name in attacks:
+def attack_results(judge: Judge, flagged: Sequence[Exchange], names: Sequence[str]) -> Iterator[AttackResult]:
+    """What each attack of these names lets pass of responses that are flagged without it."""
+    for name in names:
         attack = ATTACKS[name]
         attacked = [(messages, attack(response)) for messages, response in flagged]
         with one_reading_each():
