@@ -123,8 +123,8 @@ class CoverDistribution:
         if self._is_at_end(pending):
             return node.likeliest
         if pending not in node.completions:
-            ids = self.translator.retokenizer.completions(pending).to(node.prob.device)
-            (found,) = largest(node.prob[None, ids], MAX_COMPLETIONS)
+            ids = self.translator.retokenizer.completions(pending)
+            (found,) = largest(node.prob[None, ids.to(node.prob.device)], MAX_COMPLETIONS)
             node.completions[pending] = dict(zip(ids[list(found)].tolist(), found.values(), strict=True))
         return node.completions[pending]
 
