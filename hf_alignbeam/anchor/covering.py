@@ -145,14 +145,14 @@ class CoverDistribution:
     def tracked(self) -> dict[Path, dict[int, float]]:
         """By the path of each cover, the next tokens that are tracked one by one, with their mass."""
         n_tracked = MAX_TRACKED if self.translator.rule == "bytes" else 0
-        heavy = [[each for each in islice(c.likeliest.items(), n_tracked) if each[1] > MIN_TRACKED_MASS] for c in self.covers]
-        pairs = zip(self.covers, heavy, strict=True)
-        return {c.path: {i: mass for i, mass in found if self._is_longer(i, c.pending)} for c, found in pairs}
+        return {
+            cover.path: {i: m for i, m in islice(cover.likeliest.items(), n_tracked) if self._is_tracked(i, m, cover.pending)}
+            for cover in self.covers
+        }
 
-    def _is_longer(self, i: int, pending: bytes) -> bool:
-        tokens = self.translator.anchor.tokens
-        data = (tokens[i] or b"") if i < len(tokens) else b""
-        return data.startswith(pending) and data != pending
+    def _is_tracked(self, i: int, mass: float, pending: bytes) -> bool:
+        data = self.translator.anchor.decode([i])
+        return mass > MIN_TRACKED_MASS and data.startswith(pending) and data != pending
 
     def open_paths(self) -> list[OpenPath]:
         """Return the open paths of one tracked token."""

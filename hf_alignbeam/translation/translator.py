@@ -50,8 +50,8 @@ class Table:
     is unambiguous where its mass goes to one target id whatever follows.
 
     Attributes:
-        target: (A,) the target id of each unambiguous anchor id; any id for the others.
-        not_unambiguous: (M,) the other anchor ids.
+        target_of: (A,) the target id of each unambiguous anchor id; any id for the others.
+        others: (M,) the other anchor ids.
         ambiguous: (G,) the anchor ids that are also a proper prefix of longer target tokens.
         branch_group: (E,) index into `ambiguous`.
         branch_target: (E,) the target ids that may take the mass of that anchor id.
@@ -61,8 +61,8 @@ class Table:
         possible: (A,) 1 for the anchor ids that continue the pending bytes; None where no bytes are pending.
     """
 
-    target: Tensor
-    not_unambiguous: Tensor
+    target_of: Tensor
+    others: Tensor
     ambiguous: Tensor
     branch_group: Tensor
     branch_target: Tensor
@@ -76,7 +76,7 @@ class Table:
     def to(self, device: torch.device) -> "Table":
         """Return the table with its tensors on `device`; each device gets one copy."""
         moved: dict[str, Any] = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return self if self.target.device == device else replace(self, **moved)
+        return self if self.target_of.device == device else replace(self, **moved)
 
     def apply_(self, anchor_prob: Tensor, target_prob: Tensor) -> Translation:
         """Translate the anchor's rows (N, A), which are used up; the target's own rows (N, V) divide an ambiguous token's mass.
@@ -88,13 +88,13 @@ class Table:
             anchor_prob = anchor_prob[:, : len(self.possible)]
             anchor_prob *= self.possible[: anchor_prob.shape[-1]]
         total = anchor_prob.sum(-1)
-        anchor_prob = anchor_prob[:, : len(self.target)]
+        anchor_prob = anchor_prob[:, : len(self.target_of)]
         n_anchor, n_target = anchor_prob.shape[-1], target_prob.shape[-1]
         anchor_eos, target_eos = self.anchor_eos[self.anchor_eos < n_anchor], self.target_eos[self.target_eos < n_target]
         eos_prob = anchor_prob[:, anchor_eos].sum(-1, keepdim=True)  # (N, 1)
         ambiguous_prob = anchor_prob.index_select(1, self.ambiguous)  # (N, G)
-        anchor_prob.index_fill_(1, self.not_unambiguous[self.not_unambiguous < n_anchor], 0.0)
-        prob = anchor_prob.new_zeros(len(anchor_prob), n_target).index_add_(1, self.target[:n_anchor], anchor_prob)
+        anchor_prob.index_fill_(1, self.others[self.others < n_anchor], 0.0)
+        prob = anchor_prob.new_zeros(len(anchor_prob), n_target).index_add_(1, self.target_of[:n_anchor], anchor_prob)
         if len(self.ambiguous):
             weights = target_prob.index_select(1, self.branch_target) + self.branch_weight  # (N, E)
             totals = weights.new_zeros(len(weights), len(self.ambiguous)).index_add_(1, self.branch_group, weights)
@@ -206,8 +206,8 @@ class VocabularyTranslator:
         is_unambiguous = next_tokens >= 0
         is_unambiguous[list(branches)] = False
         return Table(
-            target=next_tokens.clamp_min(0),
-            not_unambiguous=(~is_unambiguous).nonzero()[:, 0],
+            target_of=next_tokens.clamp_min(0),
+            others=(~is_unambiguous).nonzero()[:, 0],
             ambiguous=_ids(branches),
             branch_group=_ids([*(n for n, _ in edges), *range(len(branches))]),
             branch_target=_ids([*(t for _, t in edges), *(next_ids[i] for i in branches)]),
