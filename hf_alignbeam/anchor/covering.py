@@ -15,19 +15,23 @@ from typing import NamedTuple
 from torch import Tensor
 
 from hf_alignbeam.anchor.cover import Cover, OpenPath
-from hf_alignbeam.anchor.state import MIN_TOKEN_LOGP, Node, Path, RowState, largest
+from hf_alignbeam.anchor.state import Node, Path, RowState, largest
 from hf_alignbeam.translation.translator import AS_IS_WEIGHT, VocabularyTranslator
 
 #: The target's tokens are taken as canonical while this keeps more than such a share of the anchor's mass.
 MIN_CANONICAL_SHARE = 0.05
 #: Anchor tokens of more mass than this are tracked one by one, and their paths are worth a look-ahead.
 MIN_TRACKED_MASS = 0.01
-#: A point inside the text counts with at least this log-probability of a token that begins there, against the likeliest point.
+#: A point inside the text counts where a token begins with more than this log-probability, against that of the whole text.
 MIN_COVER_LOGP = math.log(1e-4)
+#: Completions of less mass than this share of the likeliest one's are left out.
+MIN_COMPLETION_SHARE = 1e-6
 #: At most this many tokens are tracked at one point.
 MAX_TRACKED = 12
 #: A look-ahead is worth a forward where more mass than this may go to another token than the one that gets it without.
 MIN_UNCERTAIN_MASS = 0.05
+#: Where the target's probabilities are below this one, it has no opinion on which of its tokens a path becomes.
+LEAST_OPINION = 1e-5
 #: After a looked-ahead path, next tokens of more mass than this are tracked one by one; the others count as the path does.
 MIN_BRANCH_MASS = 0.001
 #: This many of the likeliest anchor tokens that complete pending bytes count; the others are noise.
@@ -93,15 +97,13 @@ class CoverDistribution:
         row = self.row
         nodes = row.nodes if self.translator.rule == "bytes" else {row.path: row.nodes[row.path]}
         points = [(path, node, row.text[len(node.text) :]) for path, node in nodes.items() if row.text.startswith(node.text)]
-        begins_a_token = self.translator.anchor.begins_a_token
-        points = [point for point in points if self._is_at_end(point[2]) or begins_a_token(point[2])]
-        most_logp = [self._most_logp(path, node) for path, node, _ in points]
-        least = max(most_logp, default=0.0) + MIN_COVER_LOGP
-        points = [point for point, most in zip(points, most_logp, strict=True) if most > least]
+        least = max((node.path_logp for _, node, rest in points if self._is_at_end(rest)), default=-math.inf) + MIN_COVER_LOGP
+        begins = self.translator.anchor.begins_a_token
+        points = [p for p in points if self._is_at_end(p[2]) or (begins(p[2]) and self._most_logp(*p[:2]) > least)]
         best = max((node.path_logp for _, node, _ in points), default=0.0)
         weights = [math.exp(node.path_logp - best) for _, node, _ in points]
         heaviest = [w * next(iter(self._likeliest(*point[1:]).values())) for w, point in zip(weights, points, strict=True)]
-        min_mass = max(heaviest, default=0.0) * math.exp(MIN_TOKEN_LOGP)
+        min_mass = max(heaviest, default=0.0) * MIN_COMPLETION_SHARE
         return [
             self._cover(*point, weight, min_mass)
             for point, weight, most in zip(points, weights, heaviest, strict=True)
@@ -130,11 +132,10 @@ class CoverDistribution:
 
     def _cover(self, path: Path, node: Node, pending: bytes, weight: float, min_mass: float) -> Cover:
         """Build a cover with every token that may come next, but no completions of less mass than `min_mass`."""
-        prefix = self.row.target_only_prefix
         likeliest = {i: weight * prob for i, prob in self._likeliest(node, pending).items() if weight * prob > min_mass}
         if self._is_at_end(pending):
-            return Cover(path, pending, node, weight, likeliest, self.translator.table(pending, prefix))
-        next_tokens = self.translator.retokenizer.next_tokens(list(likeliest), pending, prefix, self.word)
+            return Cover(path, pending, node, weight, likeliest, self.translator.table(pending, self.row.target_only_prefix))
+        next_tokens = self.translator.retokenizer.next_tokens(list(likeliest), pending, self.row.target_only_prefix, self.word)
         return Cover(path, pending, node, weight, likeliest, None, dict(zip(likeliest, next_tokens, strict=True)))
 
     def cover_at_end(self, path: Path) -> Cover:
@@ -181,8 +182,8 @@ class CoverDistribution:
             return 0.0
         if len(candidates) < 2:
             return 1.0 - canonical_share
-        weights = self.target.prob[candidates].tolist()
-        weights[0] += AS_IS_WEIGHT * sum(weights) + TINY
+        weights = (self.target.prob[candidates] + LEAST_OPINION).tolist()
+        weights[0] += AS_IS_WEIGHT * sum(weights)
         likeliest = max(range(len(weights)), key=weights.__getitem__)
         n_bytes = len(self.row.target_only_prefix) + len(self.translator.anchor.decode(ids)) - len(cover.pending)
         if len(self.translator.target.tokens[candidates[likeliest]] or b"") > n_bytes:

@@ -48,8 +48,8 @@ class LookAhead:
                 data = (tokens[i] or b"").removeprefix(row.target_only_prefix) if i < len(tokens) else b""
                 longer = anchor.encode(row.text + data)
                 if data and mass > MIN_UNCERTAIN_MASS and longer[: len(path)] == path:
-                    n = len(path)
-                    found[longer[: n + 1]] = mass * distribution.uncertainty(longer[n : n + 1], end, mass)
+                    following = longer[len(path) :][:1]
+                    found[(*path, *following)] = mass * distribution.uncertainty(following, end, mass)
         return [each for each, mass in found.items() if mass > MIN_UNCERTAIN_MASS]
 
     def __call__(self, rows: list[RowState], distributions: Mapping[int, CoverDistribution]) -> list[RowState]:

@@ -15,9 +15,8 @@ from torch import Tensor
 #: Anchor tokens from the last committed token on.
 Path = tuple[int, ...]
 
-#: A token of the text counts with at least this log-probability. Where the anchor finds the text absurd, its predictions
-#: inside a word are noise, and must not outweigh those after the text as it is.
-MIN_TOKEN_LOGP = math.log(1e-6)
+#: A token of the text counts with at least this log-probability: what the anchor finds more absurd than that is noise.
+MIN_TOKEN_LOGP = math.log(1e-10)
 #: The same for the tokens of a prefill: the anchor did not choose them, so their probability should count for little.
 MIN_PREFILL_LOGP = math.log(0.01)
 
