@@ -18,7 +18,7 @@ from transformers.generation import BaseStreamer
 
 from hf_alignbeam import AlignBeam, VocabularyTranslator, token_bytes
 from hf_alignbeam.chat.conversations import Message
-from hf_alignbeam.cli.explain import Explanation, watch
+from hf_alignbeam.cli.explanation.explained import Explanation, watch
 from hf_alignbeam.evaluation.devices import load_causal
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.evaluation.scorers import refuses

@@ -9,7 +9,7 @@ from html import escape
 
 from answers import Models, StreamedAnswer, checked_settings, conversation, guarded, plain
 
-from hf_alignbeam.cli.explain import Explanation, Verdict, format_harm, outcome_word, summary_lines
+from hf_alignbeam.cli.explanation.explained import Explanation, Verdict, format_harm, outcome_word, summary_lines
 from hf_alignbeam.steering.ledger import Ledger
 
 PLAIN, GUARDED = "Plain", "Guarded"

@@ -1,6 +1,6 @@
 """What translating, steering, judging and searching cost, and how exact they are.
 
-* `exact_translation`: The exact translation of an anchor's distribution, by enumeration.
+* `exact_translation`: The exact translation of an anchor's distribution, by walking what it may write.
 * `invariants`: Laws that hold in every mode of `generate`, and the error of a cached anchor.
 * `realistic_models`: Models of realistic shape with random weights, to measure time and memory with.
 * `step_cost`: `alignbeam bench --speed`: the time of a steered decoding step.
@@ -11,7 +11,7 @@
 * `cleared_caches`: Objects that forget what their methods have computed.
 * `translation_loss`: `alignbeam bench --translation`: what translating between real tokenizers costs.
 * `translation_fidelity`: `alignbeam bench --fidelity`: the distance of each rule to the exact translation.
-* `pairs/`: What a guard costs for one pair of models: building it, and a steered step.
+* `pairs/`: One pair of models: what building a guard and a steered step cost, and how exact the translation is.
 * `embedding_searches/`: Embedding searches compared, on the testbed and on real models.
 * `judge_attacks/`: Disguised texts: what passes a judge by the disguise alone.
 * `gpu/`: The laws and the costs on one card.

@@ -1,13 +1,16 @@
-"""The exact translation of an anchor's distribution into the target's next token, by enumerating what the anchor may write.
+"""The exact translation of an anchor's distribution into the target's next token, by walking what the anchor may write.
 
 The anchor and its tokenizer define a distribution over byte strings; the target's tokenizer maps each string to one
 sequence of tokens. The walk follows these strings token by token, from the start of a word, until the target's next token
-is certain. It is slow, for small models only: the reference that translation rules are measured against.
+is certain. It is slow: the reference that translation rules are measured against. For small models all of what has mass is
+walked; for others some of it, drawn by mass.
 """
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 
 import torch
@@ -16,9 +19,11 @@ from transformers import DynamicCache, PreTrainedModel
 
 from hf_alignbeam.inference.engines import cache_argument
 from hf_alignbeam.tokenization.vocabulary import Vocabulary
+from hf_alignbeam.utils.method_cache import cached_method
 
-#: The walk is repeated with a smaller least mass of its paths, by this factor, until at most this share of the mass remains.
+#: A walk is long enough where at most this share of the mass remains.
 MAX_REMAINING = 2e-3
+#: Until then it is repeated, where it is not drawn, with a smaller least mass of its paths, by this factor.
 MASS_FACTOR = 0.03
 #: A path with less mass than this counts as impossible.
 LEAST_MASS = 1e-60
@@ -26,6 +31,8 @@ LEAST_MASS = 1e-60
 MAX_PATHS = 4096
 #: The most paths walked for one translation; after that, the best one so far is the result.
 MAX_WALKED = 40_000
+#: Paths of more tokens than this are given up.
+MAX_TOKENS = 48
 #: How many words before the point are walked in every tokenization; earlier text has the anchor's own tokenization.
 N_OPEN_WORDS = 2
 
@@ -60,6 +67,11 @@ class AnswerPoint:
     written: tuple[int, ...]
 
 
+#: Given the masses (M,) of paths and the mass of those that have ended: the indices (N,) of the paths to walk on, and the mass
+#: (N,) that each then stands for.
+_Choose = Callable[[Tensor, float], tuple[Tensor, Tensor]]
+
+
 def exact_translation(
     model: PreTrainedModel, anchor: Vocabulary, target: Vocabulary, point: AnswerPoint
 ) -> ExactTranslation | None:
@@ -78,15 +90,49 @@ def exact_translation(
     least, n_walked = 1e-2, 0
     best: ExactTranslation | None = None
     while least > LEAST_MASS and n_walked < MAX_WALKED and (best is None or best.unresolved > MAX_REMAINING):
-        walk = _Walk(model, anchor, target, start, least)
-        reached = sum(walk.ends.values())
-        if reached > 0:
-            prob = torch.zeros(len(target))
-            prob[list(walk.ends)] = torch.tensor([mass / reached for mass in walk.ends.values()])
-            best = ExactTranslation(prob, walk.unwalked / (reached + walk.unwalked))
+        walk = _Walk(model, anchor, target, start, partial(_heaviest, least))
+        best = walk.result() or best
         least *= MASS_FACTOR
         n_walked += walk.n_walked
     return best
+
+
+def sampled_translation(
+    model: PreTrainedModel, anchor: Vocabulary, target: Vocabulary, point: AnswerPoint, n_paths: int, seed: int
+) -> ExactTranslation | None:
+    """Walk at most `n_paths` paths of each length, drawn by mass: an unbiased estimate of each mass, for models of any size.
+
+    The other arguments and the result are those of `exact_translation`.
+    """
+    choose = partial(_drawn, n_paths, torch.Generator().manual_seed(seed))
+    return _Walk(model, anchor, target, _with_words_committed(anchor, target, point), choose).result()
+
+
+def _heaviest(least: float, masses: Tensor, _: float) -> tuple[Tensor, Tensor]:
+    """The paths of more mass than `least`, at most `MAX_PATHS`."""
+    heavy = (masses > least).nonzero().flatten()
+    heavy = heavy[masses[heavy].topk(min(MAX_PATHS, len(heavy))).indices]
+    return heavy, masses[heavy]
+
+
+def _drawn(n_paths: int, rng: torch.Generator, masses: Tensor, ended: float) -> tuple[Tensor, Tensor]:
+    """Draw paths: the heaviest for sure, of the others each with a probability in proportion to its mass.
+
+    They are `n_paths` for all the mass, fewer where some of it has ended, and none where nearly all has. What is drawn of the
+    others stands for the same mass each: the sums are unbiased and, of all such draws, vary least (Fearnhead and Clifford,
+    On-line inference for hidden Markov models via particle filters, 2003).
+    """
+    share = float(masses.sum()) / max(float(masses.sum()) + ended, LEAST_MASS)
+    n_paths = min(math.ceil(n_paths * share), int((masses > 0).sum())) if share > MAX_REMAINING else 0
+    heaviest, order = masses.topk(n_paths)
+    light = masses.sum() - heaviest.cumsum(0) + heaviest  # the mass of each of the heaviest and of all lighter ones
+    n_sure = int((heaviest * torch.arange(n_paths, 0, -1) > light).sum())
+    sure = order[:n_sure]
+    rest = masses.index_fill(0, sure, 0.0)
+    each = rest.sum() / max(n_paths - n_sure, 1)
+    steps = (rest.cumsum(0) / each.clamp_min(LEAST_MASS) + torch.rand(1, generator=rng, dtype=masses.dtype)).floor()
+    drawn = (steps.diff(prepend=steps.new_zeros(1)) > 0).nonzero().flatten()
+    return torch.cat([sure, drawn]), torch.cat([masses[sure], each.expand(len(drawn))])
 
 
 def _with_words_committed(anchor: Vocabulary, target: Vocabulary, point: AnswerPoint) -> AnswerPoint:
@@ -102,7 +148,7 @@ def _with_words_committed(anchor: Vocabulary, target: Vocabulary, point: AnswerP
 
 
 class _Walk:
-    """All paths of anchor tokens with at least some mass, one token longer at every forward.
+    """The paths of anchor tokens that are chosen among those with mass, one token longer at every forward.
 
     Attributes:
         ends: For each next token of the target, the mass of the paths that end in it.
@@ -110,8 +156,8 @@ class _Walk:
         n_walked: The number of paths fed to the anchor.
     """
 
-    def __init__(self, model: PreTrainedModel, anchor: Vocabulary, target: Vocabulary, point: AnswerPoint, least: float):
-        self._anchor, self._target, self._point, self._least = anchor, target, point, least
+    def __init__(self, model: PreTrainedModel, anchor: Vocabulary, target: Vocabulary, point: AnswerPoint, choose: _Choose):
+        self._anchor, self._target, self._point, self._choose = anchor, target, point, choose
         self._text = point.leading_whitespace + target.decode(point.written)[len(point.target_only_prefix) :]
         self._ids = _ids_by_bytes(anchor)
         self.ends: dict[int, float] = defaultdict(float)
@@ -120,18 +166,28 @@ class _Walk:
         cache = DynamicCache()
         paths, masses = [b""], torch.ones(1, dtype=torch.double)
         logits = _forward(model, torch.tensor([list(point.prompt_ids)]), cache)
-        while paths:
+        for _ in range(MAX_TOKENS):
             prob = logits.double().softmax(-1) * masses[:, None]  # (N, A)
             for text, ended in zip(paths, prob[:, list(anchor.eos_ids)].sum(-1).tolist(), strict=True):
                 self._end(text, ended)
             children = [child for child in self._children(paths, prob) if not self._is_decided(*child[2:])]
             if not children:
-                break
+                return
             rows, ids, masses_, paths_ = zip(*children, strict=True)
             paths, masses = list(paths_), torch.tensor(masses_, dtype=torch.double)
             cache.reorder_cache(torch.LongTensor(rows))
             logits = _forward(model, torch.tensor(ids)[:, None], cache)
             self.n_walked += len(ids)
+        self.unwalked += float(masses.sum())
+
+    def result(self) -> ExactTranslation | None:
+        """The translation by the paths that were walked; None if none of them ended."""
+        reached = sum(self.ends.values())
+        if not reached:
+            return None
+        prob = torch.zeros(len(self._target))
+        prob[list(self.ends)] = torch.tensor([mass / reached for mass in self.ends.values()])
+        return ExactTranslation(prob, self.unwalked / (reached + self.unwalked))
 
     def _children(self, paths: list[bytes], prob: Tensor) -> list[tuple[int, int, float, bytes]]:
         """The heaviest paths longer by one token that agree with the text so far: row, id, mass and text of each."""
@@ -139,16 +195,21 @@ class _Walk:
         for row, text in enumerate(paths):
             rest = self._text[len(text) :]
             fitting = [i for n in range(1, len(rest) + 1) for i in self._ids.get(rest[:n], ())]
-            fits[row, fitting + self._anchor.starting_with(rest)] = True
+            fits[row, fitting] = True
+            fits[row, self._completions(rest)] = True
         masses = (prob * fits).flatten()
-        heavy = (masses > self._least).nonzero().flatten()
-        heavy = heavy[masses[heavy].topk(min(MAX_PATHS, len(heavy))).indices]
-        self.unwalked += float(masses.sum() - masses[heavy].sum())
-        rows, ids = (heavy // prob.shape[-1]).tolist(), (heavy % prob.shape[-1]).tolist()
+        chosen, stands_for = self._choose(masses, sum(self.ends.values()))
+        self.unwalked += float(masses.sum() - stands_for.sum())
+        rows, ids = (chosen // prob.shape[-1]).tolist(), (chosen % prob.shape[-1]).tolist()
         return [
             (row, i, mass, paths[row] + (self._anchor.tokens[i] or b""))
-            for row, i, mass in zip(rows, ids, masses[heavy].tolist(), strict=True)
+            for row, i, mass in zip(rows, ids, stands_for.tolist(), strict=True)
         ]
+
+    @cached_method(maxsize=64)
+    def _completions(self, rest: bytes) -> Tensor:
+        """The anchor's tokens that begin with `rest`."""
+        return torch.tensor(self._anchor.starting_with(rest), dtype=torch.long)
 
     def _end(self, text: bytes, mass: float) -> None:
         """Add the mass of a text at which the anchor ends its answer."""

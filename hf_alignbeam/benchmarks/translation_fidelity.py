@@ -1,10 +1,11 @@
 """`alignbeam bench --fidelity`: the distance of every translation rule to the exact translation, on the testbed's models.
 
-Knows the pairs of models and the points of answers. How the exact translation is found stands in `exact_translation`.
+Knows the testbed's pairs of models, points of answers and rules. How the exact translation is found stands in
+`exact_translation`.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -90,15 +91,31 @@ def run(folder: Path | None, split: str, n_contexts: int) -> None:
         f"Language {language.seed}, {split} split. Mean total variation to the exact translation, by enumeration, and in "
         "brackets its 90th percentile; `bytes` with its forwards of look-ahead.\n"
     )
-    rules = [f"bytes, {n}" if rule == "bytes" else rule for rule, n in RULES]
-    columns = ["anchor", "target", "contexts", "n", "left out", *rules, "most unresolved"]
-    lines = table_head(columns)
+    lines = table_head(["anchor", "target", "contexts", "n", "left out", *rule_names(), "most unresolved"])
     for names in pairs:
         (anchor, anchor_tokenizer), (target, target_tokenizer) = (loaded[name] for name in names)
         translator = VocabularyTranslator(anchor_tokenizer, target_tokenizer)
         pair = TranslationPair(names, anchor, target, anchor_tokenizer, target_tokenizer, translator)
         lines += _lines(pair, language, split, n_contexts)
     tell(console, *lines)
+
+
+def rule_names() -> list[str]:
+    """The columns of `distances`."""
+    return [f"bytes, {n}" if rule == "bytes" else rule for rule, n in RULES]
+
+
+def distances(pair: TranslationPair, context: Context, exact: Tensor) -> list[float]:
+    """The total variation between each rule's translation and the exact one (V,)."""
+    translator = pair.translator
+    translations = (translated(pair, with_rule(translator, rule), context, n) for rule, n in RULES)
+    return [total_variation(prob[: len(exact)], exact, translator) for prob in translations]
+
+
+def mean_and_tenth(values: Sequence[Sequence[float]]) -> list[str]:
+    """The mean of each column, and in brackets the value where its largest tenth begins."""
+    table = torch.tensor(values)  # (n, columns)
+    return [f"{mean:.4f} ({high:.3f})" for mean, high in zip(table.mean(0), table.quantile(0.9, 0), strict=True)]
 
 
 def _lines(pair: TranslationPair, language: Language, split: str, n_contexts: int) -> list[str]:
@@ -113,20 +130,16 @@ def _lines(pair: TranslationPair, language: Language, split: str, n_contexts: in
         if exact is None or exact.unresolved > MAX_UNRESOLVED:
             n_left_out += 1
             continue
-        distances = [
-            total_variation(translated(pair, with_rule(translator, rule), context, n), exact.prob, translator)
-            for rule, n in RULES
-        ]
-        groups["all"].append((exact, distances))
+        measured = exact, distances(pair, context, exact.prob)
+        groups["all"].append(measured)
         if context.pending:
-            groups["pending bytes"].append((exact, distances))
+            groups["pending bytes"].append(measured)
     lines = []
-    for group, measured in groups.items():
-        if measured:
-            table = torch.tensor([distances for _, distances in measured])  # (n, systems)
-            cells = [f"{mean:.4f} ({high:.3f})" for mean, high in zip(table.mean(0), table.quantile(0.9, 0), strict=True)]
-            counts = [str(len(measured)), str(n_left_out) if group == "all" else "-"]
-            unresolved = f"{max(exact.unresolved for exact, _ in measured):.4f}"
+    for group, results in groups.items():
+        if results:
+            cells = mean_and_tenth([of_rules for _, of_rules in results])
+            counts = [str(len(results)), str(n_left_out) if group == "all" else "-"]
+            unresolved = f"{max(exact.unresolved for exact, _ in results):.4f}"
             lines.append(table_row([*pair.names, group, *counts, *cells, unresolved]))
     return lines
 

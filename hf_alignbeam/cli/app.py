@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from hf_alignbeam.cli.bench import bench
 from hf_alignbeam.cli.judges.commands import add_judge_commands
 from hf_alignbeam.cli.judges.options import JudgeDevice, JudgeName, JudgeOptions, MaybeJudge, with_judge_options
 from hf_alignbeam.cli.strategy_settings import Settings, typed_settings
@@ -223,74 +224,6 @@ def evaluate(
 
 
 @command(app)
-def bench(
-    translation: Annotated[
-        list[str] | None, Option(help="A tokenizer: a folder or a Hub id; repeat it: every pair is measured.")
-    ] = None,
-    fidelity: Annotated[bool, Option("--fidelity", help="Distance of every translation rule to the exact one.")] = False,
-    families: Annotated[bool, Option("--families", help="The guard's laws on every family of models, in every mode.")] = False,
-    speed: Annotated[
-        bool, Option("--speed", help="Cost of a steered step, on realistic shapes or with --model and --anchor.")
-    ] = False,
-    decoding: Annotated[bool, Option("--decoding", help="Cost of AlignBeam, on realistic shapes.")] = False,
-    memory: Annotated[bool, Option("--memory", help="Peak memory with the base under a LoRA as anchor.")] = False,
-    build: Annotated[bool, Option("--build", help="Cost of building a guard: first, again, in a later process.")] = False,
-    model: Annotated[str | None, Option(help="With --speed: a real target, a folder or a Hub id.")] = None,
-    anchor: Annotated[str | None, Option(help="With --speed: its anchor.")] = None,
-    tokenizer: Annotated[str, Option(help="Realistic shapes: the target's tokenizer.")] = "Qwen/Qwen3-0.6B",
-    anchor_tokenizer: Annotated[str, Option(help="Realistic shapes: the anchor's tokenizer.")] = "meta-llama/Llama-3.2-1B",
-    text: Annotated[Path | None, Option(help="Realistic shapes: a text to generate. Default: Python's docstrings.")] = None,
-    device: Annotated[str, Option(help="Realistic shapes: the device of the models.")] = "cpu",
-    dtype: Annotated[str, Option(help="Realistic shapes: the dtype of the weights, as torch names it.")] = "float32",
-    split: Annotated[str, Option(help="With --fidelity: the split of the prompts, validation or test.")] = "test",
-    contexts: Annotated[int, Option(min=4, help="With --fidelity: the number of positions in answers for each pair.")] = 64,
-    weights: Weights = None,
-) -> None:
-    """Measure the translation between tokenizers, its loss and distance to the exact one, and the costs of the guard."""
-    if [bool(translation), fidelity, families, speed, decoding, memory, build].count(True) != 1:
-        raise typer.BadParameter(
-            "give exactly one of --fidelity, --families, --speed, --decoding, --memory, --build or "
-            "--translation A --translation B"
-        )
-    if bool(model) != bool(anchor) or (model and not speed):
-        raise typer.BadParameter("give --model together with --anchor, and with --speed")
-    if fidelity:
-        from hf_alignbeam.benchmarks.translation_fidelity import run as measure_fidelity
-
-        measure_fidelity(weights, split, contexts)
-    elif families:
-        from hf_alignbeam.benchmarks.family_matrix import run as try_families
-
-        try_families()
-    elif speed and model and anchor:
-        from hf_alignbeam.benchmarks.pairs.steered_steps import run as measure_pair
-
-        measure_pair(model, anchor, device, dtype)
-    elif speed:
-        from hf_alignbeam.benchmarks.step_cost import run as measure_speed
-
-        measure_speed(tokenizer, anchor_tokenizer, text, device, dtype)
-    elif decoding:
-        from hf_alignbeam.benchmarks.strategy_cost import run as measure_decoding
-
-        measure_decoding(tokenizer, anchor_tokenizer, text, device, dtype)
-    elif memory:
-        from hf_alignbeam.benchmarks.memory import run as measure_memory
-
-        measure_memory(tokenizer, device, dtype)
-    elif build:
-        from hf_alignbeam.benchmarks.pairs.build_cost import run as measure_build
-
-        measure_build(tokenizer, anchor_tokenizer, device, dtype)
-    else:
-        from hf_alignbeam.benchmarks.translation_loss import run
-
-        if len(translation or ()) < 2:
-            raise typer.BadParameter("name at least two tokenizers: --translation A --translation B")
-        run(translation or [])
-
-
-@command(app)
 @with_judge_options
 def doctor(
     model: Annotated[str, Argument(help="The target: a folder or a Hub id.")],
@@ -312,6 +245,7 @@ def doctor(
 
 
 add_judge_commands(app)
+command(app)(bench)
 
 
 @command(app)

@@ -18,8 +18,8 @@ from rich.progress import Progress
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from hf_alignbeam.chat.conversations import Message, as_messages
-from hf_alignbeam.cli.explain import check_request, print_explanation, watch
-from hf_alignbeam.cli.explain_picture import draw
+from hf_alignbeam.cli.explanation.explained import check_request, print_explanation, watch
+from hf_alignbeam.cli.explanation.picture import draw
 from hf_alignbeam.cli.judges.options import JudgeOptions
 from hf_alignbeam.cli.judges.settings import check_optioned_judge, judge_values, load_optioned_judge
 from hf_alignbeam.cli.strategy_settings import check_names

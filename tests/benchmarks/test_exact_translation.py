@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from conftest import engine
@@ -6,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_alignbeam.anchor.follower import Follower, RowStart
-from hf_alignbeam.benchmarks.exact_translation import MAX_WALKED, AnswerPoint, exact_translation
+from hf_alignbeam.benchmarks.exact_translation import MAX_WALKED, AnswerPoint, exact_translation, sampled_translation
 from hf_alignbeam.benchmarks.translation_fidelity import total_variation
 from hf_alignbeam.chat.template_parser import TemplateParser
 from hf_alignbeam.chat.templates import encode_prompt
@@ -75,6 +77,18 @@ def test_enumeration_agrees_with_the_texts(translator):
         walked = exact_translation(model, translator.anchor, translator.target, AnswerPoint(PROMPT, b"", b" ", tuple(written)))
         assert total_variation(walked.prob, exact, translator) <= 0.003
         assert walked.unresolved <= 0.003
+
+
+def test_drawn_paths_agree_with_the_texts(translator):
+    """Few paths give an estimate that is about right on average, enough of them the translation itself."""
+    model = reference.TextAnchor(translator.anchor, TEXTS)
+    for written in contexts(translator)[:4]:
+        exact = reference.exact_over_texts(translator.target, TEXTS, written, b" ")
+        point = AnswerPoint(PROMPT, b"", b" ", tuple(written))
+        estimate = partial(sampled_translation, model, translator.anchor, translator.target, point)
+        assert total_variation(estimate(500, 0).prob, exact, translator) <= 0.01
+        few = torch.stack([estimate(12, seed).prob for seed in range(12)])
+        assert total_variation(few.mean(0), exact, translator) <= 0.1
 
 
 @pytest.mark.parametrize("n_kept", [1500, pytest.param(20_000, marks=pytest.mark.slow)])

@@ -68,6 +68,15 @@ def test_speed_counts_the_tokens_that_every_system_feeds(monkeypatch, capsys, tm
     assert ours["one translation"].endswith("%")
 
 
+def test_fidelity_of_a_real_pair_is_against_both_halves_of_an_estimate():
+    result = run("bench", "--fidelity", "--model", TARGET, "--anchor", ANCHOR, "--contexts", 4)
+    assert result.exit_code == 0, result.output
+    (row,) = table_of(result.output)
+    assert int(row["contexts"]) + int(row["left out"]) == 4
+    distance = {name: float(row[name].split()[0]) for name in ("between two halves", "exact", "bytes, 4")}
+    assert distance["bytes, 4"] <= distance["between two halves"] + 0.1 < distance["exact"]
+
+
 def test_speed_of_a_real_pair_is_against_both_models_alone(monkeypatch, capsys):
     for name, value in {"BATCH_SIZES": (1, 2), "N_STEPS": 3, "N_PROMPTS": 2}.items():
         monkeypatch.setattr(steered_steps, name, value)

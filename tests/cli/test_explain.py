@@ -12,7 +12,7 @@ from transformers import TextIteratorStreamer
 
 from hf_alignbeam import AnchorLogitsProcessor
 from hf_alignbeam.cli import explain_picture as picture
-from hf_alignbeam.cli.explain import (
+from hf_alignbeam.cli.explanation.explained import (
     Candidate,
     Explanation,
     Rollback,
@@ -23,7 +23,7 @@ from hf_alignbeam.cli.explain import (
     summary_lines,
     watch,
 )
-from hf_alignbeam.cli.explain_picture import draw
+from hf_alignbeam.cli.explanation.picture import draw
 
 WAYS = {
     "greedy": {},

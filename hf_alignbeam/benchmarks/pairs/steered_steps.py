@@ -52,7 +52,7 @@ class Generated:
 
 
 class Pair:
-    """A target and an anchor, each with its tokenizer.
+    """A target and an anchor, each with its tokenizer: `models` and `tokenizers`.
 
     Args:
         model, anchor: A folder or a Hub id of each.
@@ -61,34 +61,43 @@ class Pair:
     """
 
     def __init__(self, model: str, anchor: str, device: str, dtype: str):
-        self._models: list[Any] = [
+        self.models: list[Any] = [
             load_model(name, dtype=as_dtype(dtype), device=torch.device(device)) for name in (model, anchor)
         ]
-        self._tokenizers: list[PreTrainedTokenizerBase] = [load_tokenizer(name, padding_side="left") for name in (model, anchor)]
+        self.tokenizers: list[PreTrainedTokenizerBase] = [load_tokenizer(name, padding_side="left") for name in (model, anchor)]
 
     def guard(self) -> AnchorLogitsProcessor:
         """A processor that steers every token of every answer, and has seen no word yet."""
-        tokenizer, anchor_tokenizer = self._tokenizers
-        guard = AnchorLogitsProcessor(self._models[1], anchor_tokenizer, tokenizer, n_steps=None, n_watch=None)
+        tokenizer, anchor_tokenizer = self.tokenizers
+        guard = AnchorLogitsProcessor(self.models[1], anchor_tokenizer, tokenizer, n_steps=None, n_watch=None)
         if not guard.translator.identity:
             clear_method_caches(guard.translator.retokenizer)  # guards of one process share what they know of words
         return guard
 
     def generate(self, batches: Batches, guard: AnchorLogitsProcessor | None = None, number: int = 0) -> Generated:
         """Answer some batches of prompts, by `N_STEPS` tokens each, with the target (0) or the anchor (1)."""
-        model, tokenizer = self._models[number], self._tokenizers[number]
-        with time_forwards(self._models[0]) as target, time_forwards(self._models[1]) as anchor:
+        with time_forwards(self.models[0]) as target, time_forwards(self.models[1]) as anchor:
             start = time.perf_counter()
-            for conversations in batches:
-                model.generate(
-                    **encode(conversations, tokenizer).to(model.device),
-                    logits_processor=LogitsProcessorList([] if guard is None else [guard]),
-                    min_new_tokens=N_STEPS,
-                    max_new_tokens=N_STEPS,
-                    do_sample=False,
-                    pad_token_id=tokenizer.pad_token_id,
-                )
+            for batch in batches:
+                self.answers(batch, guard, number, min_new_tokens=N_STEPS)
             return Generated(time.perf_counter() - start, target, anchor)
+
+    def answers(
+        self, batch: Sequence[list[Message]], guard: AnchorLogitsProcessor | None = None, number: int = 0, min_new_tokens: int = 0
+    ) -> list[list[int]]:
+        """The ids of greedy answers to a batch of prompts, at most `N_STEPS` of each, padded where one has ended."""
+        model, tokenizer = self.models[number], self.tokenizers[number]
+        inputs = encode(batch, tokenizer).to(model.device)
+        output = model.generate(
+            **inputs,
+            logits_processor=LogitsProcessorList([] if guard is None else [guard]),
+            min_new_tokens=min_new_tokens,
+            max_new_tokens=N_STEPS,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        ids: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()
+        return ids
 
 
 def run(model: str, anchor: str, device: str, dtype: str) -> None:
@@ -97,11 +106,10 @@ def run(model: str, anchor: str, device: str, dtype: str) -> None:
     with report_user_errors():
         pair = Pair(model, anchor, device, dtype)
         pair.guard()
-    questions = list(dict.fromkeys(each.question for each in EXCHANGES))[:N_PROMPTS]
-    conversations: list[list[Message]] = [[{"role": "user", "content": question}] for question in questions]
+    asked = conversations()
     tell(console, *table_head(COLUMNS))
     for n_rows in BATCH_SIZES:
-        batches = [conversations[start : start + n_rows] for start in range(0, len(conversations), n_rows)][:N_BATCHES]
+        batches = [asked[start : start + n_rows] for start in range(0, len(asked), n_rows)][:N_BATCHES]
         for cells in measured(pair, batches):
             tell(console, table_row([str(n_rows), *cells]))
     console.print(
@@ -109,6 +117,12 @@ def run(model: str, anchor: str, device: str, dtype: str) -> None:
         "all steered. Alone: the means of a run before and one after. Own work: what is left of a step without both models' "
         "forwards and what `generate` itself takes with the target alone."
     )
+
+
+def conversations() -> list[list[Message]]:
+    """The prompts: harmful and harmless questions of this package."""
+    questions = list(dict.fromkeys(each.question for each in EXCHANGES))[:N_PROMPTS]
+    return [[{"role": "user", "content": question}] for question in questions]
 
 
 def measured(pair: Pair, batches: Batches) -> list[list[str]]:

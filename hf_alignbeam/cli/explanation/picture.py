@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from hf_alignbeam.cli.explain import (
+from hf_alignbeam.cli.explanation.explained import (
     Explanation,
     Rollback,
     Token,
