@@ -7,8 +7,10 @@ Does not decide the regular checks (`policy`), and does not know how a row is wr
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hf_alignbeam.chat.begun_answers import continued
+from hf_alignbeam.chat.refusal_words import refuses
 from hf_alignbeam.decoding.candidates import CandidateBatch, CandidateGenerator
 from hf_alignbeam.decoding.fallback import Fallback
 from hf_alignbeam.decoding.judged_answers import JudgedAnswers
@@ -66,7 +68,7 @@ class Rollback:
         harms = self._answers.judge([batch.answers[row] for batch, row, _ in prefixes], texts)
         failed: set[BatchRow] = set()
         for (batch, row, ids), (_, text), harm in zip(prefixes, texts, harms, strict=True):
-            if not self._policy.passes(harm):
+            if not self._policy.is_clear(harm):
                 failed.add((batch, row))
             if (batch, row) not in failed:
                 self._answers.commit(batch, row, ids, text, harm, is_done=False)
@@ -78,6 +80,9 @@ class Rollback:
     def replace(self, batch: RowBatch, rows: list[int], n_kept: int, n_next: int | None) -> RowBatch | None:
         """Roll back some rows, and continue each answer with its best passing candidate, or end it with the fallback.
 
+        The anchor objects to an answer where its first candidate refuses. Then a candidate in doubt passes only if it refuses as
+        well. Where it does not object, flagged text in doubt stays.
+
         Args:
             batch: The batch of the rows.
             rows: The rows.
@@ -87,25 +92,35 @@ class Rollback:
         Returns:
             A new batch of the answers that continue, if they cannot continue in `batch`.
         """
-        self._take_back(batch, rows, n_kept)
         if self._answers.judge_is_lost:
+            self._take_back(batch, rows, n_kept)
             self._refuse([batch.answers[row] for row in rows])
             return None
         candidates = self._propose(batch, rows, n_kept, n_next)
         try:
             harms = self._judge(candidates)
             chosen, failed = [], []
-            for n, row in enumerate(rows):
+            n_candidates = self._policy.num_candidates
+            own_rows = {row: range(n * n_candidates, (n + 1) * n_candidates) for n, row in enumerate(rows)}
+            for row in rows:
+                batch.answers[row].candidate_harm[1:] = [harms.get(candidate, math.nan) for candidate in own_rows[row]]
+            objects = {row: self._objects(candidates, own_rows[row][0], n_kept) for row in rows}
+            kept = [row for row in rows if not objects[row] and self._policy.is_in_doubt(batch.answers[row].candidate_harm[0])]
+            self._keep(batch, kept)
+            replaced = [row for row in rows if row not in kept]
+            self._take_back(batch, replaced, n_kept)
+            for row in replaced:
                 answer = batch.answers[row]
-                own_rows = range(n * self._policy.num_candidates, (n + 1) * self._policy.num_candidates)
-                answer.candidate_harm[1:] = [harms.get(candidate, math.nan) for candidate in own_rows]
-                best = self._best([candidate for candidate in own_rows if candidate in harms], harms, candidates.logp)
+                given = [candidate for candidate in own_rows[row] if candidate in harms]
+                if objects[row]:
+                    given = [c for c in given if self._policy.is_clear(harms[c]) or self._refuses(candidates, c, n_kept)]
+                best = self._best(given, harms, candidates.logp)
                 if self._answers.is_traced:
-                    self._record(batch, row, n_kept, candidates, own_rows, harms, best)
+                    self._record(batch, row, n_kept, candidates, own_rows[row], harms, given, best)
                 if best is None:
                     failed.append(answer)
                     continue
-                answer.chosen = 1 + best - own_rows.start
+                answer.chosen = 1 + best - own_rows[row].start
                 self._commit(candidates, best, harms[best], n_kept)
                 if not answer.is_done:
                     chosen.append((best, row))
@@ -114,6 +129,23 @@ class Rollback:
         except BaseException:
             candidates.rows.end_steering()
             raise
+
+    def _objects(self, candidates: CandidateBatch, first: int, n_kept: int) -> bool:
+        """Whether the anchor objects to an answer: its first candidate refuses, or is missing, or no verdict is to be had."""
+        is_missing = self._answers.judge_is_lost or not candidates.rows.active[first]
+        return is_missing or self._refuses(candidates, first, n_kept)
+
+    def _refuses(self, candidates: CandidateBatch, candidate: int, n_kept: int) -> bool:
+        """Whether a candidate refuses by its words."""
+        return refuses(self._answers.seen_bytes_of(candidates.rows.ids(candidate)[n_kept:]).decode(errors="replace"))
+
+    def _keep(self, batch: RowBatch, rows: list[int]) -> None:
+        """Commit what some rows hold although it was flagged."""
+        for row in rows:
+            answer, (ids, text), has_ended = batch.answers[row], self._answers.written(batch, row), batch.ends[row] is not None
+            batch.active[row] = not has_ended
+            answer.judged_prefixes = [replace(each, passes=each.passes or each.ids == ids) for each in answer.judged_prefixes]
+            self._answers.commit(batch, row, ids, text, answer.candidate_harm[0], is_done=has_ended)
 
     def _take_back(self, batch: RowBatch, rows: list[int], n_kept: int) -> None:
         """Take back the tokens of some rows after the first `n_kept`."""
@@ -193,14 +225,16 @@ class Rollback:
         candidates: CandidateBatch,
         own_rows: range,
         harms: dict[int, float],
+        given: list[int],
         best: int | None,
     ) -> None:
-        """Add a rollback to the trace of its answer, whose candidates are the rows `own_rows`."""
+        """Add a rollback to the trace of its answer, whose candidates are the rows `own_rows`; only those `given` may pass."""
         records = []
         for candidate in own_rows:
             if candidate in harms:
                 ids, divergences = candidates.rows.ids(candidate), candidates.rows.divergences[candidate]
-                passes, logp = self._policy.passes(harms[candidate]), candidates.logp[candidate]
+                passes = candidate in given and self._policy.passes(harms[candidate])
+                logp = candidates.logp[candidate]
                 records.append(CandidateRecord(ids[n_kept:], divergences[n_kept : len(ids)], harms[candidate], passes, logp))
         ids, number = batch.ids(row), None if best is None else 1 + best - own_rows.start
         divergences = batch.divergences[row][n_kept : len(ids)]
