@@ -11,7 +11,7 @@ from rich.console import Console
 from transformers import TextIteratorStreamer
 
 from hf_alignbeam import AnchorLogitsProcessor
-from hf_alignbeam.cli import explain_picture as picture
+from hf_alignbeam.cli.explanation import picture
 from hf_alignbeam.cli.explanation.explained import (
     Candidate,
     Explanation,

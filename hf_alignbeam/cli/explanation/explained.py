@@ -1,6 +1,6 @@
 """One answer explained: how far steering moved each token, what the judge read, and which candidates were tried.
 
-Knows what is recorded while an answer is generated, and how to print it. `explain_picture` draws it.
+Knows what is recorded while an answer is generated, and how to print it. `picture` draws it.
 """
 
 import math
