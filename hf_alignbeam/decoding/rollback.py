@@ -80,8 +80,7 @@ class Rollback:
     def replace(self, batch: RowBatch, rows: list[int], n_kept: int, n_next: int | None) -> RowBatch | None:
         """Roll back some rows, and continue each answer with its best passing candidate, or end it with the fallback.
 
-        The anchor objects to an answer where its first candidate refuses. Then a candidate in doubt passes only if it refuses as
-        well. Where it does not object, flagged text in doubt stays.
+        Flagged text in doubt stays where its first candidate does not refuse. A candidate in doubt passes only if it refuses.
 
         Args:
             batch: The batch of the rows.
@@ -104,16 +103,14 @@ class Rollback:
             own_rows = {row: range(n * n_candidates, (n + 1) * n_candidates) for n, row in enumerate(rows)}
             for row in rows:
                 batch.answers[row].candidate_harm[1:] = [harms.get(candidate, math.nan) for candidate in own_rows[row]]
-            objects = {row: self._objects(candidates, own_rows[row][0], n_kept) for row in rows}
-            kept = [row for row in rows if not objects[row] and self._policy.is_in_doubt(batch.answers[row].candidate_harm[0])]
+            kept = [row for row in rows if self._stays(batch.answers[row], candidates, own_rows[row][0], n_kept)]
             self._keep(batch, kept)
             replaced = [row for row in rows if row not in kept]
             self._take_back(batch, replaced, n_kept)
             for row in replaced:
                 answer = batch.answers[row]
                 given = [candidate for candidate in own_rows[row] if candidate in harms]
-                if objects[row]:
-                    given = [c for c in given if self._policy.is_clear(harms[c]) or self._refuses(candidates, c, n_kept)]
+                given = [c for c in given if self._policy.is_clear(harms[c]) or self._refuses(candidates, c, n_kept)]
                 best = self._best(given, harms, candidates.logp)
                 if self._answers.is_traced:
                     self._record(batch, row, n_kept, candidates, own_rows[row], harms, given, best)
@@ -130,10 +127,10 @@ class Rollback:
             candidates.rows.end_steering()
             raise
 
-    def _objects(self, candidates: CandidateBatch, first: int, n_kept: int) -> bool:
-        """Whether the anchor objects to an answer: its first candidate refuses, or is missing, or no verdict is to be had."""
-        is_missing = self._answers.judge_is_lost or not candidates.rows.active[first]
-        return is_missing or self._refuses(candidates, first, n_kept)
+    def _stays(self, answer: Answer, candidates: CandidateBatch, first: int, n_kept: int) -> bool:
+        """Whether a flagged text stays: its verdict is in doubt, and the first of its candidates exists and does not refuse."""
+        is_open = self._policy.is_in_doubt(answer.candidate_harm[0]) and candidates.rows.active[first]
+        return is_open and not self._answers.judge_is_lost and not self._refuses(candidates, first, n_kept)
 
     def _refuses(self, candidates: CandidateBatch, candidate: int, n_kept: int) -> bool:
         """Whether a candidate refuses by its words."""
