@@ -25,6 +25,7 @@ def bench(
     build: Annotated[bool, Option("--build", help="Cost of building a guard: first, again, in a later process.")] = False,
     model: Annotated[str | None, Option(help="With --speed or --fidelity: a pair's target, a folder or a Hub id.")] = None,
     anchor: Annotated[str | None, Option(help="With --model: its anchor.")] = None,
+    compiled: Annotated[bool, Option("--compiled", help="With --speed and --model: compile both models' forwards.")] = False,
     tokenizer: Annotated[str, Option(help="Realistic shapes: the target's tokenizer.")] = "Qwen/Qwen3-0.6B",
     anchor_tokenizer: Annotated[str, Option(help="Realistic shapes: the anchor's tokenizer.")] = "meta-llama/Llama-3.2-1B",
     text: Annotated[Path | None, Option(help="Realistic shapes: a text to generate. Default: Python's docstrings.")] = None,
@@ -42,6 +43,8 @@ def bench(
         )
     if bool(model) != bool(anchor) or (model and not (speed or fidelity)):
         raise typer.BadParameter("give --model together with --anchor, and with --speed or --fidelity")
+    if compiled and not (speed and model):
+        raise typer.BadParameter("give --compiled with --speed, --model and --anchor")
     if fidelity and model and anchor:
         from hf_alignbeam.benchmarks.pairs.sampled_fidelity import run as measure_pair_fidelity
 
@@ -57,7 +60,7 @@ def bench(
     elif speed and model and anchor:
         from hf_alignbeam.benchmarks.pairs.steered_steps import run as measure_pair
 
-        measure_pair(model, anchor, device, dtype)
+        measure_pair(model, anchor, device, dtype, compiled)
     elif speed:
         from hf_alignbeam.benchmarks.step_cost import run as measure_speed
 

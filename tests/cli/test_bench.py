@@ -88,6 +88,7 @@ def test_speed_of_a_real_pair_is_against_both_models_alone(monkeypatch, capsys):
         assert float(row["times target + anchor"]) == pytest.approx(float(row["step, ms"]) / both, rel=0.1)
         assert float(row["anchor forwards a step"]) >= 1.0
     assert run("bench", "--speed", "--model", TARGET).exit_code == 2
+    assert run("bench", "--speed", "--compiled").exit_code == 2
 
 
 def test_build_measures_a_guard_first_again_and_in_a_later_process(capsys):

@@ -58,13 +58,17 @@ class Pair:
         model, anchor: A folder or a Hub id of each.
         device: Where they go, as torch names it.
         dtype: The dtype of their weights, as torch names it.
+        is_compiled: Whether their forwards are compiled.
     """
 
-    def __init__(self, model: str, anchor: str, device: str, dtype: str):
+    def __init__(self, model: str, anchor: str, device: str, dtype: str, is_compiled: bool = False):
         self.models: list[Any] = [
             load_model(name, dtype=as_dtype(dtype), device=torch.device(device)) for name in (model, anchor)
         ]
         self.tokenizers: list[PreTrainedTokenizerBase] = [load_tokenizer(name, padding_side="left") for name in (model, anchor)]
+        self.is_compiled = is_compiled
+        for each in self.models if is_compiled else []:
+            each.forward = torch.compile(each.forward, dynamic=True)
 
     def guard(self) -> AnchorLogitsProcessor:
         """A processor that steers every token of every answer, and has seen no word yet."""
@@ -100,11 +104,11 @@ class Pair:
         return ids
 
 
-def run(model: str, anchor: str, device: str, dtype: str) -> None:
+def run(model: str, anchor: str, device: str, dtype: str, is_compiled: bool = False) -> None:
     """Print two lines for each batch size: for words that the guard has not seen, and for the same words again."""
     console = Console(width=200)
     with report_user_errors():
-        pair = Pair(model, anchor, device, dtype)
+        pair = Pair(model, anchor, device, dtype, is_compiled)
         pair.guard()
     asked = conversations()
     tell(console, *table_head(COLUMNS))
@@ -113,9 +117,9 @@ def run(model: str, anchor: str, device: str, dtype: str) -> None:
         for cells in measured(pair, batches):
             tell(console, table_row([str(n_rows), *cells]))
     console.print(
-        f"\n{device_name(torch.device(device))}, {dtype}, {torch.get_num_threads()} threads; {N_STEPS} tokens of each answer, "
-        "all steered. Alone: the means of a run before and one after. Own work: what is left of a step without both models' "
-        "forwards and what `generate` itself takes with the target alone."
+        f"\n{device_name(torch.device(device))}, {dtype}{', compiled' * is_compiled}, {torch.get_num_threads()} threads; "
+        f"{N_STEPS} tokens of each answer, all steered. Alone: the means of a run before and one after. Own work: what is left "
+        "of a step without both models' forwards and what `generate` itself takes with the target alone."
     )
 
 
@@ -130,6 +134,8 @@ def measured(pair: Pair, batches: Batches) -> list[list[str]]:
     n_steps = N_STEPS * len(batches)
     for number in (0, 1):
         pair.generate(batches[:1], number=number)  # what torch sets up at a first forward is no cost of a step
+    if pair.is_compiled:
+        pair.generate(batches, pair.guard())  # nor is compiling what other shapes need
     before = [pair.generate(batches, number=number) for number in (0, 1)]
     guard = pair.guard()
     guarded = {words: pair.generate(batches, guard) for words in ("first use", "known")}
