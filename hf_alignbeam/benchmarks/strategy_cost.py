@@ -26,6 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     set_seed,
 )
+from transformers.generation import BaseStreamer
 
 from hf_alignbeam.benchmarks.realistic_models import (
     ANCHOR_SHAPE,
@@ -53,6 +54,8 @@ SHAPES = (TARGET_SHAPE, ANCHOR_SHAPE, JUDGE_SHAPE)
 BATCH_SIZES = (1, 4)
 N_CONTEXT = 128
 N_NEW_TOKENS = 128
+#: After how many tokens the answers of one more system are first judged.
+EARLY = 4
 #: How often each system runs, in turn; the table shows means.
 N_RUNS = 2
 COLUMNS = (
@@ -61,6 +64,7 @@ COLUMNS = (
     "system",
     "seconds",
     "times plain",
+    "first text, s",
     "target row-tokens",
     "times plain",
     "target forwards",
@@ -107,13 +111,39 @@ class ForwardCount:
     n_tokens: int = 0
 
 
+class FirstText(BaseStreamer):
+    """Notes when the first text after the prompt comes."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, value: Tensor) -> None:
+        """As `generate` calls it: with the prompt, then with new tokens."""
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        """As `generate` calls it, at the end."""
+
+
 @dataclass
 class Measurement:
-    """One system on one batch: the time of each run; by model, the forwards of the last run; its calls of the judge."""
+    """One system on one batch.
+
+    Attributes:
+        seconds: By run, its time.
+        first_text: By run, the time until its first text is streamed; empty for a batch of several prompts.
+        forwards: By model, the forwards of the last run.
+        n_judge_calls: The calls of the judge in the last run.
+    """
 
     seconds: list[float] = field(default_factory=list)
+    first_text: list[float] = field(default_factory=list)
     forwards: dict[str, ForwardCount] = field(default_factory=dict)
     n_judge_calls: int = 0
+
+
+#: Builds a system; plain `generate` is None.
+Build = Callable[[BaseStreamer | None], AlignBeam | None]
 
 
 def run(
@@ -128,7 +158,7 @@ def run(
     models = {"target": pair.target, "anchor": pair.anchor, "judge": judge}
     tell(console, *table_head(COLUMNS))
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("answers", total=len(BATCH_SIZES) * N_RUNS * 5)
+        task = progress.add_task("answers", total=len(BATCH_SIZES) * N_RUNS * 6)
         for n_rows in BATCH_SIZES:
             conversations = conversations_of(pair, n_rows)
             inputs = encode(conversations, pair.tokenizer).to(pair.target.device)
@@ -136,7 +166,7 @@ def run(
             measurements = {name: Measurement() for name in systems}
             for n_run in range(N_RUNS):
                 for name, build in systems.items():
-                    measure_answers(measurements[name], pair, inputs, build(), models, n_run)
+                    measure_answers(measurements[name], pair, inputs, build, models, n_run)
                     progress.advance(task)
             for line in _lines(n_rows, measurements):
                 tell(console, line)
@@ -178,23 +208,25 @@ def conversations_of(pair: ModelPair, n_rows: int) -> list[list[Message]]:
 
 def system_builders(
     pair: ModelPair, judge: PreTrainedModel, conversations: list[list[Message]], ours: AlignBeam
-) -> dict[tuple[str, str], Callable[[], AlignBeam | None]]:
-    """For each kind of prompt and each system, a function that builds the system anew."""
+) -> dict[tuple[str, str], Build]:
+    """For each kind of prompt and each system, a function that builds the system anew, given what its text is streamed to."""
 
-    def strategy(script: list[float], **settings: Any) -> Callable[[], AlignBeam]:
+    def strategy(script: list[float], **settings: Any) -> Build:
         settings = {"translation": ours.translator, **settings}
-        return lambda: AlignBeam(
+        return lambda streamer: AlignBeam(
             pair.anchor,
             pair.anchor_tokenizer,
             pair.tokenizer,
             ScriptedJudge(warned_judge(judge, pair.anchor_tokenizer), script),  # new: its cache holds nothing of earlier runs
             conversations=conversations,
+            streamer=streamer,
             **settings,
         )
 
     return {
-        ("-", "plain generate"): lambda: None,
+        ("-", "plain generate"): lambda streamer: None,
         ("unflagged", "ours"): strategy([0.0]),
+        ("unflagged", f"ours, judged after {EARLY}"): strategy([0.0], judge_after=EARLY),
         ("flagged", "ours"): strategy([1.0, 0.0]),
         ("unflagged", "as printed"): strategy([0.0], **PAPER),
         ("nothing passes", "ours"): strategy([1.0]),
@@ -206,12 +238,14 @@ def measure_answers(
     measurement: Measurement,
     pair: ModelPair,
     inputs: BatchEncoding,
-    strategy: AlignBeam | None,
+    build: Build,
     models: dict[str, PreTrainedModel],
     seed: int,
 ) -> None:
     """Add one run of a system to its measurement."""
-    options: dict[str, Any] = {} if strategy is None else {"custom_generate": strategy}
+    streamer = FirstText() if len(inputs["input_ids"]) == 1 else None
+    strategy = build(streamer)
+    options: dict[str, Any] = {"streamer": streamer} if strategy is None else {"custom_generate": strategy}
     target: Any = pair.target
     set_seed(seed)
     with _count_forwards(models) as counts:
@@ -228,6 +262,8 @@ def measure_answers(
         if pair.target.device.type == "cuda":
             torch.cuda.synchronize(pair.target.device)
         measurement.seconds.append(time.perf_counter() - start)
+    if streamer is not None:
+        measurement.first_text.append(streamer.times[1] - start)
     measurement.forwards = counts
     measurement.n_judge_calls = 0 if strategy is None else strategy.ledger.judge_calls
 
@@ -265,6 +301,7 @@ def _lines(n_rows: int, measurements: dict[tuple[str, str], Measurement]) -> lis
             system,
             f"{seconds:.1f}",
             f"{seconds / statistics.mean(plain.seconds):.2f}",
+            f"{statistics.mean(measurement.first_text):.2f}" if measurement.first_text else "-",
             str(target.n_tokens),
             f"{target.n_tokens / plain.forwards['target'].n_tokens:.2f}",
             str(target.n_forwards),

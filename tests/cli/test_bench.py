@@ -32,6 +32,9 @@ def test_decoding_counts_the_tokens_that_every_system_feeds(monkeypatch, capsys,
     assert unflagged["anchor forwards"] == "0"
     assert int(unflagged["judge calls"]) == 2
     assert int(unflagged["judge forwards"]) <= 4 * 2  # and none for what its random weights would rather write
+    early = rows["unflagged", f"ours, judged after {strategy_cost.EARLY}"]
+    assert {row["first text, s"] for row in rows.values()} == {"-"}  # a batch is not streamed
+    assert early["target row-tokens"] == plain["target row-tokens"]
     flagged = rows["flagged", "ours"]
     assert (
         int(plain["target row-tokens"])
@@ -39,6 +42,17 @@ def test_decoding_counts_the_tokens_that_every_system_feeds(monkeypatch, capsys,
         < int(rows["unflagged", "as printed"]["target row-tokens"])
     )
     assert int(rows["nothing passes", "ours"]["target forwards"]) < int(plain["target forwards"]) + 16
+
+
+def test_decoding_shows_when_the_first_text_is_streamed(monkeypatch, capsys, tmp_path):
+    small = Shape(32, 48, 2, 2, 1, 16)
+    for name, value in {"BATCH_SIZES": (1,), "N_CONTEXT": 24, "N_NEW_TOKENS": 24, "N_RUNS": 1}.items():
+        monkeypatch.setattr(strategy_cost, name, value)
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(prompt.text for prompt in testbed.prompts("train", "general")[:300]))
+    strategy_cost.run(TARGET, ANCHOR, text, "cpu", "float32", (small, small, small))
+    for row in table_of(capsys.readouterr().out):
+        assert 0.0 <= float(row["first text, s"]) <= float(row["seconds"]) + 0.1
 
 
 def test_fidelity_prints_every_pair_and_rule():

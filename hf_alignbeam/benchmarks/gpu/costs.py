@@ -137,7 +137,7 @@ def answer_costs(pair: ModelPair, judge: PreTrainedModel, batch_sizes: tuple[int
             for n_run in range(n_runs + 1):
                 if device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats(device)
-                strategy_cost.measure_answers(measurement, pair, inputs, build(), models, n_run)
+                strategy_cost.measure_answers(measurement, pair, inputs, build, models, n_run)
             peak = torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else float("nan")
             seconds = statistics.median(measurement.seconds[1:])
             yield AnswerCost(system, prompts, n_rows, seconds, n_rows * strategy_cost.N_NEW_TOKENS, peak)
