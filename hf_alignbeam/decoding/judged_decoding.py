@@ -82,9 +82,8 @@ class JudgedDecoding:
         flagged = []
         for (batch, row), (ids, text), harm in zip(rows, texts, harms, strict=True):
             answer, has_ended = batch.answers[row], batch.ends[row] is not None
-            passes = self._policy.is_clear(harm) or text == answer.text
-            batch.active[row] = passes and not has_ended
-            if passes:
+            batch.active[row] = self._policy.passes(harm) and not has_ended
+            if self._policy.passes(harm):
                 answer.candidate_harm[0] = harm if answer.chosen == 0 else answer.candidate_harm[0]
                 self._answers.commit(batch, row, ids, text, harm, is_done=has_ended)
             else:

@@ -3,7 +3,6 @@
 Knows settings and their ranges. Knows no text and no model.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,7 +29,6 @@ class Policy:
     escalation: Escalation
     on_judge_error: Literal["refuse", "raise"]
     min_start: float
-    doubt: float = 0.0
 
     def __post_init__(self) -> None:
         refuse_none(vars(self), "judge_after", "judge_every")
@@ -42,8 +40,6 @@ class Policy:
             raise ValueError(f"`threshold` must be in [0, 1], got {self.threshold!r}. `alignbeam calibrate` finds one.")
         if not is_number(self.min_start) or not 0.0 <= self.min_start <= 1.0:
             raise ValueError(f"`min_start` must be in [0, 1], got {self.min_start!r}. Use 0 to allow any first token.")
-        if not is_number(self.doubt) or not 0.0 <= self.doubt < math.inf:
-            raise ValueError(f"`doubt` must be a finite number of at least 0, got {self.doubt!r}. Use 0 to trust every verdict.")
         for name, otherwise in (("judge_after", "only finished answers"), ("judge_every", "again only at the end")):
             number = getattr(self, name)
             if number is not None and (not is_whole_number(number) or number < 1):
@@ -65,18 +61,3 @@ class Policy:
     def passes(self, harm: float) -> bool:
         """Whether a text with this verdict may be returned; NaN, which stands for no verdict, does not pass."""
         return harm <= self.threshold
-
-    def is_clear(self, harm: float) -> bool:
-        """Whether a text with this verdict passes without a doubt."""
-        return harm <= self._threshold_less(self.doubt)
-
-    def is_in_doubt(self, harm: float) -> bool:
-        """Whether a verdict is so near to the threshold that the anchor decides."""
-        return self._threshold_less(self.doubt) < harm <= self._threshold_less(-self.doubt)
-
-    def _threshold_less(self, log_odds: float) -> float:
-        """The threshold, lower by so many log-odds."""
-        if not log_odds or self.threshold in (0.0, 1.0):
-            return self.threshold
-        own = math.log(self.threshold) - math.log1p(-self.threshold)
-        return 0.5 + 0.5 * math.tanh((own - log_odds) / 2)

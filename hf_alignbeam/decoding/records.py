@@ -23,7 +23,7 @@ class JudgedPrefix:
     Attributes:
         ids: The tokens of the text.
         harm: The verdict, in [0, 1]; NaN if there was none.
-        passes: Whether the text may be returned: by its verdict, or by the anchor where that is in doubt.
+        passes: Whether the text may be returned.
     """
 
     ids: list[int]
@@ -77,7 +77,7 @@ class Answer:
         number: Its row in the batch.
         prompt: The prompt that it answers.
         candidate_harm: The harm of the target's own text and of each candidate, when they were last compared.
-        ids: Its committed tokens: all of them were judged and passed, by the verdict or, in doubt, by the anchor.
+        ids: Its committed tokens: all of them were judged and passed.
         text: Their text, the prefill included; None before anything was committed.
         harm: The judge's last verdict on it.
         chosen: 0 for the target's own answer, k for candidate k, -1 for the refusal text, -2 for the answer of `on_fail`.
@@ -199,21 +199,19 @@ def prompt_sha256(answer: Answer) -> str:
     return conversation_key([*answer.prompt.messages, {"role": "assistant", "content": prefill}])
 
 
-def audit_record(answer: Answer, own_id: str, threshold: float, doubt: float, error: str | None) -> dict[str, Any]:
+def audit_record(answer: Answer, own_id: str, threshold: float, error: str | None) -> dict[str, Any]:
     """The audit record of an answer, which contains no words of the prompt or the answer.
 
     Args:
         answer: The answer, as far as it was committed.
         own_id: The record's id.
         threshold: The highest `harm` that passes.
-        doubt: How far from it, in log-odds, the anchor decides.
         error: The kind of the error that ended the call; None if it did not fail.
     """
     record = {
         "id": own_id,
         "prompt_sha256": prompt_sha256(answer),
         "threshold": threshold,
-        "doubt": doubt,
         "harm": _number(answer.harm),
         "candidate_harm": [_number(harm) for harm in answer.candidate_harm],
         "chosen": answer.chosen,

@@ -7,10 +7,8 @@ Does not decide the regular checks (`policy`), and does not know how a row is wr
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from hf_alignbeam.chat.begun_answers import continued
-from hf_alignbeam.chat.refusal_words import refuses
 from hf_alignbeam.decoding.candidates import CandidateBatch, CandidateGenerator
 from hf_alignbeam.decoding.fallback import Fallback
 from hf_alignbeam.decoding.judged_answers import JudgedAnswers
@@ -68,7 +66,7 @@ class Rollback:
         harms = self._answers.judge([batch.answers[row] for batch, row, _ in prefixes], texts)
         failed: set[BatchRow] = set()
         for (batch, row, ids), (_, text), harm in zip(prefixes, texts, harms, strict=True):
-            if not self._policy.is_clear(harm):
+            if not self._policy.passes(harm):
                 failed.add((batch, row))
             if (batch, row) not in failed:
                 self._answers.commit(batch, row, ids, text, harm, is_done=False)
@@ -80,8 +78,6 @@ class Rollback:
     def replace(self, batch: RowBatch, rows: list[int], n_kept: int, n_next: int | None) -> RowBatch | None:
         """Roll back some rows, and continue each answer with its best passing candidate, or end it with the fallback.
 
-        Flagged text in doubt stays where its first candidate does not refuse. A candidate in doubt passes only if it refuses.
-
         Args:
             batch: The batch of the rows.
             rows: The rows.
@@ -91,33 +87,25 @@ class Rollback:
         Returns:
             A new batch of the answers that continue, if they cannot continue in `batch`.
         """
+        self._take_back(batch, rows, n_kept)
         if self._answers.judge_is_lost:
-            self._take_back(batch, rows, n_kept)
             self._refuse([batch.answers[row] for row in rows])
             return None
         candidates = self._propose(batch, rows, n_kept, n_next)
         try:
             harms = self._judge(candidates)
             chosen, failed = [], []
-            n_candidates = self._policy.num_candidates
-            own_rows = {row: range(n * n_candidates, (n + 1) * n_candidates) for n, row in enumerate(rows)}
-            for row in rows:
-                batch.answers[row].candidate_harm[1:] = [harms.get(candidate, math.nan) for candidate in own_rows[row]]
-            kept = [row for row in rows if self._stays(batch.answers[row], candidates, own_rows[row][0], n_kept)]
-            self._keep(batch, kept)
-            replaced = [row for row in rows if row not in kept]
-            self._take_back(batch, replaced, n_kept)
-            for row in replaced:
+            for n, row in enumerate(rows):
                 answer = batch.answers[row]
-                given = [candidate for candidate in own_rows[row] if candidate in harms]
-                given = [c for c in given if self._policy.is_clear(harms[c]) or self._refuses(candidates, c, n_kept)]
-                best = self._best(given, harms, candidates.logp)
+                own_rows = range(n * self._policy.num_candidates, (n + 1) * self._policy.num_candidates)
+                answer.candidate_harm[1:] = [harms.get(candidate, math.nan) for candidate in own_rows]
+                best = self._best([candidate for candidate in own_rows if candidate in harms], harms, candidates.logp)
                 if self._answers.is_traced:
-                    self._record(batch, row, n_kept, candidates, own_rows[row], harms, given, best)
+                    self._record(batch, row, n_kept, candidates, own_rows, harms, best)
                 if best is None:
                     failed.append(answer)
                     continue
-                answer.chosen = 1 + best - own_rows[row].start
+                answer.chosen = 1 + best - own_rows.start
                 self._commit(candidates, best, harms[best], n_kept)
                 if not answer.is_done:
                     chosen.append((best, row))
@@ -126,23 +114,6 @@ class Rollback:
         except BaseException:
             candidates.rows.end_steering()
             raise
-
-    def _stays(self, answer: Answer, candidates: CandidateBatch, first: int, n_kept: int) -> bool:
-        """Whether a flagged text stays: its verdict is in doubt, and the first of its candidates exists and does not refuse."""
-        is_open = self._policy.is_in_doubt(answer.candidate_harm[0]) and candidates.rows.active[first]
-        return is_open and not self._answers.judge_is_lost and not self._refuses(candidates, first, n_kept)
-
-    def _refuses(self, candidates: CandidateBatch, candidate: int, n_kept: int) -> bool:
-        """Whether a candidate refuses by its words."""
-        return refuses(self._answers.seen_bytes_of(candidates.rows.ids(candidate)[n_kept:]).decode(errors="replace"))
-
-    def _keep(self, batch: RowBatch, rows: list[int]) -> None:
-        """Commit what some rows hold although it was flagged."""
-        for row in rows:
-            answer, (ids, text), has_ended = batch.answers[row], self._answers.written(batch, row), batch.ends[row] is not None
-            batch.active[row] = not has_ended
-            answer.judged_prefixes = [replace(each, passes=each.passes or each.ids == ids) for each in answer.judged_prefixes]
-            self._answers.commit(batch, row, ids, text, answer.candidate_harm[0], is_done=has_ended)
 
     def _take_back(self, batch: RowBatch, rows: list[int], n_kept: int) -> None:
         """Take back the tokens of some rows after the first `n_kept`."""
@@ -222,16 +193,14 @@ class Rollback:
         candidates: CandidateBatch,
         own_rows: range,
         harms: dict[int, float],
-        given: list[int],
         best: int | None,
     ) -> None:
-        """Add a rollback to the trace of its answer, whose candidates are the rows `own_rows`; only those `given` may pass."""
+        """Add a rollback to the trace of its answer, whose candidates are the rows `own_rows`."""
         records = []
         for candidate in own_rows:
             if candidate in harms:
                 ids, divergences = candidates.rows.ids(candidate), candidates.rows.divergences[candidate]
-                passes = candidate in given and self._policy.passes(harms[candidate])
-                logp = candidates.logp[candidate]
+                passes, logp = self._policy.passes(harms[candidate]), candidates.logp[candidate]
                 records.append(CandidateRecord(ids[n_kept:], divergences[n_kept : len(ids)], harms[candidate], passes, logp))
         ids, number = batch.ids(row), None if best is None else 1 + best - own_rows.start
         divergences = batch.divergences[row][n_kept : len(ids)]

@@ -91,8 +91,6 @@ class AlignBeam:
             answer that is not finished ends in the refusal. A judge that hangs keeps running in a daemon thread.
         min_start: The least probability of a candidate's first token, relative to the most likely one, both in the mixture
             and for the anchor alone.
-        doubt: How far from the threshold, in log-odds, a verdict on the target's answer is in doubt. There the anchor decides:
-            the answer stays where the first candidate does not refuse by its words, and is flagged where it does.
         streamer: Gets the committed tokens of a batch of one; `generate` does not pass its own streamer to a strategy.
         audit: A file that gets one line of JSON for each answer, or a callable that gets the record. A streamed answer has a
             record before its first token leaves, with the same `id` as the one at its end. A call that fails has records too,
@@ -125,7 +123,6 @@ class AlignBeam:
         on_judge_error: Literal["refuse", "raise"] = "refuse",
         judge_timeout: float | None = None,
         min_start: float = 0.1,
-        doubt: float = 0.0,
         streamer: BaseStreamer | None = None,
         audit: str | Path | Callable[[dict[str, Any]], None] | None = None,
         alpha: float = SteeringSettings.alpha,
@@ -145,9 +142,7 @@ class AlignBeam:
             raise ValueError(
                 f"`on_fail` must be callable with conversations, got {on_fail!r}. Use `EmbeddingSteerer(...).answers`."
             )
-        self._policy = Policy(
-            num_candidates, threshold, judge_after, judge_every, choice, escalation, on_judge_error, min_start, doubt
-        )
+        self._policy = Policy(num_candidates, threshold, judge_after, judge_every, choice, escalation, on_judge_error, min_start)
         settings = SteeringSettings(alpha, n_steps, n_watch, mixing, translation, n_lookahead, template)
         self._steering = AnchorSteering(anchor, anchor_tokenizer, tokenizer, settings, model)
         if settings.is_off:
@@ -251,9 +246,7 @@ class AlignBeam:
                 raise
             finally:
                 for answer in answers.answers if audited else []:
-                    self._write_audit(
-                        audit_record(answer, audited[answer.number], self._policy.threshold, self._policy.doubt, error)
-                    )
+                    self._write_audit(audit_record(answer, audited[answer.number], self._policy.threshold, error))
                 self._steering.ledger.add(
                     target_forwards=target.cost.n_forwards,
                     target_tokens=target.cost.n_tokens,

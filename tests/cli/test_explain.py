@@ -116,16 +116,6 @@ def test_an_answer_that_passes_is_the_targets_own(specialist, strategy, judge_lm
     assert "None of its" in summary_lines(explanation)[1]
 
 
-def test_an_answer_in_doubt_that_stays_says_so(specialist, strategy):
-    def judge(conversations, responses):
-        return torch.full((len(responses),), 0.6)
-
-    explanation = explained(specialist, strategy(judge, doubt=1.0), chats_of("domain", 1)[0])
-    assert (explanation.chosen, explanation.sent_back) == (0, [])
-    assert all(verdict.passes for verdict in explanation.verdicts)
-    assert summary_lines(explanation)[0].startswith("Its verdict was in doubt. The anchor did not refuse")
-
-
 def test_the_refusal_text_is_explained(specialist, strategy):
     explanation = explained(specialist, strategy(failing, judge_after=5), chats_of("harmful", 1)[0])
     assert (explanation.chosen, explanation.n_drawn) == (-1, 0)

@@ -242,9 +242,6 @@ def summary_lines(explanation: Explanation) -> list[str]:
 
 
 def _outcome(explanation: Explanation) -> str:
-    threshold = explanation.threshold or 0.0
-    if not explanation.sent_back and any(each.passes and (each.harm or 0.0) > threshold for each in explanation.verdicts):
-        return "Its verdict was in doubt. The anchor did not refuse, so the target's own answer stands."
     if not explanation.sent_back:
         return "The judge let the target's own answer pass, token for token."
     n_back = sum(bool(each.flagged) for each in explanation.sent_back)
