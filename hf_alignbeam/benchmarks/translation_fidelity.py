@@ -36,8 +36,10 @@ PAIRS = (
     ("anchor-letters", "specialist"),
     ("anchor", "specialist-letters"),
 )
-#: The columns: a rule and its look-ahead, in anchor forwards.
-RULES: tuple[tuple[TranslationRule, int], ...] = (
+#: Rules, each with its look-ahead in anchor forwards.
+Rules = Sequence[tuple[TranslationRule, int]]
+#: The columns.
+RULES: Rules = (
     ("exact", 0),
     ("drop", 0),
     ("first", 0),
@@ -91,7 +93,7 @@ def run(folder: Path | None, split: str, n_contexts: int) -> None:
         f"Language {language.seed}, {split} split. Mean total variation to the exact translation, by enumeration, and in "
         "brackets its 90th percentile; `bytes` with its forwards of look-ahead.\n"
     )
-    lines = table_head(["anchor", "target", "contexts", "n", "left out", *rule_names(), "most unresolved"])
+    lines = table_head(["anchor", "target", "contexts", "n", "left out", *rule_names(RULES), "most unresolved"])
     for names in pairs:
         (anchor, anchor_tokenizer), (target, target_tokenizer) = (loaded[name] for name in names)
         translator = VocabularyTranslator(anchor_tokenizer, target_tokenizer)
@@ -100,15 +102,15 @@ def run(folder: Path | None, split: str, n_contexts: int) -> None:
     tell(console, *lines)
 
 
-def rule_names() -> list[str]:
+def rule_names(rules: Rules) -> list[str]:
     """The columns of `distances`."""
-    return [f"bytes, {n}" if rule == "bytes" else rule for rule, n in RULES]
+    return [f"bytes, {n}" if rule == "bytes" else rule for rule, n in rules]
 
 
-def distances(pair: TranslationPair, context: Context, exact: Tensor) -> list[float]:
+def distances(pair: TranslationPair, context: Context, exact: Tensor, rules: Rules) -> list[float]:
     """The total variation between each rule's translation and the exact one (V,)."""
     translator = pair.translator
-    translations = (translated(pair, with_rule(translator, rule), context, n) for rule, n in RULES)
+    translations = (translated(pair, with_rule(translator, rule), context, n) for rule, n in rules)
     return [total_variation(prob[: len(exact)], exact, translator) for prob in translations]
 
 
@@ -130,7 +132,7 @@ def _lines(pair: TranslationPair, language: Language, split: str, n_contexts: in
         if exact is None or exact.unresolved > MAX_UNRESOLVED:
             n_left_out += 1
             continue
-        measured = exact, distances(pair, context, exact.prob)
+        measured = exact, distances(pair, context, exact.prob, RULES)
         groups["all"].append(measured)
         if context.pending:
             groups["pending bytes"].append(measured)

@@ -15,12 +15,15 @@ from rich.progress import track
 from hf_alignbeam.benchmarks.exact_translation import AnswerPoint, sampled_translation
 from hf_alignbeam.benchmarks.pairs.steered_steps import N_STEPS, Pair, conversations
 from hf_alignbeam.benchmarks.realistic_models import device_name
-from hf_alignbeam.benchmarks.translation_fidelity import Context, TranslationPair, distances, mean_and_tenth, rule_names
+from hf_alignbeam.benchmarks.translation_fidelity import Context, Rules, TranslationPair, distances, mean_and_tenth, rule_names
 from hf_alignbeam.chat.template_parser import TemplateParser
 from hf_alignbeam.chat.templates import encode_prompt
 from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
 from hf_alignbeam.evaluation.generation import encode
+from hf_alignbeam.steering.settings import SteeringSettings
 
+#: The columns: rules, each with its look-ahead in anchor forwards.
+RULES: Rules = (("first", 0), ("bytes", 0), ("bytes", SteeringSettings.n_lookahead))
 #: How many paths of each length are walked for one half of an estimate.
 N_PATHS = 100
 
@@ -46,11 +49,11 @@ def run(model: str, anchor: str, n_contexts: int, device: str, dtype: str) -> No
             n_left_out += 1
             continue
         of_halves = 0.5 * float((probs[0] - probs[1]).abs().sum())
-        measured.append([of_halves, *distances(both, context, torch.stack(probs).mean(0))])
+        measured.append([of_halves, *distances(both, context, torch.stack(probs).mean(0), RULES)])
     if not measured:
         console.print("No point of these answers has an exact translation: the target would write its tokens for no text.")
         return
-    tell(console, *table_head(["contexts", "left out", "between two halves", *rule_names()]))
+    tell(console, *table_head(["contexts", "left out", "between two halves", *rule_names(RULES)]))
     tell(console, table_row([str(len(measured)), str(n_left_out), *mean_and_tenth(measured)]))
     console.print(
         f"\n{device_name(torch.device(device))}, {dtype}; points of answers of up to {N_STEPS} tokens, half of them steered. "
