@@ -1,7 +1,7 @@
 """`alignbeam bench --fidelity --model A --anchor B`: the distance of every translation rule to the exact one, on real models.
 
-The exact translation is estimated twice, by paths of the anchor that are drawn by mass. The distance between both halves is
-what an exact rule would show as well.
+The exact translation is estimated twice, by paths of the anchor that are drawn by mass. From the mean of both halves an exact
+rule would be about half as far as the halves are from each other.
 """
 
 import random
