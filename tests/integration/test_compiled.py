@@ -8,7 +8,7 @@ from helpers.strategies import answer_ids
 
 from hf_alignbeam import AnchorLogitsProcessor
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # what torch's compiler warns of is its own
 
 
 @contextmanager
