@@ -48,7 +48,7 @@ class LookAhead:
                 data = (tokens[i] or b"").removeprefix(row.target_only_prefix) if i < len(tokens) else b""
                 longer = anchor.encode(row.text + data)
                 if data and mass > MIN_UNCERTAIN_MASS and longer[: len(path)] == path:
-                    following = longer[len(path) :][:1]
+                    following = longer[len(path) : len(path) + 1]
                     found[(*path, *following)] = mass * distribution.uncertainty(following, end, mass)
         return [each for each, mass in found.items() if mass > MIN_UNCERTAIN_MASS]
 

@@ -157,12 +157,12 @@ def run(
     ours = AlignBeam(pair.anchor, pair.anchor_tokenizer, pair.tokenizer, lambda c, r: torch.zeros(len(r)))
     models = {"target": pair.target, "anchor": pair.anchor, "judge": judge}
     tell(console, *table_head(COLUMNS))
+    batches = {n_rows: conversations_of(pair, n_rows) for n_rows in BATCH_SIZES}
+    systems_of = {n_rows: system_builders(pair, judge, batch, ours) for n_rows, batch in batches.items()}
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("answers", total=len(BATCH_SIZES) * N_RUNS * 6)
-        for n_rows in BATCH_SIZES:
-            conversations = conversations_of(pair, n_rows)
-            inputs = encode(conversations, pair.tokenizer).to(pair.target.device)
-            systems = system_builders(pair, judge, conversations, ours)
+        task = progress.add_task("answers", total=N_RUNS * sum(map(len, systems_of.values())))
+        for n_rows, systems in systems_of.items():
+            inputs = encode(batches[n_rows], pair.tokenizer).to(pair.target.device)
             measurements = {name: Measurement() for name in systems}
             for n_run in range(N_RUNS):
                 for name, build in systems.items():

@@ -18,15 +18,24 @@ def table_of(output):
     return [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
 
 
-def test_decoding_counts_the_tokens_that_every_system_feeds(monkeypatch, capsys, tmp_path):
-    """On models too small for its times to mean anything."""
-    small = Shape(32, 48, 2, 2, 1, 16)
-    for name, value in {"BATCH_SIZES": (2,), "N_CONTEXT": 24, "N_NEW_TOKENS": 24, "N_RUNS": 1}.items():
-        monkeypatch.setattr(strategy_cost, name, value)
-    text = tmp_path / "text.txt"
-    text.write_text(" ".join(prompt.text for prompt in testbed.prompts("train", "general")[:300]))
-    strategy_cost.run(TARGET, ANCHOR, text, "cpu", "float32", (small, small, small))
-    rows = {(row["prompts"], row["system"]): row for row in table_of(capsys.readouterr().out)}
+@pytest.fixture
+def decoding_rows(monkeypatch, capsys, tmp_path):
+    """The lines of `bench --decoding` for a batch, by prompts and system, on models too small for its times to mean anything."""
+
+    def run_batch(n_rows):
+        small = Shape(32, 48, 2, 2, 1, 16)
+        for name, value in {"BATCH_SIZES": (n_rows,), "N_CONTEXT": 24, "N_NEW_TOKENS": 24, "N_RUNS": 1}.items():
+            monkeypatch.setattr(strategy_cost, name, value)
+        text = tmp_path / "text.txt"
+        text.write_text(" ".join(prompt.text for prompt in testbed.prompts("train", "general")[:300]))
+        strategy_cost.run(TARGET, ANCHOR, text, "cpu", "float32", (small, small, small))
+        return {(row["prompts"], row["system"]): row for row in table_of(capsys.readouterr().out)}
+
+    return run_batch
+
+
+def test_decoding_counts_the_tokens_that_every_system_feeds(decoding_rows):
+    rows = decoding_rows(2)
     plain, unflagged = rows["-", "plain generate"], rows["unflagged", "ours"]
     assert unflagged["target row-tokens"] == plain["target row-tokens"]
     assert unflagged["anchor forwards"] == "0"
@@ -44,14 +53,10 @@ def test_decoding_counts_the_tokens_that_every_system_feeds(monkeypatch, capsys,
     assert int(rows["nothing passes", "ours"]["target forwards"]) < int(plain["target forwards"]) + 16
 
 
-def test_decoding_shows_when_the_first_text_is_streamed(monkeypatch, capsys, tmp_path):
-    small = Shape(32, 48, 2, 2, 1, 16)
-    for name, value in {"BATCH_SIZES": (1,), "N_CONTEXT": 24, "N_NEW_TOKENS": 24, "N_RUNS": 1}.items():
-        monkeypatch.setattr(strategy_cost, name, value)
-    text = tmp_path / "text.txt"
-    text.write_text(" ".join(prompt.text for prompt in testbed.prompts("train", "general")[:300]))
-    strategy_cost.run(TARGET, ANCHOR, text, "cpu", "float32", (small, small, small))
-    for row in table_of(capsys.readouterr().out):
+def test_decoding_shows_when_the_first_text_is_streamed(decoding_rows):
+    rows = decoding_rows(1)
+    assert len(rows) == 6
+    for row in rows.values():
         assert 0.0 <= float(row["first text, s"]) <= float(row["seconds"]) + 0.1
 
 
