@@ -20,8 +20,8 @@ from hf_alignbeam.inference.engines import Engine
 from hf_alignbeam.tokenization.vocabulary import complete_characters
 from hf_alignbeam.translation.translator import Translation, VocabularyTranslator
 
-#: A row with more anchor tokens than this commits the older half, which is then never retokenized.
-MAX_UNCOMMITTED = 24
+#: A row with more anchor tokens than this commits the older half for good; the second is for equal vocabularies, which need less.
+MAX_UNCOMMITTED, MAX_UNCOMMITTED_EQUAL = 24, 4
 #: At least this many tokens of a prefill stay uncommitted.
 MIN_UNCOMMITTED_PREFILL = 12
 #: Unused slots of the anchor's cache are dropped once there are more than this.
@@ -172,7 +172,7 @@ class Follower:
         if self._look_ahead is not None:
             foreseen = {i: self._look_ahead.foresee(rows[i], paths[i], target) for i, target in targets.items()}
         rows = self._feed(rows, paths, foreseen=foreseen)
-        self._states[self.n_written] = [self._commit(row) if len(row.path) > MAX_UNCOMMITTED else row for row in rows]
+        self._states[self.n_written] = [self._commit(row) for row in rows]
         self._drop_unused_slots()
 
     def _append(self, row: RowState, i: int | None) -> tuple[RowState, Path]:
@@ -260,9 +260,9 @@ class Follower:
         return replace(row, nodes=nodes)
 
     def _commit(self, row: RowState) -> RowState:
-        """Commit the older half of a row's tokens."""
-        n_tokens = len(row.path) // 2 if self._identity else self._n_committable(row)
-        if not n_tokens:
+        """Commit the older half of a long row's tokens: a batch keeps all its probabilities of each position not committed."""
+        is_long = len(row.path) > (MAX_UNCOMMITTED_EQUAL if self._identity else MAX_UNCOMMITTED)
+        if not is_long or not (n_tokens := len(row.path) // 2 if self._identity else self._n_committable(row)):
             return row
         head = row.path[:n_tokens]
         n_bytes, head_logp = len(row.nodes[head].text), row.nodes[head].path_logp

@@ -7,7 +7,7 @@ from helpers import reference
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from hf_alignbeam.anchor.covering import CoverDistribution, target_distributions
-from hf_alignbeam.anchor.follower import MAX_UNCOMMITTED, MAX_UNUSED_SLOTS, Follower, RowStart
+from hf_alignbeam.anchor.follower import MAX_UNCOMMITTED, MAX_UNCOMMITTED_EQUAL, MAX_UNUSED_SLOTS, Follower, RowStart
 from hf_alignbeam.anchor.marginal import marginal
 from hf_alignbeam.anchor.state import Distributions, Node
 from hf_alignbeam.chat.templates import encode_prompt
@@ -48,6 +48,22 @@ def test_cached_anchor_equals_one_from_scratch_at_each_step(anchor, translator):
         worst = max(worst, (row.nodes[row.path].prob.log() - scratch).abs().max().item())
     assert worst <= 1e-4
     assert max(n_uncommitted) < len(translator.anchor.encode(ANSWER[1:]))  # older tokens were committed
+
+
+def test_with_equal_vocabularies_few_positions_keep_their_probabilities(anchor):
+    """A position keeps those of its whole batch."""
+    translator = VocabularyTranslator(anchor[1], anchor[1])
+    prompt, _ = encode_prompt(anchor[1], token_bytes(anchor[1]), QUESTION)
+    follower = Follower(engine(anchor[0]), translator, [RowStart(prompt, b"", b"")] * 2, 0)
+    ids = translator.anchor.encode(ANSWER[1:])
+    for i in ids:
+        follower.write([i, i])
+        kept = {id(node.together) for row in follower.rows for node in row.nodes.values()}
+        assert len(kept) <= MAX_UNCOMMITTED_EQUAL + 1
+    assert len(ids) > 2 * MAX_UNCOMMITTED
+    scratch = reference.next_logp(anchor[0], [*prompt, *ids])
+    for row in follower.rows:
+        torch.testing.assert_close(row.nodes[row.path].prob.log(), scratch, atol=1e-4, rtol=0)
 
 
 def test_each_step_feeds_the_new_tokens_and_no_others(anchor, translator):
