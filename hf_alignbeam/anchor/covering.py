@@ -19,7 +19,7 @@ from hf_alignbeam.anchor.state import Node, Path, RowState, largest
 from hf_alignbeam.translation.translator import AS_IS_WEIGHT, VocabularyTranslator
 
 #: The target's tokens are taken as canonical while this keeps more than such a share of the anchor's mass.
-MIN_CANONICAL_SHARE = 0.05
+MIN_CANONICAL_SHARE = 0.01
 #: Anchor tokens of more mass than this are tracked one by one, and their paths are worth a look-ahead.
 MIN_TRACKED_MASS = 0.01
 #: A point inside the text counts where a token begins with more than this log-probability, against that of the whole text.
