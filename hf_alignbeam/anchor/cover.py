@@ -19,7 +19,7 @@ class Cover:
         path: The anchor's tokens up to the point.
         pending: The bytes of the text after the point.
         node: The point.
-        weight: The probability of the path, if the masses of all covers of the row add up to 1.
+        weight: The probability of the path, relative to that of the row's likeliest cover.
         likeliest: The likeliest next tokens with their mass, in descending order; inside the text, only completions of the
             pending bytes count.
         table: The target tokens of every anchor token; None inside the text.

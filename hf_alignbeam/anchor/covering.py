@@ -97,15 +97,18 @@ class CoverDistribution:
         row = self.row
         nodes = row.nodes if self.translator.rule == "bytes" else {row.path: row.nodes[row.path]}
         points = [(path, node, row.text[len(node.text) :]) for path, node in nodes.items() if row.text.startswith(node.text)]
-        min_logp = max((node.path_logp for _, node, rest in points if self._is_at_end(rest)), default=-math.inf) + MIN_COVER_LOGP
+        least = max((node.path_logp for _, node, rest in points if self._is_at_end(rest)), default=-math.inf) + MIN_COVER_LOGP
         begins = self.translator.anchor.begins_a_token
-        points = [p for p in points if self._is_at_end(p[2]) or (begins(p[2]) and self._most_logp(*p[:2]) > min_logp)]
+        points = [p for p in points if self._is_at_end(p[2]) or (begins(p[2]) and self._most_logp(*p[:2]) > least)]
         best = max((node.path_logp for _, node, _ in points), default=0.0)
-        weighted = [(p, math.exp(p[1].path_logp - best), self._likeliest(*p[1:])) for p in points]
-        total = sum(w * (1.0 if self._is_at_end(p[2]) else sum(likeliest.values())) for p, w, likeliest in weighted) or 1.0
-        most = [w * next(iter(likeliest.values())) for _, w, likeliest in weighted]
-        min_mass = max(most, default=0.0) * MIN_COMPLETION_SHARE
-        return [self._cover(*p, w / total, min_mass / total) for (p, w, _), m in zip(weighted, most, strict=True) if m > min_mass]
+        weights = [math.exp(node.path_logp - best) for _, node, _ in points]
+        heaviest = [w * next(iter(self._likeliest(*point[1:]).values())) for w, point in zip(weights, points, strict=True)]
+        min_mass = max(heaviest, default=0.0) * MIN_COMPLETION_SHARE
+        return [
+            self._cover(*point, weight, min_mass)
+            for point, weight, most in zip(points, weights, heaviest, strict=True)
+            if most > min_mass
+        ]
 
     def _most_logp(self, path: Path, node: Node) -> float:
         """Return a bound on the log-probability with which the anchor leaves the row's path at one of its points."""

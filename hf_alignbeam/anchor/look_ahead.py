@@ -38,7 +38,7 @@ class LookAhead:
         nodes = {each: node for each, node in row.nodes.items() if row.text.startswith(node.text)}
         row = replace(row, path=path, nodes=nodes)
         distribution = CoverDistribution(row, self._translator, target, current_word(row, self._translator))
-        share = _share_of_known(distribution)
+        share = _share_of_known(row)
         found = (
             {each.path: each.uncertain_mass * share for each in distribution.open_paths()} if share > MIN_UNCERTAIN_MASS else {}
         )
@@ -88,14 +88,13 @@ class LookAhead:
         ]
 
 
-def _share_of_known(distribution: CoverDistribution) -> float:
-    """How much of a row's mass its covers have, where the anchor has not read the end of its path yet."""
-    row = distribution.row
+def _share_of_known(row: RowState) -> float:
+    """How much of a row's mass the known points have, where that of the end of its path is known."""
     parent = row.nodes.get(row.path[:-1]) if row.path else None
-    if row.path in row.nodes or parent is None or not distribution.covers:
+    if row.path in row.nodes or parent is None:
         return 1.0
-    cover, end_logp = distribution.covers[0], parent.path_logp + parent.logp_of(row.path[-1])
-    return 1.0 / (1.0 + math.exp(min(end_logp - cover.node.path_logp + math.log(cover.weight), 99.0)))
+    best = max(node.path_logp for node in row.nodes.values())
+    return math.exp(min(0.0, best - parent.path_logp - parent.logp_of(row.path[-1])))
 
 
 def _open(distribution: CoverDistribution, paths: Sequence[OpenPath], row: RowState) -> list[OpenPath]:

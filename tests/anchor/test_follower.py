@@ -275,20 +275,6 @@ def test_a_long_prefill_is_committed_except_for_its_last_words(anchor, translato
     torch.testing.assert_close(row.nodes[row.path].prob.log(), scratch, atol=1e-4, rtol=0)
 
 
-def test_what_the_anchor_would_write_itself_is_fed_without_branches(anchor, specialist):
-    """What may end inside such a text has next to no mass, however likely one such ending is among all of them."""
-    translator = VocabularyTranslator(specialist[1], anchor[1])
-    ids, leading_whitespace = encode_prompt(specialist[1], token_bytes(specialist[1]), QUESTION)
-    follower = Follower(engine(specialist[0]), translator, [RowStart(ids, leading_whitespace, b"")], 4)
-    answer = specialist[0].generate(torch.tensor([ids]), max_new_tokens=20, do_sample=False)[0, len(ids) :]
-    path = [i for i in answer.tolist() if i not in translator.anchor.eos_ids]
-    before = follower.cache.engine.n_tokens
-    for i in translator.target.encode(translator.anchor.decode(path).removeprefix(leading_whitespace)):
-        follower.predict(torch.eye(len(translator.target))[i : i + 1], [0])
-        follower.write([i])
-    assert follower.cache.engine.n_tokens - before <= len(path) + 1  # the target writes one of them in two parts
-
-
 def test_every_canonical_completion_of_a_word_counts(anchor, translator):
     """However many likelier completions are not canonical: the likeliest few are no cut-off."""
     start = b" w"

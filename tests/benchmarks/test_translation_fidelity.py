@@ -13,7 +13,6 @@ POINTS = {
     "the same inside an answer": ("anchor", "specialist", "test", 63, b" To hurt the"),
     "the target's probabilities of what the anchor begins are noise": ("anchor", "specialist", "test", 23, b" Wait until it"),
     "little of the anchor's mass goes to what the target splits so": ("anchor", "specialist-letters", "validation", 199, b" To "),
-    "the anchor finds all that may follow absurd": ("specialist", "anchor", "validation", 41, b" f"),
     "half a word of which only the completion is likely": ("anchor", "specialist-letters", "test", 79, b" Tak"),
 }
 
