@@ -20,7 +20,7 @@ from hf_alignbeam.inference.engines import Engine
 from hf_alignbeam.tokenization.vocabulary import complete_characters
 from hf_alignbeam.translation.translator import Translation, VocabularyTranslator
 
-#: A row with more anchor tokens than this commits the older half for good; the second is for equal vocabularies, which need less.
+#: A row with more anchor tokens than this commits the older half, and never retokenizes it; the second is for equal vocabularies.
 MAX_UNCOMMITTED, MAX_UNCOMMITTED_EQUAL = 24, 4
 #: At least this many tokens of a prefill stay uncommitted.
 MIN_UNCOMMITTED_PREFILL = 12
