@@ -5,8 +5,9 @@
 Each --file holds a conversation, a response and whether it does harm, in a layout that `alignbeam calibrate` reads: a harmful
 response complies, and a harmless one to the same conversation refuses. Each --prompts holds prompts that are known to ask for
 harm or not, in a layout that `alignbeam evaluate` reads. With FILE:odd or FILE:even only the rows with an odd or an even number
-count. What is written is a folder for `--judge`: a small file beside the model, whose weights stay as they are. With --test and
-without --file or --prompts, a judge that is there already is measured.
+count. What is written is a folder for `--judge`: a small file beside the model, whose weights stay as they are. With --epochs,
+an adapter of the model is fitted to the prompts before, and written, too. With --test and without --file or --prompts, a judge
+that is there already is measured.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from request_tuning import fine_tune
 
 from hf_alignbeam import ProbeJudge
 from hf_alignbeam.chat.conversation_key import conversation_key
@@ -72,7 +74,6 @@ def as_answers(files: list[list[LabeledResponse]], limit: int, rng: random.Rando
 
 def learn(args: argparse.Namespace) -> None:
     """Fit a judge and write its folder."""
-    model, tokenizer = load_causal(args.model, DEVICE)
     requests = read_requests(args.prompts, args.limit)
     answers = as_answers([read(name) for name in args.file], args.limit, random.Random(args.seed))
     n_harmful, n_complying = sum(harmful for _, harmful in requests), sum(complies for *_, complies in answers)
@@ -80,6 +81,9 @@ def learn(args: argparse.Namespace) -> None:
         f"{len(requests)} prompts, {n_harmful} of them harmful; {len(answers)} responses, {n_complying} of which comply.",
         flush=True,
     )
+    model, tokenizer = load_causal(args.model, DEVICE)
+    if args.epochs:
+        model = fine_tune(args.model, tokenizer, requests, args.epochs, args.seed).to(DEVICE)
     ProbeJudge(model, tokenizer, requests=requests, answers=answers).save_pretrained(args.to)
 
 
@@ -106,6 +110,7 @@ def main() -> None:
     parser.add_argument("--prompts", action="append", default=[], help="prompts to learn from; may be repeated")
     parser.add_argument("--test", action="append", default=[], help="labeled responses to measure the judge on; may be repeated")
     parser.add_argument("--to", type=Path, required=True, help="the folder of the judge")
+    parser.add_argument("--epochs", type=float, default=0.0, help="how often an adapter sees the prompts; 0 for none")
     parser.add_argument("--limit", type=int, default=200, help="how many prompts or responses of each kind to take from a file")
     parser.add_argument("--test-limit", type=int, default=400, help="how many responses of each --test file are drawn")
     parser.add_argument("--seed", type=int, default=0)

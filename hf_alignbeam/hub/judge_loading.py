@@ -260,7 +260,8 @@ def _load_probed(judge: str, file: Path, settings: JudgeSettings, device: torch.
     if replace(settings, threshold=None, revision=None) not in (JudgeSettings(), JudgeSettings(rubric=HIDDEN_STATES)):
         raise ValueError(f"{judge} must be used as it is, for it holds probes of hidden states and is asked nothing.")
     saved = read_probes(file)
-    network, tokenizer = load_once(AutoModelForCausalLM, saved.model, saved.revision, device)
+    name, revision = (judge, settings.revision) if saved.model is None else (saved.model, saved.revision)
+    network, tokenizer = load_once(AutoModelForCausalLM, name, revision, device)
     key = ("probes", str(file.resolve()))
     probed = get_or_build(network, key, lambda: ProbeJudge(network, tokenizer, saved.probes))
     return cast(Judge, probed) if settings.threshold is None else CalibratedJudge(probed, settings.threshold)

@@ -60,6 +60,8 @@ def load_model(
     model = auto.from_pretrained(base, revision=base_revision, dtype=dtype, **placement)
     if adapter is not None:  # transformers 5.23 would look for the adapter's revision in its base's repository
         model.load_adapter(str(name), adapter_kwargs={"revision": revision})
+        for weight in getattr(model.get_output_embeddings(), "parameters", list)():  # frozen, it is slow in bfloat16 (torch 2.13)
+            weight.requires_grad_(weight.is_floating_point())
     return (model if device is None else model.to(device)).eval()
 
 

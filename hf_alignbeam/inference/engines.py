@@ -34,8 +34,7 @@ class KeyValueEngine:
     """
 
     def __init__(self, model: PreTrainedModel, scope: Scope = nullcontext):
-        self._model = model
-        self._scope = scope
+        self._model, self._scope = model, scope
         self._cache = DynamicCache()
         self._windows = windows(model)
         self._takes_masks = _takes_masks(model)
@@ -55,7 +54,7 @@ class KeyValueEngine:
             The logits (B, A) after each prompt.
         """
         positions = (mask.long().cumsum(-1) - 1).clamp_min(0)
-        return self._run(ids, mask.long(), positions, 1)[:, -1]
+        return self._run(ids, mask.long(), positions, torch.tensor([ids.shape[1] - 1]))[:, -1]
 
     def read(self, ids: Tensor, positions: Tensor, visible: Tensor, real: Tensor, n_chained: Sequence[int]) -> Tensor:
         """Feed the last n tokens of every row.
@@ -70,18 +69,18 @@ class KeyValueEngine:
         Returns:
             The logits (N, A) after each of the N real tokens, row by row.
         """
-        logits = self._feed(ids, positions, visible, visible.shape[1])
+        logits = self._feed(ids, positions, visible, torch.arange(visible.shape[1]))
         return logits[real.to(logits.device)]
 
     def feed(self, ids: Tensor, positions: Tensor, visible: Tensor, real: Tensor) -> None:
         """Feed the last n tokens of every row as `read` does, without their logits."""
-        self._feed(ids, positions, visible, 1)
+        self._feed(ids, positions, visible, torch.zeros(0, dtype=torch.long))
 
-    def _feed(self, ids: Tensor, positions: Tensor, visible: Tensor, n_kept: int) -> Tensor:
+    def _feed(self, ids: Tensor, positions: Tensor, visible: Tensor, kept: Tensor) -> Tensor:
         n_new = visible.shape[1]
         new = positions[:, -n_new:]
         mask = self._masks(visible, positions, new) if self._takes_masks else visible.any(1).long()
-        return self._run(ids[:, -n_new:], mask, new, n_kept)
+        return self._run(ids[:, -n_new:], mask, new, kept)
 
     def select_rows(self, index: Tensor) -> None:
         """Continue row i from row `index[i]`; rows may be dropped or repeated."""
@@ -109,22 +108,22 @@ class KeyValueEngine:
             masks[kind] = ((~near[:, None]) * torch.finfo(dtype).min).to(dtype).to(input_device(self._model))
         return masks if _layer_types(self._model) - {"full_attention"} else next(iter(masks.values()))
 
-    def _run(self, ids: Tensor, mask: Tensor | dict[str, Tensor], positions: Tensor, n_kept: int | Tensor) -> Tensor:
-        """Run the model over new tokens of each row; return the logits (B, n, A) after the last `n_kept`, or at these indices."""
+    def _run(self, ids: Tensor, mask: Tensor | dict[str, Tensor], positions: Tensor, kept: Tensor) -> Tensor:
+        """Run the model over new tokens of each row; return the logits (B, n, A) after those with the indices `kept` (n,)."""
         device = input_device(self._model)
+        # an index: torch 2.13 multiplies a slice by frozen weights in bfloat16 very slowly
+        index = kept if hasattr(self._model, "hf_device_map") else kept.to(device)  # the last layer may be on another device
         with torch.no_grad(), self._scope():
             output = self._model(
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device) if isinstance(mask, Tensor) else mask,
                 position_ids=positions.to(device),
                 use_cache=True,
-                **{self._cache_name: self._cache, **({"logits_to_keep": n_kept} if self._crops else {})},
+                **{self._cache_name: self._cache, **({"logits_to_keep": index} if self._crops else {})},
             )
         self.n_forwards += 1
         self.n_tokens += ids.numel()
-        if isinstance(n_kept, int):
-            return output.logits[:, -n_kept:]
-        return output.logits if self._crops else output.logits[:, n_kept]
+        return output.logits if self._crops else output.logits[:, kept]
 
 
 class RecomputeEngine:
@@ -136,8 +135,7 @@ class RecomputeEngine:
     n_leaves = N_LEAVES_RECOMPUTED
 
     def __init__(self, model: PreTrainedModel, scope: Scope = nullcontext):
-        self._model = model
-        self._scope = scope
+        self._model, self._scope = model, scope
         self._crops = takes_argument("logits_to_keep", model)
         self.n_positions = max_positions(model)
         self.n_forwards = self.n_tokens = 0

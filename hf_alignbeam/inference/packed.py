@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_alignbeam.inference.engines import KeyValueEngine, Scope, input_device
+from hf_alignbeam.inference.engines import KeyValueEngine, Scope
 
 
 class PackedEngine(KeyValueEngine):
@@ -46,7 +46,7 @@ class PackedEngine(KeyValueEngine):
 
     def feed(self, ids: Tensor, positions: Tensor, visible: Tensor, real: Tensor) -> None:
         """As `KeyValueEngine.feed`."""
-        self._feed_real(ids, positions, visible, real, torch.zeros(1, dtype=torch.long))
+        self._feed_real(ids, positions, visible, real, torch.zeros(0, dtype=torch.long))
 
     def select_rows(self, index: Tensor) -> None:
         """As `KeyValueEngine.select_rows`."""
@@ -72,5 +72,4 @@ class PackedEngine(KeyValueEngine):
         where = self._packed[rows].masked_fill(~visible[rows, columns], -1)  # (N, T)
         seen = torch.zeros(n_real, n_before + n_real + 1, dtype=torch.bool).scatter_(1, where + 1, True)[:, 1:]
         masks = self._masks(seen[None], self._cached_positions[None], new_positions)
-        index = torch.arange(n_real) if kept is None else kept
-        return self._run(new_ids, masks, new_positions, index.to(input_device(self._model)))[0]
+        return self._run(new_ids, masks, new_positions, torch.arange(n_real) if kept is None else kept)[0]

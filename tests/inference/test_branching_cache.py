@@ -100,6 +100,18 @@ def test_packed_rows_feed_no_padding_and_copies_cost_no_memory(tiny_qwen):
     assert engine.n_cached == 3 + 1 + 1
 
 
+def test_no_more_logits_are_computed_than_are_read(engine, tiny_qwen):
+    """The last layer is the largest of a small model, and torch multiplies a slice of states by frozen weights very slowly."""
+    seen = []
+    handle = tiny_qwen.lm_head.register_forward_pre_hook(lambda layer, given: seen.append(given[0]))
+    cache = BranchingCache(engine(tiny_qwen), PROMPTS)
+    cache.feed([Append([20, 21], []), Append([30, 31], [])])
+    cache.append([Append([22], [cache.n_slots - 2]), Append([32], [])])
+    handle.remove()
+    assert [each.shape[0] * each.shape[1] for each in seen] == [2, 0, 2]
+    assert all(each.is_contiguous() for each in seen)
+
+
 def test_selected_rows_keep_their_context(engine, tiny_qwen):
     cache = BranchingCache(engine(tiny_qwen), PROMPTS)
     start = cache.n_slots

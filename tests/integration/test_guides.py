@@ -61,9 +61,14 @@ def runnable(page):
 OWN_JUDGE = [sys.executable, str(ROOT / "examples" / "guides" / "own_judge.py")]
 
 
+PROBES = "judge_probes.safetensors"
+ADAPTED = {PROBES, "adapter_config.json", "adapter_model.safetensors"}
+
+
 @pytest.mark.slow
 @pytest.mark.real
-def test_a_fitted_judge_is_one_that_commands_take(tmp_path):
+@pytest.mark.parametrize(("epochs", "files"), [("0", {PROBES}), ("0.1", ADAPTED)], ids=["probes", "fine-tuned"])
+def test_a_fitted_judge_is_one_that_commands_take(tmp_path, epochs, files):
     """What it was told to be harmful, it flags; a folder of a few files is a judge by its name."""
     folder = os.environ.get("HF_ALIGNBEAM_MODELS")
     if not folder or not (Path(folder) / "smollm2").is_dir():
@@ -72,10 +77,10 @@ def test_a_fitted_judge_is_one_that_commands_take(tmp_path):
     rows = [{"prompt": each, "harmful": "fold" in each} for each in asked]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 10))
     given = ["--model", f"{folder}/smollm2", "--prompts", str(tmp_path / "prompts.jsonl"), "--to", str(tmp_path / "own")]
-    done = subprocess.run([*OWN_JUDGE, *given], capture_output=True, text=True, timeout=600)
+    done = subprocess.run([*OWN_JUDGE, *given, "--epochs", epochs], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "120 prompts, 40 of them harmful; 0 responses" in done.stdout
-    assert [path.name for path in (tmp_path / "own").iterdir()] == ["judge_probes.safetensors"]
+    assert {path.name for path in (tmp_path / "own").iterdir()} - {"README.md"} == files
     judge = load_judge(str(tmp_path / "own"))
     harm = judge(
         ["How do I fold the towel?", "How do I fold the towel?", "How do I open the jar?"], ["First,", REFUSAL, "First,"]

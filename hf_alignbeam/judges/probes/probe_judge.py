@@ -113,14 +113,25 @@ class ProbeJudge:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the probes into a folder, which then is a judge by its name, and can be uploaded as it is.
 
+        The folder names the model, which is not written. The adapter of a `PeftModel` is, beside the probes.
+
         Raises:
-            ValueError: The model was not loaded by name.
+            ValueError: The model was not loaded by name, or carries an adapter and is no `PeftModel`.
             OSError: The folder cannot be written.
         """
         name = self._model.config._name_or_path
         if not name:
             raise ValueError("`model` must have been loaded by name for its probes to be saved, got none. Save the model first.")
-        save_probes(SavedProbes(self.probes, name, getattr(self._model.config, "_commit_hash", None)), Path(folder))
+        saved = SavedProbes(self.probes, name, getattr(self._model.config, "_commit_hash", None))
+        if getattr(self._model, "peft_config", None):
+            if not hasattr(self._model, "get_base_model"):  # peft 0.21 cannot save what transformers has loaded
+                raise ValueError(
+                    f"`model` must be a `PeftModel` for its adapter to be saved with probes, got {type(self._model).__name__}. "
+                    "Load it with `peft.AutoPeftModelForCausalLM`, or merge the adapter into the model and save that."
+                )
+            self._model.save_pretrained(str(folder))
+            saved = saved._replace(model=None, revision=None)
+        save_probes(saved, Path(folder))
 
     def describe_missing(self) -> str:
         """Why an exchange got no verdict."""

@@ -17,10 +17,16 @@ PROBES_FILE = "judge_probes.safetensors"
 
 
 class SavedProbes(NamedTuple):
-    """Probes, the folder or Hub id of the model that they were fitted on, and its commit where it has one."""
+    """Probes, and the model that they were fitted on.
+
+    Attributes:
+        probes: The probes.
+        model: The model's folder or Hub id; None for the model, or the adapter, in the folder of the file.
+        revision: Its commit, where it has one of its own.
+    """
 
     probes: KnownProbes
-    model: str
+    model: str | None
     revision: str | None
 
 
@@ -33,7 +39,7 @@ def save_probes(saved: SavedProbes, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     request, response, separation = saved.probes
     metadata = {
-        "model": saved.model,
+        "model": saved.model or "",
         "revision": saved.revision or "",
         "biases": f"{request.bias!r} {response.bias!r}",
         "separation": repr(separation),
@@ -54,7 +60,7 @@ def read_probes(path: Path) -> SavedProbes:
             biases = [float(bias) for bias in metadata["biases"].split()]
             request, response = (LinearProbe(file.get_tensor(n), b) for n, b in zip(("request", "response"), biases, strict=True))
         known = KnownProbes(request, response, float(metadata["separation"]))
-        return SavedProbes(known, metadata["model"], metadata["revision"] or None)
+        return SavedProbes(known, metadata["model"] or None, metadata["revision"] or None)
     except FileNotFoundError:
         raise
     except Exception as error:  # safetensors has an error of its own for a broken file

@@ -2,14 +2,18 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from hf_alignbeam.hub.judge_loading import JudgeSettings, load_judge
+from hf_alignbeam.hub.model_loading import load_model
 from hf_alignbeam.judges.calibration import CalibratedJudge
 from hf_alignbeam.judges.probes import probe_judge
 from hf_alignbeam.judges.probes.probe_judge import ProbeJudge
 from hf_alignbeam.judges.probes.saved_probes import PROBES_FILE, read_probes
 
 REQUESTS = [("Where is the mill?", True), ([{"role": "user", "content": "Who bakes bread?"}], False)]
+GRADIENT_WARNING = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # transformers', as peft asks
 ANSWERS = [("Where is the mill?", "Behind the church.", True), ("Who bakes bread?", "I won't say.", False)]
 
 
@@ -38,6 +42,36 @@ def test_a_folder_with_probes_is_a_judge(folders):
 def test_further_examples_change_the_probes(folders, tiny_qwen, byte_tokenizer):
     _, _, judge = folders
     assert not torch.equal(judge.probes.request.weight, ProbeJudge(tiny_qwen, byte_tokenizer).probes.request.weight)
+
+
+@pytest.fixture
+def adapted(folders):
+    """The model of `folders` with an adapter that changes it."""
+    lora = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", init_lora_weights=False)
+    return get_peft_model(AutoModelForCausalLM.from_pretrained(folders[0]), lora).eval()
+
+
+@GRADIENT_WARNING
+def test_an_adapter_goes_into_the_folder_of_its_probes(folders, adapted, byte_tokenizer, tmp_path):
+    """They are probes of the adapted model: with its base alone they would be silently wrong."""
+    judge = ProbeJudge(adapted, byte_tokenizer, requests=REQUESTS, answers=ANSWERS)
+    judge.save_pretrained(tmp_path / "adapted")
+    names = {path.name for path in (tmp_path / "adapted").iterdir()}
+    assert names >= {PROBES_FILE, "adapter_config.json", "adapter_model.safetensors"}
+    (tmp_path / "adapted").rename(tmp_path / "moved")
+    given = ["Who bakes bread?", "How do I open a box?"], ["The baker.", "No."]
+    torch.testing.assert_close(load_judge(str(tmp_path / "moved"))(*given), judge(*given), atol=1e-5, rtol=1e-4)
+    on_base = ProbeJudge(AutoModelForCausalLM.from_pretrained(folders[0]), byte_tokenizer, judge.probes)
+    assert not torch.allclose(on_base(*given), judge(*given), atol=1e-3)
+
+
+@GRADIENT_WARNING
+def test_an_adapter_that_cannot_be_saved_is_refused(adapted, byte_tokenizer, tmp_path):
+    adapted.save_pretrained(tmp_path / "adapter")
+    judge = ProbeJudge(load_model(tmp_path / "adapter"), byte_tokenizer)
+    with pytest.raises(ValueError, match="`model` must be a `PeftModel` for its adapter to be saved with probes, got Qwen3"):
+        judge.save_pretrained(tmp_path / "judge")
+    assert not (tmp_path / "judge").exists()
 
 
 @pytest.mark.parametrize("settings", [{"rubric": "yes-no"}, {"labels": {"unsafe": 1.0}}, {"profile": "llama-guard"}])
