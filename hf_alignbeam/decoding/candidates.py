@@ -6,6 +6,7 @@ Knows rows, scores and the anchor. Knows neither the judge nor which candidate i
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -20,15 +21,17 @@ from hf_alignbeam.steering.mixing import PAPER_TOP_TOKENS
 
 @dataclass(frozen=True)
 class CandidateBatch:
-    """K candidates for each of F answers, those of one answer side by side.
+    """The candidates for F answers, at most K for each, those of one answer side by side.
 
     Attributes:
-        rows: The F * K rows; only active ones are candidates.
+        rows: The candidates (N rows).
+        rows_of: By answer, the rows of its candidates.
         logp: By row, the mean log-probability of the candidate's tokens under the target.
-        steps: By step, the scores and logits (F * K, V) from which the tokens were drawn; empty if they are not kept.
+        steps: By step, the scores and logits (N, V) from which the tokens were drawn; empty if they are not kept.
     """
 
     rows: RowBatch
+    rows_of: list[range]
     logp: list[float]
     steps: list[tuple[Tensor, Tensor]]
 
@@ -77,19 +80,25 @@ class CandidateGenerator:
         with call.ended_by_errors():
             logits = batch.logits[n_kept][rows]  # (F, V)
             scores = self._writer.scores(candidates, logits)
-            first_ids, active = self._first_tokens(scores, self._anchor_logp(call))  # (F, K)
-            parents = [n for n in range(len(rows)) for _ in range(self._num_candidates)]
+            first_ids, exists = self._first_tokens(scores, self._anchor_logp(call))  # (F, K)
+            parents, numbers = (index.tolist() for index in exists.nonzero(as_tuple=True))  # (N,)
             candidates = candidates.select_rows(parents)
-            candidates.active = active.flatten().tolist()
-            candidates.steered[0].state.overruled = [
-                self._num_candidates == 1 or n % self._num_candidates > 0 for n in range(len(parents))
-            ]
-            return self._write(candidates, logits[parents], scores[parents], first_ids.flatten(), n_next, keeps_steps)
+            candidates.steered[0].state.overruled = [self._num_candidates == 1 or number > 0 for number in numbers]
+            ends = exists.sum(-1).cumsum(0).tolist()
+            rows_of = [range(start, end) for start, end in pairwise([0, *ends])]
+            return self._write(candidates, rows_of, logits[parents], scores[parents], first_ids[exists], n_next, keeps_steps)
 
     def _write(
-        self, candidates: RowBatch, logits: Tensor, scores: Tensor, ids: Tensor, n_next: int | None, keeps_steps: bool
+        self,
+        candidates: RowBatch,
+        rows_of: list[range],
+        logits: Tensor,
+        scores: Tensor,
+        ids: Tensor,
+        n_next: int | None,
+        keeps_steps: bool,
     ) -> CandidateBatch:
-        """Write candidates from their first tokens `ids` (F * K,) to a length of `n_next`, or to their ends."""
+        """Write candidates from their first tokens `ids` (N,) to a length of `n_next`, or to their ends."""
         writer = self._writer
         logp = n_tokens = torch.zeros(len(ids), device=logits.device)
         steps = []
@@ -101,7 +110,7 @@ class CandidateGenerator:
                 steps.append((scores, logits))
             writer.write(candidates, ids, scores)
             if not candidates.unfinished or candidates.n_written == n_next:
-                return CandidateBatch(candidates, (logp / n_tokens).tolist(), steps)
+                return CandidateBatch(candidates, rows_of, (logp / n_tokens).tolist(), steps)
             logits = writer.read(candidates)
             scores = writer.scores(candidates, logits)
             ids = writer.draw(candidates, scores)
@@ -116,7 +125,7 @@ class CandidateGenerator:
         return call.follower.predict(target_prob, rows).prob.log()
 
     def _first_tokens(self, scores: Tensor, anchor_logp: Tensor) -> tuple[Tensor, Tensor]:
-        """The first tokens (F, K) of the candidates, and which of these candidates exist (F, K).
+        """The first tokens (F, K) of the candidates, and which of these candidates exist (F, K): at least the first.
 
         A token far below the most likely one, in the mixture or for the anchor alone, would begin an incoherent text. Where this
         leaves fewer than K candidates, the most likely token begins one more.
@@ -125,10 +134,10 @@ class CandidateGenerator:
         values, first_ids = scores.topk(self._num_candidates, dim=-1)  # (F, K)
         anchor_agrees = anchor_logp.gather(-1, first_ids) >= anchor_logp.amax(-1, keepdim=True) + min_logp
         active = (values >= values[:, :1] + min_logp) & anchor_agrees & (values > -torch.inf)
-        active[:, 0] = values[:, 0] > -torch.inf
+        active[:, 0] = True
         order = active.int().argsort(dim=-1, descending=True, stable=True)
         first_ids, active = first_ids.gather(-1, order), active.gather(-1, order)
         for row, n_active in enumerate(active.sum(-1).tolist()):
-            if 0 < n_active < self._num_candidates and self._min_start:
+            if n_active < self._num_candidates and self._min_start:
                 first_ids[row, n_active], active[row, n_active] = first_ids[row, 0], True
         return first_ids, active

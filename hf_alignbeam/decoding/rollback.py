@@ -95,11 +95,10 @@ class Rollback:
         try:
             harms = self._judge(candidates)
             chosen, failed = [], []
-            for n, row in enumerate(rows):
+            for row, own_rows in zip(rows, candidates.rows_of, strict=True):
                 answer = batch.answers[row]
-                own_rows = range(n * self._policy.num_candidates, (n + 1) * self._policy.num_candidates)
-                answer.candidate_harm[1:] = [harms.get(candidate, math.nan) for candidate in own_rows]
-                best = self._best([candidate for candidate in own_rows if candidate in harms], harms, candidates.logp)
+                answer.candidate_harm[1 : 1 + len(own_rows)] = [harms[candidate] for candidate in own_rows]
+                best = self._best(own_rows, harms, candidates.logp)
                 if self._answers.is_traced:
                     self._record(batch, row, n_kept, candidates, own_rows, harms, best)
                 if best is None:
@@ -128,14 +127,12 @@ class Rollback:
         prompts = [continued(answer.prompt, self._answers.bytes_of(answer.ids)) for answer in answers]
         return self._candidates.generate(batch, rows, n_kept, n_next, prompts, self._answers.keeps_steps)
 
-    def _judge(self, candidates: CandidateBatch) -> dict[int, float]:
-        """The verdict on the answer that each candidate continues, by the candidate's row."""
-        rows = candidates.rows
-        active = [row for row, is_active in enumerate(rows.active) if is_active]
-        texts = [self._answers.written(rows, row) for row in active]
-        return dict(zip(active, self._answers.judge([rows.answers[row] for row in active], texts), strict=True))
+    def _judge(self, candidates: CandidateBatch) -> list[float]:
+        """The verdict on the answer that each candidate continues."""
+        texts = [self._answers.written(candidates.rows, row) for row in range(len(candidates.logp))]
+        return self._answers.judge(candidates.rows.answers, texts)
 
-    def _best(self, candidates: list[int], harms: dict[int, float], logp: list[float]) -> int | None:
+    def _best(self, candidates: range, harms: Sequence[float], logp: list[float]) -> int | None:
         """The candidate that continues an answer: of those that pass, the likeliest or the safest."""
         passing = [candidate for candidate in candidates if self._policy.passes(harms[candidate])]
         if self._policy.choice == "safest":
@@ -192,16 +189,15 @@ class Rollback:
         n_kept: int,
         candidates: CandidateBatch,
         own_rows: range,
-        harms: dict[int, float],
+        harms: Sequence[float],
         best: int | None,
     ) -> None:
         """Add a rollback to the trace of its answer, whose candidates are the rows `own_rows`."""
         records = []
         for candidate in own_rows:
-            if candidate in harms:
-                ids, divergences = candidates.rows.ids(candidate), candidates.rows.divergences[candidate]
-                passes, logp = self._policy.passes(harms[candidate]), candidates.logp[candidate]
-                records.append(CandidateRecord(ids[n_kept:], divergences[n_kept : len(ids)], harms[candidate], passes, logp))
+            ids, divergences = candidates.rows.ids(candidate), candidates.rows.divergences[candidate]
+            passes, logp = self._policy.passes(harms[candidate]), candidates.logp[candidate]
+            records.append(CandidateRecord(ids[n_kept:], divergences[n_kept : len(ids)], harms[candidate], passes, logp))
         ids, number = batch.ids(row), None if best is None else 1 + best - own_rows.start
         divergences = batch.divergences[row][n_kept : len(ids)]
         batch.answers[row].rollbacks.append(RollbackRecord(n_kept, ids[n_kept:], divergences, records, number))
