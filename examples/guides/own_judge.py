@@ -115,6 +115,8 @@ def main() -> None:
     parser.add_argument("--test-limit", type=int, default=400, help="how many responses of each --test file are drawn")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.epochs < 0 or (args.epochs and not args.prompts):
+        parser.error(f"--epochs must be 0 or more, and come with --prompts to learn from, got {args.epochs:g}.")
     try:
         if args.file or args.prompts:
             learn(args)

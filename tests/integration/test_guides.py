@@ -35,8 +35,11 @@ from integration.test_layout import ORDER
 from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.cli.app import app
 from hf_alignbeam.evaluation.devices import load_causal_on
+from hf_alignbeam.evaluation.files.prompt_source import PromptSpec
 from hf_alignbeam.evaluation.generation import Responder
+from hf_alignbeam.evaluation.prompt_sets import load_prompts
 from hf_alignbeam.hub.judge_loading import load_judge
+from hf_alignbeam.judges.probes.known_probes import REQUESTS
 from hf_alignbeam.testbed.model_store import WEIGHTS
 
 COMMANDS = typer.main.get_command(app).commands
@@ -88,10 +91,25 @@ def test_a_fitted_judge_is_one_that_commands_take(tmp_path, epochs, files):
     assert (harm > 0.5).tolist() == [True, False, False]
 
 
+def test_the_orders_of_the_guide_are_harmless_and_each_its_own():
+    (prompts,) = load_prompts(PromptSpec(str(ROOT / "examples" / "guides" / "alarming_orders.jsonl")))
+    texts = {each.conversation[0]["content"] for each in prompts.examples}
+    assert not prompts.harmful
+    assert len(texts) == len(prompts.examples) == 154
+    assert not texts & {each.request for each in REQUESTS}
+
+
 def test_a_judge_that_is_not_there_is_named(tmp_path):
     done = subprocess.run([*OWN_JUDGE, "--to", str(tmp_path / "none")], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert f"{tmp_path / 'none'} could not be loaded" in done.stderr
+
+
+@pytest.mark.parametrize("given", [["--epochs", "-1", "--prompts", "asked.jsonl"], ["--epochs", "2"]])
+def test_a_judge_is_fine_tuned_on_prompts_alone(tmp_path, given):
+    done = subprocess.run([*OWN_JUDGE, *given, "--to", str(tmp_path / "own")], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert f"--epochs must be 0 or more, and come with --prompts to learn from, got {given[1]}." in done.stderr
 
 
 BREAK = [sys.executable, str(ROOT / "examples" / "guides" / "break_and_mend.py"), "--base", str(WEIGHTS / "anchor")]
