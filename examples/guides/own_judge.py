@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from request_tuning import fine_tune
 
 from hf_alignbeam import ProbeJudge
 from hf_alignbeam.chat.conversation_key import conversation_key
@@ -83,6 +82,8 @@ def learn(args: argparse.Namespace) -> None:
     )
     model, tokenizer = load_causal(args.model, DEVICE)
     if args.epochs:
+        from request_tuning import fine_tune  # only here, as a trainer takes seconds to import
+
         model = fine_tune(args.model, tokenizer, requests, args.epochs, args.seed).to(DEVICE)
     ProbeJudge(model, tokenizer, requests=requests, answers=answers).save_pretrained(args.to)
 

@@ -105,11 +105,11 @@ def test_a_judge_that_is_not_there_is_named(tmp_path):
     assert f"{tmp_path / 'none'} could not be loaded" in done.stderr
 
 
-@pytest.mark.parametrize("given", [["--epochs", "-1", "--prompts", "asked.jsonl"], ["--epochs", "2"]])
-def test_a_judge_is_fine_tuned_on_prompts_alone(tmp_path, given):
-    done = subprocess.run([*OWN_JUDGE, *given, "--to", str(tmp_path / "own")], capture_output=True, text=True, timeout=120)
+def test_a_judge_is_fine_tuned_on_prompts_alone(tmp_path):
+    given = ["--epochs", "2", "--file", "labelled.jsonl", "--to", str(tmp_path / "own")]
+    done = subprocess.run([*OWN_JUDGE, *given], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
-    assert f"--epochs must be 0 or more, and come with --prompts to learn from, got {given[1]}." in done.stderr
+    assert "--epochs must be 0 or more, and come with --prompts to learn from, got 2." in done.stderr
 
 
 BREAK = [sys.executable, str(ROOT / "examples" / "guides" / "break_and_mend.py"), "--base", str(WEIGHTS / "anchor")]
