@@ -31,7 +31,7 @@ BATCH_SIZE = 16
 MAX_TOKENS = 200
 
 
-def fine_tune(name: str, tokenizer: Any, requests: Sequence[tuple[Conversation, bool]], epochs: float, seed: int = 0) -> Any:
+def fine_tune(name: str, tokenizer: Any, requests: Sequence[tuple[Conversation, bool]], epochs: float, seed: int) -> Any:
     """A model with an adapter that was fitted to requests, and to those of the package.
 
     Args:

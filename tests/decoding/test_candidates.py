@@ -61,6 +61,17 @@ def test_chosen_candidates_share_the_forwards_of_their_batch(specialist, strateg
     assert set(n_rows[7:]) == {4}
 
 
+def test_only_candidates_that_exist_are_written_and_judged(specialist, strategy):
+    """No second token is as likely as the first: each answer has two candidates that begin alike, and no third row."""
+    judge = flags_first_call()
+    with fed_shapes(specialist[0]) as fed:
+        options = {"judge_after": 4, "judge_every": None, "num_candidates": 3, "min_start": 1.0}
+        output, _ = generated(specialist, chats_of("harmful", 2), strategy(judge, **options), return_dict_in_generate=True)
+    assert [shape[0] for shape in fed][:7] == [2] * 4 + [2 * 2] * 3
+    assert len(judge.calls[1]) == 2 * 2
+    assert output.candidate_harm.isnan().tolist() == [[False, False, False, True]] * 2
+
+
 class ForbidToken(LogitsProcessor):
     """Forbids one token."""
 
