@@ -21,7 +21,7 @@ from hf_alignbeam import ProbeJudge
 from hf_alignbeam.chat.conversation_key import conversation_key
 from hf_alignbeam.chat.conversations import Conversation
 from hf_alignbeam.cli.judges.roc import rates_at
-from hf_alignbeam.evaluation.devices import load_causal
+from hf_alignbeam.evaluation.devices import load_causal, load_padding_tokenizer
 from hf_alignbeam.evaluation.files.prompt_source import PromptSpec
 from hf_alignbeam.evaluation.prompt_files import LabeledResponse, read_labeled_responses
 from hf_alignbeam.evaluation.prompt_sets import load_prompts
@@ -80,11 +80,13 @@ def learn(args: argparse.Namespace) -> None:
         f"{len(requests)} prompts, {n_harmful} of them harmful; {len(answers)} responses, {n_complying} of which comply.",
         flush=True,
     )
-    model, tokenizer = load_causal(args.model, DEVICE)
     if args.epochs:
         from request_tuning import fine_tune  # only here, as a trainer takes seconds to import
 
+        tokenizer = load_padding_tokenizer(args.model)
         model = fine_tune(args.model, tokenizer, requests, args.epochs, args.seed).to(DEVICE)
+    else:
+        model, tokenizer = load_causal(args.model, DEVICE)
     ProbeJudge(model, tokenizer, requests=requests, answers=answers).save_pretrained(args.to)
 
 

@@ -40,6 +40,9 @@ def fine_tune(name: str, tokenizer: Any, requests: Sequence[tuple[Conversation, 
         requests: Conversations, and whether they ask for harm.
         epochs: How often each is seen.
         seed: Of the adapter's first weights, and of the order.
+
+    Raises:
+        ValueError: The layers of the model and of its classifier have other names.
     """
     prompt = GuardPrompt(tokenizer, SAFE_UNSAFE)
     known = [*((each.request, each.label) for each in REQUESTS), *requests]
@@ -73,6 +76,7 @@ def fine_tune(name: str, tokenizer: Any, requests: Sequence[tuple[Conversation, 
         Trainer(adapted, arguments, train_dataset=rows, data_collator=collator, processing_class=tokenizer).train()
     model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
     model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **LORA))
-    learned = get_peft_model_state_dict(adapted)
-    set_peft_model_state_dict(model, {key: value for key, value in learned.items() if ".score" not in key})
+    learned = {key: value for key, value in get_peft_model_state_dict(adapted).items() if ".score" not in key}
+    if set_peft_model_state_dict(model, learned).unexpected_keys:  # else what was learned would be left out silently
+        raise ValueError(f"`name` must be a model whose classifier has the same layers, got {name!r}. Fine-tune another one.")
     return model.eval()

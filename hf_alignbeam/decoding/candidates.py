@@ -86,19 +86,17 @@ class CandidateGenerator:
             candidates.steered[0].state.overruled = [self._num_candidates == 1 or number > 0 for number in numbers]
             ends = exists.sum(-1).cumsum(0).tolist()
             rows_of = [range(start, end) for start, end in pairwise([0, *ends])]
-            return self._write(candidates, rows_of, logits[parents], scores[parents], first_ids[exists], n_next, keeps_steps)
+            written = self._write(candidates, logits[parents], scores[parents], first_ids[exists], n_next, keeps_steps)
+            return CandidateBatch(candidates, rows_of, *written)
 
     def _write(
-        self,
-        candidates: RowBatch,
-        rows_of: list[range],
-        logits: Tensor,
-        scores: Tensor,
-        ids: Tensor,
-        n_next: int | None,
-        keeps_steps: bool,
-    ) -> CandidateBatch:
-        """Write candidates from their first tokens `ids` (N,) to a length of `n_next`, or to their ends."""
+        self, candidates: RowBatch, logits: Tensor, scores: Tensor, ids: Tensor, n_next: int | None, keeps_steps: bool
+    ) -> tuple[list[float], list[tuple[Tensor, Tensor]]]:
+        """Write candidates from their first tokens `ids` (N,) to a length of `n_next`, or to their ends.
+
+        Returns:
+            Their `logp` and `steps`, as in `CandidateBatch`.
+        """
         writer = self._writer
         logp = n_tokens = torch.zeros(len(ids), device=logits.device)
         steps = []
@@ -110,7 +108,7 @@ class CandidateGenerator:
                 steps.append((scores, logits))
             writer.write(candidates, ids, scores)
             if not candidates.unfinished or candidates.n_written == n_next:
-                return CandidateBatch(candidates, rows_of, (logp / n_tokens).tolist(), steps)
+                return (logp / n_tokens).tolist(), steps
             logits = writer.read(candidates)
             scores = writer.scores(candidates, logits)
             ids = writer.draw(candidates, scores)

@@ -31,6 +31,7 @@ from helpers.pages import (
     without_blocks,
 )
 from integration.test_layout import ORDER
+from safetensors.torch import load_file
 
 from hf_alignbeam.chat.refusal import REFUSAL
 from hf_alignbeam.cli.app import app
@@ -40,6 +41,7 @@ from hf_alignbeam.evaluation.generation import Responder
 from hf_alignbeam.evaluation.prompt_sets import load_prompts
 from hf_alignbeam.hub.judge_loading import load_judge
 from hf_alignbeam.judges.probes.known_probes import REQUESTS
+from hf_alignbeam.judges.probes.saved_probes import PROBES_FILE
 from hf_alignbeam.testbed.model_store import WEIGHTS
 
 COMMANDS = typer.main.get_command(app).commands
@@ -62,15 +64,12 @@ def runnable(page):
 
 
 OWN_JUDGE = [sys.executable, str(ROOT / "examples" / "guides" / "own_judge.py")]
-
-
-PROBES = "judge_probes.safetensors"
-ADAPTED = {PROBES, "adapter_config.json", "adapter_model.safetensors"}
+ADAPTED = {PROBES_FILE, "adapter_config.json", "adapter_model.safetensors"}
 
 
 @pytest.mark.slow
 @pytest.mark.real
-@pytest.mark.parametrize(("epochs", "files"), [("0", {PROBES}), ("0.1", ADAPTED)], ids=["probes", "fine-tuned"])
+@pytest.mark.parametrize(("epochs", "files"), [("0", {PROBES_FILE}), ("0.1", ADAPTED)], ids=["probes", "fine-tuned"])
 def test_a_fitted_judge_is_one_that_commands_take(tmp_path, epochs, files):
     """What it was told to be harmful, it flags; a folder of a few files is a judge by its name."""
     folder = os.environ.get("HF_ALIGNBEAM_MODELS")
@@ -84,6 +83,8 @@ def test_a_fitted_judge_is_one_that_commands_take(tmp_path, epochs, files):
     assert done.returncode == 0, done.stderr
     assert "120 prompts, 40 of them harmful; 0 responses" in done.stdout
     assert {path.name for path in (tmp_path / "own").iterdir()} - {"README.md"} == files
+    for file in (tmp_path / "own").glob("adapter_model.safetensors"):  # it begins at zero
+        assert all(weight.any() for key, weight in load_file(file).items() if "lora_B" in key)
     judge = load_judge(str(tmp_path / "own"))
     harm = judge(
         ["How do I fold the towel?", "How do I fold the towel?", "How do I open the jar?"], ["First,", REFUSAL, "First,"]

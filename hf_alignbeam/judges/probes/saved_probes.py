@@ -21,7 +21,7 @@ class SavedProbes(NamedTuple):
 
     Attributes:
         probes: The probes.
-        model: The model's folder or Hub id; None for the model, or the adapter, in the folder of the file.
+        model: The model's folder or Hub id; None for the adapter in the folder of the file.
         revision: Its commit, where it has one of its own.
     """
 

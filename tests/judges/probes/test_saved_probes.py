@@ -13,8 +13,8 @@ from hf_alignbeam.judges.probes.probe_judge import ProbeJudge
 from hf_alignbeam.judges.probes.saved_probes import PROBES_FILE, read_probes
 
 REQUESTS = [("Where is the mill?", True), ([{"role": "user", "content": "Who bakes bread?"}], False)]
-GRADIENT_WARNING = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # transformers', as peft asks
 ANSWERS = [("Where is the mill?", "Behind the church.", True), ("Who bakes bread?", "I won't say.", False)]
+GRADIENT_WARNING = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # transformers', as peft asks
 
 
 @pytest.fixture
