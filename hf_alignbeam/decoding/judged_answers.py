@@ -120,8 +120,12 @@ class JudgedAnswers:
             harm[n] = math.nan if verdict is None else verdict
             answers[n].n_judged += 1
             if self.is_traced:
-                answers[n].judged_prefixes.append(JudgedPrefix(texts[n][0], harm[n], self._policy.passes(harm[n])))
+                answers[n].judged_prefixes.append(JudgedPrefix(texts[n][0], harm[n], self.limit(answers[n])))
         return harm
+
+    def limit(self, answer: Answer) -> float:
+        """The highest harm that passes in an answer."""
+        return self._policy.limit(answer.was_flagged)
 
     @property
     def judge_is_lost(self) -> bool:

@@ -82,12 +82,14 @@ class JudgedDecoding:
         flagged = []
         for (batch, row), (ids, text), harm in zip(rows, texts, harms, strict=True):
             answer, has_ended = batch.answers[row], batch.ends[row] is not None
-            batch.active[row] = self._policy.passes(harm) and not has_ended
-            if self._policy.passes(harm):
+            passes = harm <= self._answers.limit(answer)
+            batch.active[row] = passes and not has_ended
+            if passes:
                 answer.candidate_harm[0] = harm if answer.chosen == 0 else answer.candidate_harm[0]
                 self._answers.commit(batch, row, ids, text, harm, is_done=has_ended)
             else:
                 answer.candidate_harm = [harm] + [math.nan] * self._policy.num_candidates
+                answer.was_flagged = True
                 flagged.append((batch, row))
         return flagged
 

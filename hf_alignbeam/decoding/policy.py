@@ -29,6 +29,7 @@ class Policy:
     escalation: Escalation
     on_judge_error: Literal["refuse", "raise"]
     min_start: float
+    candidate_threshold: float
 
     def __post_init__(self) -> None:
         refuse_none(vars(self), "judge_after", "judge_every")
@@ -38,6 +39,10 @@ class Policy:
             )
         if not is_number(self.threshold) or not 0.0 <= self.threshold <= 1.0:
             raise ValueError(f"`threshold` must be in [0, 1], got {self.threshold!r}. `alignbeam calibrate` finds one.")
+        if not is_number(self.candidate_threshold) or not 0.0 <= self.candidate_threshold <= 1.0:
+            raise ValueError(
+                f"`candidate_threshold` must be in [0, 1], got {self.candidate_threshold!r}. Use 1 to judge all by `threshold`."
+            )
         if not is_number(self.min_start) or not 0.0 <= self.min_start <= 1.0:
             raise ValueError(f"`min_start` must be in [0, 1], got {self.min_start!r}. Use 0 to allow any first token.")
         for name, otherwise in (("judge_after", "only finished answers"), ("judge_every", "again only at the end")):
@@ -58,6 +63,6 @@ class Policy:
             return self.judge_after
         return None if self.judge_every is None else n_committed + self.judge_every
 
-    def passes(self, harm: float) -> bool:
-        """Whether a text with this verdict may be returned; NaN, which stands for no verdict, does not pass."""
-        return harm <= self.threshold
+    def limit(self, was_flagged: bool) -> float:
+        """The highest harm that passes in an answer of which text was, or was not, flagged before. NaN never passes."""
+        return min(self.threshold, self.candidate_threshold) if was_flagged else self.threshold

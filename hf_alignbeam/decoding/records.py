@@ -23,12 +23,17 @@ class JudgedPrefix:
     Attributes:
         ids: The tokens of the text.
         harm: The verdict, in [0, 1]; NaN if there was none.
-        passes: Whether the text may be returned.
+        limit: The highest harm that passed.
     """
 
     ids: list[int]
     harm: float
-    passes: bool
+    limit: float
+
+    @property
+    def passes(self) -> bool:
+        """Whether the text may be returned."""
+        return self.harm <= self.limit
 
 
 @dataclass(frozen=True)
@@ -39,15 +44,20 @@ class CandidateRecord:
         ids: Its tokens, without those of the answer that were kept.
         divergences: By token, as in `Answer`.
         harm: The verdict, in [0, 1]; NaN if there was none.
-        passes: Whether the answer may continue with it.
+        limit: The highest harm that passed.
         logp: The mean log-probability of its tokens under the target.
     """
 
     ids: list[int]
     divergences: list[float]
     harm: float
-    passes: bool
+    limit: float
     logp: float
+
+    @property
+    def passes(self) -> bool:
+        """Whether the answer may continue with it."""
+        return self.harm <= self.limit
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,7 @@ class Answer:
         harm: The judge's last verdict on it.
         chosen: 0 for the target's own answer, k for candidate k, -1 for the refusal text, -2 for the answer of `on_fail`.
         is_done: Whether the answer is complete.
+        was_flagged: Whether any of its text was flagged.
         n_steered: How many tokens the anchor was mixed into, those of candidates included.
         n_target_tokens: How many tokens were fed to the target.
         n_judged: How many texts were judged.
@@ -99,6 +110,7 @@ class Answer:
     harm: float = math.nan
     chosen: int = 0
     is_done: bool = False
+    was_flagged: bool = False
     n_steered: int = 0
     n_target_tokens: int = 0
     n_judged: int = 0

@@ -66,7 +66,7 @@ class Rollback:
         harms = self._answers.judge([batch.answers[row] for batch, row, _ in prefixes], texts)
         failed: set[BatchRow] = set()
         for (batch, row, ids), (_, text), harm in zip(prefixes, texts, harms, strict=True):
-            if not self._policy.passes(harm):
+            if not harm <= self._answers.limit(batch.answers[row]):
                 failed.add((batch, row))
             if (batch, row) not in failed:
                 self._answers.commit(batch, row, ids, text, harm, is_done=False)
@@ -98,7 +98,7 @@ class Rollback:
             for row, own_rows in zip(rows, candidates.rows_of, strict=True):
                 answer = batch.answers[row]
                 answer.candidate_harm[1 : 1 + len(own_rows)] = [harms[candidate] for candidate in own_rows]
-                best = self._best(own_rows, harms, candidates.logp)
+                best = self._best(own_rows, harms, candidates.logp, self._answers.limit(answer))
                 if self._answers.is_traced:
                     self._record(batch, row, n_kept, candidates, own_rows, harms, best)
                 if best is None:
@@ -132,9 +132,9 @@ class Rollback:
         texts = [self._answers.written(candidates.rows, row) for row in range(len(candidates.logp))]
         return self._answers.judge(candidates.rows.answers, texts)
 
-    def _best(self, candidates: range, harms: Sequence[float], logp: list[float]) -> int | None:
-        """The candidate that continues an answer: of those that pass, the likeliest or the safest."""
-        passing = [candidate for candidate in candidates if self._policy.passes(harms[candidate])]
+    def _best(self, candidates: range, harms: Sequence[float], logp: list[float], limit: float) -> int | None:
+        """The candidate that continues an answer: of those whose harm is at most `limit`, the likeliest or the safest."""
+        passing = [candidate for candidate in candidates if harms[candidate] <= limit]
         if self._policy.choice == "safest":
             return min(passing, key=lambda candidate: (harms[candidate], -logp[candidate]), default=None)
         return max(passing, key=lambda candidate: logp[candidate], default=None)
@@ -158,7 +158,7 @@ class Rollback:
         texts = [(ids, self._answers.text_of(answers[n], ids)) for n, ids in zip(given, whole, strict=True)]
         harms = dict(zip(given, self._answers.judge([answers[n] for n in given], texts), strict=True))
         for n, answer in enumerate(answers):
-            if n in harms and self._policy.passes(harms[n]):
+            if n in harms and harms[n] <= self._answers.limit(answer):
                 self._answers.end_with(answer, all_ids[n], harms[n], chosen=-2)
             else:
                 self._refuse([answer])
@@ -193,11 +193,11 @@ class Rollback:
         best: int | None,
     ) -> None:
         """Add a rollback to the trace of its answer, whose candidates are the rows `own_rows`."""
-        records = []
+        records, limit = [], self._answers.limit(batch.answers[row])
         for candidate in own_rows:
             ids, divergences = candidates.rows.ids(candidate), candidates.rows.divergences[candidate]
-            passes, logp = self._policy.passes(harms[candidate]), candidates.logp[candidate]
-            records.append(CandidateRecord(ids[n_kept:], divergences[n_kept : len(ids)], harms[candidate], passes, logp))
+            divergences, logp = divergences[n_kept : len(ids)], candidates.logp[candidate]
+            records.append(CandidateRecord(ids[n_kept:], divergences, harms[candidate], limit, logp))
         ids, number = batch.ids(row), None if best is None else 1 + best - own_rows.start
         divergences = batch.divergences[row][n_kept : len(ids)]
         batch.answers[row].rollbacks.append(RollbackRecord(n_kept, ids[n_kept:], divergences, records, number))

@@ -91,6 +91,8 @@ class AlignBeam:
             answer that is not finished ends in the refusal. A judge that hangs keeps running in a daemon thread.
         min_start: The least probability of a candidate's first token, relative to the most likely one, both in the mixture
             and for the anchor alone.
+        candidate_threshold: The highest `harm` that passes in an answer of which text was flagged, if that is less than
+            `threshold`: of candidates, and of what follows. A flag makes it likelier that the prompt asks for harm.
         streamer: Gets the committed tokens of a batch of one; `generate` does not pass its own streamer to a strategy.
         audit: A file that gets one line of JSON for each answer, or a callable that gets the record. A streamed answer has a
             record before its first token leaves, with the same `id` as the one at its end. A call that fails has records too,
@@ -123,6 +125,7 @@ class AlignBeam:
         on_judge_error: Literal["refuse", "raise"] = "refuse",
         judge_timeout: float | None = None,
         min_start: float = 0.1,
+        candidate_threshold: float = 0.25,
         streamer: BaseStreamer | None = None,
         audit: str | Path | Callable[[dict[str, Any]], None] | None = None,
         alpha: float = SteeringSettings.alpha,
@@ -142,7 +145,10 @@ class AlignBeam:
             raise ValueError(
                 f"`on_fail` must be callable with conversations, got {on_fail!r}. Use `EmbeddingSteerer(...).answers`."
             )
-        self._policy = Policy(num_candidates, threshold, judge_after, judge_every, choice, escalation, on_judge_error, min_start)
+        checks = judge_after, judge_every
+        self._policy = Policy(
+            num_candidates, threshold, *checks, choice, escalation, on_judge_error, min_start, candidate_threshold
+        )
         settings = SteeringSettings(alpha, n_steps, n_watch, mixing, translation, n_lookahead, template)
         self._steering = AnchorSteering(anchor, anchor_tokenizer, tokenizer, settings, model)
         if settings.is_off:

@@ -17,6 +17,7 @@ PAPER: dict[str, Any] = {
     "choice": "safest",
     "escalation": "always",
     "min_start": 0.0,
+    "candidate_threshold": 1.0,
     **PROCESSOR["paper"],
 }
 

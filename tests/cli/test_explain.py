@@ -105,7 +105,7 @@ def test_an_explanation_shows_the_rollback_and_the_chosen_candidate(specialist, 
     text = printed(explanation)
     assert "goes on" in text
     assert "taken back" in text
-    assert rollback_reason(sent_back, 0.5) in text
+    assert rollback_reason(sent_back) in text
     assert "\x1b[30;48;2;" in text  # colours
 
 
@@ -148,13 +148,13 @@ TOKENS = [Token(1, " café", 2.0), Token(2, "日本", 0.01), Token(3, "🙂$a_b$
 @pytest.fixture
 def odd():
     """An explanation with everything that can stand in one."""
-    tried = [Candidate(TOKENS, None, -1.0, False, False), Candidate(TOKENS * 20, 0.2, -0.5, True, True)]
+    tried = [Candidate(TOKENS, None, 0.2, -1.0, False), Candidate(TOKENS * 20, 0.2, 0.2, -0.5, True)]
     back = [
-        Rollback(0, TOKENS * 9, [Verdict(8, 0.1, True), Verdict(9, 0.9, False), Verdict(36, None, False)], tried),
+        Rollback(0, TOKENS * 9, [Verdict(8, 0.1, 0.5), Verdict(9, 0.9, 0.5), Verdict(36, None, 0.5)], tried),
         Rollback(80, [], [], tried),
     ]
-    verdicts = [Verdict(n, 0.25, True) for n in (1, 2, 3, 23, 24, 40, 80)]
-    return Explanation("What\nis $x$ or $y$? " * 40, "It is", TOKENS * 25, 90, 2, 0.5, verdicts, back)
+    verdicts = [Verdict(n, 0.25, 0.5) for n in (1, 2, 3, 23, 24, 40, 80)]
+    return Explanation("What\nis $x$ or $y$? " * 40, "It is", TOKENS * 25, 90, 2, verdicts, back)
 
 
 def test_anything_can_be_drawn_and_printed(odd, tmp_path):

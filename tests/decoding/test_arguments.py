@@ -106,6 +106,8 @@ def test_encoder_decoders_are_refused(strategy):
     [
         ({"num_candidates": 0}, "`num_candidates` must be at least 1, got 0"),
         ({"threshold": 1.5}, "`threshold` must be in [0, 1], got 1.5"),
+        ({"candidate_threshold": -0.1}, "`candidate_threshold` must be in [0, 1], got -0.1"),
+        ({"candidate_threshold": None}, "`candidate_threshold` must have a value, got None"),
         ({"judge_after": 0}, "`judge_after` must be at least 1, got 0"),
         ({"judge_every": 0}, "`judge_every` must be at least 1, got 0"),
         ({"num_candidates": "3"}, "`num_candidates` must be at least 1, got '3'"),

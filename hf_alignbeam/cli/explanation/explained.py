@@ -39,22 +39,32 @@ class Token:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The judge's verdict on the first `after` tokens of an answer: `harm` in [0, 1], None where it is missing."""
+    """The verdict on the first `after` tokens of an answer: `harm` in [0, 1], None where it is missing; up to `limit` passes."""
 
     after: int
     harm: float | None
-    passes: bool
+    limit: float
+
+    @property
+    def passes(self) -> bool:
+        """Whether the text may be returned."""
+        return self.harm is not None and self.harm <= self.limit
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A candidate continuation; `logp` is the mean log-probability of its tokens under the target."""
+    """A candidate continuation: `harm` up to `limit` passes; `logp` is the mean log-probability of its tokens for the target."""
 
     tokens: list[Token]
     harm: float | None
+    limit: float
     logp: float
-    passes: bool
     chosen: bool
+
+    @property
+    def passes(self) -> bool:
+        """Whether the answer may continue with it."""
+        return self.harm is not None and self.harm <= self.limit
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,6 @@ class Explanation:
         tokens: The tokens of the answer.
         n_drawn: How many of them were generated; the others are a fallback text, used where nothing passed.
         chosen: As in `AlignBeamOutput`; None without a judge.
-        threshold: The largest harm that passes; None without a judge.
         verdicts: The verdicts on the text that stayed in the answer.
         sent_back: The rollbacks, in order.
     """
@@ -94,7 +103,6 @@ class Explanation:
     tokens: list[Token]
     n_drawn: int
     chosen: int | None = None
-    threshold: float | None = None
     verdicts: Sequence[Verdict] = ()
     sent_back: Sequence[Rollback] = ()
 
@@ -135,7 +143,7 @@ def watch(
     if isinstance(guard, AlignBeam):
         answers: list[Answer] = []
         strategy = guard.for_call([messages], streamer, answers.append)
-        return WatchedGuard({"custom_generate": strategy}, lambda ids: builder.from_strategy(answers[0], guard.threshold))
+        return WatchedGuard({"custom_generate": strategy}, lambda ids: builder.from_strategy(answers[0]))
     watched = _WatchedProcessor(guard.with_conversations([messages]))
     arguments = {"logits_processor": [watched], "streamer": streamer}
     return WatchedGuard(arguments, lambda ids: builder.from_processor(ids, watched.divergences))
@@ -180,14 +188,13 @@ class _ExplanationBuilder:
         tokens = self._tokens(ids, [divergences[(*prompt, *ids[:n])] for n in range(len(ids))])
         return Explanation(self._prompt, self._prefill, tokens, len(tokens))
 
-    def from_strategy(self, answer: Answer, threshold: float) -> Explanation:
+    def from_strategy(self, answer: Answer) -> Explanation:
         return Explanation(
             prompt=self._prompt,
             prefill=self._prefill,
             tokens=self._tokens(answer.ids, answer.divergences),
             n_drawn=len(answer.divergences),
             chosen=answer.chosen,
-            threshold=threshold,
             verdicts=_verdicts(answer, answer.ids),
             sent_back=[self._rollback(answer, record) for record in answer.rollbacks],
         )
@@ -196,7 +203,7 @@ class _ExplanationBuilder:
         before = _verdicts(answer, [*answer.ids[: record.n_kept], *record.flagged])
         candidates = [
             Candidate(
-                self._tokens(one.ids, one.divergences), _none_for_nan(one.harm), one.logp, one.passes, number == record.chosen
+                self._tokens(one.ids, one.divergences), _none_for_nan(one.harm), one.limit, one.logp, number == record.chosen
             )
             for number, one in enumerate(record.candidates, start=1)
         ]
@@ -222,7 +229,7 @@ class _ExplanationBuilder:
 def _verdicts(answer: Answer, ids: Sequence[int]) -> list[Verdict]:
     """The verdicts on prefixes of a text, by their length."""
     read = {len(each.ids): each for each in answer.judged_prefixes if each.ids == list(ids[: len(each.ids)])}
-    return [Verdict(after, _none_for_nan(read[after].harm), read[after].passes) for after in sorted(read)]
+    return [Verdict(after, _none_for_nan(read[after].harm), read[after].limit) for after in sorted(read)]
 
 
 def _none_for_nan(value: float) -> float | None:
@@ -255,12 +262,12 @@ def _outcome(explanation: Explanation) -> str:
     return f"{times}{where} no candidate passed, and {text} stands."
 
 
-def rollback_reason(rollback: Rollback, threshold: float | None) -> str:
+def rollback_reason(rollback: Rollback) -> str:
     """Why and how far an answer was rolled back."""
     if not rollback.flagged:
         return "Candidates in place of the target's own text"
     last = rollback.verdicts[-1]
-    reason = "no verdict" if last.harm is None else f"harm {last.harm:.3f} > {threshold:g}"
+    reason = "no verdict" if last.harm is None else f"harm {last.harm:.3f} > {last.limit:g}"
     where = f"token {rollback.after}" if rollback.after else "the start"
     return f"Flagged after token {last.after} ({reason}), sent back to {where}"
 
@@ -288,7 +295,7 @@ def print_explanation(explanation: Explanation, console: Console) -> None:
     for line in summary_lines(explanation):
         console.print(line, markup=False, emoji=False, highlight=False)
     for rollback in explanation.sent_back:
-        console.print(rollback_reason(rollback, explanation.threshold), style="bold", markup=False, emoji=False, highlight=False)
+        console.print(rollback_reason(rollback), style="bold", markup=False, emoji=False, highlight=False)
         table = Table("", "harm", "mean log p", "text")
         if rollback.flagged:
             flagged = _colored(rollback.flagged, rollback.verdicts, explanation.max_kl, rollback.after)

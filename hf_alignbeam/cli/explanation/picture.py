@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from hf_alignbeam.cli.explanation.explained import (
+    Candidate,
     Explanation,
     Rollback,
     Token,
@@ -57,7 +58,7 @@ def draw(explanation: Explanation, path: Path) -> None:
     _head(sheet, explanation)
     _answer(sheet, explanation)
     for number, each in enumerate(explanation.sent_back, start=1):
-        _rollback(sheet, each, number, explanation.threshold)
+        _rollback(sheet, each, number)
     axes.set(xlim=(0, N_CELLS), ylim=(sheet.y + 0.5, 0))
     height = (sheet.y + 0.5) * LINE
     figure.set_size_inches(N_CELLS * CELL, height)
@@ -204,29 +205,28 @@ def _answer(sheet: _Sheet, explanation: Explanation) -> None:
         sheet.put(MARGIN, y, words, **small)
         sheet.ramp(begin, sheet.y + 0.1)
         sheet.put(begin + RAMP + 1, y, f"{explanation.max_kl:.2f}; no colour: not steered", **small)
-    if explanation.threshold is not None:
-        words = f"judge: ✓ harm at most {explanation.threshold:g}, ✗ above it"
-        sheet.put(N_CELLS - MARGIN, y, words, ha="right", **small)
+    if explanation.chosen is not None:
+        sheet.put(N_CELLS - MARGIN, y, "judge: ✓ passes, ✗ does not; │ the largest harm that passes", ha="right", **small)
     sheet.y += 1.6
 
 
-def _rollback(sheet: _Sheet, rollback: Rollback, number: int, threshold: float | None) -> None:
+def _rollback(sheet: _Sheet, rollback: Rollback, number: int) -> None:
     """A table of the text that was taken back and the candidates in its place."""
-    sheet.say(f"↩ {number}  {rollback_reason(rollback, threshold)}", weight="bold")
+    sheet.say(f"↩ {number}  {rollback_reason(rollback)}", weight="bold")
     for x, name in ((HARM, "harm"), (LOGP, "mean log p"), (TEXT, "text")):
         sheet.put(x, sheet.y + 0.5, name, color=GRAY, fontsize=SMALL)
     sheet.y += 1.1
     if rollback.flagged:
         top = sheet.y
         sheet.put(FATE, top + 0.6, "taken back", color=RED)
-        _harm(sheet, rollback.verdicts[-1].harm, threshold, RED)
+        _harm(sheet, rollback.verdicts[-1], RED)
         sheet.tokens(TEXT, rollback.flagged, _verdicts(rollback.verdicts[:-1], rollback.after))
         sheet.ground(top, RED)
         sheet.y += 0.2
     for n, candidate in enumerate(rollback.candidates, start=1):
         top, color = sheet.y, GREEN if candidate.passes else RED
         sheet.put(FATE, top + 0.6, f"{n} {outcome_word(candidate)}", color=color, weight="bold" if candidate.chosen else "normal")
-        _harm(sheet, candidate.harm, threshold, color)
+        _harm(sheet, candidate, color)
         sheet.put(LOGP, top + 0.6, f"{candidate.logp:.2f}")
         sheet.tokens(TEXT, candidate.tokens)
         if candidate.chosen:
@@ -235,13 +235,12 @@ def _rollback(sheet: _Sheet, rollback: Rollback, number: int, threshold: float |
     sheet.y += 0.6
 
 
-def _harm(sheet: _Sheet, harm: float | None, threshold: float | None, color: str) -> None:
-    """A harm as a number, and as a bar with the threshold across it."""
-    sheet.put(HARM, sheet.y + 0.6, format_harm(harm), color=color)
+def _harm(sheet: _Sheet, judged: Verdict | Candidate, color: str) -> None:
+    """A harm as a number, and as a bar with the largest one that passes across it."""
+    sheet.put(HARM, sheet.y + 0.6, format_harm(judged.harm), color=color)
     sheet.box(HARM + 6, sheet.y + 0.35, HARM_BAR, 0.5, facecolor="#e5e7eb")
-    sheet.box(HARM + 6, sheet.y + 0.35, HARM_BAR * (harm or 0.0), 0.5, facecolor=color)
-    if threshold is not None:
-        sheet.line(HARM + 6 + HARM_BAR * threshold, sheet.y + 0.2, 0.8, "black")
+    sheet.box(HARM + 6, sheet.y + 0.35, HARM_BAR * (judged.harm or 0.0), 0.5, facecolor=color)
+    sheet.line(HARM + 6 + HARM_BAR * judged.limit, sheet.y + 0.2, 0.8, "black")
 
 
 def _verdicts(verdicts: Sequence[Verdict], n_before: int = 0) -> list[_Mark]:
