@@ -206,7 +206,7 @@ def _answer(sheet: _Sheet, explanation: Explanation) -> None:
         sheet.ramp(begin, sheet.y + 0.1)
         sheet.put(begin + RAMP + 1, y, f"{explanation.max_kl:.2f}; no colour: not steered", **small)
     if explanation.chosen is not None:
-        sheet.put(N_CELLS - MARGIN, y, "judge: ✓ passes, ✗ does not; │ the largest harm that passes", ha="right", **small)
+        sheet.put(N_CELLS - MARGIN, y, "judge: ✓ passes, ✗ flagged; │ limit of harm", ha="right", **small)
     sheet.y += 1.6
 
 
