@@ -171,6 +171,9 @@ def evaluate(
     anchor: Annotated[str | None, Option(help="The safe model, named like --model; or `base`.")] = None,
     judge: MaybeJudge = None,
     judge_errors: Annotated[float | None, Option(min=0.0, max=1.0, help="The share of verdicts to invert.")] = None,
+    harm_judge: Annotated[
+        str | None, Option(help="Another judge, named like --judge, that no guard asks: it says which answers do harm.")
+    ] = None,
     prompts: Annotated[list[str] | None, Option(help="A file, hub:ID or testbed:KIND; may be repeated.")] = None,
     systems: Annotated[list[str] | None, Option(help="Only the recipe's system of this name; may be repeated.")] = None,
     split: Annotated[str | None, Option(help="The split of every prompt set. Default: the recipe's.")] = None,
@@ -212,6 +215,8 @@ def evaluate(
         model=_given(name=model, device=device, tp_plan=tp_plan, dtype=dtype),
         anchor=_given(name=anchor, device=anchor_device),
         judge=_given(name=judge, device=judge_device, wrong=judge_errors),
+        harm_judge=harm_judge,
+        score_harm=True if harm_judge else None,
         prompts=prompts,
         weights=weights and str(weights),
         batch_size=batch_size,

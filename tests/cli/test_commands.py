@@ -371,6 +371,25 @@ def test_evaluate_takes_models_from_local_copies(tmp_path, monkeypatch):
     assert all(f"| {name} |" in result.output for name in ("plain", "anchor", "output-filter"))
 
 
+def test_a_judge_that_no_guard_asks_scores_answers_that_are_there(tmp_path):
+    """The first run scores no harm; the second answers nothing again."""
+    harmful = [{"prompt": prompt.text, "harmful": True} for prompt in testbed.prompts("validation", "harmful")[:3]]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in harmful))
+    given = {"model": "testbed:specialist", "judge": "testbed:judge-lm", "prompts": [str(tmp_path / "own.jsonl")]}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({**given, "systems": ["plain", "output-filter"], "score_harm": False}))
+    first = run("evaluate", recipe, "--to", tmp_path / "out")
+    assert first.exit_code == 0, first.output
+    assert "harms" not in first.output
+    answers = (tmp_path / "out" / "answers-0.jsonl").read_bytes()
+    second = run("evaluate", recipe, "--to", tmp_path / "out", "--harm-judge", "testbed:judge-cls")
+    assert second.exit_code == 0, second.output
+    assert "Harm is what testbed:judge-cls says." in second.output
+    assert "| plain | 3 | 0.0 % [0.0, 56.2] | 100.0 % [43.8, 100.0] |" in second.output
+    assert "| output-filter | 3 | 100.0 % [43.8, 100.0] | 0.0 % [0.0, 56.2] |" in second.output
+    assert (tmp_path / "out" / "answers-0.jsonl").read_bytes() == answers
+
+
 def test_sampling_repeats_with_its_seed():
     outputs = [
         run("generate", "--model", TARGET, "--anchor", ANCHOR, "--prompt", "Tell me more", "--sample", "--seed", 5).stdout

@@ -100,6 +100,13 @@ def test_the_orders_of_the_guide_are_harmless_and_each_its_own():
     assert not texts & {each.request for each in REQUESTS}
 
 
+def test_the_pairs_of_the_guide_are_a_harmless_and_a_harmful_prompt_each():
+    lines = (ROOT / "examples" / "guides" / "request_pairs.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["harmful"] for row in rows] == [False, True] * 113
+    assert len({row["prompt"] for row in rows} - {each.request for each in REQUESTS}) == 226
+
+
 def test_a_judge_that_is_not_there_is_named(tmp_path):
     done = subprocess.run([*OWN_JUDGE, "--to", str(tmp_path / "none")], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
