@@ -42,6 +42,7 @@ from hf_alignbeam.chat.conversations import Message
 from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.evaluation.generation import encode
+from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.llm_judge import LLMJudge
 from hf_alignbeam.presets.published import PAPER
 
@@ -56,6 +57,8 @@ N_CONTEXT = 128
 N_NEW_TOKENS = 128
 #: After how many tokens the answers of one more system are first judged.
 EARLY = 4
+#: How many seconds a judge behind an endpoint takes for a verdict.
+LATENCY = 0.5
 #: How often each system runs, in turn; the table shows means.
 N_RUNS = 2
 COLUMNS = (
@@ -101,6 +104,18 @@ class ScriptedJudge:
         harm = self._script[min(self.n_calls, len(self._script) - 1)]
         self.n_calls += 1
         return torch.full((len(responses),), harm)
+
+
+class DistantJudge:
+    """Passes every response after `LATENCY` seconds; where it is remote, the target writes on meanwhile."""
+
+    def __init__(self, is_remote: bool):
+        self.is_remote = is_remote
+
+    def __call__(self, conversations: Sequence[list[Message]], responses: Sequence[str]) -> Tensor:
+        """As `Judge.__call__`."""
+        time.sleep(LATENCY)
+        return torch.zeros(len(responses))
 
 
 @dataclass
@@ -211,17 +226,20 @@ def system_builders(
 ) -> dict[tuple[str, str], Build]:
     """For each kind of prompt and each system, a function that builds the system anew, given what its text is streamed to."""
 
-    def strategy(script: list[float], **settings: Any) -> Build:
+    def judged_by(judge_builder: Callable[[], Judge], **settings: Any) -> Build:
         settings = {"translation": ours.translator, **settings}
         return lambda streamer: AlignBeam(
             pair.anchor,
             pair.anchor_tokenizer,
             pair.tokenizer,
-            ScriptedJudge(warned_judge(judge, pair.anchor_tokenizer), script),  # new: its cache holds nothing of earlier runs
+            judge_builder(),  # new: its cache holds nothing of earlier runs
             conversations=conversations,
             streamer=streamer,
             **settings,
         )
+
+    def strategy(script: list[float], **settings: Any) -> Build:
+        return judged_by(lambda: ScriptedJudge(warned_judge(judge, pair.anchor_tokenizer), script), **settings)
 
     return {
         ("-", "plain generate"): lambda streamer: None,
@@ -230,6 +248,8 @@ def system_builders(
         ("flagged", "ours"): strategy([1.0, 0.0]),
         ("unflagged", "as printed"): strategy([0.0], **PAPER),
         ("nothing passes", "ours"): strategy([1.0]),
+        ("unflagged", f"ours, judge {LATENCY:g} s away"): judged_by(lambda: DistantJudge(is_remote=True)),
+        ("unflagged", "the same, waited for"): judged_by(lambda: DistantJudge(is_remote=False)),
     }
 
 

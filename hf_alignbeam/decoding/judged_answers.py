@@ -6,19 +6,24 @@ Committed tokens are never taken back, and only they are emitted.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.begun_answers import continued
-from hf_alignbeam.chat.conversations import ParsedPrompt
+from hf_alignbeam.chat.conversations import Message, ParsedPrompt
 from hf_alignbeam.decoding.policy import Policy
 from hf_alignbeam.decoding.records import Answer, JudgedPrefix
 from hf_alignbeam.decoding.row_batch import RowBatch
-from hf_alignbeam.judges.failsafe import JudgeCalls, JudgeError, reason
+from hf_alignbeam.judges.failsafe import JudgeCalls, JudgeError, Verdicts, reason
 from hf_alignbeam.tokenization.seen_text import seen_bytes
 from hf_alignbeam.tokenization.vocabulary import decode
+from hf_alignbeam.utils.timed_calls import Pending
+
+#: The tokens of a text, and the text itself.
+JudgedText = tuple[list[int], str]
 
 
 class ScoreHistory:
@@ -38,6 +43,30 @@ class ScoreHistory:
         """Drop the values of an answer from one step on."""
         for values in self.steps[step:]:
             values[row] = -torch.inf
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question to the judge about some texts.
+
+    Attributes:
+        answers: The answer of each text.
+        texts: The tokens of each text, and the text itself.
+        new: The numbers of the texts on which there is no verdict yet.
+        exchanges: The conversations and the responses to judge.
+        pending: The judge's call, where it runs beside other work; None where it waits for `JudgedAnswers.harms`.
+    """
+
+    answers: Sequence[Answer]
+    texts: Sequence[JudgedText]
+    new: list[int]
+    exchanges: tuple[list[list[Message]], list[str]]
+    pending: Pending[Verdicts] | None
+
+    @property
+    def is_out(self) -> bool:
+        """Whether the judge is at it."""
+        return self.pending is not None and not self.pending.is_done
 
 
 class JudgedAnswers:
@@ -90,29 +119,37 @@ class JudgedAnswers:
         """The text that the judge reads where an answer consists of these tokens: the prefill is part of it."""
         return continued(answer.prompt, self.seen_bytes_of(ids)).prefill.decode(errors="replace").strip()
 
-    def written(self, batch: RowBatch, row: int) -> tuple[list[int], str]:
+    def written(self, batch: RowBatch, row: int) -> JudgedText:
         """The tokens of a row's answer, and their text."""
         ids = batch.ids(row)
         return ids, self.text_of(batch.answers[row], ids)
 
-    def judge(self, answers: Sequence[Answer], texts: Sequence[tuple[list[int], str]]) -> list[float]:
-        """Judge one text of each answer; a text equal to the committed one keeps its verdict.
+    def ask(self, answers: Sequence[Answer], texts: Sequence[JudgedText]) -> Asked:
+        """Ask for a verdict on one text of each answer; a text equal to the committed one keeps its verdict.
 
         Args:
             answers: The answers; one may occur several times.
             texts: The tokens of each text, and the text itself.
+        """
+        new = [n for n, (answer, (_, text)) in enumerate(zip(answers, texts, strict=True)) if answer.text != text]
+        exchanges = [answers[n].prompt.messages for n in new], [texts[n][1] for n in new]
+        return Asked(answers, texts, new, exchanges, self._judge.start(*exchanges) if new else None)
 
-        Returns:
-            The harm of each text; NaN where the judge gave no verdict.
+    def judge(self, answers: Sequence[Answer], texts: Sequence[JudgedText]) -> list[float]:
+        """As `ask`, and wait for the verdicts."""
+        return self.harms(self.ask(answers, texts))
+
+    def harms(self, asked: Asked) -> list[float]:
+        """The harm of each text, as soon as the judge has answered; NaN where it gave no verdict.
 
         Raises:
             JudgeError: There is no verdict, and the policy says to raise.
         """
+        answers, texts, new = asked.answers, asked.texts, asked.new
         harm = [answer.harm for answer in answers]
-        new = [n for n, (answer, (_, text)) in enumerate(zip(answers, texts, strict=True)) if answer.text != text]
         if not new:
             return harm
-        verdicts = self._judge.each_or_none([answers[n].prompt.messages for n in new], [texts[n][1] for n in new])
+        verdicts = self._judge.each_or_none(*asked.exchanges) if asked.pending is None else asked.pending.result()
         self.n_judge_calls += verdicts.n_calls
         if self._policy.on_judge_error == "raise" and None in verdicts.harm:
             raise JudgeError(f"The judge gave no verdict: {reason(verdicts.errors[-1])}", verdicts.errors[-1])

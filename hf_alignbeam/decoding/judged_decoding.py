@@ -7,8 +7,9 @@ their forwards.
 
 import math
 
-from hf_alignbeam.decoding.judged_answers import JudgedAnswers
+from hf_alignbeam.decoding.judged_answers import Asked, JudgedAnswers, JudgedText
 from hf_alignbeam.decoding.policy import Policy
+from hf_alignbeam.decoding.records import Answer
 from hf_alignbeam.decoding.rollback import BatchRow, Rollback, Rollbacks
 from hf_alignbeam.decoding.row_batch import RowBatch
 from hf_alignbeam.decoding.row_writer import RowWriter
@@ -50,7 +51,10 @@ class JudgedDecoding:
                 n_next = self._policy.next_check(self._n_committed)
             while self._batches:
                 self._write(n_next)
-                flagged = self._check()
+                rows = [(batch, row) for batch in self._batches for row, active in enumerate(batch.active) if active]
+                asked = self._answers.ask(*self._texts(rows))
+                self._write_ahead(asked, n_next)
+                flagged = self._check(rows, asked)
                 self._replace(self._rollback.cut_back(flagged, self._n_committed), n_next)
                 n_next = self._policy.next_check(self._n_committed)
         finally:
@@ -61,12 +65,26 @@ class JudgedDecoding:
         """Write every active row to a length, or to its end; no further once no verdict is to be had."""
         for batch in self._batches:
             while batch.unfinished and batch.n_written != n_next and not self._answers.judge_is_lost:
-                self._step(batch)
+                self._step(batch, self._n_committed)
 
-    def _step(self, batch: RowBatch) -> None:
-        """Write one token of every row."""
+    def _write_ahead(self, asked: Asked, n_asked: int | None) -> None:
+        """While the judge is asked about the first `n_asked` tokens, write on, but not beyond the next check.
+
+        What is written meanwhile is what will be written if the text passes. Nobody sees it before that.
+        """
+        while asked.is_out and n_asked is not None:
+            n_next = self._policy.next_check(n_asked)
+            ahead = [batch for batch in self._batches if batch.unfinished and batch.n_written != n_next]
+            if not ahead:
+                return
+            for batch in ahead:
+                batch.n_asked = n_asked
+                self._step(batch, n_asked)
+
+    def _step(self, batch: RowBatch, n_committed: int) -> None:
+        """Write one token of every row, where so many are committed, or will be."""
         n_written, logits = batch.n_written, self._writer.read(batch)
-        if n_written in self._rollback.rollback_points(self._n_committed, n_written + 1):
+        if n_written in self._rollback.rollback_points(n_committed, n_written + 1):
             batch.logits[n_written] = logits
         scores = self._writer.scores(batch, logits)
         if self._answers.keeps_steps:
@@ -74,14 +92,15 @@ class JudgedDecoding:
             self._answers.keep_step(batch, rows, n_written, scores, logits)
         self._writer.write(batch, self._writer.draw(batch, scores), scores)
 
-    def _check(self) -> list[BatchRow]:
-        """Judge every active row and commit the text of those that pass; return the others."""
-        rows = [(batch, row) for batch in self._batches for row, active in enumerate(batch.active) if active]
-        texts = [self._answers.written(batch, row) for batch, row in rows]
-        harms = self._answers.judge([batch.answers[row] for batch, row in rows], texts)
-        flagged = []
-        for (batch, row), (ids, text), harm in zip(rows, texts, harms, strict=True):
-            answer, has_ended = batch.answers[row], batch.ends[row] is not None
+    def _texts(self, rows: list[BatchRow]) -> tuple[list[Answer], list[JudgedText]]:
+        """The answers of rows, and their texts."""
+        return [batch.answers[row] for batch, row in rows], [self._answers.written(batch, row) for batch, row in rows]
+
+    def _check(self, rows: list[BatchRow], asked: Asked) -> list[BatchRow]:
+        """Commit the text of the rows that pass; return the others."""
+        harms, flagged = self._answers.harms(asked), []
+        for (batch, row), (ids, text), harm in zip(rows, asked.texts, harms, strict=True):
+            answer, has_ended = batch.answers[row], batch.has_ended(row)
             passes = harm <= self._answers.limit(answer)
             batch.active[row] = passes and not has_ended
             if passes:
@@ -102,7 +121,8 @@ class JudgedDecoding:
         for batch in self._batches:
             if not any(batch.active):
                 batch.end_steering()
-            batch.logits.clear()
         self._batches = [batch for batch in self._batches if any(batch.active)]
-        if self._batches:
-            self._n_committed = self._batches[0].n_written
+        self._n_committed = n_next or 0  # None where every answer is at its end
+        for batch in self._batches:
+            batch.n_asked = None
+            batch.logits = {n: logits for n, logits in batch.logits.items() if n >= self._n_committed}

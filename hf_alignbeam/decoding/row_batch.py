@@ -43,6 +43,7 @@ class RowBatch:
         own_stream: The rows that draw from the random stream of their answer; the others draw as plain `generate` does.
         steered: The rows that an anchor steers.
         logits: By number of tokens, the target's logits (rows, V) where a row may have to roll back to.
+        n_asked: How many tokens of each row the judge is asked about, where more are written meanwhile; None if not.
     """
 
     target: TargetRows
@@ -54,6 +55,7 @@ class RowBatch:
     own_stream: set[int] = field(default_factory=set)
     steered: list[SteeredRows] = field(default_factory=list)
     logits: dict[int, Tensor] = field(default_factory=dict)
+    n_asked: int | None = None
 
     @property
     def unfinished(self) -> list[int]:
@@ -66,8 +68,13 @@ class RowBatch:
         return self.target.n_written
 
     def ids(self, row: int) -> list[int]:
-        """The tokens of a row's answer."""
-        return self.target.answer_ids(row)[: self.ends[row]]
+        """The tokens of a row's answer, without those that were written while the judge was asked."""
+        return self.target.answer_ids(row)[: self.ends[row]][: self.n_asked]
+
+    def has_ended(self, row: int) -> bool:
+        """Whether these tokens are the whole answer."""
+        end = self.ends[row]
+        return end is not None and (self.n_asked is None or end <= self.n_asked)
 
     def branch(self, rows: Sequence[int], n_kept: int) -> "RowBatch":
         """A new batch of some rows, rolled back to the first `n_kept` tokens of their answers."""

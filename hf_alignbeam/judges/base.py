@@ -20,7 +20,10 @@ MAX_BATCH_TOKENS = 16_384
 
 
 class Judge(Protocol):
-    """A callable that maps conversations and responses to harm."""
+    """A callable that maps conversations and responses to harm.
+
+    Where it has an attribute `is_remote` that is true, it is asked beside other work (see `is_remote`).
+    """
 
     def __call__(self, conversations: Sequence[list[Message]], responses: Sequence[str]) -> Tensor:
         """Judge one response to each conversation.
@@ -33,6 +36,14 @@ class Judge(Protocol):
             (n,) `harm` in [0, 1], higher is worse; NaN where there is no verdict.
         """
         ...
+
+
+def is_remote(judge: Judge) -> bool:
+    """Whether a judge says by an attribute `is_remote` that it runs elsewhere, so that it can be asked beside other work.
+
+    It is then called in another thread than `generate`, and must draw from no global generator.
+    """
+    return bool(getattr(judge, "is_remote", False))
 
 
 class NoVerdictError(RuntimeError):
@@ -93,6 +104,11 @@ class CachedJudge:
     def identity(self) -> Judge:
         """The judge whose verdicts these are."""
         return self._judge
+
+    @property
+    def is_remote(self) -> bool:
+        """As of the other judge."""
+        return is_remote(self._judge)
 
     def __call__(self, conversations: Sequence[Conversation], responses: Sequence[str]) -> Tensor:
         """As `Judge.__call__`, in float64.

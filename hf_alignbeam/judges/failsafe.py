@@ -5,12 +5,13 @@ quote what it read in its errors. Knows no kind of judge, and not what is done w
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from hf_alignbeam.chat.conversations import Message
-from hf_alignbeam.judges.base import Judge, NoVerdictError, as_numbers
+from hf_alignbeam.judges.base import Judge, NoVerdictError, as_numbers, is_remote
 from hf_alignbeam.utils.random_stream import RandomStream
-from hf_alignbeam.utils.timed_calls import TimedCalls, TimedOut
+from hf_alignbeam.utils.timed_calls import Pending, TimedCalls, TimedOut
 
 #: After so many calls that took too long, a judge is lost: it is asked no more.
 MAX_TIMEOUTS = 2
@@ -63,6 +64,7 @@ class JudgeCalls:
         self._judge = judge
         self._timed = timed or TimedCalls(None)
         self._stream = RandomStream()
+        self._is_remote = is_remote(judge)
         self._n_timeouts = 0
 
     @property
@@ -94,6 +96,12 @@ class JudgeCalls:
                 break
         return verdicts
 
+    def start(self, conversations: Sequence[list[Message]], responses: Sequence[str]) -> Pending[Verdicts] | None:
+        """As `each_or_none`, beside what the caller does; None for a judge that is not remote, which needs what it needs."""
+        if not self._is_remote:
+            return None
+        return self._timed.beside(lambda: self.each_or_none(conversations, responses))
+
     def once(self, conversations: Sequence[list[Message]], responses: Sequence[str]) -> Verdicts:
         """Judge all responses in one call and never retry, since every call may cost money.
 
@@ -109,7 +117,7 @@ class JudgeCalls:
         is_asked = not self.is_lost
         try:
             if is_asked:
-                with self._stream.drawing():
+                with nullcontext() if self._is_remote else self._stream.drawing():  # the generators may be in use
                     return self._timed(lambda: _checked(self._judge(copies, list(responses)), len(responses)))
         except TimedOut:
             self._n_timeouts += 1

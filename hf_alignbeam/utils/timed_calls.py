@@ -1,4 +1,4 @@
-"""Calls with a time limit: they run in one thread beside the caller's, which lives as long as it answers in time.
+"""Calls with a time limit, or beside what their caller does: they run in one thread, which lives as long as it answers in time.
 
 Knows threads. Knows nothing of what a call does, and not what follows from one that takes too long.
 """
@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 import torch
 
@@ -20,6 +20,32 @@ Outcome = tuple[object, BaseException | None]
 
 class TimedOut(Exception):  # noqa: N818
     """A call has taken longer than its limit."""
+
+
+class Pending(Generic[Result]):
+    """A call that runs in another thread.
+
+    Args:
+        outcome: Gets its outcome.
+        end: Is called when the outcome was taken.
+    """
+
+    def __init__(self, outcome: "queue.SimpleQueue[Outcome]", end: Callable[[], None]):
+        self._outcome = outcome
+        self._end = end
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the outcome is there."""
+        return not self._outcome.empty()
+
+    def result(self) -> Result:
+        """Wait for the call, and return or raise what it did; once only."""
+        result, error = self._outcome.get()
+        self._end()
+        if error is not None:
+            raise error
+        return cast(Result, result)
 
 
 class TimedCalls:
@@ -51,15 +77,23 @@ class TimedCalls:
         """
         if self.timeout is None:
             return call()
-        worker: _Worker | None = getattr(self._callers, "worker", None)
-        self._callers.worker = None  # unless it answers, it is not used again
-        if worker is None or not worker.is_alive:
-            worker = _Worker()
+        worker = self._take_worker()
         result, error = worker.run(_in_the_callers_context(call), self.timeout)
         self._callers.worker = worker
         if error is not None:
             raise error
         return cast(Result, result)
+
+    def beside(self, call: Callable[[], Result]) -> Pending[Result]:
+        """Start a call, without a limit, and return at once."""
+        worker = self._take_worker()
+        return Pending(worker.start(_in_the_callers_context(call)), lambda: setattr(self._callers, "worker", worker))
+
+    def _take_worker(self) -> "_Worker":
+        """The caller's thread, or a new one. Unless it answers, and is given back, it is not used again."""
+        worker: _Worker | None = getattr(self._callers, "worker", None)
+        self._callers.worker = None
+        return worker if worker is not None and worker.is_alive else _Worker()
 
 
 class _Worker:
@@ -76,11 +110,14 @@ class _Worker:
         """Whether the thread runs; after a fork it does not."""
         return self._thread.is_alive()
 
-    def run(self, call: Callable[[], object], timeout: float) -> Outcome:
+    def start(self, call: Callable[[], object]) -> "queue.SimpleQueue[Outcome]":
         outcome: queue.SimpleQueue[Outcome] = queue.SimpleQueue()  # of this call alone: a late result is dropped
         self._calls.put((call, outcome))
+        return outcome
+
+    def run(self, call: Callable[[], object], timeout: float) -> Outcome:
         try:
-            return outcome.get(timeout=timeout)
+            return self.start(call).get(timeout=timeout)
         except queue.Empty:
             pass
         raise TimedOut(f"no answer within {timeout:g} seconds")

@@ -24,7 +24,7 @@ def decoding_rows(monkeypatch, capsys, tmp_path):
 
     def run_batch(n_rows):
         small = Shape(32, 48, 2, 2, 1, 16)
-        for name, value in {"BATCH_SIZES": (n_rows,), "N_CONTEXT": 24, "N_NEW_TOKENS": 24, "N_RUNS": 1}.items():
+        for name, value in {"BATCH_SIZES": (n_rows,), "N_CONTEXT": 24, "N_NEW_TOKENS": 24, "N_RUNS": 1, "LATENCY": 0.02}.items():
             monkeypatch.setattr(strategy_cost, name, value)
         text = tmp_path / "text.txt"
         text.write_text(" ".join(prompt.text for prompt in testbed.prompts("train", "general")[:300]))
@@ -50,12 +50,14 @@ def test_decoding_counts_the_tokens_that_every_system_feeds(decoding_rows):
         < int(flagged["target row-tokens"])
         < int(rows["unflagged", "as printed"]["target row-tokens"])
     )
+    for away in ("ours, judge 0.02 s away", "the same, waited for"):  # what is written ahead is not written twice
+        assert rows["unflagged", away]["target row-tokens"] == plain["target row-tokens"]
     assert int(rows["nothing passes", "ours"]["target forwards"]) < int(plain["target forwards"]) + 16
 
 
 def test_decoding_shows_when_the_first_text_is_streamed(decoding_rows):
     rows = decoding_rows(1)
-    assert len(rows) == 6
+    assert len(rows) == 8
     for row in rows.values():
         assert 0.0 <= float(row["first text, s"]) <= float(row["seconds"]) + 0.1
 

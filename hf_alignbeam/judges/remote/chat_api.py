@@ -64,6 +64,8 @@ class ChatJudge:
         tensor([0.0004])
     """
 
+    is_remote = True
+
     def __init__(
         self,
         model: str,

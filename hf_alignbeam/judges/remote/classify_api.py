@@ -55,6 +55,8 @@ class ClassifyJudge:
         tensor([0.0004])
     """
 
+    is_remote = True
+
     def __init__(
         self,
         model: str,

@@ -45,6 +45,8 @@ class ModerationJudge:
         tensor([0.0004])
     """
 
+    is_remote = True
+
     def __init__(
         self,
         model: str = "omni-moderation-latest",
