@@ -71,6 +71,8 @@ def test_no_unjudged_text_is_returned_whatever_the_server_does(
         judged.update((c[0]["content"], response) for c, response in zip(conversations, responses, strict=True))
         return judge(conversations, responses)
 
+    recording_judge.is_remote = judge.is_remote  # the target writes on while the server is at it
+
     def answers(**settings):
         strategy = AlignBeam(
             *anchor, tokenizer, recording_judge, judge_after=12, num_candidates=2, translation=translator, **settings
