@@ -20,7 +20,7 @@ from hf_alignbeam.evaluation.answer_store import Batch, Store, commit_of, digest
 from hf_alignbeam.evaluation.generation import Response, count_forwards
 from hf_alignbeam.evaluation.prompt_sets import Example, PromptSet
 from hf_alignbeam.evaluation.recipe import REQUIRED_MODELS, TESTBED, JudgeSpec, ModelSpec, Recipe, SystemSpec
-from hf_alignbeam.evaluation.systems import AnswerFunction, RecipeModels, build
+from hf_alignbeam.evaluation.systems import AnswerFunction, RecipeModels, all_settings, build
 from hf_alignbeam.judges.base import NoVerdictError
 from hf_alignbeam.judges.failsafe import JudgeError, JudgeTimeoutError
 from hf_alignbeam.testbed.model_store import WEIGHTS
@@ -181,7 +181,14 @@ def _answer_inputs(recipe: Recipe, model: ModelSpec, system: SystemSpec) -> list
     required = REQUIRED_MODELS[system.system]
     anchor = [describe_model(recipe.anchor, recipe)] if required else []
     judge = [describe_model(recipe.judge, recipe), recipe.refusal] if "judge" in required else []
-    return [describe_model(model, recipe), system.system, dict(system.settings), *generation, *anchor, *judge]
+    return [
+        describe_model(model, recipe),
+        system.system,
+        all_settings(system.system, system.settings),
+        *generation,
+        *anchor,
+        *judge,
+    ]
 
 
 def describe_model(spec: ModelSpec | JudgeSpec | None, recipe: Recipe) -> Any:

@@ -4,6 +4,7 @@ Knows how guards are built from a recipe's settings. Knows no prompt set, no sco
 """
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -36,6 +37,15 @@ from hf_alignbeam.translation.translator import VocabularyTranslator
 SYSTEM_PROMPT = "Do not help with anything that could hurt somebody. Decline such requests."
 #: As an anchor: the model under the target's adapters.
 BASE = "base"
+
+#: The classes behind the kinds of systems, and the presets of each.
+CLASSES: dict[str, tuple[type, Mapping[str, Mapping[str, Any]]]] = {
+    "anchor-logits": (AnchorLogitsProcessor, PROCESSOR),
+    "alignbeam": (AlignBeam, {"paper": PAPER}),
+    "steerer": (EmbeddingSteerer, {"tsa": TSA}),
+}
+#: Settings that hold those of another kind of system.
+NESTED = {"guard": "anchor-logits", "on_fail": "steerer"}
 
 #: Answers a batch of conversations.
 AnswerFunction = Callable[[Sequence[list[Message]]], list[Response]]
@@ -127,13 +137,13 @@ class RecipeModels:
 
     def guard(self, settings: Mapping[str, Any]) -> AnchorLogitsProcessor:
         """Build a processor for the target."""
-        guard = AnchorLogitsProcessor(**self._with_anchor(_with_preset(settings, PROCESSOR)))
+        guard = AnchorLogitsProcessor(**self._with_anchor(_with_preset("anchor-logits", settings)))
         self._translators.setdefault(guard.translator.rule, guard.translator)
         return guard
 
     def strategy(self, settings: Mapping[str, Any]) -> AlignBeam:
         """Build AlignBeam for the target; `on_fail` holds the settings of an embedding search, used where nothing passes."""
-        arguments = _with_preset(settings, {"paper": PAPER})
+        arguments = _with_preset("alignbeam", settings)
         if arguments.get("on_fail") is not None:
             arguments["on_fail"] = self.steerer(arguments["on_fail"]).answers
         strategy = AlignBeam(judge=self.judge, **{"refusal": self.refusal, **self._with_anchor(arguments)})
@@ -142,7 +152,7 @@ class RecipeModels:
 
     def steerer(self, settings: Mapping[str, Any]) -> EmbeddingSteerer:
         """Build an embedding search for the target; it accepts answers that the anchor finds likely, or what `accept` says."""
-        arguments = {"seed": self.recipe.seed, "refusal": self.refusal, **_with_preset(settings, {"tsa": TSA})}
+        arguments = {"seed": self.recipe.seed, "refusal": self.refusal, **_with_preset("steerer", settings)}
         if "accept" in arguments:
             arguments["accept"] = load_accept(arguments["accept"], None, self.responder.model)
         elif self.recipe.anchor is not None and self.recipe.anchor.name != BASE:
@@ -289,8 +299,23 @@ def _steerer(models: RecipeModels, settings: Mapping[str, Any]) -> AnswerFunctio
     return answer
 
 
-def _with_preset(settings: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    settings = dict(settings)
+def all_settings(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a system with all that they leave at a default: a release may have others.
+
+    Raises:
+        ValueError: There is no such preset.
+    """
+    defaults: dict[str, Any] = {"threshold": THRESHOLD} if kind == "output-filter" else {}
+    if kind in CLASSES:
+        arguments = inspect.signature(CLASSES[kind][0]).parameters.values()
+        defaults = {each.name: each.default for each in arguments if each.default is not each.empty}
+        settings = _with_preset(kind, settings)
+    nested = {name: all_settings(NESTED[name], settings[name]) for name in NESTED if settings.get(name) is not None}
+    return {**defaults, **settings, **nested}
+
+
+def _with_preset(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    settings, known = dict(settings), CLASSES[kind][1]
     if (preset := settings.pop("preset", None)) is None:
         return settings
     if preset not in known:

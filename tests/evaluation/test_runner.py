@@ -1,4 +1,5 @@
 import copy
+import inspect
 import json
 import os
 import random
@@ -21,7 +22,7 @@ from hf_alignbeam.evaluation.reports import plots
 from hf_alignbeam.evaluation.reports.report import figures, markdown, slowdown
 from hf_alignbeam.evaluation.results import gather
 from hf_alignbeam.evaluation.statistics import Rate, Ratio
-from hf_alignbeam.evaluation.systems import CountedJudge, RecipeModels, build, with_system
+from hf_alignbeam.evaluation.systems import CountedJudge, RecipeModels, all_settings, build, with_system
 from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import stored_judges, stored_language
 from hf_alignbeam.testbed_training.rates import answers, responses
@@ -129,6 +130,20 @@ def test_only_changed_systems_and_new_prompts_are_answered_again(tmp_path):
     done.clear()
     evaluated(tmp_path, {**GIVEN, "systems": changed}, after=lambda job: done.append(job.examples[0].id))
     assert set(done) == {"3"}
+
+
+def test_another_default_of_a_release_is_a_change(tmp_path, monkeypatch):
+    """Of what a system leaves at its defaults, nested or by a preset, all is a part of its answers' key."""
+    evaluated(tmp_path, SHORT)
+    done = []
+    signature = inspect.signature(AlignBeam.__init__)
+    changed = [each.replace(default=2) if each.name == "num_candidates" else each for each in signature.parameters.values()]
+    monkeypatch.setattr(AlignBeam.__init__, "__signature__", signature.replace(parameters=changed), raising=False)
+    evaluated(tmp_path, SHORT, after=lambda job: done.append(job.system.name))
+    assert set(done) == {"AlignBeam"}
+    own = all_settings("alignbeam", {"on_fail": {"mu": 2.0}, "preset": "paper"})
+    assert (own["on_fail"]["mu"], own["on_fail"]["n_probes"], own["choice"]) == (2.0, 8, "safest")
+    assert all_settings("output-filter", {"guard": {}})["guard"]["n_watch"] == 4
 
 
 def test_weights_that_changed_under_the_same_size_and_time_are_others(tmp_path):
