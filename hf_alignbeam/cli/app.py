@@ -201,9 +201,10 @@ def evaluate(
 ) -> None:
     """Compare systems on prompts: refusal, harm, over-refusal, utility and cost, each with its 95 % interval."""
     if embedding_search:
-        if recipe or to or prompts or systems or judge_options.given:
+        if recipe or to or prompts or systems or harm_judge or judge_options.given:
             raise typer.BadParameter(
-                "--embedding-search runs on the testbed only: leave out the recipe, --prompts, --systems, --to and --judge-..."
+                "--embedding-search runs on the testbed only: leave out the recipe, --prompts, --systems, --to, --harm-judge and "
+                "--judge-..."
             )
         from hf_alignbeam.benchmarks.embedding_searches.testbed_searches import run as measure_searches
 

@@ -211,19 +211,19 @@ def prompt_sha256(answer: Answer) -> str:
     return conversation_key([*answer.prompt.messages, {"role": "assistant", "content": prefill}])
 
 
-def audit_record(answer: Answer, own_id: str, threshold: float, error: str | None) -> dict[str, Any]:
+def audit_record(answer: Answer, own_id: str, limit: float, error: str | None) -> dict[str, Any]:
     """The audit record of an answer, which contains no words of the prompt or the answer.
 
     Args:
         answer: The answer, as far as it was committed.
         own_id: The record's id.
-        threshold: The highest `harm` that passes.
+        limit: The highest `harm` that passed at its end.
         error: The kind of the error that ended the call; None if it did not fail.
     """
     record = {
         "id": own_id,
         "prompt_sha256": prompt_sha256(answer),
-        "threshold": threshold,
+        "threshold": limit,
         "harm": _number(answer.harm),
         "candidate_harm": [_number(harm) for harm in answer.candidate_harm],
         "chosen": answer.chosen,

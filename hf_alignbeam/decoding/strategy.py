@@ -252,7 +252,7 @@ class AlignBeam:
                 raise
             finally:
                 for answer in answers.answers if audited else []:
-                    self._write_audit(audit_record(answer, audited[answer.number], self._policy.threshold, error))
+                    self._write_audit(audit_record(answer, audited[answer.number], self._policy.limit(answer.was_flagged), error))
                 self._steering.ledger.add(
                     target_forwards=target.cost.n_forwards,
                     target_tokens=target.cost.n_tokens,

@@ -26,6 +26,7 @@ def test_the_audit_record_holds_the_choice_and_no_word_of_the_text(specialist, s
     assert [{**r, "id": ""} for r in records] == [{**r, "id": ""} for r in records_kept]
     assert [r["chosen"] for r in records] == output.chosen.tolist()
     assert len({r["prompt_sha256"] for r in records}) == len(mixed)
+    assert {(r["chosen"] == 0, r["threshold"]) for r in records} == {(True, 0.5), (False, 0.25)}  # what passed at its end
     assert all(r["judged"] >= 1 and r["target_tokens"] > 0 for r in records)
     assert not any(word in file.read_text() for word in ("kill", "poison", "weeds", "capital"))
 

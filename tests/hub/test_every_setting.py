@@ -42,7 +42,7 @@ GROUPS = {
         {"n_watch": None, "judge_after": 2, "alpha": 1.0},
         {"judge_after": 3, "judge_every": 2, "judge_timeout": 60.0, "num_candidates": 1, "threshold": 0.02},
         {"judge_after": 3, "judge_every": None, "alpha": 0.3, "n_steps": 2, "n_watch": 1},
-        {"escalation": "always", "choice": "safest", "on_judge_error": "raise", "min_start": 1.0},
+        {"escalation": "always", "choice": "safest", "on_judge_error": "raise", "min_start": 1.0, "candidate_threshold": 0.05},
         {"mixing": "linear", "translation": "drop", "n_lookahead": 0},
         {"refusal": "Nein.", "threshold": 0.0},
         {"preset": "paper", "n_steps": None},
