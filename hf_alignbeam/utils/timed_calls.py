@@ -3,19 +3,24 @@
 Knows threads. Knows nothing of what a call does, and not what follows from one that takes too long.
 """
 
+import atexit
 import contextvars
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 
 Result = TypeVar("Result")
 #: What a call returned, and what it raised.
 Outcome = tuple[object, BaseException | None]
+#: How many seconds an interpreter that exits waits for the threads of this module: idle ones end at once.
+EXIT_SECONDS = 1.0
+_THREADS: "weakref.WeakKeyDictionary[threading.Thread, queue.SimpleQueue[Any]]" = weakref.WeakKeyDictionary()
 
 
 class TimedOut(Exception):  # noqa: N818
@@ -103,6 +108,7 @@ class _Worker:
         self._calls: queue.SimpleQueue[tuple[Callable[[], object], queue.SimpleQueue[Outcome]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=_serve, args=(self._calls,), daemon=True)
         self._thread.start()
+        _THREADS[self._thread] = self._calls
         weakref.finalize(self, self._calls.put, None)
 
     @property
@@ -131,6 +137,17 @@ def _serve(calls: "queue.SimpleQueue[tuple[Callable[[], object], queue.SimpleQue
         except BaseException as error:
             outcome.put((None, error))
         del each, call, outcome  # keep nothing alive while waiting
+
+
+@atexit.register
+def _end_threads() -> None:
+    """End the threads before the interpreter does: one that frees a tensor later than that would abort the process."""
+    end = time.monotonic() + EXIT_SECONDS
+    threads = list(_THREADS.items())
+    for _, calls in threads:
+        calls.put(None)
+    for thread, _ in threads:
+        thread.join(max(0.0, end - time.monotonic()))
 
 
 def _in_the_callers_context(call: Callable[[], Result]) -> Callable[[], Result]:

@@ -2,6 +2,8 @@
 
 import gc
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -92,3 +94,43 @@ def test_a_caller_that_ends_ends_its_thread():
         gc.collect()
         time.sleep(0.01)
     assert not found[0].is_alive()
+
+
+def test_a_call_beside_returns_or_raises_what_it_does_in_the_same_thread():
+    timed, released = TimedCalls(None), threading.Event()
+    pending = timed.beside(lambda: (released.wait(20), threading.get_ident()))
+    assert not pending.is_done
+    released.set()
+    waited, thread = pending.result()
+    assert waited
+    assert timed.beside(threading.get_ident).result() == thread != threading.get_ident()
+    with pytest.raises(ZeroDivisionError, match="^x$"):
+        timed.beside(lambda: (_ for _ in ()).throw(ZeroDivisionError("x"))).result()
+
+
+AT_EXIT = """
+import sys, threading, time, torch
+from hf_alignbeam.utils.timed_calls import TimedCalls
+kept = threading.local()
+class Slow:
+    def __del__(self):
+        time.sleep(0.3)
+        print("freed", flush=True)
+def call():
+    kept.value = Slow()
+timed = TimedCalls(20)
+timed(call)
+timed.beside(lambda: time.sleep(float(sys.argv[1])))
+if sys.argv[2] == "dropped":
+    del timed
+"""
+
+
+@pytest.mark.parametrize(("busy", "kept"), [("0", "kept"), ("0", "dropped"), ("30", "kept")])
+def test_threads_end_before_the_interpreter_does(busy, kept):
+    """What a thread keeps is freed while it can be; a call that hangs holds nobody up for long."""
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", AT_EXIT, busy, kept], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "freed\n" or busy != "0"
+    assert time.monotonic() - start < 25
