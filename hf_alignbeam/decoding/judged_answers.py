@@ -65,7 +65,7 @@ class Asked:
 
     @property
     def is_out(self) -> bool:
-        """Whether the judge is at it."""
+        """Whether the judge was asked beside other work, and has not answered yet."""
         return self.pending is not None and not self.pending.is_done
 
 

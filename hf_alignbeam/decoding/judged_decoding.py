@@ -1,8 +1,8 @@
 """JudgedDecoding: the loop of one call: write to the next check, judge, commit what passes, and roll back what does not.
 
 Knows batches of rows and the lengths at which they are judged. Does not know how a row is written (`row_writer`), or what
-happens to a flagged answer (`rollback`). All active rows have the same length and the same committed length, so that they share
-their forwards.
+happens to a flagged answer (`rollback`). All active rows have the same committed length, and at each check the same length, so
+that they share their forwards. While a remote judge reads, some are written ahead of it.
 """
 
 import math
