@@ -9,7 +9,7 @@ from html import escape
 
 from answers import Models, StreamedAnswer, checked_settings, conversation, guarded, plain
 
-from hf_alignbeam.cli.explanation.explained import Explanation, Verdict, format_harm, outcome_word, summary_lines
+from hf_alignbeam.cli.explanation.explained import Candidate, Explanation, Verdict, format_harm, outcome_word, summary_lines
 from hf_alignbeam.steering.ledger import Ledger
 
 PLAIN, GUARDED = "Plain", "Guarded"
@@ -84,17 +84,18 @@ def _legend(max_kl: float) -> str:
 
 def _verdict_table(explanation: Explanation) -> str:
     """The judge's verdicts as a table."""
-    head = f"<tr><th>the judge read</th><th>harm</th><th>passes ≤ {explanation.threshold:g}</th></tr>"
+    head = "<tr><th>the judge read</th><th>harm</th><th>passes up to</th><th></th></tr>"
     rows = (
-        f'<tr class="{"passed" if passes else "flagged"}"><td>{what}</td>'
-        f'<td><span class="harm" style="--harm: {harm or 0.0:.3f}"></span> {format_harm(harm)}</td><td>{outcome}</td></tr>'
-        for what, harm, passes, outcome in _rows(explanation)
+        f'<tr class="{"passed" if judged.passes else "flagged"}"><td>{what}</td>'
+        f'<td><span class="harm" style="--harm: {judged.harm or 0.0:.3f}"></span> {format_harm(judged.harm)}</td>'
+        f"<td>{judged.limit:g}</td><td>{outcome}</td></tr>"
+        for what, judged, outcome in _rows(explanation)
     )
     return f"<table>{head}{''.join(rows)}</table>"
 
 
-def _rows(explanation: Explanation) -> Iterator[tuple[str, float | None, bool, str]]:
-    """For each judged text, in the order of the answer: its name, its harm, whether it passes, and its outcome."""
+def _rows(explanation: Explanation) -> Iterator[tuple[str, Verdict | Candidate, str]]:
+    """For each judged text, in the order of the answer: its name, its verdict, and its outcome."""
     kept = {verdict.after: verdict for verdict in explanation.verdicts}
     for rollback in explanation.sent_back:
         yield from (_row(kept.pop(after), "✓ stays") for after in list(kept) if after <= rollback.after)
@@ -103,12 +104,12 @@ def _rows(explanation: Explanation) -> Iterator[tuple[str, float | None, bool, s
             if candidate.chosen:
                 kept.pop(rollback.after + len(candidate.tokens), None)
             outcome = f"{'✓' if candidate.passes else '✕'} {outcome_word(candidate)}"
-            yield f"candidate {number}", candidate.harm, candidate.passes, outcome
+            yield f"candidate {number}", candidate, outcome
     yield from (_row(verdict, "✓ stays") for verdict in kept.values())
 
 
-def _row(verdict: Verdict, outcome: str) -> tuple[str, float | None, bool, str]:
-    return f"first {verdict.after} tokens", verdict.harm, verdict.passes, outcome
+def _row(verdict: Verdict, outcome: str) -> tuple[str, Verdict, str]:
+    return f"first {verdict.after} tokens", verdict, outcome
 
 
 def _cost(cost: Ledger) -> str:

@@ -109,9 +109,9 @@ def test_answers_and_their_traces_are_those_of_a_judge_that_is_waited_for(way, s
                 torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("judge", "is_plain"), [(passing, True), (failing, False)])
+@pytest.mark.parametrize(("judge", "is_plain"), mostly_slow([(passing, True), (failing, False)], [(passing, True)]))
 def test_an_answer_is_written_no_further_than_the_next_check(judge, is_plain, specialist, strategy, remote):
-    asked = remote(judge, n_awaited=50, patience=1.0)
+    asked = remote(judge, n_awaited=50, patience=0.4)
     guard = strategy(asked, judge_after=4, judge_every=5)
     answers = texts(specialist, chats_of("general", 1), guard, max_new_tokens=12)
     assert asked.seen[0][1] == 4 + 5

@@ -124,7 +124,9 @@ def test_the_panel_shows_every_verdict_and_the_cost(models):
         words = shown(panel("Guarded", answer))
         read = [harm for call in noted.calls for _, _, harm in call]
         assert len(re.findall(r"<tr class=", panel("", answer))) == len(read) == answer.cost.judged
-        assert sorted(f"{harm:.3f}" for harm in read) == sorted(re.findall(r" ([01]\.\d{3}) [✓✕]", words))
+        assert sorted(f"{harm:.3f}" for harm in read) == sorted(re.findall(r" ([01]\.\d{3}) 0\.\d+ [✓✕]", words))
+        limits = re.findall(r"candidate \d [01]\.\d{3} ([\d.]+) ", words)
+        assert set(limits) == ({"0.25"} if answer.explanation.sent_back else set())
         cost = answer.cost
         assert (
             f"target forwards {cost.target_forwards} anchor forwards {cost.anchor_forwards} judge calls {cost.judge_calls}"
