@@ -16,7 +16,7 @@ def test_the_table_of_all_systems_is_what_its_command_prints(tmp_path):
     command[command.index("--to") + 1] = str(tmp_path)
     subprocess.run([sys.executable, "-m", "hf_alignbeam", *command], check=True, capture_output=True)
     printed, shown = (tables(each) for each in ((tmp_path / "report.md").read_text(), text))
-    assert len(shown) == len(printed) == 6
+    assert len(shown) == len(printed) == 8
     for ours, theirs in zip(shown, printed, strict=True):
         if ours[0][0] == "cost a prompt":
             speed = [ours[0].index(column) for column in ("answer tokens a second", "wall time, times plain")]
