@@ -68,9 +68,9 @@ class JudgedDecoding:
                 self._step(batch, self._n_committed)
 
     def _write_ahead(self, asked: Asked, n_asked: int | None) -> None:
-        """While the judge is asked about the first `n_asked` tokens, write on, but not beyond the next check.
+        """Speculative continuation: while the judge is asked about the first `n_asked` tokens, write on, up to the next check.
 
-        What is written meanwhile is what will be written if the text passes. Nobody sees it before that.
+        What is written meanwhile is what will be written if the text passes. It is not emitted before that.
         """
         while asked.is_out and n_asked is not None:
             n_next = self._policy.next_check(n_asked)

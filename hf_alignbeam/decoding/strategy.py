@@ -145,9 +145,16 @@ class AlignBeam:
             raise ValueError(
                 f"`on_fail` must be callable with conversations, got {on_fail!r}. Use `EmbeddingSteerer(...).answers`."
             )
-        checks = judge_after, judge_every
         self._policy = Policy(
-            num_candidates, threshold, *checks, choice, escalation, on_judge_error, min_start, candidate_threshold
+            num_candidates,
+            threshold,
+            judge_after,
+            judge_every,
+            choice,
+            escalation,
+            on_judge_error,
+            min_start,
+            candidate_threshold,
         )
         settings = SteeringSettings(alpha, n_steps, n_watch, mixing, translation, n_lookahead, template)
         self._steering = AnchorSteering(anchor, anchor_tokenizer, tokenizer, settings, model)

@@ -97,7 +97,7 @@ class JudgeCalls:
         return verdicts
 
     def start(self, conversations: Sequence[list[Message]], responses: Sequence[str]) -> Pending[Verdicts] | None:
-        """As `each_or_none`, beside what the caller does; None for a judge that is not remote, which needs what it needs."""
+        """As `each_or_none`, beside what the caller does; None for a judge in this process, which may share the model."""
         if not self._is_remote:
             return None
         return self._timed.beside(lambda: self.each_or_none(conversations, responses))

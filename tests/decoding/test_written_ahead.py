@@ -1,4 +1,4 @@
-"""While a remote judge reads an answer, the target writes on; nobody can tell from what comes out."""
+"""While a remote judge reads an answer, the target writes on speculatively; tokens, traces and streams are the same."""
 
 import threading
 import time

@@ -129,7 +129,7 @@ if sys.argv[2] == "dropped":
 
 @pytest.mark.parametrize(("busy", "kept"), mostly_slow([("0", "kept"), ("0", "dropped"), ("30", "kept")], [("0", "dropped")]))
 def test_threads_end_before_the_interpreter_does(busy, kept):
-    """What a thread keeps is freed while it can be; a call that hangs holds nobody up for long."""
+    """What a thread keeps is freed while it can be; a call that hangs delays the exit by a second at most."""
     start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", AT_EXIT, busy, kept], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
