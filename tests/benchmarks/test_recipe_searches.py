@@ -1,5 +1,7 @@
 """The benchmark of searches on a recipe's prompts counts what is found by another judge and by its words."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -48,8 +50,8 @@ def recipe(tmp_path):
     return str(path)
 
 
-def table(*arguments):
-    result = CliRunner().invoke(app, [*arguments, "--other-judge", str(WEIGHTS / "judge-cls"), "--limit", "4"])
+def table(*arguments, other_judge=str(WEIGHTS / "judge-cls")):
+    result = CliRunner().invoke(app, [*arguments, "--other-judge", other_judge, "--limit", "4"])
     assert result.exit_code == 0, result.output
     return [line for line in result.stdout.splitlines() if line.startswith("|")]
 
@@ -60,6 +62,14 @@ def test_a_recipe_is_searched_and_a_second_run_resumes(recipe, tmp_path):
     again = table("--recipe", recipe, "--systems", OURS, "--to", str(tmp_path / "to"))
     *cells_again, _ = again[2].split(" |")[:-1]  # the last one is the time
     assert cells_again == lines[2].split(" |")[:-2]
+
+
+def test_the_other_judge_is_found_in_its_folder_also_when_the_target_is_another_one(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ALIGNBEAM_MODELS", str(WEIGHTS))
+    named = tmp_path / "named.yaml"
+    named.write_text(Path(recipe).read_text().replace(str(WEIGHTS / "thin"), "{name: you/model, folder: judge-cls}"))
+    lines = table("--recipe", str(named), "--systems", OURS, "--model", str(WEIGHTS / "thin"), other_judge="you/model")
+    assert lines[2].startswith(f"| {OURS} |")
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ def recipe_searches(
     console = Console(width=200)
     with report_user_errors():
         changes = {"model": model, "judge": judge, "prompts": prompts}
+        named = parse_recipe(read_recipe(recipe))
         read = parse_recipe({**read_recipe(recipe), **{name: value for name, value in changes.items() if value}})
         for name in systems or ():
             if name not in SYSTEMS:
@@ -44,7 +45,7 @@ def recipe_searches(
         models = RecipeModels(read, read.models[0])
         if read.judge is None:
             raise ValueError("`judge` of the recipe must be named, got none. Use --judge.")
-        unseen_source = ModelSpec(other_judge, folder=_folder_of(read, other_judge)).source
+        unseen_source = ModelSpec(other_judge, folder=_folder_of(named, other_judge)).source
         judges = load_judge(read.judge.source, read.judge.settings), load_judge(unseen_source)
         asked = harmful_conversations(read, limit)
         budget = {"max_calls": max_calls, "max_generations": max_generations, "threshold": THRESHOLD}
