@@ -41,18 +41,18 @@ class NextTokens:
     """
 
     def __init__(self, logits: Tensor, n_new: Sequence[int]):
-        self._logits = _checked(logits)
+        self._logits = logits
         self.first = [0, *accumulate(n_new)]
 
     @cached_property
     def logp(self) -> Tensor:
-        """The log-probabilities (N, A)."""
-        return self._logits.float().log_softmax(-1)
+        """The log-probabilities (N, A). Raises ValueError where the logits give no distribution."""
+        return _checked(self._logits.float().log_softmax(-1))
 
     @cached_property
     def prob(self) -> Tensor:
-        """The probabilities (N, A)."""
-        return self._logits.softmax(-1, dtype=torch.float32)
+        """The probabilities (N, A). Raises ValueError where the logits give no distribution."""
+        return _checked(self._logits.softmax(-1, dtype=torch.float32))
 
 
 class BranchingCache:
@@ -170,14 +170,14 @@ class BranchingCache:
             )
 
 
-def _checked(logits: Tensor) -> Tensor:
-    """Return logits (N, A), or raise ValueError where they give no distribution."""
-    if not logits.amax(-1).isfinite().all():  # the largest of a row is NaN where one is
+def _checked(normalized: Tensor) -> Tensor:
+    """Return what a softmax gave (N, A), or raise ValueError where a row is no distribution: NaN stands in all of it then."""
+    if normalized[:, 0].isnan().any():
         raise ValueError(
             "The logits of an anchor or a judge must be numbers, got NaN or infinity. Check the model's weights and dtype "
             "(float16 overflows in some models: load it in bfloat16 or float32)."
         )
-    return logits
+    return normalized
 
 
 def choose_engine(model: PreTrainedModel, tokens: Sequence[bytes | None], scope: Scope = nullcontext) -> type[Engine]:

@@ -18,7 +18,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from hf_alignbeam.inference.branching_cache import Append, BranchingCache, Leaf, choose_engine
+from hf_alignbeam.inference.branching_cache import Append, BranchingCache, Leaf, NextTokens, choose_engine
 from hf_alignbeam.inference.engines import KeyValueEngine, RecomputeEngine, can_cache, windows
 from hf_alignbeam.inference.packed import PackedEngine
 from hf_alignbeam.tokenization.vocabulary import token_bytes
@@ -123,19 +123,37 @@ def test_selected_rows_keep_their_context(engine, tiny_qwen):
         torch.testing.assert_close(logp[row][0], reference.next_logp(tiny_qwen, ids), atol=1e-4, rtol=0)
 
 
-def test_nan_logits_are_an_error(engine, tiny_qwen):
+@pytest.mark.parametrize("form", ["prob", "logp"])
+def test_nan_logits_are_an_error(engine, tiny_qwen, form):
     broken = copy.deepcopy(tiny_qwen)
     broken.model.norm.weight.data.fill_(float("nan"))
     with pytest.raises(ValueError, match="The logits of an anchor or a judge must be numbers, got NaN"):
-        BranchingCache(engine(broken), PROMPTS)
+        getattr(BranchingCache(engine(broken), PROMPTS).after_prompt, form)
 
 
-def test_infinite_logits_are_an_error(engine, tiny_qwen):
+@pytest.mark.parametrize("form", ["prob", "logp"])
+def test_infinite_logits_are_an_error(engine, tiny_qwen, form):
     broken = copy.deepcopy(tiny_qwen)
     broken.lm_head = torch.nn.Linear(32, broken.config.vocab_size)
     broken.lm_head.bias.data[7] = float("inf")
     with pytest.raises(ValueError, match="got NaN or infinity"):
-        BranchingCache(engine(broken), PROMPTS)
+        getattr(BranchingCache(engine(broken), PROMPTS).after_prompt, form)
+
+
+@pytest.mark.parametrize("form", ["prob", "logp"])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_one_row_without_a_distribution_is_an_error(form, wrong):
+    logits = torch.zeros(3, 70)
+    logits[2, slice(None) if wrong < 0 else 69] = wrong
+    with pytest.raises(ValueError, match="got NaN or infinity"):
+        getattr(NextTokens(logits, [1, 1, 1]), form)
+
+
+def test_tokens_that_are_ruled_out_are_no_error():
+    logits = torch.zeros(2, 70)
+    logits[:, :69] = -torch.inf
+    assert NextTokens(logits, [1, 1]).prob[:, 69].tolist() == [1.0, 1.0]
+    assert NextTokens(logits, [1, 1]).logp[:, 0].tolist() == [-torch.inf] * 2
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21 under transformers 5.23
