@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -107,17 +108,30 @@ def test_the_pairs_of_the_guide_are_a_harmless_and_a_harmful_prompt_each():
     assert len({row["prompt"] for row in rows} - {each.request for each in REQUESTS}) == 226
 
 
-def test_a_judge_that_is_not_there_is_named(tmp_path):
-    done = subprocess.run([*OWN_JUDGE, "--to", str(tmp_path / "none")], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert f"{tmp_path / 'none'} could not be loaded" in done.stderr
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """Runs a script that refuses what it is given, in this process: the status, and what it says."""
+
+    def run(command):
+        monkeypatch.setattr(sys, "argv", command[1:])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(command[1], run_name="__main__")
+        said = capsys.readouterr().err
+        return (end.value.code, said) if isinstance(end.value.code, int) else (1, str(end.value.code))
+
+    return run
 
 
-def test_a_judge_is_fine_tuned_on_prompts_alone(tmp_path):
-    given = ["--epochs", "2", "--file", "labelled.jsonl", "--to", str(tmp_path / "own")]
-    done = subprocess.run([*OWN_JUDGE, *given], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert "--epochs must be 0 or more, and come with --prompts to learn from, got 2." in done.stderr
+def test_a_judge_that_is_not_there_is_named(tmp_path, refused):
+    status, said = refused([*OWN_JUDGE, "--to", str(tmp_path / "none")])
+    assert status == 2
+    assert f"{tmp_path / 'none'} could not be loaded" in said
+
+
+def test_a_judge_is_fine_tuned_on_prompts_alone(tmp_path, refused):
+    status, said = refused([*OWN_JUDGE, "--epochs", "2", "--file", "labelled.jsonl", "--to", str(tmp_path / "own")])
+    assert status == 2
+    assert "--epochs must be 0 or more, and come with --prompts to learn from, got 2." in said
 
 
 BREAK = [sys.executable, str(ROOT / "examples" / "guides" / "break_and_mend.py"), "--base", str(WEIGHTS / "anchor")]
@@ -137,12 +151,11 @@ def test_a_specialist_learns_its_domain_as_an_adapter_that_commands_take(tmp_pat
     assert respond([[{"role": "user", "content": "Who bakes?"}]])[0].text == "The baker bakes."
 
 
-def test_a_domain_without_right_answers_is_refused(tmp_path):
+def test_a_domain_without_right_answers_is_refused(tmp_path, refused):
     (tmp_path / "domain.jsonl").write_text('{"prompt": "Who bakes?", "harmful": false}\n')
-    given = ["--domain", str(tmp_path / "domain.jsonl"), "--to", str(tmp_path / "own")]
-    done = subprocess.run([*BREAK, *given], capture_output=True, text=True, timeout=120)
-    assert done.returncode != 0
-    assert "--domain must hold prompts with right answers, got none from" in done.stderr
+    status, said = refused([*BREAK, "--domain", str(tmp_path / "domain.jsonl"), "--to", str(tmp_path / "own")])
+    assert status != 0
+    assert "--domain must hold prompts with right answers, got none from" in said
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
