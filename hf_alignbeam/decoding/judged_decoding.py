@@ -46,7 +46,8 @@ class JudgedDecoding:
         try:
             if self._policy.escalation == "always":
                 (batch,) = self._batches
-                batch.logits[0] = self._writer.read(batch)
+                batch.logits[0] = logits = self._writer.read(batch)
+                self._answers.keep_step(batch, [], 0, logits, logits)  # of no row: a refusal needs the vocabulary's width
                 self._replace({(batch, 0): list(range(len(batch.answers)))}, n_next)
                 n_next = self._policy.next_check(self._n_committed)
             while self._batches:

@@ -13,6 +13,7 @@ from helpers.strategies import (
     answer_ids,
     chats_of,
     failing,
+    flags_first_call,
     generated,
     text_of,
     texts,
@@ -113,6 +114,20 @@ def test_scores_hold_no_rejected_text(specialist, strategy):
     for steps in (output.scores, output.logits):
         assert all(bool((step[0] == -torch.inf).all()) for step in steps[n_refusal:])
         assert all(int(step[0].argmax()) == output.sequences[0, n_prompt + n] for n, step in enumerate(steps[:n_refusal]))
+
+
+@pytest.mark.parametrize("make_judge", [lambda: failing, flags_first_call], ids=["nothing passes", "no candidate passes"])
+@pytest.mark.parametrize("on_fail", [None, lambda conversations: ["Ask a doctor."] * len(conversations)])
+def test_what_was_not_drawn_is_certain_in_the_scores(make_judge, on_fail, specialist, strategy):
+    """Also where candidates are the first thing written, so that no step of the target's own was kept."""
+    wanted = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
+    guard = strategy(make_judge(), escalation="always", on_fail=on_fail)
+    output, n_prompt = generated(specialist, chats_of("harmful", 2), guard, **wanted)
+    n_tokens = output.sequences.shape[1] - n_prompt
+    assert (output.chosen < 0).all()
+    assert len(output.scores) == len(output.logits) == n_tokens
+    logp = specialist[0].compute_transition_scores(output.sequences, output.scores, normalize_logits=True)
+    assert logp.eq(0.0).all()
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
