@@ -251,22 +251,12 @@ class AlignBeam:
             audited = {answer.number: uuid.uuid4().hex for answer in answers.answers} if self._audit is not None else {}
             if self._audit is not None:
                 self._begin_audit(answers.answers, audited)
-            error = None
             try:
                 JudgedDecoding(target, writer, answers, rollback, self._policy).run()
             except BaseException as failure:
-                error = type(failure).__name__
+                self._end(target, answers, audited, start, failure)
                 raise
-            finally:
-                for answer in answers.answers if audited else []:
-                    self._write_audit(audit_record(answer, audited[answer.number], self._policy.limit(answer.was_flagged), error))
-                self._steering.ledger.add(
-                    target_forwards=target.cost.n_forwards,
-                    target_tokens=target.cost.n_tokens,
-                    judge_calls=answers.n_judge_calls,
-                    judged=sum(answer.n_judged for answer in answers.answers),
-                    seconds=time.perf_counter() - start,
-                )
+            self._end(target, answers, audited, start, None)
             if self._explain is not None:
                 for answer in answers.answers:
                     self._explain(answer)
@@ -303,6 +293,38 @@ class AlignBeam:
                 self._write_audit({"id": audited[answer.number], "begun": True, "prompt_sha256": prompt_sha256(answer)})
         elif not callable(self._audit):
             Path(cast(str, self._audit)).open("ab").close()
+
+    def _end(
+        self, target: TargetRows, judged: JudgedAnswers, audited: Mapping[int, str], start: float, failure: BaseException | None
+    ) -> None:
+        """Add to the ledger what a call has cost, and then write the records of its answers.
+
+        Every record is tried. If one cannot be written, the call fails: with its own `failure` if it had one. Only an interrupt,
+        such as `KeyboardInterrupt`, is raised in the place of another error.
+        """
+        self._steering.ledger.add(
+            target_forwards=target.cost.n_forwards,
+            target_tokens=target.cost.n_tokens,
+            judge_calls=judged.n_judge_calls,
+            judged=sum(answer.n_judged for answer in judged.answers),
+            seconds=time.perf_counter() - start,
+        )
+        errors: list[BaseException] = []
+        kind = None if failure is None else type(failure).__name__
+        for answer in judged.answers if audited else []:
+            try:
+                self._write_audit(audit_record(answer, audited[answer.number], self._policy.limit(answer.was_flagged), kind))
+            except BaseException as error:
+                errors.append(error)
+        if errors:
+            known = errors if failure is None else [failure, *errors]
+            first = next((error for error in known if not isinstance(error, Exception)), known[0])
+            first.add_note(f"{len(errors)} of {len(audited)} audit records could not be written: {errors[0]!r}")
+            try:
+                if first is not failure:
+                    raise first
+            finally:
+                del errors, known, first, failure  # an error's traceback must not keep this frame, which keeps the error
 
     def _write_audit(self, record: dict[str, Any]) -> None:
         if callable(self._audit):

@@ -1,9 +1,14 @@
 """What is reported of a call: the output's fields, the audit record and the ledger."""
 
+import gc
 import json
+import sys
+import weakref
 
 import pytest
-from helpers.strategies import RecordingJudge, RecordingStreamer, chats_of, fed_shapes, generated
+from helpers.strategies import RecordingJudge, RecordingStreamer, chats_of, fed_shapes, generated, passing
+
+from hf_alignbeam.judges.failsafe import JudgeError
 
 
 def test_output_fields_have_a_row_for_each_answer(specialist, strategy, oracle, mixed):
@@ -108,3 +113,75 @@ def test_a_call_that_fails_has_a_record_of_each_answer(specialist, strategy, mix
         generated(specialist, mixed, strategy(broken, audit=records.append, on_judge_error="raise"))
     assert [record["error"] for record in records] == ["JudgeError"] * len(mixed)
     assert "secret" not in str(records)
+
+
+class FailsOnce:
+    """An audit that raises an error at its first record, and keeps the others."""
+
+    def __init__(self, error):
+        self.error, self.records, self.n_tried = error, [], 0
+
+    def __call__(self, record):
+        self.n_tried += 1
+        if self.n_tried == 1:
+            raise self.error
+        self.records.append(record)
+
+
+@pytest.mark.parametrize("kind", [OSError, KeyboardInterrupt])
+def test_a_record_that_cannot_be_written_costs_no_other_record(kind, specialist, strategy):
+    error = kind("disk full")
+    audit, judge = FailsOnce(error), RecordingJudge(passing)
+    guard = strategy(judge, audit=audit)
+    with fed_shapes(specialist[0]) as fed, pytest.raises(kind) as caught:
+        generated(specialist, chats_of("domain", 3), guard)
+    assert caught.value is error
+    assert caught.value.__context__ is None
+    assert caught.value.__notes__ == [f"1 of 3 audit records could not be written: {error!r}"]
+    assert [record["n_tokens"] > 0 for record in audit.records] == [True, True]
+    assert guard.ledger.judge_calls == len(judge.calls) > 0
+    assert guard.ledger.judged == 3 * len(judge.calls)
+    assert guard.ledger.target_forwards == len(fed) > 0
+
+
+@pytest.mark.parametrize(("raised", "kind"), [(KeyboardInterrupt, KeyboardInterrupt), (ValueError, JudgeError)])
+def test_a_record_that_cannot_be_written_replaces_no_error(raised, kind, specialist, strategy):
+    def judge(conversations, responses):
+        raise raised("no verdict")
+
+    audit = FailsOnce(OSError("disk full"))
+    guard = strategy(judge, audit=audit, on_judge_error="raise")
+    with pytest.raises(kind) as caught:
+        generated(specialist, chats_of("domain", 2), guard)
+    assert caught.value.__notes__[-1] == "1 of 2 audit records could not be written: OSError('disk full')"
+    assert [record["error"] for record in audit.records] == [kind.__name__]
+    assert guard.ledger.target_forwards > 0
+
+
+def test_an_interrupt_while_records_are_written_is_not_lost_beside_another_error(specialist, strategy):
+    def judge(conversations, responses):
+        raise OSError("down")
+
+    audit = FailsOnce(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt) as caught:
+        generated(specialist, chats_of("domain", 2), strategy(judge, audit=audit, on_judge_error="raise"))
+    assert isinstance(caught.value.__context__, JudgeError)
+    assert len(audit.records) == 1
+
+
+def test_a_call_that_fails_with_its_audit_is_freed_at_once(specialist, strategy):
+    """Its caches do not wait for the garbage collector."""
+    freed, audit = [], FailsOnce(OSError("disk full"))
+
+    def judge(conversations, responses):
+        weakref.finalize(sys._getframe(1).f_locals["self"], freed.append, 1)
+        return passing(conversations, responses)
+
+    gc.disable()
+    try:
+        with pytest.raises(OSError, match="disk full"):
+            generated(specialist, chats_of("domain", 2), strategy(judge, audit=audit))
+        audit.error = None
+        assert freed
+    finally:
+        gc.enable()
