@@ -136,9 +136,10 @@ def _recorded(guard: AnchorLogitsProcessor, run: Callable[[LogitsProcessor], obj
 
 def _nodes(follower: Follower) -> Iterator[tuple[list[int], Tensor]]:
     """The context and the log-probabilities of every node that a follower holds."""
+    ids, prompts = follower.cache._ids, follower.cache._prompt
     for number, row in enumerate(follower.rows):
         for path, node in row.nodes.items():
-            yield follower.cache.context(number, row.slots(path)), node.prob.log()
+            yield [*ids[number][prompts[number]].tolist(), *ids[number, row.slots(path)].tolist()], node.prob.log()
 
 
 def guidance_error(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation]) -> float:

@@ -79,6 +79,8 @@ def check_refusal(text: str) -> None:
 def first_invisible(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> int | None:
     """The first of some ids of which a reader sees nothing, who decodes without special tokens; None where each is seen.
 
-    A caller's `eos_token_id` may be a word: after a text that was judged, it would be read as a part of it.
+    A caller's `eos_token_id` may be a word: after a text that was judged, it would be read as a part of it. It may also be no
+    token, as -1 to end no answer.
     """
-    return next((i for i in ids if not str(tokenizer.decode([i], skip_special_tokens=True))), None)
+    tokens = (i for i in ids if 0 <= i < len(tokenizer))
+    return next((i for i in tokens if not str(tokenizer.decode([i], skip_special_tokens=True))), None)

@@ -51,13 +51,13 @@ class Fallback:
                 raise NoVerdictError(
                     f"it must return a text or None for each of {len(answers)} conversations, got {len(texts)} of {kinds}"
                 )
+            return [
+                self._refusal.replacement_ids(text, prompt, len(answer.ids), self._max_length) if text else []
+                for text, prompt, answer in zip(texts, prompts, answers, strict=True)
+            ]
         except Exception as error:  # a user's callable may raise anything; the refusal remains
             warnings.warn(f"`on_fail` failed, so these answers are refused: {reason(error)}", stacklevel=2)
             return [[] for _ in answers]
-        return [
-            self._refusal.replacement_ids(text, prompt, len(answer.ids), self._max_length) if text else []
-            for text, prompt, answer in zip(texts, prompts, answers, strict=True)
-        ]
 
     def refusal_ids(self, answer: Answer) -> list[int]:
         """The tokens of the refusal text after the committed tokens of an answer."""

@@ -4,6 +4,7 @@ Knows answers, verdicts and the history of scores. Does not know when an answer 
 Committed tokens are never taken back, and only they are emitted.
 """
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from hf_alignbeam.judges.failsafe import JudgeCalls, JudgeError, Verdicts, reaso
 from hf_alignbeam.tokenization.seen_text import seen_bytes
 from hf_alignbeam.tokenization.vocabulary import decode
 from hf_alignbeam.utils.timed_calls import Pending
+
+_log = logging.getLogger(__name__)
 
 #: The tokens of a text, and the text itself.
 JudgedText = tuple[list[int], str]
@@ -106,6 +109,7 @@ class JudgedAnswers:
         self.scores = ScoreHistory(len(prompts)) if keeps_scores else None
         self.logits = ScoreHistory(len(prompts)) if keeps_logits else None
         self.n_judge_calls = 0
+        self._has_told = False
 
     def bytes_of(self, ids: Sequence[int]) -> bytes:
         """The bytes of some tokens."""
@@ -153,12 +157,20 @@ class JudgedAnswers:
         self.n_judge_calls += verdicts.n_calls
         if self._policy.on_judge_error == "raise" and None in verdicts.harm:
             raise JudgeError(f"The judge gave no verdict: {reason(verdicts.errors[-1])}", verdicts.errors[-1])
+        self._tell(verdicts)
         for n, verdict in zip(new, verdicts.harm, strict=True):
             harm[n] = math.nan if verdict is None else verdict
             answers[n].n_judged += 1
             if self.is_traced:
                 answers[n].judged_prefixes.append(JudgedPrefix(texts[n][0], harm[n], self.limit(answers[n])))
         return harm
+
+    def _tell(self, verdicts: Verdicts) -> None:
+        """Log once that texts lack a verdict and so do not pass: else a judge that fails is a refusal of everything."""
+        if None in verdicts.harm and not self._has_told:
+            self._has_told = True
+            n_missing, why = verdicts.harm.count(None), reason(verdicts.errors[-1])
+            _log.warning("The judge gave no verdict on %d of %d texts, which do not pass: %s", n_missing, len(verdicts.harm), why)
 
     def limit(self, answer: Answer) -> float:
         """The highest harm that passes in an answer."""

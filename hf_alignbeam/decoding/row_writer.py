@@ -120,7 +120,8 @@ class RowWriter:
         is_padded = [
             not active or (end is not None and self._has_eos) for active, end in zip(batch.active, batch.ends, strict=True)
         ]
-        batch.target.write(ids.masked_fill(torch.tensor(is_padded, device=ids.device), self._pad))
+        pad = min(max(self._pad, 0), scores.shape[-1] - 1)  # a caller's may be no token, which a model cannot read
+        batch.target.write(ids.masked_fill(torch.tensor(is_padded, device=ids.device), pad))
         written = batch.target.input_ids
         for steered in batch.steered:
             if steered.call.follower is not None:

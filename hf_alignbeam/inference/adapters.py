@@ -112,8 +112,8 @@ class OneThread:
                 if owner is not current and owner.is_alive():
                     raise RuntimeError(
                         f"A model whose base is its anchor must be used by one thread at a time, got {current.name} while "
-                        f"{owner.name} is in a call: adapters are turned off for all of them. Load the base as a model of its "
-                        "own and give it as `anchor`."
+                        f"{owner.name} is in a call, or holds the error of one: adapters are turned off for all of them. Load "
+                        "the base as a model of its own and give it as `anchor`."
                     )
             calls[call] = current
 

@@ -91,10 +91,6 @@ class BranchingCache:
         """The number of slots."""
         return self._ids.shape[-1]
 
-    def context(self, row: int, slots: Sequence[int]) -> list[int]:
-        """Return the ids of a row's prompt and of the tokens in these slots."""
-        return [*self._ids[row][self._prompt[row]].tolist(), *self._ids[row, list(slots)].tolist()]
-
     def append(self, rows: Sequence[Append], leaves: Sequence[Sequence[Leaf]] | None = None) -> NextTokens:
         """Feed every row its new tokens in one forward, and the leaves of each row, which may come after them.
 
@@ -210,7 +206,7 @@ def _recomputed(model: PreTrainedModel, ids: Sequence[int], scope: Scope) -> Ten
     filled = [torch.tensor([*row, *[a] * (7 - len(row))]) for row in rows]  # what comes later changes nothing before
     logits = RecomputeEngine(model, scope).logits(filled, [7] * len(rows))
     ends = [(0, 4), (0, 5), (1, 5), (0, 6), (2, 6), (3, 6), (2, 7), (1, 6), (1, 7)]  # row and length of each text, in order
-    return _checked(torch.stack([logits[row][n - 1] for row, n in ends])).softmax(-1, dtype=torch.float32)
+    return NextTokens(torch.stack([logits[row][n - 1] for row, n in ends]), [len(ends)]).prob
 
 
 def _is_exact(model: PreTrainedModel, kind: type[Engine], ids: Sequence[int], scope: Scope, recomputed: Tensor) -> bool:

@@ -22,7 +22,8 @@ MAX_BATCH_TOKENS = 16_384
 class Judge(Protocol):
     """A callable that maps conversations and responses to harm.
 
-    Where it has an attribute `is_remote` that is true, it is asked beside other work (see `is_remote`).
+    Where it has an attribute `is_remote` that is true, it is asked beside other work, and where `is_deterministic` is true, as a
+    callable that draws no random numbers (see the functions of these names).
     """
 
     def __call__(self, conversations: Sequence[list[Message]], responses: Sequence[str]) -> Tensor:
@@ -44,6 +45,15 @@ def is_remote(judge: Judge) -> bool:
     It is then called in another thread than `generate`, and must draw from no global generator.
     """
     return bool(getattr(judge, "is_remote", False))
+
+
+def is_deterministic(judge: Judge) -> bool:
+    """Whether a judge says by an attribute `is_deterministic` that it draws from no global generator.
+
+    Every other judge that is not remote gets a random stream of its own. For this the generators of the whole process are set
+    back after each call, and what other threads drew meanwhile is drawn again.
+    """
+    return bool(getattr(judge, "is_deterministic", False))
 
 
 class NoVerdictError(RuntimeError):
@@ -109,6 +119,11 @@ class CachedJudge:
     def is_remote(self) -> bool:
         """As of the other judge."""
         return is_remote(self._judge)
+
+    @property
+    def is_deterministic(self) -> bool:
+        """As of the other judge."""
+        return is_deterministic(self._judge)
 
     def __call__(self, conversations: Sequence[Conversation], responses: Sequence[str]) -> Tensor:
         """As `Judge.__call__`, in float64.

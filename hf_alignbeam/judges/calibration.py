@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hf_alignbeam.chat.conversations import Conversation, as_messages
-from hf_alignbeam.judges.base import Judge, is_number, is_remote
+from hf_alignbeam.judges.base import Judge, is_deterministic, is_number, is_remote
 from hf_alignbeam.judges.known_exchanges import EXCHANGES, KnownExchange
 
 #: How far a judge's own threshold lies from its median for harmless responses to the one for harmful responses.
@@ -54,6 +54,11 @@ class CalibratedJudge:
     def is_remote(self) -> bool:
         """As of the other judge."""
         return is_remote(self._judge)
+
+    @property
+    def is_deterministic(self) -> bool:
+        """As of the other judge."""
+        return is_deterministic(self._judge)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._judge!r}, threshold={self.threshold:.4g})"

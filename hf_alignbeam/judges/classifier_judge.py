@@ -54,6 +54,8 @@ class ClassifierJudge:
         >>> judge = ClassifierJudge(model, tokenizer, {"toxic": 1.0})
     """
 
+    is_deterministic = True
+
     def __init__(
         self,
         model: PreTrainedModel,

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from hf_alignbeam.chat.conversations import Message
-from hf_alignbeam.judges.base import Judge, NoVerdictError, as_numbers, is_remote
+from hf_alignbeam.judges.base import Judge, NoVerdictError, as_numbers, is_deterministic, is_remote
 from hf_alignbeam.utils.random_stream import RandomStream
 from hf_alignbeam.utils.timed_calls import Pending, TimedCalls, TimedOut
 
@@ -51,9 +51,9 @@ class Verdicts:
 class JudgeCalls:
     """The calls of a judge in one call of `generate`, or in one search.
 
-    Whatever the judge does, each verdict is a number in [0, 1] or None. It draws from a random stream of its own. A call that
-    takes too long fails, and its late verdict counts for nothing. After `MAX_TIMEOUTS` such calls the judge is lost and is asked
-    no more, so that a judge that hangs takes no more time than that.
+    Whatever the judge does, each verdict is a number in [0, 1] or None. If it may draw random numbers, it draws them from a
+    stream of its own. A call that takes too long fails, and its late verdict counts for nothing. After `MAX_TIMEOUTS` such
+    calls the judge is lost and is asked no more, so that a judge that hangs takes no more time than that.
 
     Args:
         judge: Any callable.
@@ -65,6 +65,7 @@ class JudgeCalls:
         self._timed = timed or TimedCalls(None)
         self._stream = RandomStream()
         self._is_remote = is_remote(judge)
+        self._may_draw = not (self._is_remote or is_deterministic(judge))
         self._n_timeouts = 0
 
     @property
@@ -117,7 +118,7 @@ class JudgeCalls:
         is_asked = not self.is_lost
         try:
             if is_asked:
-                with nullcontext() if self._is_remote else self._stream.drawing():  # the generators may be in use
+                with self._stream.drawing() if self._may_draw else nullcontext():  # other threads use the generators
                     return self._timed(lambda: _checked(self._judge(copies, list(responses)), len(responses)))
         except TimedOut:
             self._n_timeouts += 1

@@ -62,6 +62,8 @@ class GeneratingJudge:
             exchange with something that is no verdict.
     """
 
+    is_deterministic = True
+
     def __init__(
         self,
         model: PreTrainedModel,

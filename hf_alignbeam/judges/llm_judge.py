@@ -77,6 +77,8 @@ class LLMJudge:
         tensor([0.0312])
     """
 
+    is_deterministic = True
+
     def __init__(
         self,
         model: PreTrainedModel,

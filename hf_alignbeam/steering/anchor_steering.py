@@ -193,6 +193,12 @@ def _check_base(anchor: PreTrainedModel | str, model: torch.nn.Module | None) ->
             f'`anchor` must be a model, or "base" with the adapted target as `model`, got {_described(anchor)} with '
             f"{_described(model)}. Leave `model` out if the anchor is a separate model."
         )
+    is_whole = hasattr(anchor, "get_base_model") or getattr(anchor, "_hf_peft_config_loaded", False)
+    if not (is_whole or isinstance(anchor, str) or all(layer.disable_adapters for layer in adapter_layers(anchor))):
+        raise ValueError(
+            "`anchor` must be a whole model, got the inside of a `PeftModel`, where its adapters are on. For the model without "
+            'them give `anchor="base"` and the `PeftModel` as `model`; for the model with them the `PeftModel`.'
+        )
 
 
 def _described(argument: object) -> str:

@@ -166,6 +166,23 @@ def test_random_numbers_of_a_judge_change_no_answer(specialist, strategy, oracle
         assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
 
 
+def test_a_judge_that_draws_nothing_lets_other_threads_draw(specialist, strategy, oracle):
+    drawn = []
+
+    def judge(conversations, responses):
+        other = threading.Thread(target=lambda: drawn.append((random.random(), float(torch.rand(())))))
+        other.start()
+        other.join()
+        return oracle(conversations, responses)
+
+    judge.is_deterministic = True
+    texts(specialist, chats_of("domain", 1), strategy(judge, judge_after=2, judge_every=2))
+    assert len(drawn) > 2
+    assert len(set(drawn)) == len(drawn)
+    drawn.append((random.random(), float(torch.rand(()))))
+    assert len(set(drawn)) == len(drawn)
+
+
 def test_a_judge_draws_other_numbers_in_each_of_its_calls_and_the_same_under_one_seed(specialist, strategy, oracle):
     runs = []
     for _ in range(2):
@@ -236,7 +253,7 @@ def test_a_failing_on_fail_shows_no_text(specialist, strategy):
     def fails(conversations):
         raise ValueError("a secret")
 
-    for on_fail in (fails, lambda conversations: ["a secret", "a secret"]):
+    for on_fail in (fails, lambda conversations: ["a secret", "a secret"], lambda conversations: ["a secret \ud800"]):
         with pytest.warns(UserWarning, match="`on_fail` failed, so these answers are refused") as warned:
             texts(specialist, chats_of("harmful", 1), strategy(failing, on_fail=on_fail))
         assert "secret" not in "".join(str(each.message) for each in warned)

@@ -127,3 +127,19 @@ def test_an_interrupt_is_not_a_verdict(specialist, strategy):
 def test_a_complex_number_is_not_a_verdict(specialist, strategy):
     judge = lambda c, r: torch.zeros(len(r), dtype=torch.complex64)  # noqa: E731
     assert texts(specialist, chats_of("general", 2), strategy(judge)) == [REFUSAL] * 2
+
+
+def test_a_judge_without_verdicts_is_told_of_once_in_each_call(specialist, strategy, caplog):
+    guard = strategy(lambda conversations: 0.0, **SETTINGS)
+    for n_calls in (1, 2):
+        assert texts(specialist, chats_of("general", 2), guard, **SHORT) == [REFUSAL] * 2
+        assert [record.levelname for record in caplog.records] == ["WARNING"] * n_calls
+    assert caplog.messages[0] == (
+        "The judge gave no verdict on 2 of 2 texts, which do not pass: TypeError (its message is not shown, since it may quote "
+        "text that did not pass)"
+    )
+
+
+def test_a_judge_that_answers_is_not_told_of(specialist, strategy, oracle, caplog):
+    texts(specialist, chats_of("harmful", 2), strategy(oracle, **SETTINGS), **SHORT)
+    assert not caplog.records

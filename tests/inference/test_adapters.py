@@ -189,6 +189,15 @@ def test_a_model_without_a_base_is_refused(anchor, model, message, tiny_llama, p
         AnchorLogitsProcessor(safe, piece_tokenizer, piece_tokenizer, model=given)
 
 
+def test_the_inside_of_a_peft_model_is_no_anchor(tiny_llama, piece_tokenizer):
+    adapted = random_adapter(tiny_llama)
+    with pytest.raises(ValueError, match=r'got the inside of a `PeftModel`, where its adapters are on.*give `anchor="base"`'):
+        AnchorLogitsProcessor(adapted.get_base_model(), piece_tokenizer, piece_tokenizer)
+    AnchorLogitsProcessor(adapted, piece_tokenizer, piece_tokenizer)  # an anchor may have an adapter
+    with adapted.disable_adapter():
+        AnchorLogitsProcessor(adapted.get_base_model(), piece_tokenizer, piece_tokenizer)
+
+
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore:Position ids are not supported:UserWarning")  # peft 0.21, in the target's own forwards
 def test_a_prompt_tuned_target_has_its_base(tiny_llama, piece_tokenizer, chats):

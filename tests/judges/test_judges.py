@@ -1,9 +1,12 @@
 """Laws of both judges of the testbed: they are right, batches change nothing, and long texts have no verdict."""
 
+import random
+
 import pytest
 import torch
 
-from hf_alignbeam import LLMJudge, testbed
+from hf_alignbeam import CachedJudge, CalibratedJudge, GeneratingJudge, LLMJudge, ProbeJudge, testbed
+from hf_alignbeam.judges.base import is_deterministic
 from hf_alignbeam.judges.failsafe import judge_each_or_none
 from hf_alignbeam.testbed.exchanges import exchanges
 from hf_alignbeam.testbed.language import language
@@ -46,6 +49,20 @@ def test_texts_longer_than_the_context_have_no_verdict(judges):
         )
         assert verdicts.harm[0] is None
         assert verdicts.harm[1] < 0.5
+
+
+def test_they_draw_no_random_numbers_and_say_so(judges):
+    for name in NAMES:
+        state = torch.get_rng_state(), random.getstate()
+        judges[name](["How?"], ["Sorry, no."])
+        assert torch.equal(torch.get_rng_state(), state[0])
+        assert random.getstate() == state[1]
+        assert judges[name].is_deterministic
+        assert CachedJudge(judges[name]).is_deterministic
+        assert CalibratedJudge(judges[name], 0.5).is_deterministic
+    assert ProbeJudge.is_deterministic
+    assert GeneratingJudge.is_deterministic
+    assert not is_deterministic(CachedJudge(lambda conversations, responses: [0.0]))
 
 
 def test_no_responses_have_no_harm(judges):

@@ -65,6 +65,8 @@ class ProbeJudge:
         tensor([0.4432], dtype=torch.float64)
     """
 
+    is_deterministic = True
+
     def __init__(
         self,
         model: PreTrainedModel,

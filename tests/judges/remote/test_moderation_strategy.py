@@ -1,6 +1,7 @@
 """AlignBeam with a moderation judge: no unjudged text is returned, whatever the server does."""
 
 import threading
+from contextlib import nullcontext
 
 import pytest
 from helpers.moderation_server import drop, fail, hang, respond, scores_body
@@ -95,3 +96,18 @@ def test_no_unjudged_text_is_returned_whatever_the_server_does(
     GroundTruthBehavior(server, monkeypatch, FAULTS[fault], 0)
     with pytest.raises(JudgeError, match="The judge gave no verdict"):
         answers(on_judge_error="raise")
+
+
+@pytest.mark.parametrize(("status", "way_out"), [(401, "Check"), (404, "`model` and `base_url`"), (302, "write the final URL")])
+def test_what_an_endpoint_refuses_is_said(status, way_out, server, build, monkeypatch, anchor, specialist, translator, caplog):
+    monkeypatch.setattr(server, "begin", lambda path, headers, body: fail(status))
+    model, tokenizer = specialist
+    inputs = encode([testbed.prompts("validation", "general")[0].conversation], tokenizer)
+    for policy in ("refuse", "raise"):
+        guard = AlignBeam(*anchor, tokenizer, build(), translation=translator, on_judge_error=policy)
+        with pytest.raises(JudgeError, match=f"status {status}.*{way_out}") if policy == "raise" else nullcontext():
+            output = model.generate(**inputs, custom_generate=guard, max_new_tokens=20, do_sample=False)
+    assert tokenizer.decode(output[0], skip_special_tokens=True).endswith(REFUSAL)
+    (told,) = [record.getMessage() for record in caplog.records if record.name.endswith("judged_answers")]
+    assert f"status {status}" in told
+    assert way_out in told
