@@ -123,13 +123,14 @@ class RowWriter:
         pad = min(max(self._pad, 0), scores.shape[-1] - 1)  # a caller's may be no token, which a model cannot read
         batch.target.write(ids.masked_fill(torch.tensor(is_padded, device=ids.device), pad))
         written = batch.target.input_ids
-        for steered in batch.steered:
-            if steered.call.follower is not None:
-                steered.state = steered.call.write(written[steered.rows])
         batch.stopped |= {row for row, stops in enumerate(self._criteria(written, (scores,)).tolist()) if stops}
         if self._has_eos or all(row in batch.stopped for row in batch.unfinished):
             n_written = batch.n_written
             batch.ends = [n_written if end is None and row in batch.stopped else end for row, end in enumerate(batch.ends)]
+        for steered in batch.steered:
+            if steered.call.follower is not None:
+                ended = [n for n, row in enumerate(steered.rows) if batch.ends[row] is not None]
+                steered.state = steered.call.write(written[steered.rows], ended)
 
 
 def _for_rows(processor: LogitsProcessor, numbers: list[int]) -> LogitsProcessor:

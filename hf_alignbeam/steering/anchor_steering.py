@@ -136,9 +136,7 @@ class AnchorSteering:
         self.count(call, len(rows), lost_mass)
         if steers_all:
             return mixed.to(scores.dtype)
-        result = scores.clone()
-        result[rows] = mixed.to(scores.dtype)
-        return result
+        return scores.index_copy(0, torch.tensor(rows, device=scores.device), mixed.to(scores.dtype))
 
     def mix(self, follower: Follower, target_logp: Tensor, rows: Sequence[int]) -> tuple[Tensor, float]:
         """Mix the anchor's translated distribution into the target's log-probabilities (N, V) of N rows of the follower.

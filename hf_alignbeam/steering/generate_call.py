@@ -83,13 +83,9 @@ class CallState:
 
     def select_rows(self, parents: list[int]) -> "CallState":
         """The same state with `parents[i]` as row i."""
-        return CallState(
-            input_ids=self.input_ids[parents],
-            active=[self.active[parent] for parent in parents],
-            overruled=[self.overruled[parent] for parent in parents],
-            is_over=self.is_over,
-            target_logp={row: self.target_logp[parent] for row, parent in enumerate(parents) if parent in self.target_logp},
-        )
+        active, overruled = ([values[parent] for parent in parents] for values in (self.active, self.overruled))
+        target_logp = {row: self.target_logp[parent] for row, parent in enumerate(parents) if parent in self.target_logp}
+        return CallState(self.input_ids[parents], active, overruled, self.is_over, target_logp)
 
 
 class GenerateCall:
@@ -151,24 +147,24 @@ class GenerateCall:
             return False
         return torch.equal(input_ids[:, : length - 1], latest[:, : length - 1])
 
-    def advance_to(self, input_ids: Tensor) -> CallState | None:
+    def advance_to(self, input_ids: Tensor, ended: Sequence[int] = ()) -> CallState | None:
         """Move the call to these rows, and feed their new tokens to the anchor; return their state, or None for another call's.
 
-        Rows are recognized by their ids, because beams swap rows and assisted generation takes tokens back.
+        Rows are recognized by their ids: beams swap, and assisted generation takes tokens back. Those in `ended` are not steered.
         """
         n_written = input_ids.shape[-1] - self._prompt_length
         before, same_step = self._states.get(n_written - 1), self._states.get(n_written)
         parents = self._parents(input_ids[:, :-1], before.input_ids) if before is not None else None
         if before is not None and parents is not None and self._move_follower(before, n_written - 1):
-            return self._write(self._select_rows(before, parents, n_written - 1), input_ids, n_written)
+            return self._write(self._select_rows(before, parents, n_written - 1), input_ids, n_written, ended)
         if same_step is None or not torch.equal(input_ids, same_step.input_ids):
             return None
         return same_step if self._move_follower(same_step, n_written) else None
 
-    def write(self, input_ids: Tensor) -> CallState:
-        """Move the call one token ahead, to rows that each continue the row of the same number; return their state."""
+    def write(self, input_ids: Tensor, ended: Sequence[int] = ()) -> CallState:
+        """Move the call one token ahead, to rows that each continue the row of the same number, as in `advance_to`."""
         n_written = input_ids.shape[-1] - self._prompt_length
-        return self._write(self._states[n_written - 1], input_ids, n_written)
+        return self._write(self._states[n_written - 1], input_ids, n_written, ended)
 
     def select_rows(self, parents: list[int]) -> CallState:
         """Make row i a copy of row `parents[i]`; rows may be dropped and repeated."""
@@ -195,11 +191,12 @@ class GenerateCall:
         self._states = {n_written: state}
         return state
 
-    def _write(self, before: CallState, input_ids: Tensor, n_written: int) -> CallState:
+    def _write(self, before: CallState, input_ids: Tensor, n_written: int, ended: Sequence[int]) -> CallState:
         """Feed one new token of each row to the anchor, which stops following rows that are no longer steered."""
         new = input_ids[:, -1].tolist()
         overruled = [before.is_overruled_after(row, i) for row, i in enumerate(new)]
-        active = [self._schedule.steers(before.active[row], overruled[row], i, n_written) for row, i in enumerate(new)]
+        steers = self._schedule.steers
+        active = [row not in ended and steers(before.active[row], overruled[row], i, n_written) for row, i in enumerate(new)]
         state = CallState(input_ids.clone(), active, overruled, before.is_over or self._schedule.is_over(n_written, overruled))
         if self.follower is not None and not state.is_over:
             self.follower.write([i if steered else None for i, steered in zip(new, active, strict=True)])

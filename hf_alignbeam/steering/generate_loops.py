@@ -10,9 +10,11 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from functools import partial
+from itertools import islice
+from traceback import walk_stack
 from typing import Any
 
+from torch import Tensor
 from transformers import LogitsProcessorList
 
 from hf_alignbeam.steering.generate_call import GenerateCall
@@ -21,17 +23,19 @@ from hf_alignbeam.steering.generate_call import GenerateCall
 N_CALLERS = 6
 
 
-def calling_processor_list() -> LogitsProcessorList | None:
-    """The list that is calling the current processor; None where user code calls the processor directly."""
-    frame = sys._getframe(2)
-    for _ in range(N_CALLERS):
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, LogitsProcessorList):
-            return owner
-        if frame.f_back is None:
-            break
-        frame = frame.f_back
-    return None
+def calling_loop(input_ids: Tensor) -> tuple[LogitsProcessorList | None, list[int]]:
+    """The list that is calling the current processor, None where user code calls it; and the rows that its loop only pads.
+
+    Ids alone do not show every end, such as one by a stop string. Sampling and greedy search know all (transformers 5.24).
+    """
+    for frame, _ in islice(walk_stack(sys._getframe(2)), N_CALLERS):
+        owner, caller = frame.f_locals.get("self"), frame.f_back
+        if isinstance(owner, LogitsProcessorList) and caller is not None:
+            known = caller.f_locals
+            pads = known.get("has_eos_stopping_criteria") and known.get("input_ids") is input_ids
+            unfinished = known.get("unfinished_sequences") if pads else None
+            return owner, [] if unfinished is None else (unfinished == 0).nonzero()[:, 0].tolist()
+    return None, []
 
 
 class CallRegistry(threading.local):
@@ -55,8 +59,7 @@ class CallRegistry(threading.local):
         self._calls[id(loop)] = call
         self._last = weakref.ref(call)
 
-    def on_loop_end(self, loop: LogitsProcessorList, *callbacks: Callable[[], Any]) -> None:
-        """When a loop ends, remove its call and run the callbacks."""
-        remove: Callable[[], Any] = partial(self._calls.pop, id(loop), None)
-        for callback in (remove, *callbacks):
-            weakref.finalize(loop, callback).atexit = False
+    def on_loop_end(self, loop: LogitsProcessorList, callback: Callable[[], Any]) -> None:
+        """When a loop ends, remove its call and run the callback."""
+        weakref.finalize(loop, self._calls.pop, id(loop), None).atexit = False
+        weakref.finalize(loop, callback).atexit = False

@@ -15,7 +15,7 @@ class Ledger:
     Attributes:
         anchor_forwards: Forward passes of the anchor, each over the whole batch.
         anchor_tokens: Tokens fed in these passes, padding included.
-        steered_tokens: Target tokens whose scores were mixed, over all rows.
+        steered_tokens: Target tokens whose scores were mixed, over all rows; with padding if user code calls the processor.
         lost_mass: The anchor's probability mass that had no translation, summed over the steered tokens.
         target_forwards, target_tokens: The same counts for the target; only a decoding strategy fills them in.
         judge_calls, judged: Calls of the strategy's judge, and texts judged in them.

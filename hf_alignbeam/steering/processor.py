@@ -16,7 +16,7 @@ from hf_alignbeam.anchor.follower import N_BACK, Follower
 from hf_alignbeam.chat.conversations import Conversation, Message, as_message_lists_or_none
 from hf_alignbeam.steering.anchor_steering import AnchorSteering
 from hf_alignbeam.steering.generate_call import CallState, GenerateCall
-from hf_alignbeam.steering.generate_loops import CallRegistry, calling_processor_list
+from hf_alignbeam.steering.generate_loops import CallRegistry, calling_loop
 from hf_alignbeam.steering.ledger import Ledger
 from hf_alignbeam.steering.mixing import MixingRule
 from hf_alignbeam.steering.settings import SteeringSettings
@@ -134,15 +134,13 @@ class AnchorLogitsProcessor(LogitsProcessor):
         self._check(input_ids, scores)
         if self._steering.settings.is_off:
             return scores
-        loop = calling_processor_list()
-        call, state = self._find(loop, input_ids)
+        loop, ended = calling_loop(input_ids)
+        call, state = self._find(loop, input_ids, ended)
         n_written = input_ids.shape[-1] - call.initial.input_ids.shape[-1]
-        if 0 < n_written <= N_OPENING:
-            with call.ended_by_errors():
+        with call.ended_by_errors():
+            if 0 < n_written <= N_OPENING:
                 self._steering.prompt_reader.check_no_reasoning(input_ids[:, -n_written:].tolist())
-        if call.follower is not None and state.steered_rows:
-            with call.ended_by_errors():
-                scores = self._steering.steer(call, state, scores)
+            scores = self._steering.steer(call, state, scores)
         self._steering.count(call)
         self._calls.put(loop, call)
         if loop is None and state.is_over:
@@ -157,12 +155,12 @@ class AnchorLogitsProcessor(LogitsProcessor):
             )
         self._steering.check_width(scores.shape[-1])
 
-    def _find(self, loop: LogitsProcessorList | None, input_ids: Tensor) -> tuple[GenerateCall, CallState]:
-        """The call that these rows belong to, which may be a new one, and the state of the rows."""
+    def _find(self, loop: LogitsProcessorList | None, input_ids: Tensor, ended: list[int]) -> tuple[GenerateCall, CallState]:
+        """The call that these rows belong to, which may be a new one, and the state of the rows, of which some have `ended`."""
         known = self._calls.take(loop)
         if known is not None:
             with known.ended_by_errors():
-                state = known.advance_to(input_ids)
+                state = known.advance_to(input_ids, ended)
             if state is not None:
                 return known, state
             if loop is not None and known.is_rolled_back(input_ids):

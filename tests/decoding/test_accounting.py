@@ -23,6 +23,24 @@ def test_output_fields_have_a_row_for_each_answer(specialist, strategy, oracle, 
     assert output.harm[output.chosen >= 0].eq(0.0).all()
 
 
+@pytest.mark.parametrize("options", [{"stop_strings": ["or"]}, {"eos_token_id": [2, 300, 322]}, {"pad_token_id": 77}])
+@pytest.mark.parametrize("judge_after", [None, 5])
+def test_steered_tokens_are_counted_up_to_the_end_of_each_text(judge_after, options, specialist, strategy, oracle):
+    """Also where texts end by something other than the tokenizer's EOS, or are padded with an id of another token."""
+    conversations = [*chats_of("harmful", 2), *chats_of("late", 2), *chats_of("domain", 1)]
+    settings = {"judge_after": judge_after, "n_steps": None, "n_watch": None}
+    options = {"return_dict_in_generate": True, **options}
+    guard, answers = strategy(oracle, **settings), []
+    output, _ = generated(specialist, conversations, guard.for_call(explain=answers.append), **options)
+    alone = [generated(specialist, [each], strategy(oracle, **settings), **options) for each in conversations]
+    assert output.steered.tolist() == [int(each.steered) for each, _ in alone]
+    assert guard.ledger.steered_tokens == int(output.steered.sum())
+    if judge_after is None:  # candidates to their ends, with one step for the first tokens of all
+        written = [[len(candidate.ids) - 1 for each in answer.rollbacks for candidate in each.candidates] for answer in answers]
+        assert output.steered.tolist() == [1 + sum(lengths) if lengths else 0 for lengths in written]
+        assert len({max(lengths) for lengths in written if lengths}) > 1
+
+
 def test_the_audit_record_holds_the_choice_and_no_word_of_the_text(specialist, strategy, oracle, mixed, tmp_path):
     records_kept, file = [], tmp_path / "audit.jsonl"
     for audit in (records_kept.append, file):

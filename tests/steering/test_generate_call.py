@@ -43,6 +43,7 @@ def schedule(n_steps=None, n_watch=None):
         (True, True, 5, 3, True),
         (True, True, EOS, 3, False),
         (False, True, PAD, 3, False),  # padding after the end
+        (True, True, PAD, 3, True),  # a token of the answer, as far as ids can show
         (False, True, 5, 3, True),  # an answer that continues after its EOS
     ],
 )
@@ -53,6 +54,14 @@ def test_a_row_is_steered_until_it_ends_or_the_anchor_is_not_needed(was_active, 
 @pytest.mark.parametrize(("n_written", "overruled", "expected"), [(2, [True], False), (4, [True], True), (3, [False], True)])
 def test_steering_is_over_after_n_steps_or_if_the_anchor_overrules_nothing(n_written, overruled, expected):
     assert schedule(n_steps=4, n_watch=3).is_over(n_written, overruled) is expected
+
+
+def test_a_row_that_has_ended_is_not_steered_whatever_is_written_after_it():
+    follower = RecordingFollower()
+    call = GenerateCall(schedule(), torch.tensor([[1, 2], [1, 3]]), follower, [0, 1])
+    assert call.advance_to(torch.tensor([[1, 2, 4], [1, 3, 5]]), ended=[1]).steered_rows == [0]
+    assert call.write(torch.tensor([[1, 2, 4, 4], [1, 3, 5, 7]]), ended=[1]).steered_rows == [0]
+    assert follower.actions == [("write", [4, None]), ("write", [4, None])]
 
 
 def test_a_token_that_the_target_would_hardly_write_overrules_it():

@@ -1,9 +1,11 @@
 import gc
 import threading
 
+import pytest
+import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from hf_alignbeam.steering.generate_loops import CallRegistry, calling_processor_list
+from hf_alignbeam.steering.generate_loops import CallRegistry, calling_loop
 
 
 class RecordingProcessor(LogitsProcessor):
@@ -13,11 +15,11 @@ class RecordingProcessor(LogitsProcessor):
         self.loops = []
 
     def __call__(self, input_ids, scores):
-        self.loops.append(self.find_loop())
+        self.loops.append(self.find_loop(input_ids))
         return scores
 
-    def find_loop(self):
-        return calling_processor_list()
+    def find_loop(self, input_ids):
+        return calling_loop(input_ids)
 
 
 class Wrapper(LogitsProcessor):
@@ -36,10 +38,33 @@ def test_the_calling_list_is_found_through_wrapped_processors():
     processor = RecordingProcessor()
     loop = LogitsProcessorList([Wrapper(Wrapper(processor))])
     loop(None, None)
-    assert processor.loops[0] is loop
+    assert processor.loops == [(loop, [])]
     processor.loops.clear()
     processor(None, None)
-    assert processor.loops == [None]
+    assert processor.loops == [(None, [])]
+
+
+class Copier(Wrapper):
+    """A wrapper that gives its processor other rows than the loop's."""
+
+    def __call__(self, input_ids, scores):
+        return self.inner(input_ids.clone(), scores)
+
+
+def sampling(processors, input_ids, unfinished_sequences, has_eos_stopping_criteria):
+    """The variables that the loops of `generate` have."""
+    processors(input_ids, None)
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "has_eos", "expected"),
+    [(Wrapper, True, [0, 2]), (Wrapper, False, []), (Copier, True, [])],  # without an EOS, nothing is padded
+)
+def test_padded_rows_are_those_of_a_loop_that_pads_and_has_the_same_rows(wrapper, has_eos, expected):
+    processor = RecordingProcessor()
+    loop = LogitsProcessorList([wrapper(processor)])
+    sampling(loop, torch.tensor([[1], [2], [3]]), torch.tensor([0, 1, 0]), has_eos)
+    assert processor.loops == [(loop, expected)]
 
 
 def test_a_call_ends_with_its_loop():

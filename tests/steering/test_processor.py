@@ -22,7 +22,7 @@ KINDS = ["general", "harmful", "late", "prefill"]
 
 
 @torch.no_grad()
-def tokens(model, tokenizer, chats, processor=None, **options):
+def tokens(model, tokenizer, chats, processor=None, /, **options):
     """The new tokens (rows, length), padded."""
     inputs = encode(chats, tokenizer)
     processors = None if processor is None else [processor]
@@ -144,6 +144,31 @@ def test_steering_ends_where_the_anchor_overrules_nothing(anchor):
     assert torch.equal(tokens(*anchor, chats, processor), tokens(*anchor, chats))
     assert processor.ledger.anchor_forwards == 3
     assert processor.ledger.steered_tokens == 3 * len(chats)
+
+
+@pytest.mark.parametrize("ends", [{"stop_strings": ["or"]}, {"eos_token_id": [2, 300, 322]}, {"pad_token_id": 77}])
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_padding_after_an_end_is_not_steered(do_sample, ends, anchor, specialist):
+    """Also where an answer ends by something other than the tokenizer's EOS, or is padded with an id of another token."""
+    chats = [*chats_of("harmful", 2), *chats_of("late", 2)]
+    options = {"tokenizer": specialist[1], "do_sample": do_sample, "top_k": 1, **ends}
+    processor = AnchorLogitsProcessor(*anchor, specialist[1], n_steps=None, n_watch=None)
+    n_alone = [tokens(*specialist, [chat], processor, **options).shape[1] for chat in chats]
+    n_before = processor.ledger.steered_tokens
+    assert n_before == sum(n_alone)
+    assert len(set(n_alone)) > 1
+    tokens(*specialist, chats, processor, **options)
+    assert processor.ledger.steered_tokens == 2 * n_before
+
+
+def test_every_token_is_steered_where_nothing_is_padded(anchor, specialist, monkeypatch):
+    """Without an EOS, `generate` writes every answer until all have stopped."""
+    processor = AnchorLogitsProcessor(*anchor, specialist[1], n_steps=None, n_watch=None)
+    chats = [*chats_of("harmful", 1), *chats_of("late", 1)]
+    monkeypatch.setattr(specialist[0].generation_config, "eos_token_id", None)
+    written = tokens(*specialist, chats, processor, stop_strings=["or"], tokenizer=specialist[1], pad_token_id=3)
+    n_eos = int((written[:, :-1] == specialist[1].eos_token_id).sum())  # after it, a token of the target's own
+    assert processor.ledger.steered_tokens == written.numel() - n_eos
 
 
 def test_steering_continues_where_the_anchor_has_overruled(anchor, specialist):
