@@ -14,6 +14,8 @@ from transformers.generation import BaseStreamer
 def streaming(streamer: BaseStreamer | None, input_ids: Tensor) -> Iterator[None]:
     """Give a streamer the prompt before a block of code, and end it after the block, so that its reader never waits forever.
 
+    Where the block fails and the streamer cannot be ended either, the block's error gets a note of it.
+
     Args:
         streamer: The streamer; None to do nothing.
         input_ids: (B, length) prompts.
@@ -29,6 +31,15 @@ def streaming(streamer: BaseStreamer | None, input_ids: Tensor) -> Iterator[None
                 )
             streamer.put(input_ids.cpu())
         yield
-    finally:
-        if streamer is not None:
-            streamer.end()
+    except BaseException as failure:
+        try:
+            _end(streamer)
+        except Exception as error:  # a user's streamer may raise anything
+            failure.add_note(f"`streamer.end()` failed, too: {error!r}")
+        raise
+    _end(streamer)
+
+
+def _end(streamer: BaseStreamer | None) -> None:
+    if streamer is not None:
+        streamer.end()

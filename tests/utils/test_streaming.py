@@ -19,6 +19,17 @@ class Recorder:
         self.received.append("end")
 
 
+class Gone(Recorder):
+    """A streamer that cannot be ended."""
+
+    def __init__(self, error=None):
+        super().__init__()
+        self.error = error or BrokenPipeError("gone")
+
+    def end(self):
+        raise self.error
+
+
 def test_a_streamer_gets_the_prompt_first_and_its_end_last():
     streamer = Recorder()
     with streaming(streamer, torch.tensor([[5, 6]])):
@@ -31,6 +42,20 @@ def test_a_streamer_is_ended_once_if_generation_fails():
     with pytest.raises(ConnectionError), streaming(streamer, torch.tensor([[5, 6]])):
         raise ConnectionError
     assert streamer.received == [[[5, 6]], "end"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ConnectionError])
+def test_a_streamer_whose_end_fails_replaces_no_error(error):
+    with pytest.raises(error) as caught, streaming(Gone(), torch.tensor([[5, 6]])):
+        raise error
+    assert caught.value.__notes__ == ["`streamer.end()` failed, too: BrokenPipeError('gone')"]
+
+
+def test_an_end_that_fails_alone_or_is_interrupted_is_raised():
+    with pytest.raises(BrokenPipeError), streaming(Gone(), torch.tensor([[5, 6]])):
+        pass
+    with pytest.raises(KeyboardInterrupt), streaming(Gone(KeyboardInterrupt()), torch.tensor([[5, 6]])):
+        raise ConnectionError
 
 
 def test_a_batch_is_refused_and_its_streamer_is_ended():
