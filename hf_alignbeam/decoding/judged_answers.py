@@ -193,7 +193,7 @@ class JudgedAnswers:
         """End an answer with tokens that were not drawn, such as the refusal's; they become certain in the scores."""
         for history in (self.scores, self.logits):
             for step, i in enumerate(ids, start=len(answer.ids)):
-                if history is not None and history.steps:
+                if history is not None:
                     certain = torch.full_like(history.steps[0][:1], -torch.inf)
                     certain[0, i] = 0.0
                     history.keep(step, [answer.number], certain)
