@@ -95,12 +95,14 @@ def check_can_plot(option: str) -> None:
 
 @contextmanager
 def report_user_errors() -> Iterator[None]:
-    """Print an error in the user's input, or of the Hub, in one line, and exit with status 2."""
+    """Print an error in the user's input, of the Hub or of a judge in one line, and exit with status 2."""
     try:
         yield
     except BrokenPipeError:  # whoever read the output has left, as `head` does
         raise
-    except (OSError, ValueError, HTTPError) as error:
+    except (OSError, ValueError, HTTPError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not getattr(error, "is_for_users", False):
+            raise
         _report(error)
         raise typer.Exit(2) from error
 

@@ -30,6 +30,7 @@ from hf_alignbeam.evaluation.devices import load_causal, load_causal_on, named_d
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.evaluation.prompt_sets import Example, read_prompts
 from hf_alignbeam.inference.engines import input_device
+from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
 from hf_alignbeam.utils.jsonl_log import json_line
 from hf_alignbeam.utils.whole_files import replace_bytes
@@ -135,7 +136,7 @@ def _load(request: Request) -> GuardedTarget:
         return GuardedTarget(model, tokenizer, AnchorLogitsProcessor(**arguments))
     judge_device = named_device(request.judge_device) if request.judge_device else device
     judge = load_optioned_judge(request.judge, request.judge_options, judge_device)
-    return GuardedTarget(model, tokenizer, AlignBeam(judge=judge, **arguments))
+    return GuardedTarget(model, tokenizer, AlignBeam(judge=judge, **{"on_judge_error": "raise", **arguments}))
 
 
 def _load_anchor(request: Request, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -222,10 +223,15 @@ def _json_line(record: Mapping[str, Any]) -> str:
 
 
 def _answer_each(request: Request, loaded: GuardedTarget, batch: list[list[Message]]) -> list[dict[str, Any]]:
-    """Answer a batch. A prompt that cannot be answered, as a template refuses it or it is too long, costs no other its answer."""
+    """Answer a batch. A prompt that cannot be answered, as a template refuses it or it is too long, costs no other its answer.
+
+    A judge that fails at all ends the command: else every answer would be the refusal.
+    """
     try:
         return _answer(request, loaded, batch)
-    except ValueError as error:
+    except (ValueError, JudgeError) as error:
+        if isinstance(error, JudgeError) and not error.concerns_one_text:
+            raise
         if len(batch) == 1:
             return [{"messages": batch[0], "error": str(error)}]
     return [record for prompt in batch for record in _answer_each(request, loaded, [prompt])]

@@ -21,8 +21,7 @@ from hf_alignbeam.evaluation.generation import Response, count_forwards
 from hf_alignbeam.evaluation.prompt_sets import Example, PromptSet
 from hf_alignbeam.evaluation.recipe import REQUIRED_MODELS, TESTBED, JudgeSpec, ModelSpec, Recipe, SystemSpec
 from hf_alignbeam.evaluation.systems import AnswerFunction, RecipeModels, all_settings, build
-from hf_alignbeam.judges.base import NoVerdictError
-from hf_alignbeam.judges.failsafe import JudgeError, JudgeTimeoutError
+from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.testbed.model_store import WEIGHTS
 
 #: A prompt: the name of its set, and its id.
@@ -119,8 +118,7 @@ def _why_unanswered(example: Example, answer: AnswerFunction) -> str:
     except ValueError as error:
         return str(error)
     except JudgeError as error:
-        about_the_prompt = isinstance(error.judge_error, ValueError | NoVerdictError)
-        if not about_the_prompt or isinstance(error.judge_error, JudgeTimeoutError):
+        if not error.concerns_one_text:
             raise
         return str(error)
     return ""
@@ -143,6 +141,8 @@ def _answer(
         responses = answer(conversations)
         _synchronize(models)
         seconds = time.perf_counter() - start
+    if judge is not None and judge.refused_by is not None:
+        raise judge.refused_by
     after = (judge.n_calls, judge.n_judged, judge.n_missing) if judge is not None else (0, 0, 0)
     n_calls, n_judged, n_missing = (now - then for now, then in zip(after, before, strict=True))
     return responses, {

@@ -25,7 +25,7 @@ from hf_alignbeam.evaluation.generation import Responder, Response, without_pref
 from hf_alignbeam.evaluation.recipe import TESTBED, JudgeSpec, Kind, ModelSpec, Recipe, SystemSpec
 from hf_alignbeam.hub.judge_loading import JudgeSettings, load_accept, load_judge
 from hf_alignbeam.inference.adapters import adapter_layers, adapters_off, base_of
-from hf_alignbeam.judges.base import Judge
+from hf_alignbeam.judges.base import EndpointError, Judge
 from hf_alignbeam.judges.failsafe import judge_each_or_none
 from hf_alignbeam.judges.plausibility import PlausibleAnswer
 from hf_alignbeam.presets.processor import PROCESSOR
@@ -54,7 +54,8 @@ AnswerFunction = Callable[[Sequence[list[Message]]], list[Response]]
 class CountedJudge:
     """A judge with counters, and with errors on purpose: for some responses it returns one minus the harm.
 
-    `n_missing` counts the calls that raised and the verdicts that are missing (NaN).
+    `n_missing` counts the calls that raised and the verdicts that are missing (NaN). `refused_by` is the error of an endpoint
+    that gives no verdict on any text.
 
     Args:
         judge: The judge.
@@ -67,6 +68,7 @@ class CountedJudge:
         self.n_calls = 0
         self.n_judged = 0
         self.n_missing = 0
+        self.refused_by: EndpointError | None = None
 
     def __call__(self, conversations: Sequence[list[Message]], responses: Sequence[str]) -> Tensor:
         """As `Judge.__call__`."""
@@ -74,8 +76,9 @@ class CountedJudge:
         self.n_judged += len(responses)
         try:
             harm = torch.as_tensor(self._judge(conversations, responses))
-        except Exception:
+        except Exception as error:
             self.n_missing += 1
+            self.refused_by = error if isinstance(error, EndpointError) else self.refused_by
             raise
         self.n_missing += int(harm.isnan().sum())
         if not self._wrong:

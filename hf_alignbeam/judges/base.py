@@ -59,6 +59,12 @@ def is_deterministic(judge: Judge) -> bool:
 class NoVerdictError(RuntimeError):
     """Why a call or a value of a judge is no verdict. Its text holds nothing of what was judged."""
 
+    is_for_users = True
+
+
+class EndpointError(NoVerdictError):
+    """Why an endpoint gives no verdict on any text."""
+
 
 def as_numbers(harm: object, n_responses: int) -> Tensor:
     """What a judge returned (n,), in float64 and on the CPU, so that no verdict is rounded.

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from hf_alignbeam.chat.conversations import Message
-from hf_alignbeam.judges.base import Judge, NoVerdictError, as_numbers, is_deterministic, is_remote
+from hf_alignbeam.judges.base import EndpointError, Judge, NoVerdictError, as_numbers, is_deterministic, is_remote
 from hf_alignbeam.utils.random_stream import RandomStream
 from hf_alignbeam.utils.timed_calls import Pending, TimedCalls, TimedOut
 
@@ -24,9 +24,17 @@ class JudgeError(RuntimeError):
         judge_error: The judge's own error, which may quote what was judged; None where there is none.
     """
 
+    is_for_users = True
+
     def __init__(self, message: str, judge_error: Exception | None = None):
         super().__init__(message)
         self.judge_error = judge_error
+
+    @property
+    def concerns_one_text(self) -> bool:
+        """Whether the judge fails at some text only, such as one that is too long: others may have a verdict."""
+        fails_at_all = isinstance(self.judge_error, JudgeTimeoutError | EndpointError)
+        return isinstance(self.judge_error, ValueError | NoVerdictError) and not fails_at_all
 
 
 class JudgeTimeoutError(NoVerdictError):

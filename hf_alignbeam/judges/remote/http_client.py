@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from hf_alignbeam.judges.base import NoVerdictError, is_number, is_whole_number
+from hf_alignbeam.judges.base import EndpointError, is_number, is_whole_number
 from hf_alignbeam.judges.remote.endpoint import find_endpoint
 
 #: Seconds to wait before the first retry; each later wait is twice the one before.
@@ -135,7 +135,7 @@ class HttpClient:
             n answers, in order.
 
         Raises:
-            NoVerdictError: The endpoint refused the key, knows no such model or path, or redirects, as it would every time.
+            EndpointError: The endpoint refused the key, knows no such model or path, or redirects, as it would every time.
         """
         texts = [json.dumps(value, ensure_ascii=False) for value in values]
         distinct = list(dict.fromkeys(texts))
@@ -157,7 +157,7 @@ class HttpClient:
             return httpx.AsyncHTTPTransport(verify=_ssl_context(), proxy=self._endpoint.proxy())
         except (httpx.InvalidURL, ValueError, ImportError) as error:  # a proxy may hold a password: it is not shown
             missing = " SOCKS needs `pip install socksio`." if isinstance(error, ImportError) else ""
-            raise NoVerdictError(
+            raise EndpointError(
                 f"The proxy that the environment names for {self.url} must be a URL that httpx can use, got another.{missing} "
                 "Correct it, or except the host by NO_PROXY."
             ) from None
@@ -175,12 +175,12 @@ class HttpClient:
                 await asyncio.sleep(_wait(n_retries, answer.retry_after))
                 answer = await self._request(transport, path, content)
         if answer.status in FATAL_STATUSES:
-            raise NoVerdictError(
+            raise EndpointError(
                 f"{self.url + path} must give access, but answered with status {answer.status}. Check {self._endpoint.key_place} "
                 "(401, 403), or `model` and `base_url` (404)."
             )
         if answer.is_redirect:
-            raise NoVerdictError(
+            raise EndpointError(
                 f"{self.url + path} must answer itself, but answered with status {answer.status}. Redirects are not followed, "
                 "because they would carry the key and the text elsewhere: write the final URL in `base_url`."
             )
