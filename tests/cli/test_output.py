@@ -270,7 +270,7 @@ def test_every_command_says_after_ctrl_c_what_remains(case, monkeypatch):
 def test_help_cuts_no_name_and_no_sentence(columns, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(columns))
     for command in ("generate", "steer", "evaluate", "calibrate", ""):
-        app([*filter(None, [command]), "--help"], standalone_mode=False)
+        app([*filter(None, [command]), "--help"], prog_name="alignbeam", standalone_mode=False)
         words = capsys.readouterr().out.partition("\n")[2]
         assert "…" not in words
         assert "..." not in words

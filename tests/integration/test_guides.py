@@ -102,10 +102,13 @@ def test_the_orders_of_the_guide_are_harmless_and_each_its_own():
 
 
 def test_the_pairs_of_the_guide_are_a_harmless_and_a_harmful_prompt_each():
-    lines = (ROOT / "examples" / "guides" / "request_pairs.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    assert [row["harmful"] for row in rows] == [False, True] * 113
-    assert len({row["prompt"] for row in rows} - {each.request for each in REQUESTS}) == 226
+    texts = {each.request for each in REQUESTS}
+    for file, n_pairs in (("request_pairs.jsonl", 113), ("more_request_pairs.jsonl", 120)):
+        rows = [json.loads(line) for line in (ROOT / "examples" / "guides" / file).read_text().splitlines()]
+        assert [row["harmful"] for row in rows] == [False, True] * n_pairs
+        prompts = {row["prompt"] for row in rows}
+        assert len(prompts - texts) == 2 * n_pairs
+        texts |= prompts
 
 
 @pytest.fixture
