@@ -279,7 +279,7 @@ class SearchLoop:
 
 def _accepted(accept: AcceptanceTest, conversations: list[list[Message]], responses: list[str]) -> list[bool]:
     """What `accept` says of each response."""
-    accepted = as_numbers(accept(conversations, responses), len(responses))
+    accepted = as_numbers(accept(conversations, responses), len(responses), "The result of `accept`")
     if accepted.isnan().any():
-        raise NoVerdictError(f"it must return one value for each of {len(responses)} responses, got NaN")
+        raise NoVerdictError(f"The result of `accept` must be one number a response, got NaN among {len(responses)}.")
     return [value >= 0.5 for value in accepted.tolist()]

@@ -5,7 +5,7 @@ Knows conversations, responses and `harm`. Knows no model's input or output, no 
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Protocol
 
@@ -66,8 +66,31 @@ class EndpointError(NoVerdictError):
     """Why an endpoint gives no verdict on any text."""
 
 
-def as_numbers(harm: object, n_responses: int) -> Tensor:
+def as_exchanges(conversations: Sequence[Conversation], responses: Sequence[str]) -> list[tuple[list[Message], str]]:
+    """The arguments of a judge in pairs: each conversation as messages, and the response to it.
+
+    Raises:
+        ValueError: One of them is a single text, they differ in number, or a conversation or a response is no text.
+    """
+    for name, texts in (("conversations", conversations), ("responses", responses)):
+        if isinstance(texts, str) or not isinstance(texts, Iterable):
+            raise ValueError(f"`{name}` of a judge must be a list, got {texts!r}. Put a single one in a list.")
+    asked, answers = list(conversations), list(responses)
+    if len(asked) != len(answers):
+        raise ValueError(f"`responses` must hold one response to each of {len(asked)} conversations, got {len(answers)}.")
+    for response in answers:
+        if not isinstance(response, str):
+            raise ValueError(f"`responses` must hold texts, got a {type(response).__name__}. Use an empty text for none.")
+    return list(zip(map(as_messages, asked), answers, strict=True))
+
+
+def as_numbers(harm: object, n_responses: int, named: str = "A judge's harm") -> Tensor:
     """What a judge returned (n,), in float64 and on the CPU, so that no verdict is rounded.
+
+    Args:
+        harm: What it returned.
+        n_responses: How many responses it was asked about.
+        named: What errors call it: another callable than a judge may have returned it.
 
     Raises:
         NoVerdictError: It is something other than one real number for each response.
@@ -79,9 +102,9 @@ def as_numbers(harm: object, n_responses: int) -> Tensor:
         numbers = None
     if numbers is None:
         kind = f"tensor of {harm.dtype}" if isinstance(harm, Tensor) else type(harm).__name__
-        raise NoVerdictError(f"A judge's harm must be a real number for each response, got: {kind}.")
+        raise NoVerdictError(f"{named} must be a real number for each response, got: {kind}.")
     if numbers.shape != (n_responses,):
-        raise NoVerdictError(f"A judge must give one harm a response, got {tuple(numbers.shape)} for {n_responses} responses.")
+        raise NoVerdictError(f"{named} must be one number a response, got {tuple(numbers.shape)} for {n_responses} responses.")
     return numbers
 
 
@@ -137,7 +160,7 @@ class CachedJudge:
         Raises:
             NoVerdictError: The judge returned something other than one real number for each response.
         """
-        exchanges = [(as_messages(c), response) for c, response in zip(conversations, responses, strict=True)]
+        exchanges = as_exchanges(conversations, responses)
         keys = [_key(messages, response) for messages, response in exchanges]
         with self._lock:
             known = {key: self._cached[key] for key in keys if key in self._cached}
@@ -185,8 +208,10 @@ def check_model(model: PreTrainedModel, batch_size: int) -> None:
     """Check the arguments that all judges with a model take.
 
     Raises:
-        ValueError: The model is in training mode, or `batch_size` is below 1.
+        ValueError: The model is none or in training mode, or `batch_size` is below 1.
     """
+    if not isinstance(model, torch.nn.Module):
+        raise ValueError(f"`model` must be a loaded model, got {model!r}. Load it with `from_pretrained`.")
     if model.training:
         raise ValueError(f"`model` must be in evaluation mode, but {type(model).__name__} is training. Call `model.eval()`.")
     if batch_size < 1:

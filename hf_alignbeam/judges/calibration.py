@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hf_alignbeam.chat.conversations import Conversation, as_messages
-from hf_alignbeam.judges.base import Judge, is_deterministic, is_number, is_remote
+from hf_alignbeam.judges.base import Judge, as_exchanges, is_deterministic, is_number, is_remote
 from hf_alignbeam.judges.known_exchanges import EXCHANGES, KnownExchange
 
 #: How far a judge's own threshold lies from its median for harmless responses to the one for harmful responses.
@@ -65,7 +65,9 @@ class CalibratedJudge:
 
     def __call__(self, conversations: Sequence[Conversation], responses: Sequence[str]) -> Tensor:
         """As `Judge.__call__`."""
-        return shifted(torch.as_tensor(self._judge([as_messages(c) for c in conversations], responses)), self.threshold)
+        pairs = as_exchanges(conversations, responses)
+        harm = self._judge([messages for messages, _ in pairs], [response for _, response in pairs])
+        return shifted(torch.as_tensor(harm), self.threshold)
 
 
 def check_threshold(threshold: float) -> float:

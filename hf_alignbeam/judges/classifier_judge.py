@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
+from hf_alignbeam.chat.conversations import Conversation, Message
 from hf_alignbeam.chat.templates import escape_special_tokens
 from hf_alignbeam.inference.engines import input_device, max_positions, takes_argument
-from hf_alignbeam.judges.base import batches, check_model
+from hf_alignbeam.judges.base import as_exchanges, batches, check_model
 from hf_alignbeam.judges.reading.lossless import LossCheck
 from hf_alignbeam.judges.reading.readings import Exchange, worst_of_readings
 from hf_alignbeam.judges.rendering import fill_prompt
@@ -103,7 +103,7 @@ class ClassifierJudge:
 
     def __call__(self, conversations: Sequence[Conversation], responses: Sequence[str]) -> Tensor:
         """As `Judge.__call__`; a conversation may also be a plain string."""
-        return worst_of_readings(list(zip([as_messages(c) for c in conversations], responses, strict=True)), self._judge_all)
+        return worst_of_readings(as_exchanges(conversations, responses), self._judge_all)
 
     def _judge_all(self, exchanges: Sequence[Exchange]) -> Tensor:
         readings = [(n, reading) for n, exchange in enumerate(exchanges) for reading in self._readings(*exchange)]

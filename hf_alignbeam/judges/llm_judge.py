@@ -19,7 +19,7 @@ from hf_alignbeam.inference.branching_cache import choose_engine
 from hf_alignbeam.inference.engines import max_positions
 from hf_alignbeam.inference.incremental import IncrementalScorer, n_common
 from hf_alignbeam.inference.precise_logits import precise_logits
-from hf_alignbeam.judges.base import batches, check_model
+from hf_alignbeam.judges.base import as_exchanges, batches, check_model
 from hf_alignbeam.judges.calibration import check_threshold, known_verdicts, own_threshold, shifted
 from hf_alignbeam.judges.known_exchanges import EXCHANGES, PROBES
 from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses
@@ -121,7 +121,7 @@ class LLMJudge:
 
     def __call__(self, conversations: Sequence[Conversation], responses: Sequence[str]) -> Tensor:
         """As `Judge.__call__`; a conversation may also be a plain string."""
-        pairs = list(zip([as_messages(c) for c in conversations], responses, strict=True))
+        pairs = as_exchanges(conversations, responses)
         harm = shifted(worst_of_readings(pairs, self._judge_all), self.threshold)
         if harm.isnan().any():
             self._warn_once(self.describe_missing)

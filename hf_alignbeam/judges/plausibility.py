@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.chat.conversations import Conversation, as_messages
+from hf_alignbeam.chat.conversations import Conversation, Message
 from hf_alignbeam.chat.templates import encode_prompt
 from hf_alignbeam.inference.engines import input_device
-from hf_alignbeam.judges.base import check_model
+from hf_alignbeam.judges.base import as_exchanges, check_model
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 #: The default `least_logp`. On the testbed's validation split every refusal had at least -0.13, and every other answer that
@@ -64,12 +64,12 @@ class PlausibleAnswer:
 
     def logp(self, conversations: Sequence[Conversation], responses: Sequence[str]) -> Tensor:
         """The mean log-probability per byte of each response (n,), natural logarithm; minus infinity for an empty one."""
-        pairs = list(zip(conversations, responses, strict=True))
+        pairs = as_exchanges(conversations, responses)
         parts = [self._logp(pairs[start : start + self._batch_size]) for start in range(0, len(pairs), self._batch_size)]
         return torch.cat(parts) if parts else torch.zeros(0)
 
     @torch.no_grad()
-    def _logp(self, pairs: Sequence[tuple[Conversation, str]]) -> Tensor:
+    def _logp(self, pairs: Sequence[tuple[list[Message], str]]) -> Tensor:
         rows = [self._ids(*pair) for pair in pairs]
         lengths = [len(prompt) + len(response) for prompt, response in rows]
         width = max(lengths)
@@ -84,8 +84,8 @@ class PlausibleAnswer:
         n_bytes = torch.tensor([len(response.encode()) for _, response in pairs])
         return torch.where(n_bytes > 0, torch.stack(sums) / n_bytes.clamp_min(1), -torch.inf)
 
-    def _ids(self, conversation: Conversation, response: str) -> tuple[list[int], list[int]]:
+    def _ids(self, messages: list[Message], response: str) -> tuple[list[int], list[int]]:
         """The ids of the prompt, and those of the response."""
-        prompt, leading_whitespace = encode_prompt(self._anchor_tokenizer, self._tokens, as_messages(conversation))
+        prompt, leading_whitespace = encode_prompt(self._anchor_tokenizer, self._tokens, messages)
         encoded: Any = self._anchor_tokenizer(leading_whitespace.decode() + response, add_special_tokens=False)
         return prompt, list(encoded.input_ids)

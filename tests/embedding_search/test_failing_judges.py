@@ -76,6 +76,7 @@ def raising(*arguments):
 def test_an_accept_without_a_verdict_stops_the_search_and_finished_prompts_are_kept(accept, thin, graded):
     with pytest.raises(EmbeddingSearchError, match="`accept` gave no verdict") as caught:
         steerer_for(thin, graded, accept).precompute(framed(1) + harmless(2), max_new_tokens=N_NEW)
+    assert "A judge" not in str(caught.value)
     assert [prompt.outcome for prompt in caught.value.steered] == ["clean", "clean"]
     with pytest.raises(JudgeError, match="`accept` gave no verdict"):
         steerer_for(thin, graded, accept).generate(framed(1), **GREEDY)

@@ -1,13 +1,15 @@
 """A cached judge asks its judge once for each response to a conversation, and batches hold little padding."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_alignbeam import CachedJudge
+from hf_alignbeam import CachedJudge, CalibratedJudge, LLMJudge, PlausibleAnswer
 from hf_alignbeam.chat.conversations import as_messages
-from hf_alignbeam.judges.base import MAX_BATCH_TOKENS, NoVerdictError, batches
+from hf_alignbeam.judges.base import MAX_BATCH_TOKENS, NoVerdictError, as_numbers, batches
 
 
 def test_a_cached_judge_asks_once():
@@ -80,3 +82,35 @@ def test_texts_that_fit_into_one_batch_keep_their_order():
     """A judge that reads growing texts finds each where it was."""
     assert batches([30, 10, 20], 3) == [[0, 1, 2]]
     assert batches([], 3) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("hi", ["a"]), "`conversations` of a judge must be a list, got 'hi'. Put a single one in a list."),
+        ((["hi"], "a"), "`responses` of a judge must be a list, got 'a'. Put a single one in a list."),
+        ((["hi"], None), "`responses` of a judge must be a list, got None."),
+        ((["hi"], ["a", "b"]), "`responses` must hold one response to each of 1 conversations, got 2."),
+        ((["hi"], [3]), "`responses` must hold texts, got a int."),
+        ((as_messages("hi"), ["a"]), "A conversation must be a string or a list of messages, got {"),
+    ],
+)
+def test_arguments_that_are_no_exchanges_are_named_by_every_judge(arguments, message, judges, anchor):
+    own = [judges["judge-lm"], judges["judge-cls"], PlausibleAnswer(*anchor)]
+    passing = lambda conversations, responses: [0.0] * len(responses)  # noqa: E731
+    for judge in (*own, CachedJudge(passing), CalibratedJudge(passing, 0.5)):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            judge(*arguments)
+
+
+def test_a_judge_without_a_model_is_named(judges, anchor):
+    with pytest.raises(ValueError, match="`model` must be a loaded model, got None"):
+        LLMJudge(None, anchor[1])
+
+
+def test_a_result_that_is_no_number_is_named_by_what_returned_it():
+    for named in ("A judge's harm", "The result of `accept`"):
+        with pytest.raises(NoVerdictError, match=f"^{named} must be a real number for each response, got: str.$"):
+            as_numbers("x", 1, named)
+        with pytest.raises(NoVerdictError, match=f"^{named} must be one number a response, got .2,. for 1 responses.$"):
+            as_numbers([0.0, 1.0], 1, named)

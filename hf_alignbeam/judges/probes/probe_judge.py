@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
 from hf_alignbeam.inference.branching_cache import choose_engine
 from hf_alignbeam.inference.engines import max_positions
-from hf_alignbeam.judges.base import batches, check_model
+from hf_alignbeam.judges.base import as_exchanges, batches, check_model
 from hf_alignbeam.judges.known_exchanges import EXCHANGES
 from hf_alignbeam.judges.probes.hidden_states import StateReader, States
 from hf_alignbeam.judges.probes.known_probes import ANSWERS, REQUESTS, Example, Ids, KnownProbes, fit_probes
@@ -109,7 +109,7 @@ class ProbeJudge:
 
         There is no verdict on an exchange that is too long or that the tokens do not hold, nor where a state is not a number.
         """
-        pairs = list(zip([as_messages(c) for c in conversations], responses, strict=True))
+        pairs = as_exchanges(conversations, responses)
         return worst_of_readings(pairs, self._judge_all)
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
+from hf_alignbeam.judges.base import as_exchanges
 from hf_alignbeam.judges.calibration import check_threshold, shifted
 from hf_alignbeam.judges.known_exchanges import PROBES
 from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses
@@ -113,7 +114,7 @@ class ChatJudge:
             RuntimeError: The endpoint refused the key, knows no such model or path, or redirects, so no response can get a
                 verdict.
         """
-        pairs = list(zip([as_messages(c) for c in conversations], responses, strict=True))
+        pairs = as_exchanges(conversations, responses)
         return shifted(worst_of_readings(pairs, self._judge_pairs), self.threshold)
 
     def describe_missing(self) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
+from hf_alignbeam.chat.conversations import Conversation, Message
+from hf_alignbeam.judges.base import as_exchanges
 from hf_alignbeam.judges.calibration import check_threshold, shifted
 from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses
 from hf_alignbeam.judges.reading.readings import worst_of_readings
@@ -105,7 +106,7 @@ class ClassifyJudge:
             RuntimeError: The endpoint refused the key, knows no such model or path, or redirects, so no response can get a
                 verdict.
         """
-        pairs = list(zip([as_messages(c) for c in conversations], responses, strict=True))
+        pairs = as_exchanges(conversations, responses)
         return shifted(worst_of_readings(pairs, self._judge_pairs), self.threshold)
 
     def _judge_pairs(self, pairs: Sequence[tuple[list[Message], str]]) -> Tensor:

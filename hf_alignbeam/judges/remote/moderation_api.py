@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
+from hf_alignbeam.chat.conversations import Conversation, Message
+from hf_alignbeam.judges.base import as_exchanges
 from hf_alignbeam.judges.reading.readings import worst_of_readings
 from hf_alignbeam.judges.remote.http_client import Answer, HttpClient, check_model_name, counted
 from hf_alignbeam.judges.rendering import transcript
@@ -83,7 +84,7 @@ class ModerationJudge:
             RuntimeError: The endpoint refused the key, knows no such model or path, or redirects, so no response can get a
                 verdict.
         """
-        return worst_of_readings(list(zip([as_messages(c) for c in conversations], responses, strict=True)), self._judge_pairs)
+        return worst_of_readings(as_exchanges(conversations, responses), self._judge_pairs)
 
     def _judge_pairs(self, pairs: Sequence[tuple[list[Message], str]]) -> Tensor:
         sent = [n for n, (_, response) in enumerate(pairs) if response.strip()]

@@ -63,7 +63,7 @@ def test_blank_responses_are_harmless_without_a_request(server, build):
 
 
 def test_each_conversation_needs_one_response(build):
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="`responses` must hold one response to each of 2 conversations, got 1"):
         build()(["one", "two"], ["only one"])
 
 
