@@ -42,7 +42,7 @@ class CandidateGenerator:
     Args:
         writer: The call's writer.
         steering: The anchor.
-        num_candidates: K.
+        num_candidates: K, or more than the vocabulary has tokens for as many as it has.
         min_start: The least probability of a first token, relative to the most likely one.
     """
 
@@ -129,13 +129,14 @@ class CandidateGenerator:
         leaves fewer than K candidates, the most likely token begins one more.
         """
         min_logp = math.log(self._min_start or 1e-30)
-        values, first_ids = scores.topk(self._num_candidates, dim=-1)  # (F, K)
+        n_candidates = min(self._num_candidates, scores.shape[-1])
+        values, first_ids = scores.topk(n_candidates, dim=-1)  # (F, K)
         anchor_agrees = anchor_logp.gather(-1, first_ids) >= anchor_logp.amax(-1, keepdim=True) + min_logp
         active = (values >= values[:, :1] + min_logp) & anchor_agrees & (values > -torch.inf)
         active[:, 0] = True
         order = active.int().argsort(dim=-1, descending=True, stable=True)
         first_ids, active = first_ids.gather(-1, order), active.gather(-1, order)
         for row, n_active in enumerate(active.sum(-1).tolist()):
-            if n_active < self._num_candidates and self._min_start:
+            if n_active < n_candidates and self._min_start:
                 first_ids[row, n_active], active[row, n_active] = first_ids[row, 0], True
         return first_ids, active

@@ -1,5 +1,6 @@
 """Which candidates a flagged answer gets, which one continues it, and what they cost."""
 
+import pytest
 import torch
 from helpers.strategies import answer_ids, chats_of, failing, fed_shapes, flags_first_call, generated, texts
 from transformers import (
@@ -70,6 +71,20 @@ def test_only_candidates_that_exist_are_written_and_judged(specialist, strategy)
     assert [shape[0] for shape in fed][:7] == [2] * 4 + [2 * 2] * 3
     assert len(judge.calls[1]) == 2 * 2
     assert output.candidate_harm.isnan().tolist() == [[False, False, False, True]] * 2
+
+
+@pytest.mark.parametrize("min_start", [0.1, 0.0])
+def test_more_candidates_than_tokens_are_as_many_as_there_are(min_start, anchor, strategy, specialist, monkeypatch):
+    """With `min_start`, more than the vocabulary's tokens are the same few; without, every token begins a candidate."""
+    n_tokens = specialist[0].config.vocab_size
+    options = {"judge_after": 4, "judge_every": None, "min_start": min_start, "n_steps": 2}
+    judges = [flags_first_call(), flags_first_call()]
+    outputs = [
+        answer_ids(specialist, chats_of("harmful", 1), strategy(judge, num_candidates=n, **options), max_new_tokens=6)
+        for judge, n in zip(judges, (n_tokens, 5000), strict=True)
+    ]
+    assert outputs[0] == outputs[1]
+    assert judges[0].calls[1] == judges[1].calls[1]
 
 
 class ForbidToken(LogitsProcessor):
