@@ -95,15 +95,13 @@ class Follower:
         self._feed_written({})
         return self._states[self.n_written]
 
-    def can_go_back(self, n_written: int) -> bool:
-        """Whether the state after this many tokens is kept."""
-        return n_written in self._states
-
-    def go_back(self, n_written: int) -> None:
-        """Return to the state after this many tokens."""
+    def go_back(self, n_written: int) -> bool:
+        """Return to the state after this many tokens; False where it is not kept."""
+        if n_written not in self._states:
+            return False
         self._feed_written({})
-        self.n_written = n_written
-        self._has_gone_back = True
+        self.n_written, self._has_gone_back = n_written, True
+        return True
 
     def write(self, ids: Sequence[int | None]) -> None:
         """Continue each row by one target token, None for a row that is not followed any more. The anchor is fed when next asked.
@@ -301,9 +299,8 @@ def _commit_prefill(start: RowStart, translator: VocabularyTranslator) -> tuple[
     anchor = translator.anchor
     text = start.leading_whitespace + start.prefill
     ids = anchor.encode(text)
-    n_bytes = 0
     head: Path = ()
-    tail = text
+    n_bytes, tail = 0, text
     for n, i in enumerate(ids[:-MIN_UNCOMMITTED_PREFILL], start=1):
         n_bytes += len(anchor.tokens[i] or b"")
         if _begins_word(text[n_bytes : n_bytes + 2]):

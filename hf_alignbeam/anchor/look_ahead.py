@@ -39,9 +39,8 @@ class LookAhead:
         row = replace(row, path=path, nodes=nodes)
         distribution = CoverDistribution(row, self._translator, target, current_word(row, self._translator))
         share = _share_of_known(row)
-        found = (
-            {each.path: each.uncertain_mass * share for each in distribution.open_paths()} if share > MIN_UNCERTAIN_MASS else {}
-        )
+        known = distribution.open_paths() if share > MIN_UNCERTAIN_MASS else []
+        found = {each.path: each.uncertain_mass * share for each in known}
         if path and path not in nodes:
             end = distribution.cover_at_end(path)
             for i, mass in islice(target.likeliest.items(), N_FORESEEN):

@@ -14,12 +14,10 @@ from torch import Tensor
 
 #: Anchor tokens from the last committed token on.
 Path = tuple[int, ...]
-
 #: A token of the text counts with at least this log-probability: what the anchor finds more absurd than that is noise.
 MIN_TOKEN_LOGP = math.log(1e-10)
 #: The same for the tokens of a prefill: the anchor did not choose them, so their probability should count for little.
 MIN_PREFILL_LOGP = math.log(0.01)
-
 #: How many of the anchor's likeliest next tokens are tracked after a looked-ahead path.
 N_LIKELIEST = 64
 #: A probability of zero counts as this one.
@@ -145,10 +143,5 @@ class RowState:
 
     def with_slots(self, new_slots: Mapping[int, int]) -> "RowState":
         """Renumber the cache slots."""
-        return replace(
-            self,
-            committed_slots=tuple(new_slots[slot] for slot in self.committed_slots),
-            nodes={
-                path: node if node.slot is None else replace(node, slot=new_slots[node.slot]) for path, node in self.nodes.items()
-            },
-        )
+        nodes = {p: node if node.slot is None else replace(node, slot=new_slots[node.slot]) for p, node in self.nodes.items()}
+        return replace(self, committed_slots=tuple(new_slots[slot] for slot in self.committed_slots), nodes=nodes)

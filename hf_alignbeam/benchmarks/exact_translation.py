@@ -209,7 +209,7 @@ class _Walk:
     @cached_method(maxsize=64)
     def _completions(self, rest: bytes) -> Tensor:
         """The anchor's tokens that begin with `rest`."""
-        return torch.tensor(self._anchor.starting_with(rest), dtype=torch.long)
+        return torch.tensor(self._anchor.endings(rest)[0], dtype=torch.long)
 
     def _end(self, text: bytes, mass: float) -> None:
         """Add the mass of a text at which the anchor ends its answer."""

@@ -108,8 +108,7 @@ class TemplateParser:
     def check_no_reasoning(self, ids: Sequence[int]) -> None:
         """Raise ValueError where an answer's first tokens begin reasoning that the template did not announce."""
         text = b"".join((self._tokens[i] if i < len(self._tokens) else None) or self._names.get(i, b"") for i in ids)
-        marker = leading_reasoning_marker(text)
-        if marker is not None:
+        if (marker := leading_reasoning_marker(text)) is not None:
             raise ValueError(
                 f"The target's replies must begin with their answer, but one began with {marker!r}. {_REASONING_ADVICE}"
             )

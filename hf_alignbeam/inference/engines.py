@@ -17,10 +17,8 @@ from transformers.cache_utils import DynamicLayer
 
 #: Makes the context in which a model's forwards run: it turns adapters off where the anchor shares the target's weights.
 Scope = Callable[[], AbstractContextManager[Any]]
-
 #: The kinds of layers whose cached tokens can be masked one by one, and the setting that holds the window of each.
 WINDOW_SETTINGS = {"full_attention": None, "sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
-
 #: How many leaves of a row one forward should take: a leaf costs one token with a cache, and a whole text without.
 N_LEAVES_CACHED, N_LEAVES_RECOMPUTED = 24, 4
 
@@ -184,7 +182,6 @@ class RecomputeEngine:
 
 
 Engine = KeyValueEngine | RecomputeEngine
-
 #: Takes the place of `KeyValueEngine` in small batches of short texts. The installed package has one, a folder of the Hub none.
 PACKED: list[type[KeyValueEngine]] = []
 #: It is for batches with at most this many rows times cached tokens.

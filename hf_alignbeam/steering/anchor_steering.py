@@ -79,7 +79,7 @@ class AnchorSteering:
         except ValueError:  # the template needs more than a question; the first call will build the tables
             leading_whitespace = target_only_prefix = b""
         if not self.translator.identity:
-            self.translator.table()
+            self.translator.table(b"", b"")
             self.translator.table(leading_whitespace, target_only_prefix)
             self.translator.anchor.begins_a_token(b" ")
 
@@ -114,8 +114,8 @@ class AnchorSteering:
     def _check_no_reasoning(self, follower: Follower) -> None:
         """Raise ValueError if the anchor would reason before its answer: its reasoning must not be mixed into the target's."""
         for i in set(follower.cache.after_prompt.prob.argmax(-1).tolist()):
-            opening = leading_reasoning_marker(bytes_with_special_tokens(self._anchor_tokenizer, self._anchor_tokens, [i]))
-            if opening is not None:
+            text = bytes_with_special_tokens(self._anchor_tokenizer, self._anchor_tokens, [i])
+            if (opening := leading_reasoning_marker(text)) is not None:
                 raise ValueError(
                     f"`anchor` must answer at once, but begins with {opening!r}. Give `anchor_tokenizer` a chat template that "
                     "writes the end of its reasoning before its answer, or use a model that does not reason."
@@ -186,7 +186,7 @@ def _check_tokenizers(**tokenizers: PreTrainedTokenizerBase) -> None:
 def _check_base(anchor: PreTrainedModel | str, model: torch.nn.Module | None) -> None:
     """Raise ValueError unless the anchor is a model, or "base" together with the adapted target as `model`."""
     is_base = isinstance(anchor, str)
-    if is_base != (model is not None) or (is_base and anchor != "base"):
+    if is_base != (model is not None) or (anchor != "base" if is_base else not isinstance(anchor, torch.nn.Module)):
         raise ValueError(
             f'`anchor` must be a model, or "base" with the adapted target as `model`, got {_described(anchor)} with '
             f"{_described(model)}. Leave `model` out if the anchor is a separate model."

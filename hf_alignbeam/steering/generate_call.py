@@ -176,11 +176,7 @@ class GenerateCall:
         """Take the anchor back to a state if necessary; False where it cannot go back so far."""
         if state.is_over or self.follower is None:
             return state.is_over
-        if self.follower.n_written != n_written:
-            if not self.follower.can_go_back(n_written):
-                return False
-            self.follower.go_back(n_written)
-        return True
+        return self.follower.n_written == n_written or self.follower.go_back(n_written)
 
     def _select_rows(self, state: CallState, parents: list[int], n_written: int) -> CallState:
         if parents == list(range(len(state.active))):

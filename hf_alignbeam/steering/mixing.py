@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 MixingRule = Literal["linear", "log_linear", "paper", "safe_decoding", "contrastive"]
-
 #: The number of the anchor's most likely tokens that the paper's rule uses (arXiv 2606.12342, B).
 PAPER_TOP_TOKENS = 50
 #: The least size of SafeDecoding's sample space, the tokens among the most likely of both models (ACL 2024, c).

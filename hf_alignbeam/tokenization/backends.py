@@ -18,7 +18,6 @@ from hf_alignbeam.utils.method_cache import kept
 
 #: The word-start mark of SentencePiece vocabularies; it stands for a space.
 WORD_START = "\u2581"
-
 #: Fewer texts are encoded one by one, which is faster. More are encoded in such batches: as many encodings at once as a
 #: vocabulary has tokens would set off collections of garbage that take as long as encoding.
 THREADED_BATCH = 512

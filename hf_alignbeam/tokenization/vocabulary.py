@@ -96,12 +96,8 @@ class Vocabulary:
         """Return the bytes of several tokens in a row."""
         return decode(self.tokens, ids)
 
-    def starting_with(self, prefix: bytes) -> list[int]:
-        """Return the ids of the tokens of which `prefix` is a proper prefix: one range of the sorted vocabulary."""
-        return self.endings(prefix)[0]
-
     def endings(self, prefix: bytes) -> tuple[list[int], list[bytes]]:
-        """Return these ids, and what follows the prefix in each of their tokens."""
+        """Return the ids of the tokens of which `prefix` is a proper prefix (one sorted range), and what follows it in each."""
         tokens, ids = self._sorted
         found = slice(bisect_right(tokens, prefix), bisect_left(tokens, prefix + b"\xff" * (self.longest + 1)))
         return ids[found], [token[len(prefix) :] for token in tokens[found]]

@@ -14,7 +14,6 @@ from hf_alignbeam.utils.method_cache import cached_method
 
 #: How many of the anchor tokens that start with the rest of a text `can_become` tries, spread evenly over all of them.
 N_TRIED = 512
-
 #: Characters appended to a text to see how its first token depends on the next character; one digit stands for all.
 PROBES = [bytes([byte]) for byte in b" .,'-0abcdefghijklmnopqrstuvwxyz"]
 
@@ -47,7 +46,7 @@ class Retokenizer:
     @cached_method(maxsize=256)
     def completions(self, pending: bytes) -> Tensor:
         """Return the ids (M,) of the anchor's tokens that are longer than `pending` and begin with it."""
-        return torch.tensor(self._anchor.starting_with(pending), dtype=torch.long)
+        return torch.tensor(self._anchor.endings(pending)[0], dtype=torch.long)
 
     def next_tokens(
         self, ids: Sequence[int], pending: bytes, target_only_prefix: bytes = b"", word: tuple[int, ...] = ()
@@ -83,7 +82,7 @@ class Retokenizer:
             return False
         rest = (pending + token[len(target_only_prefix) :]).removeprefix(text)
         within = [self._anchor.by_bytes[rest[:n]] for n in range(1, len(rest) + 1) if rest[:n] in self._anchor.by_bytes]
-        beyond = self._anchor.starting_with(rest)
+        beyond = self._anchor.endings(rest)[0]
         following = within + beyond[:: 1 + len(beyond) // N_TRIED]
         return any(self._anchor.encode_batch([text + (self._anchor.tokens[i] or b"")]) == [(*path, i)] for i in following)
 

@@ -19,7 +19,6 @@ from hf_alignbeam.utils.method_cache import cached_method, kept
 
 #: A row with less mass than this counts as empty.
 NEGLIGIBLE = 1e-30
-
 #: Where the target's distribution decides between the tokens that a text may become, the token for the text as it is gets
 #: this weight on top, so that probabilities near zero do not decide.
 AS_IS_WEIGHT = 0.001
@@ -192,12 +191,9 @@ class VocabularyTranslator:
         table = self.table(pending, target_only_prefix).to(target_prob.device)
         return table.apply_(anchor_prob.to(target_prob.device, copy=True), target_prob).normalized()
 
+    @cached_method(maxsize=32)
     def table(self, pending: bytes = b"", target_only_prefix: bytes = b"") -> Table:
         """Return the table for one point of an answer; each is built once."""
-        return self._table(pending, target_only_prefix)
-
-    @cached_method(maxsize=32)
-    def _table(self, pending: bytes, target_only_prefix: bytes) -> Table:
         next_ids, longer = kept(links, self, pending, target_only_prefix)
         next_tokens = _ids(next_ids)  # (A,)
         extensions = {tuple(path): tokens for path, tokens in longer}

@@ -20,12 +20,12 @@ class RecordingFollower:
         self.n_written += 1
         self.actions.append(("write", ids))
 
-    def can_go_back(self, n_written):
-        return n_written <= self.n_written
-
     def go_back(self, n_written):
+        if n_written > self.n_written:
+            return False
         self.n_written = n_written
         self.actions.append(("back", n_written))
+        return True
 
     def select_rows(self, parents):
         self.actions.append(("select_rows", parents))

@@ -178,11 +178,13 @@ def test_encode_batch_equals_encode_one_by_one(piece_tokenizer):
     assert vocabulary.encode_batch(pieces) == [vocabulary.encode(piece) for piece in pieces]
 
 
-def test_starting_with_equals_a_scan_of_all_tokens(byte_tokenizer):
+def test_endings_equal_a_scan_of_all_tokens(byte_tokenizer):
     vocabulary = Vocabulary(byte_tokenizer)
     for prefix in (b" ", b"t", b" th", b"\xff", b"no token starts so"):
         scanned = {i for i, token in enumerate(vocabulary.tokens) if token and token.startswith(prefix) and token != prefix}
-        assert set(vocabulary.starting_with(prefix)) == scanned
+        ids, endings = vocabulary.endings(prefix)
+        assert set(ids) == scanned
+        assert [prefix + ending for ending in endings] == [vocabulary.tokens[i] for i in ids]
 
 
 @given(st.text(max_size=8), st.integers(0, 3))
