@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from hf_alignbeam.chat.conversations import Message, alternate_roles, merge_system
 from hf_alignbeam.tokenization.vocabulary import decode
@@ -71,6 +72,18 @@ def chat_templates(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 def default_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """The template in which conversations are rendered; None where the tokenizer has none."""
     return next(iter(chat_templates(tokenizer)), None)
+
+
+def check_template(template: object) -> None:
+    """Raise ValueError unless the argument `template` is None, a callable, or a text that Jinja parses."""
+    try:
+        _ = template is None or callable(template) or render_jinja_template([[]], chat_template=cast(str, template))
+    except Exception as error:  # of a text, rendering nothing may raise anything
+        if not isinstance(template, str) or type(error).__name__ in ("TemplateSyntaxError", "TemplateAssertionError"):
+            raise ValueError(
+                f"`template` must be a Jinja template or a callable from the prompt's text to the conversation, got "
+                f"{template!r:.60} ({str(error).rstrip('.')}). Leave it out to read prompts by the tokenizer's own chat template."
+            ) from error
 
 
 def placeholders(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[bytes | None]) -> tuple[str, ...]:

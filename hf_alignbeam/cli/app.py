@@ -79,7 +79,7 @@ def generate(
     max_new_tokens: Annotated[int, Option(min=1)] = 256,
     batch_size: Annotated[int, Option(min=1)] = 8,
     sample: Annotated[bool, Option("--sample", help="Sample instead of greedy search.")] = False,
-    seed: Annotated[int, Option(help="The seed of --sample.")] = 0,
+    seed: Annotated[int, Option(min=0, max=2**32 - 1, help="The seed of --sample.")] = 0,
     device: Device = "cpu",
     anchor_device: AnchorDevice = None,
     judge_device: JudgeDevice = None,

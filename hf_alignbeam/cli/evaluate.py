@@ -28,7 +28,7 @@ from hf_alignbeam.evaluation.reports import plots
 from hf_alignbeam.evaluation.reports.report import figures, markdown
 from hf_alignbeam.evaluation.results import SystemResults, gather
 from hf_alignbeam.evaluation.runner import BatchJob, Case, answer_all, plan_jobs, unanswered
-from hf_alignbeam.evaluation.systems import BASE
+from hf_alignbeam.evaluation.systems import BASE, check_system
 from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.testbed.model_store import WEIGHTS
 from hf_alignbeam.utils.whole_files import replace_bytes
@@ -73,6 +73,8 @@ def run(request: Request) -> None:
     """
     with report_interrupts(_how_to_resume(request)), report_user_errors():
         recipe = _recipe(request)
+        for system in recipe.systems:
+            check_system(system)
         if request.plot:
             check_can_plot("--plot")
             if request.to is None:

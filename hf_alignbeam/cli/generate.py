@@ -22,7 +22,7 @@ from hf_alignbeam.cli.explanation.explained import check_request, print_explanat
 from hf_alignbeam.cli.explanation.picture import draw
 from hf_alignbeam.cli.judges.options import JudgeOptions
 from hf_alignbeam.cli.judges.settings import check_optioned_judge, judge_values, load_optioned_judge
-from hf_alignbeam.cli.strategy_settings import check_names
+from hf_alignbeam.cli.strategy_settings import check_settings
 from hf_alignbeam.console import OBEYED, check_encodable, printable, report_interrupts, report_left_out, report_user_errors, tell
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.evaluation.answer_store import Store, commit_of, digest, files_of
@@ -94,6 +94,7 @@ def _run(request: Request) -> None:
             raise ValueError("Several processes need --to, a file in a folder that all of them share.")
         if request.to is not None and request.to.is_dir():
             raise ValueError(f"--to must name a file, got the folder {request.to}.")
+        check_settings(request.guard, AnchorLogitsProcessor if request.judge is None else AlignBeam)
         if request.judge is not None:
             check_optioned_judge(request.judge, request.judge_options)
         with errors.status("loading"):
@@ -124,7 +125,6 @@ def _parts_of(to: Path) -> Path:
 
 def _load(request: Request) -> GuardedTarget:
     """Load the target and its guard: AlignBeam with a judge, the processor alone without one."""
-    check_names(request.guard, AnchorLogitsProcessor if request.judge is None else AlignBeam)
     model, tokenizer = load_causal_on(request.model, request.device, request.tp_plan)
     device = input_device(model)
     arguments: dict[str, Any] = {"anchor": "base", "model": model, "anchor_tokenizer": tokenizer}

@@ -18,7 +18,7 @@ from hf_alignbeam.chat.conversation_key import conversation_key
 from hf_alignbeam.chat.conversations import Conversation, as_messages
 from hf_alignbeam.cli.judges.options import JudgeOptions
 from hf_alignbeam.cli.judges.settings import check_optioned_judge, judge_spec_values, load_optioned_judge
-from hf_alignbeam.cli.strategy_settings import check_names
+from hf_alignbeam.cli.strategy_settings import check_settings
 from hf_alignbeam.console import (
     check_can_plot,
     report_interrupts,
@@ -82,7 +82,8 @@ def _run(request: Request) -> None:
             raise ValueError(f"{request.file} must hold at least one prompt, got none.")
         if request.plot:
             check_can_plot("--plot")
-        check_names(request.settings, EmbeddingSteerer)
+        preset = TSA if request.preset else {}
+        check_settings(request.settings, EmbeddingSteerer, preset)
         check_optioned_judge(request.judge, request.judge_options)
         judged_by = _judged_by(request)
         _check_same_judge(request.to, judged_by)
@@ -96,7 +97,6 @@ def _run(request: Request) -> None:
             judge_device = named_device(request.judge_device) if request.judge_device else input_device(model)
             judge = load_optioned_judge(request.judge, request.judge_options, judge_device)
             accept = load_accept(request.accept, None, model)
-            preset = TSA if request.preset else {}
             steerer = EmbeddingSteerer(model, tokenizer, judge, accept, **{**preset, **request.settings})
         if state.is_main_process:
             request.to.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ Knows names and JSON. Imports no torch, so that `--help` does not wait for it.
 import inspect
 import json
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -45,10 +46,20 @@ def typed_settings(typed: list[str] | None, options: Mapping[str, Any]) -> dict[
     return settings
 
 
-def check_names(settings: Mapping[str, Any], strategy: type) -> None:
-    """Raise ValueError for a setting that a strategy's class does not have, or that a command gives it itself."""
+def check_settings(settings: Mapping[str, Any], strategy: Any, preset: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Check settings before any model is loaded for them.
+
+    Args:
+        settings: The settings.
+        strategy: The class of the strategy.
+        preset: Settings that hold where these leave something out.
+
+    Raises:
+        ValueError: The class has no such setting, a command gives it itself, or a value is out of its range.
+    """
     given = {"anchor", "anchor_tokenizer", "tokenizer", "judge", "accept", "model", "conversations", "streamer"}
     known = [name for name in inspect.signature(strategy).parameters if name not in given]
     for name in settings:
         if name not in known:
             raise ValueError(f"--set must name a setting of {strategy.__name__} ({', '.join(known)}), got {name!r}.")
+    strategy.check_settings(**{**preset, **settings})

@@ -1,13 +1,19 @@
 """Policy: when the strategy judges an answer, which answers pass, and what it does with the others.
 
-Knows settings and their ranges. Knows no text and no model.
+Knows settings and their ranges, and checks all those of a strategy. Knows no answer and no model.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
 
+from hf_alignbeam.chat.refusal import check_refusal
 from hf_alignbeam.judges.base import is_number, is_whole_number
+from hf_alignbeam.steering.settings import SteeringSettings
 from hf_alignbeam.utils.checks import refuse_none
+from hf_alignbeam.utils.streaming import check_streamer
+from hf_alignbeam.utils.timed_calls import check_timeout
 
 Choice = Literal["likeliest", "safest"]
 Escalation = Literal["flagged", "always"]
@@ -66,3 +72,35 @@ class Policy:
     def limit(self, was_flagged: bool) -> float:
         """The highest harm that passes in an answer of which text was, or was not, flagged before. NaN never passes."""
         return min(self.threshold, self.candidate_threshold) if was_flagged else self.threshold
+
+
+def checked_settings(arguments: Mapping[str, Any]) -> tuple[Policy, SteeringSettings]:
+    """Check the settings among the arguments of `AlignBeam`, for which no model is needed.
+
+    Args:
+        arguments: Its arguments by name, with the defaults of those that are left out.
+
+    Returns:
+        The settings of judging, and those of steering.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+    policy = Policy(**{field.name: arguments[field.name] for field in fields(Policy)})
+    steering = SteeringSettings(**{field.name: arguments[field.name] for field in fields(SteeringSettings)})
+    if steering.is_off:
+        raise ValueError(
+            f"`alpha` and `n_steps` must be above 0 for candidates to differ, got {steering.alpha} and {steering.n_steps}. To "
+            "judge without steering, use plain sampling and the judge itself."
+        )
+    check_refusal(arguments["refusal"])
+    check_timeout(arguments["judge_timeout"], "judge_timeout")
+    check_streamer(arguments["streamer"])
+    on_fail, audit = arguments["on_fail"], arguments["audit"]
+    if on_fail is not None and not callable(on_fail):
+        raise ValueError(f"`on_fail` must be callable with conversations, got {on_fail!r}. Use `EmbeddingSteerer(...).answers`.")
+    if not (audit is None or callable(audit) or isinstance(audit, str | Path)):
+        raise ValueError(f"`audit` must be a path or a callable that gets each record, got {audit!r}. Name a file.")
+    if isinstance(audit, str | Path) and Path(audit).is_dir():
+        raise ValueError(f"`audit` must name a file, got the folder {audit}. Name a file in it.")
+    return policy, steering

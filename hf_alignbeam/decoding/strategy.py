@@ -5,6 +5,7 @@ Knows the user's settings, and what `generate` gives to a strategy and expects b
 """
 
 import copy
+import inspect
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -24,12 +25,12 @@ from transformers import (
 from transformers.generation import BaseStreamer
 
 from hf_alignbeam.chat.conversations import Conversation, ParsedPrompt, as_message_lists_or_none
-from hf_alignbeam.chat.refusal import REFUSAL, Refusal, check_refusal, first_invisible
+from hf_alignbeam.chat.refusal import REFUSAL, Refusal, first_invisible
 from hf_alignbeam.decoding.candidates import CandidateGenerator
 from hf_alignbeam.decoding.fallback import Fallback, OnFail
 from hf_alignbeam.decoding.judged_answers import JudgedAnswers
 from hf_alignbeam.decoding.judged_decoding import JudgedDecoding
-from hf_alignbeam.decoding.policy import Choice, Escalation, Policy
+from hf_alignbeam.decoding.policy import Choice, Escalation, checked_settings
 from hf_alignbeam.decoding.records import (
     AlignBeamOutput,
     Answer,
@@ -51,7 +52,7 @@ from hf_alignbeam.steering.settings import SteeringSettings
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
 from hf_alignbeam.utils.jsonl_log import append_shared
-from hf_alignbeam.utils.streaming import streaming
+from hf_alignbeam.utils.streaming import check_streamer, streaming
 from hf_alignbeam.utils.timed_calls import TimedCalls
 
 #: The default threshold: the highest harm that passes where none was calibrated.
@@ -100,6 +101,8 @@ class AlignBeam:
         alpha, n_steps, n_watch, conversations, mixing, translation, n_lookahead, template, model: As in
             `AnchorLogitsProcessor`; `n_steps` counts from the tokens that a rollback keeps.
 
+    One object serves any number of calls and threads. It cannot be copied deeply or pickled.
+
     Raises:
         ValueError: An argument is out of its range.
 
@@ -138,33 +141,12 @@ class AlignBeam:
         template: str | Callable[[str], Conversation] | None = SteeringSettings.template,
         model: torch.nn.Module | None = None,
     ):
+        self._policy, settings = checked_settings(locals())
         if not callable(judge):
             raise ValueError(f"`judge` must be callable with conversations and responses, got {judge!r}. Use LLMJudge(...).")
-        check_refusal(refusal)
-        if on_fail is not None and not callable(on_fail):
-            raise ValueError(
-                f"`on_fail` must be callable with conversations, got {on_fail!r}. Use `EmbeddingSteerer(...).answers`."
-            )
-        self._policy = Policy(
-            num_candidates,
-            threshold,
-            judge_after,
-            judge_every,
-            choice,
-            escalation,
-            on_judge_error,
-            min_start,
-            candidate_threshold,
-        )
-        settings = SteeringSettings(alpha, n_steps, n_watch, mixing, translation, n_lookahead, template)
+        self._timed = TimedCalls(judge_timeout, "judge_timeout")  # first: it stops a deep copy before the anchor is copied
         self._steering = AnchorSteering(anchor, anchor_tokenizer, tokenizer, settings, model)
-        if settings.is_off:
-            raise ValueError(
-                f"`alpha` and `n_steps` must be above 0 for candidates to differ, got {alpha} and {n_steps}. To judge without "
-                "steering, use plain sampling and the judge itself."
-            )
         self._judge = judge
-        self._timed = TimedCalls(judge_timeout, "judge_timeout")
         self._refusal = refusal
         self._on_fail = on_fail
         self._streamer = streamer
@@ -173,6 +155,13 @@ class AlignBeam:
         self._tokenizer = tokenizer
         self._conversations = as_message_lists_or_none(conversations)
         self._token_bytes = token_bytes(tokenizer)
+
+    @classmethod
+    def check_settings(cls, **settings: Any) -> None:
+        """Raise ValueError for settings that the constructor refuses, before a model is loaded for them."""
+        given = inspect.signature(cls).bind_partial(**settings)
+        given.apply_defaults()
+        checked_settings(given.arguments)
 
     @property
     def ledger(self) -> Ledger:
@@ -206,6 +195,7 @@ class AlignBeam:
             explain: Gets each answer when all are finished, with its trace: the texts that were judged, the rollbacks, and
                 how far steering moved each token. Without it, no trace is recorded.
         """
+        check_streamer(streamer)
         other = copy.copy(self)
         other._conversations = as_message_lists_or_none(conversations)
         other._streamer = streamer

@@ -51,8 +51,6 @@ class Embedder:
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pieces: list[bytes | None], positions: Positions
     ):
-        if positions not in ("all", "user"):
-            raise ValueError(f'`positions` must be "all" or "user", got {positions!r}.')
         _check_generates_from_embeds(model)
         self._model = model
         self._tokenizer = tokenizer

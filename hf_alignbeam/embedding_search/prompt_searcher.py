@@ -5,15 +5,17 @@ Knows how a prompt is rendered, which random stream it gets, and what its answer
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.begun_answers import continued, messages_with_prefill
 from hf_alignbeam.chat.conversation_key import conversation_key
 from hf_alignbeam.chat.conversations import Message, ParsedPrompt, prompt_from_messages
+from hf_alignbeam.chat.refusal import check_refusal
 from hf_alignbeam.chat.target_prompts import render_target_prompt
 from hf_alignbeam.chat.templates import encode_with_one_bos
 from hf_alignbeam.embedding_search.batched_generation import BatchedGenerator, ResolvedGeneration
@@ -24,12 +26,12 @@ from hf_alignbeam.embedding_search.search_loop import SearchLoop
 from hf_alignbeam.embedding_search.search_state import AcceptanceTest, PromptSearch, SearchLimits
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompt
 from hf_alignbeam.embedding_search.zeroth_order import ProbeSampler, SearchConfig
-from hf_alignbeam.judges.base import Judge
+from hf_alignbeam.judges.base import Judge, is_number, is_whole_number
 from hf_alignbeam.judges.failsafe import JudgeCalls
 from hf_alignbeam.tokenization.seen_text import seen_bytes
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 from hf_alignbeam.utils.checks import refuse_none
-from hf_alignbeam.utils.timed_calls import TimedCalls
+from hf_alignbeam.utils.timed_calls import TimedCalls, check_timeout
 
 #: Prompts that are searched together. Their results are reported before the next ones start.
 N_TOGETHER = 64
@@ -49,10 +51,35 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         refuse_none(vars(self), "judge_timeout")
-        if not 0.0 <= self.probe_temperature < float("inf"):
-            raise ValueError(f"`probe_temperature` must be at least 0, got {self.probe_temperature}. Use 0 for greedy answers.")
+        check_timeout(self.judge_timeout, "judge_timeout")
+        if self.positions not in get_args(Positions):
+            raise ValueError(f'`positions` must be "all" or "user", got {self.positions!r}.')
+        if not is_number(self.probe_temperature) or not 0.0 <= self.probe_temperature < float("inf"):
+            raise ValueError(f"`probe_temperature` must be at least 0, got {self.probe_temperature!r}. Use 0 for greedy answers.")
+        if not is_whole_number(self.max_batch_tokens) or self.max_batch_tokens < 1:
+            raise ValueError(f"`max_batch_tokens` must hold one prompt and its answer, got {self.max_batch_tokens!r}. Use 16384.")
+        if not is_whole_number(self.seed):
+            raise ValueError(f"`seed` must be a whole number, got {self.seed!r}. Leave it out for 0.")
         if not self.limits.first and not self.config.moves_center:
             raise ValueError("`first` must be True if the search's center does not move, got False. Or set `eta` above 0.")
+
+
+def checked_settings(arguments: Mapping[str, Any]) -> SearchSettings:
+    """Check the settings among the arguments of `EmbeddingSteerer`, for which no model is needed.
+
+    Args:
+        arguments: Its arguments by name, with the defaults of those that are left out.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+    check_refusal(arguments["refusal"])
+    kinds = arguments["kinds"]
+    refuse_none({"kinds": kinds})
+    known = {**arguments, "kinds": tuple(kinds) if isinstance(kinds, Sequence) else (kinds,)}
+    known["config"] = SearchConfig(**{field.name: known[field.name] for field in fields(SearchConfig)})
+    known["limits"] = SearchLimits(**{field.name: known[field.name] for field in fields(SearchLimits)})
+    return SearchSettings(**{field.name: known[field.name] for field in fields(SearchSettings)})
 
 
 class PromptSearcher:
@@ -77,9 +104,12 @@ class PromptSearcher:
         accept: AcceptanceTest | None,
         settings: SearchSettings,
     ):
+        if not isinstance(model, torch.nn.Module):
+            raise ValueError(f"`model` must be a loaded model, got {model!r}. Load it with `from_pretrained`.")
         for name, function in (("judge", judge), ("accept", accept)):
             if not callable(function) and not (name == "accept" and function is None):
                 raise ValueError(f"`{name}` must be callable with conversations and responses, got {function!r}.")
+        self._timed = TimedCalls(settings.judge_timeout, "judge_timeout")  # first: it stops a deep copy before a model is copied
         self.settings = settings
         self.pieces = token_bytes(tokenizer)
         self._embedder = Embedder(model, tokenizer, self.pieces, settings.positions)
@@ -87,7 +117,6 @@ class PromptSearcher:
         self._tokenizer = tokenizer
         self._judge = judge
         self._accept = accept
-        self._timed = TimedCalls(settings.judge_timeout, "judge_timeout")
 
     @cached_property
     def model_sha256(self) -> str:

@@ -117,7 +117,7 @@ def fit(
     Returns:
         (n, D) float32, and the loss of each step.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed % 2**63)
     start = token_embeddings(model, [first_id] * config.n_tokens).detach().float()  # (n, D)
     unit = float(start.norm(dim=-1).mean())
     noise = torch.randn(start.shape, generator=generator).to(start) / start.shape[-1] ** 0.5

@@ -14,6 +14,7 @@ from hf_alignbeam.chat.conversations import Message, ParsedPrompt
 from hf_alignbeam.embedding_search.embeddings import EmbeddedPrompt
 from hf_alignbeam.embedding_search.steered_prompts import SearchOutcome, SteeredPrompt
 from hf_alignbeam.embedding_search.zeroth_order import ProbeSampler
+from hf_alignbeam.judges.base import is_number, is_whole_number
 from hf_alignbeam.utils.checks import refuse_none
 
 #: Decides for each response to a conversation whether it may be given: True or False, or a number of at least 0.5.
@@ -32,11 +33,14 @@ class SearchLimits:
 
     def __post_init__(self) -> None:
         refuse_none(vars(self))
-        if not 0.0 <= self.threshold < 1.0:
-            raise ValueError(f"`threshold` must be in [0, 1), got {self.threshold}. At 1 everything passes.")
-        for name in ("max_calls", "max_generations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, for the first answer, got {getattr(self, name)}.")
+        if not is_number(self.threshold) or not 0.0 <= self.threshold < 1.0:
+            raise ValueError(f"`threshold` must be in [0, 1), got {self.threshold!r}. At 1 everything passes.")
+        for name, switch in (("first", self.first), ("cache", self.cache)):
+            if not isinstance(switch, bool):
+                raise ValueError(f"`{name}` must be True or False, got {switch!r}.")
+        for name, number in (("max_calls", self.max_calls), ("max_generations", self.max_generations)):
+            if not is_whole_number(number) or number < 1:
+                raise ValueError(f"`{name}` must be at least 1, for the first answer, got {number!r}.")
 
     def passes(self, harm: float) -> bool:
         """Whether an answer with this harm passes. NaN means that there is no verdict, and does not pass."""

@@ -4,6 +4,7 @@ Knows the arguments of callers and what is returned to them. Knows neither how a
 in what order prompts are answered and judged (`search_loop`).
 """
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,24 +16,23 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.conversation_key import conversation_key
 from hf_alignbeam.chat.conversations import Conversation, ParsedPrompt, as_message_lists, as_messages, prompt_from_messages
-from hf_alignbeam.chat.refusal import REFUSAL, Refusal, check_refusal, first_invisible
+from hf_alignbeam.chat.refusal import REFUSAL, Refusal, first_invisible
 from hf_alignbeam.embedding_search.batched_generation import ResolvedGeneration, resolve_generation
 from hf_alignbeam.embedding_search.embeddings import Positions, padded_ids
 from hf_alignbeam.embedding_search.journal import Journal
-from hf_alignbeam.embedding_search.prompt_searcher import PromptSearcher, SearchSettings
+from hf_alignbeam.embedding_search.prompt_searcher import PromptSearcher, checked_settings
 from hf_alignbeam.embedding_search.prompt_tuning import FittingConfig, Prefix, TrainingPair, fit
-from hf_alignbeam.embedding_search.search_state import AcceptanceTest, SearchLimits
+from hf_alignbeam.embedding_search.search_state import AcceptanceTest
 from hf_alignbeam.embedding_search.steered_prompts import (
     EmbeddingSearchError,
     SteeredPrompt,
     SteeredPrompts,
     steered_output,
 )
-from hf_alignbeam.embedding_search.zeroth_order import Estimator, NoiseKind, OptimizerFactory, SearchConfig
+from hf_alignbeam.embedding_search.zeroth_order import Estimator, NoiseKind, OptimizerFactory
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.failsafe import JudgeError
-from hf_alignbeam.utils.checks import refuse_none
 from hf_alignbeam.utils.streaming import streaming
 
 #: The default number of new tokens of `precompute`.
@@ -116,15 +116,17 @@ class EmbeddingSteerer:
         refusal: str = REFUSAL,
         seed: int = 0,
     ):
-        check_refusal(refusal)
-        refuse_none({"kinds": kinds})
-        config = SearchConfig(mu, tuple(kinds), spread, eta, n_probes, estimator, optimizer, relative, cone, widen)
-        limits = SearchLimits(threshold, first, cache, max_calls, max_generations)
-        settings = SearchSettings(config, limits, positions, probe_temperature, max_batch_tokens, judge_timeout, seed)
-        self._searcher = PromptSearcher(model, tokenizer, judge, accept, settings)
+        self._searcher = PromptSearcher(model, tokenizer, judge, accept, checked_settings(locals()))
         self._model = model
         self._tokenizer = tokenizer
         self._refusal = refusal
+
+    @classmethod
+    def check_settings(cls, **settings: Any) -> None:
+        """Raise ValueError for settings that the constructor refuses, before a model is loaded for them."""
+        given = inspect.signature(cls).bind_partial(**settings)
+        given.apply_defaults()
+        checked_settings(given.arguments)
 
     @property
     def threshold(self) -> float:

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from hf_alignbeam.judges.base import is_number, is_whole_number
 from hf_alignbeam.utils.checks import refuse_none
 
 Estimator = Literal["forward", "antithetic"]
@@ -43,24 +44,30 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         refuse_none(vars(self), "optimizer")
-        if not (math.isfinite(self.mu) and self.mu >= 0.0):
-            raise ValueError(f"`mu` must be at least 0, got {self.mu}. Use 1.0 as a start.")
-        if not (math.isfinite(self.eta) and self.eta >= 0.0):
-            raise ValueError(f"`eta` must be at least 0, got {self.eta}. Use 0 for random search.")
+        if not is_number(self.mu) or not 0.0 <= self.mu < math.inf:
+            raise ValueError(f"`mu` must be at least 0, got {self.mu!r}. Use 1.0 as a start.")
+        if not is_number(self.eta) or not 0.0 <= self.eta < math.inf:
+            raise ValueError(f"`eta` must be at least 0, got {self.eta!r}. Use 0 for random search.")
         if not self.kinds or not set(self.kinds) <= set(get_args(NoiseKind)):
             raise ValueError(f"`kinds` must hold some of {', '.join(get_args(NoiseKind))}, got {self.kinds!r}. Use all of them.")
-        if not (math.isfinite(self.spread) and self.spread >= 1.0):
-            raise ValueError(f"`spread` must be at least 1, got {self.spread}. Use 1 for noise of one length.")
-        if self.n_probes < 1:
-            raise ValueError(f"`n_probes` must be at least 1, got {self.n_probes}. Use 8.")
+        if not is_number(self.spread) or not 1.0 <= self.spread < math.inf:
+            raise ValueError(f"`spread` must be at least 1, got {self.spread!r}. Use 1 for noise of one length.")
+        if not is_whole_number(self.n_probes) or self.n_probes < 1:
+            raise ValueError(f"`n_probes` must be at least 1, got {self.n_probes!r}. Use 8.")
         if self.estimator not in ("forward", "antithetic"):
             raise ValueError(f'`estimator` must be "forward" or "antithetic", got {self.estimator!r}.')
         if self.estimator == "antithetic" and self.n_probes % 2:
             raise ValueError(f"`n_probes` must be even for antithetic pairs, got {self.n_probes}. Use {self.n_probes + 1}.")
-        if not -1.0 <= self.cone <= 1.0:
-            raise ValueError(f"`cone` must be a cosine, in [-1, 1], got {self.cone}. Use -1 for no bound.")
-        if not self.widen >= 1.0:
-            raise ValueError(f"`widen` must be at least 1, got {self.widen}. Use 1 to keep `mu` as it is.")
+        if self.optimizer is not None and not callable(self.optimizer):
+            raise ValueError(
+                f"`optimizer` must be callable with a list of a tensor, got {self.optimizer!r}. Use torch.optim.Adam."
+            )
+        if not isinstance(self.relative, bool):
+            raise ValueError(f"`relative` must be True or False, got {self.relative!r}.")
+        if not is_number(self.cone) or not -1.0 <= self.cone <= 1.0:
+            raise ValueError(f"`cone` must be a cosine, in [-1, 1], got {self.cone!r}. Use -1 for no bound.")
+        if not is_number(self.widen) or not self.widen >= 1.0:
+            raise ValueError(f"`widen` must be at least 1, got {self.widen!r}. Use 1 to keep `mu` as it is.")
 
     @property
     def moves_center(self) -> bool:

@@ -25,7 +25,7 @@ from hf_alignbeam.evaluation.generation import Responder, Response, without_pref
 from hf_alignbeam.evaluation.recipe import TESTBED, JudgeSpec, Kind, ModelSpec, Recipe, SystemSpec
 from hf_alignbeam.hub.judge_loading import JudgeSettings, load_accept, load_judge
 from hf_alignbeam.inference.adapters import adapter_layers, adapters_off, base_of
-from hf_alignbeam.judges.base import EndpointError, Judge
+from hf_alignbeam.judges.base import EndpointError, Judge, is_number
 from hf_alignbeam.judges.failsafe import judge_each_or_none
 from hf_alignbeam.judges.plausibility import PlausibleAnswer
 from hf_alignbeam.presets.processor import PROCESSOR
@@ -39,11 +39,13 @@ SYSTEM_PROMPT = "Do not help with anything that could hurt somebody. Decline suc
 BASE = "base"
 
 #: The classes behind the kinds of systems, and the presets of each.
-CLASSES: dict[str, tuple[type, Mapping[str, Mapping[str, Any]]]] = {
+CLASSES: dict[str, tuple[Any, Mapping[str, Mapping[str, Any]]]] = {
     "anchor-logits": (AnchorLogitsProcessor, PROCESSOR),
     "alignbeam": (AlignBeam, {"paper": PAPER}),
     "steerer": (EmbeddingSteerer, {"tsa": TSA}),
 }
+#: The settings of the kinds of systems that have no class.
+ALLOWED = {"system-prompt": ("text",), "output-filter": ("threshold", "guard")}
 #: Settings that hold those of another kind of system.
 NESTED = {"guard": "anchor-logits", "on_fail": "steerer"}
 
@@ -203,8 +205,9 @@ def build(system: SystemSpec, models: RecipeModels) -> AnswerFunction:
     Raises:
         ValueError: A setting is unknown or out of its range.
     """
+    check_system(system)
     builders: dict[Kind, Callable[[RecipeModels, Mapping[str, Any]], AnswerFunction]] = {
-        "plain": _plain,
+        "plain": lambda models, settings: models.responder,
         "anchor": _anchor,
         "system-prompt": _system_prompt,
         "anchor-logits": _anchor_logits,
@@ -212,19 +215,36 @@ def build(system: SystemSpec, models: RecipeModels) -> AnswerFunction:
         "output-filter": _output_filter,
         "steerer": _steerer,
     }
+    return builders[system.system](models, system.settings)
+
+
+def check_system(system: SystemSpec) -> None:
+    """Raise ValueError for settings of a system that are unknown or out of range, before any model is loaded for them."""
     try:
-        return builders[system.system](models, system.settings)
+        _check_settings(system.system, system.settings)
     except TypeError as error:
         raise ValueError(f"The settings of the system {system.name!r} must be arguments of its class: {error}.") from error
 
 
-def _plain(models: RecipeModels, settings: Mapping[str, Any]) -> AnswerFunction:
-    _check_settings(settings)
-    return models.responder
+def _check_settings(kind: str, settings: Mapping[str, Any]) -> None:
+    nested = {name: settings[name] for name in NESTED if settings.get(name) is not None}
+    for name, own in nested.items():
+        if not isinstance(own, Mapping):
+            raise ValueError(f"`{name}` must hold the settings of a system of the kind {NESTED[name]}, got {own!r}.")
+        _check_settings(NESTED[name], own)
+    if kind in CLASSES:
+        CLASSES[kind][0].check_settings(**{**_with_preset(kind, settings), **dict.fromkeys(nested)})
+        return
+    allowed = ALLOWED.get(kind, ())
+    for name in settings:
+        if name not in allowed:
+            raise ValueError(f"A system of this kind must have no settings but {', '.join(allowed) or 'none'}, got `{name}`.")
+    threshold = settings.get("threshold", THRESHOLD)
+    if not is_number(threshold) or not 0.0 <= threshold <= 1.0:
+        raise ValueError(f"`threshold` must be in [0, 1], got {threshold!r}.")
 
 
 def _anchor(models: RecipeModels, settings: Mapping[str, Any]) -> AnswerFunction:
-    _check_settings(settings)
     if models.recipe.anchor is not None and models.recipe.anchor.name == BASE:
         return _base(models.responder)
     return Responder(*models.anchor, models.recipe.max_new_tokens, models.recipe.temperature)
@@ -242,7 +262,6 @@ def _base(responder: Responder) -> AnswerFunction:
 
 
 def _system_prompt(models: RecipeModels, settings: Mapping[str, Any]) -> AnswerFunction:
-    _check_settings(settings, "text")
     text, tokenizer = settings.get("text", SYSTEM_PROMPT), models.responder.tokenizer
     return lambda conversations: models.responder([with_system(text, each, tokenizer) for each in conversations])
 
@@ -272,10 +291,7 @@ def _alignbeam(models: RecipeModels, settings: Mapping[str, Any]) -> AnswerFunct
 
 def _output_filter(models: RecipeModels, settings: Mapping[str, Any]) -> AnswerFunction:
     """Judges complete answers once; `guard` holds the settings of a processor that steers them."""
-    _check_settings(settings, "threshold", "guard")
     threshold = settings.get("threshold", THRESHOLD)
-    if not isinstance(threshold, int | float) or not 0.0 <= threshold <= 1.0:
-        raise ValueError(f"`threshold` must be in [0, 1], got {threshold!r}.")
     refusal_ids = models.responder.tokenizer(models.refusal, add_special_tokens=False).input_ids
     unfiltered = models.responder if settings.get("guard") is None else _anchor_logits(models, settings["guard"])
     refusal = Response(models.refusal, refusal_ids, -1)
@@ -324,12 +340,6 @@ def _with_preset(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     if preset not in known:
         raise ValueError(f"`preset` must be one of {', '.join(known)}, got {preset!r}.")
     return {**known[preset], **settings}
-
-
-def _check_settings(settings: Mapping[str, Any], *allowed: str) -> None:
-    for name in settings:
-        if name not in allowed:
-            raise ValueError(f"A system of this kind must have no settings but {', '.join(allowed) or 'none'}, got `{name}`.")
 
 
 def _uniform_hash(conversation: Sequence[Message], response: str) -> float:

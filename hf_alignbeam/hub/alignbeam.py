@@ -69,6 +69,7 @@ def build_strategy(model: PreTrainedModel, anchor: Any, judge: Any, tokenizer: A
     """
     model_arguments = {name: settings.get(name) for name in MODEL_ARGUMENTS}
     settings = {name: value for name, value in settings.items() if name not in MODEL_ARGUMENTS}
+    AlignBeam.check_settings(**settings)
     revision, anchor_tokenizer = model_arguments["anchor_revision"], model_arguments["anchor_tokenizer"]
     loaded_anchor = load_anchor(anchor, revision, model, tokenizer, anchor_tokenizer)
     loaded_judge = judge_from_arguments(judge, model_arguments, model)

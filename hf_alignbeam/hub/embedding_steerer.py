@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from hf_alignbeam.chat.conversations import as_message_lists_or_none
 from hf_alignbeam.chat.prompt_reader import PromptReader
+from hf_alignbeam.chat.templates import check_template
 from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
 from hf_alignbeam.hub.judge_loading import JUDGE_ARGUMENTS, judge_from_arguments, load_accept
 from hf_alignbeam.hub.model_loading import cache_key, get_or_build, tokenizer_for
@@ -42,6 +43,8 @@ def embedding_steerer(
     settings = {**preset_settings(rest.pop("preset", None), {"tsa": TSA}), **settings}
     model_arguments = {name: rest.pop(name, None) for name in (*JUDGE_ARGUMENTS, "anchor_tokenizer", "accept_revision")}
     template, conversations = rest.pop("template", None), rest.pop("conversations", None)
+    check_template(template)
+    EmbeddingSteerer.check_settings(**settings)
     reader_key = ("prompt_reader", *cache_key({"template": template}))
     reader = get_or_build(tokenizer, reader_key, lambda: PromptReader(tokenizer, template))
     ids = rest.pop("input_ids", None) if inputs is None else inputs

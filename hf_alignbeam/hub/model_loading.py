@@ -53,11 +53,18 @@ def load_model(
     """Load a model in evaluation mode, by folder or Hub id, with one of transformers' auto classes; an adapter on its base.
 
     The dtype "auto" is the checkpoint's. `placement` holds further arguments of `from_pretrained`, which place the model where
-    no `device` is given.
+    no `device` is given. Raises ValueError for a classifier in place of a decoder: its output layer would be random.
     """
     adapter = adapter_config(name, revision)
     base, base_revision = (name, revision) if adapter is None else base_of_adapter(name, adapter)
-    model = auto.from_pretrained(base, revision=base_revision, dtype=dtype, **placement)
+    try:
+        model = auto.from_pretrained(base, revision=base_revision, dtype=dtype, **placement)
+    except ValueError as error:
+        if auto is not AutoModelForCausalLM or "Unrecognized configuration class" not in str(error):
+            raise
+        model = None
+    if model is None or (auto is AutoModelForCausalLM and "Classification" in str(model.config.architectures)):
+        raise ValueError(f"{name} must be a decoder that generates text, got another kind of model. Use a causal language model.")
     if adapter is not None:  # transformers 5.23 would look for the adapter's revision in its base's repository
         model.load_adapter(str(name), adapter_kwargs={"revision": revision})
         for weight in getattr(model.get_output_embeddings(), "parameters", list)():  # frozen, it is slow in bfloat16 (torch 2.13)

@@ -29,10 +29,10 @@ HASHES = ("anchor_sha256", "judge_sha256")
 
 
 def check_protection(protection: Mapping[str, Any]) -> None:
-    """Check the names of a protection's values, and what it says of the judge.
+    """Check a protection as far as it can be checked before anything is loaded.
 
     Raises:
-        ValueError: A name is unknown, the judge is behind a URL, or its settings are wrong.
+        ValueError: A name is unknown, the judge is behind a URL, or a setting is wrong.
     """
     known = {"anchor", "judge", *HASHES, *MODEL_ARGUMENTS, *setting_names(AlignBeam)} - {*PER_CALL_SETTINGS, *NOT_IN_JSON}
     if unknown := sorted(set(protection) - known):
@@ -45,6 +45,7 @@ def check_protection(protection: Mapping[str, Any]) -> None:
             "a copy, a call may pass a judge behind a URL as an object."
         )
     judge_settings(protection).resolved()
+    AlignBeam.check_settings(**{name: value for name, value in protection.items() if name in setting_names(AlignBeam)})
 
 
 class ProtectedGenerate:

@@ -45,6 +45,9 @@ class CallRegistry(threading.local):
         self._calls: dict[int, GenerateCall] = {}
         self._last: weakref.ref[GenerateCall] | None = None
 
+    def __reduce__(self) -> Any:
+        raise TypeError("A processor must be shared, got a deep copy or a pickle of it. One serves any calls and threads.")
+
     @property
     def last(self) -> GenerateCall | None:
         """The call that was put here last, as long as it exists."""

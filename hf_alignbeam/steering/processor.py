@@ -64,6 +64,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
     """
 
     supports_continuous_batching = False
+    check_settings = SteeringSettings  #: raises ValueError for wrong settings, before a model is loaded for them
 
     def __init__(
         self,
@@ -80,10 +81,10 @@ class AnchorLogitsProcessor(LogitsProcessor):
         template: str | Callable[[str], Conversation] | None = SteeringSettings.template,
         model: torch.nn.Module | None = None,
     ):
+        self._calls = CallRegistry()  # first: it stops a deep copy before the anchor is copied
         settings = SteeringSettings(alpha, n_steps, n_watch, mixing, translation, n_lookahead, template)
         self._steering = AnchorSteering(anchor, anchor_tokenizer, tokenizer, settings, model)
         self._conversations = as_message_lists_or_none(conversations)
-        self._calls = CallRegistry()
 
     @property
     def steering(self) -> AnchorSteering:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from numbers import Integral
 
 from hf_alignbeam.chat.conversations import Conversation
+from hf_alignbeam.chat.templates import check_template
 from hf_alignbeam.steering.mixing import MixingRule, check_mixing
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
 from hf_alignbeam.utils.checks import refuse_none
@@ -32,6 +33,7 @@ class SteeringSettings:
     def __post_init__(self) -> None:
         refuse_none(vars(self), "n_steps", "n_watch", "template")
         check_mixing(self.mixing, self.alpha)
+        check_template(self.template)
         for name, number in (("n_steps", self.n_steps), ("n_lookahead", self.n_lookahead)):
             if number is not None and (not isinstance(number, Integral) or number < 0):
                 raise ValueError(f"`{name}` must be at least 0, got {number!r}. Use 0 to switch it off.")

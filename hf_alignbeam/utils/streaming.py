@@ -1,4 +1,4 @@
-"""A streamer that gets the prompt before generation and is ended after it, also if generation fails.
+"""A streamer that is checked, gets the prompt before generation and is ended after it, also if generation fails.
 
 Knows streamers. Knows no text.
 """
@@ -8,6 +8,12 @@ from contextlib import contextmanager
 
 from torch import Tensor
 from transformers.generation import BaseStreamer
+
+
+def check_streamer(streamer: object) -> None:
+    """Raise ValueError unless a streamer is None or has the methods `put` and `end`."""
+    if streamer is not None and not all(callable(getattr(streamer, name, None)) for name in ("put", "end")):
+        raise ValueError(f"`streamer` must have the methods `put` and `end`, got {streamer!r}. Use `TextStreamer(tokenizer)`.")
 
 
 @contextmanager
@@ -21,8 +27,9 @@ def streaming(streamer: BaseStreamer | None, input_ids: Tensor) -> Iterator[None
         input_ids: (B, length) prompts.
 
     Raises:
-        ValueError: There is more than one prompt to stream.
+        ValueError: It is no streamer, or there is more than one prompt to stream.
     """
+    check_streamer(streamer)
     try:
         if streamer is not None:
             if len(input_ids) != 1:

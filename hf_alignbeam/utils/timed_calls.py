@@ -53,6 +53,12 @@ class Pending(Generic[Result]):
         return cast(Result, result)
 
 
+def check_timeout(timeout: float | None, name: str) -> None:
+    """Raise ValueError, by the name of the limit, for one that is not above 0."""
+    if timeout is not None and not (isinstance(timeout, int | float) and 0.0 < timeout <= threading.TIMEOUT_MAX):
+        raise ValueError(f"`{name}` must be above 0 seconds and finite, got {timeout!r}. Use None for no limit.")
+
+
 class TimedCalls:
     """Runs calls, each for at most `timeout` seconds.
 
@@ -69,10 +75,15 @@ class TimedCalls:
     """
 
     def __init__(self, timeout: float | None, name: str = "timeout"):
-        if timeout is not None and not (isinstance(timeout, int | float) and 0.0 < timeout <= threading.TIMEOUT_MAX):
-            raise ValueError(f"`{name}` must be above 0 seconds and finite, got {timeout!r}. Use None for no limit.")
+        check_timeout(timeout, name)
         self.timeout = timeout
         self._callers = threading.local()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "A strategy or a search must be shared, got a deep copy or a pickle of it: it holds threads. One object serves any "
+            "number of calls and threads; in another process, build it anew."
+        )
 
     def __call__(self, call: Callable[[], Result]) -> Result:
         """Run a call, and return or raise what it does.

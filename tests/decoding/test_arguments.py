@@ -1,7 +1,9 @@
 """Arguments that the strategy, or `generate` with it, refuses."""
 
 import copy
+import pickle
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +16,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from hf_alignbeam import AnchorLogitsProcessor, EmbeddingSteerer
+from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, EmbeddingSteerer
 from hf_alignbeam.evaluation.generation import encode
+from hf_alignbeam.evaluation.systems import CLASSES
 
 
 def test_arguments_of_generate_are_refused_by_name(specialist, strategy, anchor):
@@ -125,11 +128,56 @@ def test_encoder_decoders_are_refused(strategy):
         ({"alpha": 0.0}, "`alpha` and `n_steps` must be above 0"),
         ({"n_steps": 0}, "`alpha` and `n_steps` must be above 0"),
         ({"conversations": []}, "`conversations` must hold one conversation a prompt"),
+        ({"streamer": 3}, "`streamer` must have the methods `put` and `end`, got 3"),
+        ({"audit": 3}, "`audit` must be a path or a callable that gets each record, got 3"),
+        ({"audit": Path(__file__).parent}, "`audit` must name a file, got the folder "),
+        ({"on_fail": "refuse"}, "`on_fail` must be callable with conversations, got 'refuse'"),
+        ({"template": 3}, "`template` must be a Jinja template or a callable from the prompt's text to the conversation, got 3"),
+        ({"template": "{{ bad"}, "got '{{ bad' (unexpected end of template"),
+        ({"template": "{{ messages | nothing }}"}, "(No filter named 'nothing')"),
     ],
 )
 def test_wrong_settings_are_named(settings, message, strategy):
     with pytest.raises(ValueError, match=re.escape(message)):
         strategy(passing, **settings)
+    if "conversations" not in settings:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            AlignBeam.check_settings(**settings)
+
+
+def test_every_default_and_preset_passes_the_check_of_settings():
+    for cls, presets in CLASSES.values():
+        for preset in ({}, *presets.values()):
+            cls.check_settings(**preset)
+
+
+def test_a_streamer_of_a_call_is_checked(strategy):
+    with pytest.raises(ValueError, match="`streamer` must have the methods `put` and `end`, got 3"):
+        strategy(passing).for_call(streamer=3)
+
+
+@pytest.mark.parametrize("anchor", [None, 3])
+def test_an_anchor_that_is_no_model_is_named(anchor, specialist):
+    tokenizer = specialist[1]
+    for build in (
+        lambda: AlignBeam(anchor, tokenizer, tokenizer, passing),
+        lambda: AnchorLogitsProcessor(anchor, *[tokenizer] * 2),
+    ):
+        with pytest.raises(
+            ValueError, match=f'`anchor` must be a model, or "base" .* got {"None" if anchor is None else "a int"}'
+        ):
+            build()
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, pickle.dumps])
+def test_what_holds_models_says_that_it_must_be_shared(duplicate, specialist, anchor, strategy, monkeypatch):
+    """It says so before it has copied a model; a shallow copy shares them."""
+    owners = [strategy(passing), EmbeddingSteerer(*specialist, passing), AnchorLogitsProcessor(*anchor, specialist[1])]
+    monkeypatch.setattr(torch.Tensor, "__deepcopy__", lambda self, memo: pytest.fail("a weight must not be copied"))
+    for owner in owners:
+        with pytest.raises(TypeError, match="must be shared, got a deep copy or a pickle of it"):
+            duplicate(owner)
+        assert type(copy.copy(owner)) is type(owner)
 
 
 def test_a_judge_must_be_callable(strategy):

@@ -44,6 +44,12 @@ def test_a_universal_prefix_is_an_adapter_that_peft_loads(thin, graded, accept, 
     assert torch.equal(sequences[:, inputs["input_ids"].shape[1] :], model.generate(**left_padded(rows), **GREEDY))
 
 
+@pytest.mark.parametrize("seed", [-5, 2**70])
+def test_a_seed_of_any_size_fits_a_prefix(seed, thin, graded, accept):
+    prefix = steerer_for(thin, graded, accept, seed=seed).fit_prefix(framed(1), 1, max_new_tokens=N_NEW, n_steps=1)
+    assert prefix.embeds.isfinite().all()
+
+
 def test_a_prefix_needs_prompts_with_another_answer_and_valid_settings(thin, graded, accept):
     with pytest.raises(
         ValueError, match="`conversations` must hold flagged prompts to which the search finds an acceptable answer"

@@ -249,11 +249,28 @@ def test_a_generation_config_applies(thin, graded):
         ({"accept": 0.5}, "`accept` must be callable"),
         ({"judge": None}, "`judge` must be callable"),
         ({"first": False}, "`first` must be True if the search's center does not move"),
+        ({"threshold": "0.1"}, r"`threshold` must be in \[0, 1\), got '0.1'"),
+        ({"first": "no"}, "`first` must be True or False, got 'no'"),
+        ({"max_calls": 2.5}, "`max_calls` must be at least 1, for the first answer, got 2.5"),
+        ({"max_batch_tokens": 0}, "`max_batch_tokens` must hold one prompt and its answer, got 0"),
+        ({"probe_temperature": "0"}, "`probe_temperature` must be at least 0, got '0'"),
+        ({"judge_timeout": 0}, "`judge_timeout` must be above 0 seconds and finite, got 0"),
+        ({"seed": "x"}, "`seed` must be a whole number, got 'x'"),
+        ({"kinds": "span"}, r"`kinds` must hold some of independent, shared, span, got \('s', 'p', 'a', 'n'\)"),
+        ({"kinds": 3}, r"`kinds` must hold some of independent, shared, span, got \(3,\)"),
     ],
 )
 def test_arguments_out_of_range_are_errors(given, message, thin, graded):
     with pytest.raises(ValueError, match=message):
         EmbeddingSteerer(*thin, **{"judge": graded, **given})
+    if not {"accept", "judge"} & set(given):
+        with pytest.raises(ValueError, match=message):
+            EmbeddingSteerer.check_settings(**given)
+
+
+def test_a_streamer_of_a_search_is_checked(thin, graded):
+    with pytest.raises(ValueError, match="`streamer` must have the methods `put` and `end`, got 3"):
+        steerer_for(thin, graded).generate(harmless(1), streamer=3)
 
 
 @pytest.mark.parametrize("conversations", ["How do I thank the mayor?", []])

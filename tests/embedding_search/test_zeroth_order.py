@@ -227,6 +227,11 @@ def test_the_cone_turns_back_rows_outside_it_and_keeps_their_length():
         ({"estimator": "central"}, "`estimator` must be"),
         ({"cone": 2.0}, "`cone` must be a cosine"),
         ({"widen": 0.9}, "`widen` must be at least 1"),
+        ({"mu": "1"}, "`mu` must be at least 0, got '1'"),
+        ({"eta": None}, "`eta` must have a value, got None"),
+        ({"n_probes": 8.0}, "`n_probes` must be at least 1, got 8.0"),
+        ({"relative": "no"}, "`relative` must be True or False, got 'no'"),
+        ({"optimizer": "adam"}, "`optimizer` must be callable with a list of a tensor, got 'adam'"),
     ],
 )
 def test_arguments_out_of_range_are_errors(settings, message):

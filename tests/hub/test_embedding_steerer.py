@@ -94,6 +94,8 @@ def test_an_unflagged_sample_is_what_plain_generate_samples(thin, folder):
         ({"preset": "best"}, "`preset` must be 'tsa' or left out, got 'best'"),
         ({"num_return_sequences": 2, "do_sample": True}, "`num_return_sequences` must be 1"),
         ({"mu": -1.0}, "`mu` must be at least 0"),
+        ({"mu": -1.0, "judge": "nowhere"}, "`mu` must be at least 0"),  # before it is loaded
+        ({"template": "{{ bad"}, "`template` must be a Jinja template"),
     ],
 )
 def test_wrong_arguments_are_errors(arguments, message, thin, folder, expected):

@@ -8,7 +8,16 @@ import transformers
 from helpers.entries import ANCHOR, GUARD, TRUSTED, PerRowCriterion
 from helpers.strategies import chats_of, generated, texts
 from packaging.version import Version
-from transformers import AutoModelForCausalLM, TextStreamer, pipeline, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    Qwen3Config,
+    Qwen3ForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+    TextStreamer,
+    pipeline,
+    set_seed,
+)
 
 from hf_alignbeam import AnchorLogitsProcessor
 from hf_alignbeam.evaluation.generation import encode
@@ -192,3 +201,22 @@ def test_a_classifiers_labels_must_include_harmful_ones(specialist):
 def test_a_classifier_is_asked_by_no_rubric():
     with pytest.raises(ValueError, match=r"`judge_rubric` must be left out for a classifier, got 'yes-no'.*judge_labels"):
         load_judge(str(WEIGHTS / "judge-cls"), JudgeSettings(rubric="yes-no"))
+
+
+def test_wrong_settings_are_refused_before_a_model_is_loaded(specialist):
+    named = {"model": specialist[0], "tokenizer": specialist[1], "anchor": "nowhere", "judge": "nowhere"}
+    for setting, message in (({"threshold": 2.0}, "`threshold` must be in"), ({"template": 3}, "`template` must be a Jinja")):
+        with pytest.raises(ValueError, match=message):
+            entry.alignbeam(torch.tensor([[5]]), **named, **setting)
+
+
+@pytest.mark.parametrize("family", [(Qwen3ForSequenceClassification, Qwen3Config), (T5ForConditionalGeneration, T5Config)])
+def test_what_is_no_decoder_is_refused_as_one(family, specialist, byte_tokenizer, tmp_path):
+    """A decoder with a classifier's output layer would be loaded with one of random weights in its place."""
+    model_class, config_class = family
+    small = {"num_hidden_layers": 1, "num_layers": 1, "hidden_size": 16, "d_model": 16, "intermediate_size": 16, "d_ff": 16}
+    model_class(config_class(**small, num_attention_heads=2, num_key_value_heads=2, head_dim=8)).save_pretrained(tmp_path)
+    byte_tokenizer.save_pretrained(tmp_path)
+    ids = torch.tensor([[5]])
+    with pytest.raises(ValueError, match=f"{tmp_path} must be a decoder that generates text, got another kind of model"):
+        entry.alignbeam(ids, model=specialist[0], tokenizer=specialist[1], anchor=str(tmp_path), judge="nowhere")
