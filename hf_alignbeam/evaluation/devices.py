@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.distributed import DistributedConfig
 
 from hf_alignbeam.hub.judge_loading import JudgeSettings, check_judge, load_judge
-from hf_alignbeam.hub.model_loading import load_model, load_tokenizer
+from hf_alignbeam.hub.model_loading import explain_load_errors, load_model, load_tokenizer
 from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.probes.probe_judge import HIDDEN_STATES
 from hf_alignbeam.judges.profile import GuardProfile
@@ -53,16 +53,21 @@ def load_causal(
         revision: The revision of the Hub repository.
         dtype: The dtype of the weights, as torch names it; `auto` is the checkpoint's.
         tp_plan: `auto` for tensor parallelism.
+
+    Raises:
+        ValueError: `dtype` or `tp_plan` is unknown, or the model is of another kind.
+        OSError: The model cannot be loaded; its name is in the error.
     """
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ValueError(f"`dtype` must be auto or a dtype of torch such as bfloat16, got {dtype!r}.")
     if tp_plan not in (None, "auto"):
         raise ValueError(f"`tp_plan` must be auto or left out, got {tp_plan!r}.")
-    tokenizer = load_padding_tokenizer(name, revision)
     placement: dict[str, Any] = {"device_map": "auto"} if device is None else {}
     if tp_plan is not None:
         placement = {"distributed_config": DistributedConfig(tp_plan="auto")}
-    return load_model(name, revision=revision, dtype=dtype, device=device, **placement), tokenizer
+    with explain_load_errors(name):
+        tokenizer = load_padding_tokenizer(name, revision)
+        return load_model(name, revision=revision, dtype=dtype, device=device, **placement), tokenizer
 
 
 def load_causal_on(name: str, device: str, tp_plan: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -112,3 +112,11 @@ def test_a_classifier_in_place_of_a_decoder_is_named_in_one_line(place):
     _, _, error = result.output.partition("Error: ")
     assert error.startswith(f"{WEIGHTS / 'judge-cls'} must be a decoder that generates text, got another kind of model.")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--model", "--anchor"])
+def test_a_model_that_is_not_there_is_named(option, tmp_path):
+    models = {"--model": WEIGHTS / "specialist", "--anchor": WEIGHTS / "anchor", option: tmp_path / "none"}
+    result = run("generate", *(part for pair in models.items() for part in pair), "--prompt", "x")
+    assert result.exit_code == 2
+    assert f"{tmp_path / 'none'} could not be loaded, and nothing is guarded without it" in result.output.replace("\n", "")
