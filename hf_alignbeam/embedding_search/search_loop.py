@@ -262,18 +262,19 @@ class SearchLoop:
 
     def _end(self, searches: Sequence[PromptSearch]) -> None:
         """End searches that found no accepted answer. Answers that were not accepted are judged now: one may pass."""
-        left = {search: self._of_all_rounds(search) for search in searches if not self._limits.passes(search.result.harm)}
-        while batch := [(search, probes.pop(0)) for search, probes in left.items() if probes]:
+        waiting = [search for search in searches if not self._limits.passes(search.result.harm)]
+        while True:
+            batch = [
+                (search, next(iter(search.unjudged.values())))
+                for search in waiting
+                if search.unjudged and self._has_calls(search)
+            ]
+            if not batch:
+                break
             self._judge_probes(batch)
-            left = {search: left[search] for search, _ in batch if not self._limits.passes(search.result.harm)}
+            waiting = [search for search, _ in batch if not self._limits.passes(search.result.harm)]
         for search in searches:
             search.outcome = "fallback" if self._limits.passes(search.result.harm) else "failed"
-
-    def _of_all_rounds(self, search: PromptSearch) -> list[Probe]:
-        """As many answers that were not accepted as may be judged: evenly from all rounds, as later ones have longer noise."""
-        probes, n_calls = list(search.unjudged.values()), self._limits.max_calls - len(search.harm_by_call)
-        n = min(len(probes), n_calls)
-        return [probes[i * len(probes) // n] for i in range(n)]
 
 
 def _accepted(accept: AcceptanceTest, conversations: list[list[Message]], responses: list[str]) -> list[bool]:

@@ -57,22 +57,3 @@ def test_a_prompt_that_does_not_fit_is_an_error_before_the_judge_is_asked(thin, 
 def test_beams_count_for_the_token_budget(thin, graded):
     with pytest.raises(ValueError, match="got 200 for 2"):
         steerer_for(thin, graded, max_batch_tokens=200).precompute(framed(1), max_new_tokens=N_NEW, num_beams=4)
-
-
-def test_answers_that_were_not_accepted_are_judged_evenly_from_all_rounds(thin):
-    generated, judged = [], []
-
-    def accept(conversations, responses):
-        generated.extend(responses)
-        return [False] * len(responses)
-
-    def judge(conversations, responses):
-        judged.extend(responses)
-        return [1.0] * len(responses)
-
-    searched = EmbeddingSteerer(*thin, judge, accept, max_calls=4, max_generations=65)
-    (prompt,) = searched.precompute(framed(1), max_new_tokens=N_NEW)
-    others = [text for text in dict.fromkeys(generated) if text != judged[0]]  # the model's own answer is judged first
-    assert len(others) > 6
-    assert judged[1:] == [others[n * len(others) // 3] for n in range(3)]
-    assert (prompt.outcome, prompt.n_oracle_calls) == ("failed", 4)
