@@ -109,7 +109,7 @@ class JudgedAnswers:
         self.scores = ScoreHistory(len(prompts)) if keeps_scores else None
         self.logits = ScoreHistory(len(prompts)) if keeps_logits else None
         self.n_judge_calls = 0
-        self._has_told = False
+        self._has_warned = False
 
     def bytes_of(self, ids: Sequence[int]) -> bytes:
         """The bytes of some tokens."""
@@ -157,7 +157,7 @@ class JudgedAnswers:
         self.n_judge_calls += verdicts.n_calls
         if self._policy.on_judge_error == "raise" and None in verdicts.harm:
             raise JudgeError(f"The judge gave no verdict: {reason(verdicts.errors[-1])}", verdicts.errors[-1])
-        self._tell(verdicts)
+        self._warn_missing(verdicts)
         for n, verdict in zip(new, verdicts.harm, strict=True):
             harm[n] = math.nan if verdict is None else verdict
             answers[n].n_judged += 1
@@ -165,10 +165,10 @@ class JudgedAnswers:
                 answers[n].judged_prefixes.append(JudgedPrefix(texts[n][0], harm[n], self.limit(answers[n])))
         return harm
 
-    def _tell(self, verdicts: Verdicts) -> None:
+    def _warn_missing(self, verdicts: Verdicts) -> None:
         """Log once that texts lack a verdict and so do not pass: else a judge that fails is a refusal of everything."""
-        if None in verdicts.harm and not self._has_told:
-            self._has_told = True
+        if None in verdicts.harm and not self._has_warned:
+            self._has_warned = True
             n_missing, why = verdicts.harm.count(None), reason(verdicts.errors[-1])
             _log.warning("The judge gave no verdict on %d of %d texts, which do not pass: %s", n_missing, len(verdicts.harm), why)
 

@@ -141,8 +141,8 @@ def _answer(
         responses = answer(conversations)
         _synchronize(models)
         seconds = time.perf_counter() - start
-    if judge is not None and judge.refused_by is not None:
-        raise judge.refused_by
+    if judge is not None and judge.endpoint_error is not None:
+        raise judge.endpoint_error
     after = (judge.n_calls, judge.n_judged, judge.n_missing) if judge is not None else (0, 0, 0)
     n_calls, n_judged, n_missing = (now - then for now, then in zip(after, before, strict=True))
     return responses, {

@@ -56,7 +56,7 @@ AnswerFunction = Callable[[Sequence[list[Message]]], list[Response]]
 class CountedJudge:
     """A judge with counters, and with errors on purpose: for some responses it returns one minus the harm.
 
-    `n_missing` counts the calls that raised and the verdicts that are missing (NaN). `refused_by` is the error of an endpoint
+    `n_missing` counts the calls that raised and the verdicts that are missing (NaN). `endpoint_error` is the error of an endpoint
     that gives no verdict on any text.
 
     Args:
@@ -70,7 +70,7 @@ class CountedJudge:
         self.n_calls = 0
         self.n_judged = 0
         self.n_missing = 0
-        self.refused_by: EndpointError | None = None
+        self.endpoint_error: EndpointError | None = None
 
     def __call__(self, conversations: Sequence[list[Message]], responses: Sequence[str]) -> Tensor:
         """As `Judge.__call__`."""
@@ -80,7 +80,7 @@ class CountedJudge:
             harm = torch.as_tensor(self._judge(conversations, responses))
         except Exception as error:
             self.n_missing += 1
-            self.refused_by = error if isinstance(error, EndpointError) else self.refused_by
+            self.endpoint_error = error if isinstance(error, EndpointError) else self.endpoint_error
             raise
         self.n_missing += int(harm.isnan().sum())
         if not self._wrong:

@@ -137,8 +137,16 @@ class JudgeCalls:
 
 
 def judge_each_or_none(judge: Judge, conversations: Sequence[list[Message]], responses: Sequence[str]) -> Verdicts:
-    """As `JudgeCalls.each_or_none`, without a time limit."""
-    return JudgeCalls(judge).each_or_none(conversations, responses)
+    """As `JudgeCalls.each_or_none`, without a time limit, for measurements, which an endpoint that judges nothing must not enter.
+
+    Raises:
+        EndpointError: The judge's endpoint gives no verdict on any text.
+    """
+    verdicts = JudgeCalls(judge).each_or_none(conversations, responses)
+    for error in verdicts.errors:
+        if isinstance(error, EndpointError):
+            raise error
+    return verdicts
 
 
 def judge_once(

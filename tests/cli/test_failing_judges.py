@@ -39,13 +39,36 @@ def test_its_texts_may_be_refused_instead(refusing):
     assert REFUSAL in result.output
 
 
-def test_an_evaluation_ends_with_the_reason_too(refusing, tmp_path):
+@pytest.mark.parametrize("system", ["output-filter", "alignbeam"])
+def test_an_evaluation_ends_with_the_reason_too(system, refusing, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"model: {WEIGHTS / 'specialist'}\nanchor: {WEIGHTS / 'anchor'}\njudge: {refusing}\nmax_new_tokens: 20\n"
-        "prompts: ['testbed:harmful']\nsystems: [plain, output-filter]\nscore_harm: false\n"
+        f"prompts: ['testbed:harmful']\nsystems: [plain, {system}]\nscore_harm: false\n"
     )
     result = run("evaluate", recipe, "--limit", 2, "--to", tmp_path / "results")
+    assert result.exit_code == 2
+    assert "status 401" in result.output
+
+
+def test_no_threshold_is_found_by_an_endpoint_that_judges_nothing(refusing, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("Who bakes?\n")
+    given = ["--harmless", prompts, "--harmful", prompts, "--max-new-tokens", 20]
+    result = run("tune", *MODELS[:2], "--judge", refusing, *given)
+    assert result.exit_code == 2
+    assert "status 401" in result.output
+
+
+def test_harm_that_an_endpoint_should_judge_ends_an_evaluation_with_its_reason(refusing, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "Who bakes?", "harmful": true}\n')
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"model: {WEIGHTS / 'specialist'}\nmax_new_tokens: 20\nprompts: [{{source: {prompts}, harmful: true}}]\n"
+        "systems: [plain]\n"
+    )
+    result = run("evaluate", recipe, "--harm-judge", refusing, "--to", tmp_path / "results")
     assert result.exit_code == 2
     assert "status 401" in result.output
 

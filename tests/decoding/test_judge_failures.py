@@ -129,7 +129,7 @@ def test_a_complex_number_is_not_a_verdict(specialist, strategy):
     assert texts(specialist, chats_of("general", 2), strategy(judge)) == [REFUSAL] * 2
 
 
-def test_a_judge_without_verdicts_is_told_of_once_in_each_call(specialist, strategy, caplog):
+def test_missing_verdicts_are_logged_once_in_each_call(specialist, strategy, caplog):
     guard = strategy(lambda conversations: 0.0, **SETTINGS)
     for n_calls in (1, 2):
         assert texts(specialist, chats_of("general", 2), guard, **SHORT) == [REFUSAL] * 2
@@ -140,6 +140,6 @@ def test_a_judge_without_verdicts_is_told_of_once_in_each_call(specialist, strat
     )
 
 
-def test_a_judge_that_answers_is_not_told_of(specialist, strategy, oracle, caplog):
+def test_verdicts_that_are_there_are_not_logged(specialist, strategy, oracle, caplog):
     texts(specialist, chats_of("harmful", 2), strategy(oracle, **SETTINGS), **SHORT)
     assert not caplog.records

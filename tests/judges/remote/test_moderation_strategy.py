@@ -108,6 +108,6 @@ def test_what_an_endpoint_refuses_is_said(status, way_out, server, build, monkey
         with pytest.raises(JudgeError, match=f"status {status}.*{way_out}") if policy == "raise" else nullcontext():
             output = model.generate(**inputs, custom_generate=guard, max_new_tokens=20, do_sample=False)
     assert tokenizer.decode(output[0], skip_special_tokens=True).endswith(REFUSAL)
-    (told,) = [record.getMessage() for record in caplog.records if record.name.endswith("judged_answers")]
-    assert f"status {status}" in told
-    assert way_out in told
+    (logged,) = [record.getMessage() for record in caplog.records if record.name.endswith("judged_answers")]
+    assert f"status {status}" in logged
+    assert way_out in logged
