@@ -230,5 +230,5 @@ def render_to_answer(
 
 
 def is_template_error(error: Exception) -> bool:
-    """Whether jinja2 raised it, told by name: the core imports nothing that transformers does not promise to bring."""
+    """Whether jinja2 raised it, recognized by name: the core imports nothing that transformers does not promise to bring."""
     return type(error).__module__.split(".")[0] == "jinja2"

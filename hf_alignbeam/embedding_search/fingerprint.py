@@ -72,7 +72,7 @@ def identity(value: Any) -> str:
     over or read from a user's module, and the attributes of objects. One that changes as it is used becomes another one.
 
     Raises:
-        ValueError: It holds something that cannot be told from another, such as a lock, and says nothing itself.
+        ValueError: It holds something that cannot be distinguished from another, such as a lock, and says nothing itself.
     """
     own = getattr(value, "identity", None)
     if callable(own):

@@ -263,14 +263,9 @@ class SearchLoop:
     def _end(self, searches: Sequence[PromptSearch]) -> None:
         """End searches that found no accepted answer. Answers that were not accepted are judged now: one may pass."""
         waiting = [search for search in searches if not self._limits.passes(search.result.harm)]
-        while True:
-            batch = [
-                (search, next(iter(search.unjudged.values())))
-                for search in waiting
-                if search.unjudged and self._has_calls(search)
-            ]
-            if not batch:
-                break
+        while batch := [
+            (search, next(iter(search.unjudged.values()))) for search in waiting if search.unjudged and self._has_calls(search)
+        ]:
             self._judge_probes(batch)
             waiting = [search for search, _ in batch if not self._limits.passes(search.result.harm)]
         for search in searches:

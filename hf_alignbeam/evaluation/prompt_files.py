@@ -25,7 +25,7 @@ TEXT = ("", ".txt", ".text", ".md")
 LIKE_JSON = re.compile(r'[\[{]\s*$|\{\s*["}]|\[\s*[\[{"\]\d]')
 #: A conversation in a table's cell.
 MESSAGES_IN_A_CELL = re.compile(r'\s*\[\s*\{\s*"')
-#: Names of columns by which the first line of a table is told from a prompt.
+#: Names of columns by which the first line of a table is recognized.
 COLUMNS = frozenset(
     {"prompt", "messages", "goal", "behavior", "question", "instruction", "label", "response", "harmful", "text", "conversation"}
 )
