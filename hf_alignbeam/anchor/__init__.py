@@ -6,4 +6,11 @@
 * `marginal`: Their sum, the anchor's next-token distribution in the target's vocabulary.
 * `look_ahead`: Feeds the anchor a token more where only that tells what comes next.
 * `follower`: Feeds the anchor: retokenizes each row's text, commits old tokens, goes back.
+* `at_once`: What the rows of a batch read, read for all of them at once; and old distributions, freed.
 """
+
+from hf_alignbeam.anchor.at_once import condensed, read_candidates
+from hf_alignbeam.anchor.covering import READERS
+from hf_alignbeam.anchor.follower import CONDENSERS
+
+CONDENSERS[:], READERS[:] = [condensed], [read_candidates]

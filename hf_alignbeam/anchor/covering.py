@@ -6,11 +6,10 @@ model: where only another forward of the anchor can tell which target token come
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -40,18 +39,37 @@ MAX_COMPLETIONS = 256
 N_TARGET_TOKENS = 8
 #: Keeps shares defined where the target gives all candidates a probability of zero.
 TINY = 1e-30
+#: Read for all rows at once what they will look up. The installed package has one, a folder of the Hub has none.
+READERS: list[Callable[[Sequence["CoverDistribution"]], None]] = []
 
 
-class TargetDistribution(NamedTuple):
-    """The target's own distribution (V,) of one row's next token, and its `N_TARGET_TOKENS` likeliest tokens, in order."""
+@dataclass(frozen=True)
+class TargetDistribution:
+    """The target's own distribution of one row's next token.
 
-    prob: Tensor
-    likeliest: dict[int, float]
+    Attributes:
+        together: (N, V) the distributions of all rows.
+        index: The number of the row.
+        known: The probabilities that were read so far; at first those of the `N_TARGET_TOKENS` `likeliest` tokens, in order.
+        candidates: What a path of anchor tokens may become, by the path, the bytes pending before it and the current word.
+    """
+
+    together: Tensor
+    index: int
+    likeliest: Sequence[int]
+    known: dict[int, float]
+    candidates: dict[tuple[Path, bytes, Path], list[int]] = field(default_factory=dict)
+
+    def probs(self, tokens: Sequence[int]) -> list[float]:
+        """The probability of each token."""
+        if new := [t for t in tokens if t not in self.known]:
+            self.known.update(zip(new, self.together[self.index, new].tolist(), strict=True))
+        return [self.known[t] for t in tokens]
 
 
 def target_distributions(prob: Tensor) -> list[TargetDistribution]:
     """The distribution of each row of `prob` (N, V)."""
-    return [TargetDistribution(*each) for each in zip(prob, largest(prob, N_TARGET_TOKENS), strict=True)]
+    return [TargetDistribution(prob, n, list(known), known) for n, known in enumerate(largest(prob, N_TARGET_TOKENS))]
 
 
 @dataclass(frozen=True)
@@ -97,9 +115,9 @@ class CoverDistribution:
         row = self.row
         nodes = row.nodes if self.translator.rule == "bytes" else {row.path: row.nodes[row.path]}
         points = [(path, node, row.text[len(node.text) :]) for path, node in nodes.items() if row.text.startswith(node.text)]
-        least = max((node.path_logp for _, node, rest in points if self._is_at_end(rest)), default=-math.inf) + MIN_COVER_LOGP
+        least = max((node.path_logp for _, node, rest in points if self.row.is_at_end(rest)), default=-math.inf) + MIN_COVER_LOGP
         begins = self.translator.anchor.begins_a_token
-        points = [p for p in points if self._is_at_end(p[2]) or (begins(p[2]) and self._most_logp(*p[:2]) > least)]
+        points = [p for p in points if self.row.is_at_end(p[2]) or (begins(p[2]) and self._most_logp(*p[:2]) > least)]
         best = max((node.path_logp for _, node, _ in points), default=0.0)
         weights = [math.exp(node.path_logp - best) for _, node, _ in points]
         heaviest = [w * next(iter(self._likeliest(*point[1:]).values())) for w, point in zip(weights, points, strict=True)]
@@ -117,24 +135,22 @@ class CoverDistribution:
             return node.path_logp
         return node.path_logp + math.log(max(-math.expm1(following.path_logp - node.path_logp), TINY))
 
-    def _is_at_end(self, pending: bytes) -> bool:
-        return not pending or pending == self.row.leading_whitespace == self.row.text
-
     def _likeliest(self, node: Node, pending: bytes) -> dict[int, float]:
         """The likeliest anchor tokens after a point with their probabilities: any at the end of the text, completions inside."""
-        if self._is_at_end(pending):
+        if self.row.is_at_end(pending):
             return node.likeliest
         if pending not in node.completions:
             ids = self.translator.retokenizer.completions(pending)
-            (found,) = largest(node.prob[None, ids.to(node.prob.device)], MAX_COMPLETIONS)
-            node.completions[pending] = dict(zip(ids[list(found)].tolist(), found.values(), strict=True))
+            prob, order = node.together.probs_of(node.index, ids).topk(min(MAX_COMPLETIONS, len(ids)))
+            node.completions[pending] = dict(zip(ids[order.to(ids.device)].tolist(), prob.tolist(), strict=True))
         return node.completions[pending]
 
     def _cover(self, path: Path, node: Node, pending: bytes, weight: float, min_mass: float) -> Cover:
         """Build a cover with every token that may come next, but no completions of less mass than `min_mass`."""
-        likeliest = {i: weight * prob for i, prob in self._likeliest(node, pending).items() if weight * prob > min_mass}
-        if self._is_at_end(pending):
+        if self.row.is_at_end(pending):
+            likeliest = {i: weight * prob for i, prob in islice(node.likeliest.items(), MAX_TRACKED)}
             return Cover(path, pending, node, weight, likeliest, self.translator.table(pending, self.row.target_only_prefix))
+        likeliest = {i: weight * prob for i, prob in self._likeliest(node, pending).items() if weight * prob > min_mass}
         next_tokens = self.translator.retokenizer.next_tokens(list(likeliest), pending, self.row.target_only_prefix, self.word)
         return Cover(path, pending, node, weight, likeliest, None, dict(zip(likeliest, next_tokens, strict=True)))
 
@@ -152,8 +168,9 @@ class CoverDistribution:
         }
 
     def _is_tracked(self, i: int, mass: float, pending: bytes) -> bool:
-        data = self.translator.anchor.decode([i])
-        return mass > MIN_TRACKED_MASS and data.startswith(pending) and data != pending
+        tokens = self.translator.anchor.tokens
+        data = tokens[i] if mass > MIN_TRACKED_MASS and i < len(tokens) else None
+        return data is not None and data.startswith(pending) and data != pending
 
     def open_paths(self) -> list[OpenPath]:
         """Return the open paths of one tracked token."""
@@ -177,12 +194,12 @@ class CoverDistribution:
         All of it where that token goes on beyond the path's text: what the anchor has only begun, the target must not complete.
         """
         canonical_share = self._canonical_share(ids, cover)
-        candidates = self._candidates(ids, cover, mass)
         if not canonical_share:
             return 0.0
+        candidates = self.candidates(ids, cover, mass)
         if len(candidates) < 2:
             return 1.0 - canonical_share
-        weights = (self.target.prob[candidates] + LEAST_OPINION).tolist()
+        weights = [prob + LEAST_OPINION for prob in self.target.probs(candidates)]
         weights[0] += AS_IS_WEIGHT * sum(weights)
         likeliest = max(range(len(weights)), key=weights.__getitem__)
         n_bytes = len(self.row.target_only_prefix) + len(self.translator.anchor.decode(ids)) - len(cover.pending)
@@ -190,21 +207,27 @@ class CoverDistribution:
             return 1.0
         return 1.0 - canonical_share * weights[likeliest] / sum(weights)
 
-    def _candidates(self, ids: Path, cover: Cover, mass: float) -> list[int]:
+    def candidates(self, ids: Path, cover: Cover, mass: float) -> list[int]:
         """Return the target's possible next tokens for a path of anchor tokens, that of its text as it is first.
 
         Empty where the target's tokens so far are not canonical. A path of little mass counts as its text is.
         """
-        retokenizer, prefix = self.translator.retokenizer, self.row.target_only_prefix
+        retokenizer, prefix, place = self.translator.retokenizer, self.row.target_only_prefix, (ids, cover.pending, self.word)
+        if mass > MIN_TRACKED_MASS and place in self.target.candidates:
+            return self.target.candidates[place]
+        text = prefix + self.translator.anchor.decode(ids)[len(cover.pending) :]
         if mass <= MIN_TRACKED_MASS:
-            text = prefix + self.translator.anchor.decode(ids)[len(cover.pending) :]
             token = retokenizer.next_token(text, self.word)
             return [] if token is None else [token]
-        within = retokenizer.first_tokens(ids, cover.pending, prefix, self.word).tokens
-        longer = [t for t in self.target.likeliest if retokenizer.can_become(ids, t, cover.pending, prefix)]
+        tokens = self.translator.target.tokens
+        longer = [t for t in self.target.likeliest if t < len(tokens) and (tokens[t] or b"").startswith(text)]
+        longer = [t for t in longer if retokenizer.can_become(ids, t, cover.pending, prefix)]
         if cover.table is not None:
             longer += cover.table.extensions.get(ids, ())
-        return list(dict.fromkeys((*within, *retokenizer.canonical(tuple(longer), self.word))))
+        within = retokenizer.first_tokens(ids, cover.pending, prefix, self.word).tokens
+        found = list(dict.fromkeys((*within, *retokenizer.canonical(tuple(longer), self.word))))
+        self.target.candidates[place] = found
+        return found
 
     def _canonical_share(self, ids: Path, cover: Cover) -> float:
         """Return the share of a path's continuations for which the target's tokens so far are canonical."""
@@ -213,8 +236,8 @@ class CoverDistribution:
         first_tokens = self.translator.retokenizer.first_tokens(ids, cover.pending, self.row.target_only_prefix, self.word)
         return first_tokens.canonical_share
 
-    def shares(self, ids: Path, cover: Cover, mass: float, nodes: Mapping[Path, Node]) -> Iterator[tuple[Sequence[int], float]]:
-        """Divide the mass of a path of anchor tokens among groups of the target's next tokens.
+    def shares(self, ids: Path, cover: Cover, mass: float, nodes: Mapping[Path, Node]) -> Iterator[tuple[int, float]]:
+        """Divide the mass of a path of anchor tokens among the target's next tokens.
 
         After a looked-ahead path, the anchor's next tokens decide; elsewhere the target's own distribution over the tokens
         that the path may become. `nodes` are the row's points, with those that were looked ahead to.
@@ -222,7 +245,7 @@ class CoverDistribution:
         node = nodes.get(cover.path + ids)
         if node is None:
             share = self._canonical_share(ids, cover) if mass > MIN_TRACKED_MASS else 1.0
-            yield self._candidates(ids, cover, mass), mass * share
+            yield from self._divided(self.candidates(ids, cover, mass), mass * share)
             return
         tokens = self.translator.anchor.tokens
         left = mass
@@ -231,7 +254,16 @@ class CoverDistribution:
             if value > MIN_BRANCH_MASS and i < len(tokens) and tokens[i]:
                 yield from self.shares((*ids, i), cover, value, nodes)
                 left -= value
-        yield self._candidates(ids, cover, 0.0), max(left, 0.0)
+        yield from self._divided(self.candidates(ids, cover, 0.0), max(left, 0.0))
+
+    def _divided(self, candidates: Sequence[int], mass: float) -> Iterator[tuple[int, float]]:
+        """Divide a mass by the target's own distribution, with a bonus for the first candidate."""
+        if len(candidates) < 2:
+            return iter([(t, mass) for t in candidates])
+        weights = self.target.probs(candidates)
+        weights[0] += AS_IS_WEIGHT * sum(weights) + TINY
+        scale = mass / sum(weights)
+        return ((t, weight * scale) for t, weight in zip(candidates, weights, strict=True))
 
 
 def current_word(row: RowState, translator: VocabularyTranslator) -> Path:

@@ -26,6 +26,8 @@ MAX_UNCOMMITTED, MAX_UNCOMMITTED_EQUAL = 24, 4
 MIN_UNCOMMITTED_PREFILL = 12
 #: Unused slots of the anchor's cache are dropped once there are more than this.
 MAX_UNUSED_SLOTS = 64
+#: Free what old positions do not need any more. The installed package has one, a folder of the Hub has none.
+CONDENSERS: list[Callable[[Sequence[RowState], VocabularyTranslator], list[RowState]]] = []
 #: A single answer can go back by this many tokens: assisted generation proposes several and keeps the first few.
 N_BACK = 64
 
@@ -166,9 +168,11 @@ class Follower:
         if self._unfed is None:
             return
         rows, paths, self._unfed = self._states[self.n_written], self._unfed, None
+        for condense in CONDENSERS if self._translator.rule == "bytes" else []:
+            rows = condense(rows, self._translator)
         foreseen: dict[int, list[Path]] = {}
         if self._look_ahead is not None:
-            foreseen = {i: self._look_ahead.foresee(rows[i], paths[i], target) for i, target in targets.items()}
+            foreseen = self._look_ahead.foresee(rows, paths, targets)
         rows = self._feed(rows, paths, foreseen=foreseen)
         self._states[self.n_written] = [self._commit(row) for row in rows]
         self._drop_unused_slots()

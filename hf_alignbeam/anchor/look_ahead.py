@@ -3,13 +3,11 @@
 Knows rows, open paths and the anchor's cache. What it feeds in vain costs a token, and changes no distribution.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 
 from hf_alignbeam.anchor.cover import OpenPath
-from hf_alignbeam.anchor.covering import MIN_UNCERTAIN_MASS, CoverDistribution, TargetDistribution, current_word
+from hf_alignbeam.anchor.covering import MIN_UNCERTAIN_MASS, READERS, CoverDistribution, TargetDistribution, current_word
 from hf_alignbeam.anchor.state import Distributions, Path, RowState
 from hf_alignbeam.inference.branching_cache import BranchingCache, Leaf
 from hf_alignbeam.translation.translator import VocabularyTranslator
@@ -26,27 +24,36 @@ class LookAhead:
         self._translator = translator
         self._n_forwards = n_forwards
 
-    def foresee(self, row: RowState, path: Path, target: TargetDistribution) -> list[Path]:
+    def foresee(
+        self, rows: list[RowState], paths: list[Path], targets: Mapping[int, TargetDistribution]
+    ) -> dict[int, list[Path]]:
         """Return what it will likely ask for, before the anchor is fed the tokens last written: so one forward takes both.
 
-        The row has its new text, whose tokens are `path`, and the points that the anchor was fed before. The paths returned are
-        one token longer than one of those, or than `path`.
+        The rows have their new texts, whose tokens are `paths`, and the points that the anchor was fed before. The paths
+        returned for a row are one token longer than one of those, or than its path.
         """
         if self._cache.engine.n_leaves == 1:
-            return []
-        anchor, tokens = self._translator.anchor, self._translator.target.tokens
-        nodes = {each: node for each, node in row.nodes.items() if row.text.startswith(node.text)}
-        row = replace(row, path=path, nodes=nodes)
-        distribution = CoverDistribution(row, self._translator, target, current_word(row, self._translator))
-        share = _share_of_known(row)
-        known = distribution.open_paths() if share > MIN_UNCERTAIN_MASS else []
-        found = {each.path: each.uncertain_mass * share for each in known}
-        if path and path not in nodes:
+            return {}
+        distributions = {}
+        for i, target in targets.items():
+            nodes = {each: node for each, node in rows[i].nodes.items() if rows[i].text.startswith(node.text)}
+            row = replace(rows[i], path=paths[i], nodes=nodes)
+            distributions[i] = CoverDistribution(row, self._translator, target, current_word(row, self._translator))
+        for read in READERS:
+            read(list(distributions.values()))
+        return {i: self._foreseen(distribution) for i, distribution in distributions.items()}
+
+    def _foreseen(self, distribution: CoverDistribution) -> list[Path]:
+        """Return the paths for one row, given the distribution from its points without the end of its path."""
+        anchor, tokens, row = self._translator.anchor, self._translator.target.tokens, distribution.row
+        path, target = row.path, distribution.target
+        found = {each.path: each.uncertain_mass for each in distribution.open_paths()}
+        if path and path not in row.nodes:
             end = distribution.cover_at_end(path)
-            for i, mass in islice(target.likeliest.items(), N_FORESEEN):
+            for i, mass in zip(target.likeliest[:N_FORESEEN], target.probs(target.likeliest[:N_FORESEEN]), strict=True):
                 data = (tokens[i] or b"").removeprefix(row.target_only_prefix) if i < len(tokens) else b""
-                longer = anchor.encode(row.text + data)
-                if data and mass > MIN_UNCERTAIN_MASS and longer[: len(path)] == path:
+                longer = anchor.encode(row.text + data) if data and mass > MIN_UNCERTAIN_MASS else ()
+                if longer and longer[: len(path)] == path:
                     following = longer[len(path) : len(path) + 1]
                     found[(*path, *following)] = mass * distribution.uncertainty(following, end, mass)
         return [each for each, mass in found.items() if mass > MIN_UNCERTAIN_MASS]
@@ -56,6 +63,8 @@ class LookAhead:
 
         A row whose paths are nearly certain is left out: in nearly all steps no row needs a look-ahead.
         """
+        for read in READERS:
+            read(list(distributions.values()))
         queues = {i: _open(distribution, distribution.open_paths(), rows[i]) for i, distribution in distributions.items()}
         n_leaves = self._cache.engine.n_leaves
         for _ in range(self._n_forwards):
@@ -85,15 +94,6 @@ class LookAhead:
             row.with_points([(path, slot + k) for k, path in enumerate(leaves)], together, after.first[i], tokens)
             for i, (row, leaves) in enumerate(zip(rows, new, strict=True))
         ]
-
-
-def _share_of_known(row: RowState) -> float:
-    """How much of a row's mass the known points have, where that of the end of its path is known."""
-    parent = row.nodes.get(row.path[:-1]) if row.path else None
-    if row.path in row.nodes or parent is None:
-        return 1.0
-    best = max(node.path_logp for node in row.nodes.values())
-    return math.exp(min(0.0, best - parent.path_logp - parent.logp_of(row.path[-1])))
 
 
 def _open(distribution: CoverDistribution, paths: Sequence[OpenPath], row: RowState) -> list[OpenPath]:

@@ -39,6 +39,15 @@ class Distributions:
         """The `N_LIKELIEST` likeliest tokens at each position, found for all of them at once when one is asked for."""
         return largest(self.prob, N_LIKELIEST)
 
+    def prob_of(self, index: int, i: int) -> float:
+        """The probability of one next token at one position."""
+        prob = self.likeliest[index].get(i)
+        return float(self.prob[index, i]) if prob is None else prob
+
+    def probs_of(self, index: int, ids: Tensor) -> Tensor:
+        """(M,) the probabilities of some next tokens (M,) at one position."""
+        return self.prob[index, ids.to(self.prob.device)]
+
 
 def largest(values: Tensor, n: int) -> list[dict[int, float]]:
     """The n largest values (fewer if there are not so many) of each row of (N, A), by column and in descending order.
@@ -50,7 +59,8 @@ def largest(values: Tensor, n: int) -> list[dict[int, float]]:
     if end // STRETCH > n:
         chosen = values[:, :end].unflatten(-1, (-1, STRETCH)).amax(-1).topk(n).indices  # (N, n)
         places = (chosen[..., None] * STRETCH + torch.arange(STRETCH, device=values.device)).flatten(1)
-        places = torch.cat([places, torch.arange(end, width, device=values.device).expand(len(values), -1)], dim=-1)
+        if end < width:
+            places = torch.cat([places, torch.arange(end, width, device=values.device).expand(len(values), -1)], dim=-1)
         values = values.gather(-1, places)
     found, columns = values.topk(min(n, values.shape[-1]))
     columns = columns if places is None else places.gather(-1, columns)
@@ -90,8 +100,7 @@ class Node:
 
     def logp_of(self, i: int) -> float:
         """The log-probability of one next token."""
-        prob = self.likeliest.get(i)
-        return math.log(max(float(self.prob[i]) if prob is None else prob, LEAST_PROB))
+        return math.log(max(self.together.prob_of(self.index, i), LEAST_PROB))
 
 
 @dataclass(frozen=True)
@@ -115,6 +124,10 @@ class RowState:
     target_only_prefix: bytes
     leading_whitespace: bytes
     written: tuple[int, ...] = ()
+
+    def is_at_end(self, pending: bytes) -> bool:
+        """Whether the text ends before the pending bytes: with none, or with only the white space that the target writes not."""
+        return not pending or pending == self.leading_whitespace == self.text
 
     def slots(self, path: Path) -> list[int]:
         """Return the cache slots of the answer's tokens up to the end of a path, in order."""

@@ -16,6 +16,7 @@ from transformers import (
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 
+from hf_alignbeam.anchor.at_once import AgreeingTokens
 from hf_alignbeam.anchor.follower import Follower
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.inference.engines import input_device
@@ -135,11 +136,12 @@ def _recorded(guard: AnchorLogitsProcessor, run: Callable[[LogitsProcessor], obj
 
 
 def _nodes(follower: Follower) -> Iterator[tuple[list[int], Tensor]]:
-    """The context and the log-probabilities of every node that a follower holds."""
+    """The context and the log-probabilities of every node of which a follower holds the distribution."""
     ids, prompts = follower.cache._ids, follower.cache._prompt
     for number, row in enumerate(follower.rows):
         for path, node in row.nodes.items():
-            yield [*ids[number][prompts[number]].tolist(), *ids[number, row.slots(path)].tolist()], node.prob.log()
+            if not isinstance(node.together, AgreeingTokens):
+                yield [*ids[number][prompts[number]].tolist(), *ids[number, row.slots(path)].tolist()], node.prob.log()
 
 
 def guidance_error(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation]) -> float:

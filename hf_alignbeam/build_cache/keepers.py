@@ -16,14 +16,14 @@ from hf_alignbeam.build_cache.disk import kept_on_disk
 from hf_alignbeam.inference.engines import PACKED, KeyValueEngine
 from hf_alignbeam.judges.probes.known_probes import FIT, KnownProbes
 from hf_alignbeam.judges.probes.linear_probe import LinearProbe
-from hf_alignbeam.tokenization.backends import Backend, FastBackend, read_backend
+from hf_alignbeam.tokenization.backends import FastBackend, read_backend
 
 #: How many anchors and rules the tables of one target are kept for.
 N_TRANSLATORS = 4
 
 #: The back end of each tokenizer's contents, and the digest of each back end.
 _BACKENDS: WeakValueDictionary[str, FastBackend] = WeakValueDictionary()
-_DIGESTS: WeakKeyDictionary[Backend, str] = WeakKeyDictionary()
+_DIGESTS: WeakKeyDictionary[FastBackend, str] = WeakKeyDictionary()
 
 #: The engines that run a model from a cache, by name; and by a model's state the name of its own.
 _ENGINES: list[type[KeyValueEngine]] = [KeyValueEngine, *PACKED]

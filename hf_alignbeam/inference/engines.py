@@ -93,7 +93,6 @@ class KeyValueEngine:
 
     def _masks(self, visible: Tensor, positions: Tensor, new: Tensor) -> Tensor | dict[str, Tensor]:
         """Return the masks to add to the attention scores, (B, 1, n, T), one for each kind of layer."""
-        distance = new[:, :, None] - positions[:, None]  # (B, n, T)
         masks = {}
         for kind, width in self._windows.items():
             if width is None:
@@ -101,9 +100,9 @@ class KeyValueEngine:
             elif kind == "chunked_attention":
                 near = visible & (new[:, :, None] // width == positions[:, None] // width)
             else:
-                near = visible & (distance < width)
+                near = visible & (new[:, :, None] - positions[:, None] < width)
             dtype = self._model.dtype
-            masks[kind] = ((~near[:, None]) * torch.finfo(dtype).min).to(dtype).to(input_device(self._model))
+            masks[kind] = (~near[:, None]).to(dtype).mul_(torch.finfo(dtype).min).to(input_device(self._model))
         return masks if _layer_types(self._model) - {"full_attention"} else next(iter(masks.values()))
 
     def _run(self, ids: Tensor, mask: Tensor | dict[str, Tensor], positions: Tensor, kept: Tensor) -> Tensor:

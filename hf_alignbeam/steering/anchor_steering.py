@@ -148,7 +148,7 @@ class AnchorSteering:
             anchor_prob, n_sources = follower.translate_top(target_prob, rows, PAPER_TOP_TOKENS)
             return paper(target_logp, anchor_prob, self.settings.alpha, n_sources), float((1.0 - anchor_prob.sum(-1)).sum())
         translation = follower.predict(target_prob, rows)
-        anchor_prob = torch.addcmul(translation.prob, translation.lost[:, None], target_prob)
+        anchor_prob = translation.prob.addcmul_(translation.lost[:, None], target_prob)
         return RULES[self.settings.mixing](target_logp, anchor_prob, self.settings.alpha), float(translation.lost.sum())
 
     def count(self, call: GenerateCall, n_steered: int = 0, lost_mass: float = 0.0) -> None:

@@ -34,7 +34,7 @@ def calling_loop(input_ids: Tensor) -> tuple[LogitsProcessorList | None, list[in
             known = caller.f_locals
             pads = known.get("has_eos_stopping_criteria") and known.get("input_ids") is input_ids
             unfinished = known.get("unfinished_sequences") if pads else None
-            return owner, [] if unfinished is None else (unfinished == 0).nonzero()[:, 0].tolist()
+            return owner, [] if unfinished is None else [row for row, goes_on in enumerate(unfinished.tolist()) if not goes_on]
     return None, []
 
 

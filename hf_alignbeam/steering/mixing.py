@@ -73,7 +73,7 @@ def safe_decoding(target_logp: Tensor, anchor_prob: Tensor, alpha: float) -> Ten
     rank = torch.maximum(_ranks(target_prob), _ranks(anchor_prob))  # (N, V)
     last = rank.kthvalue(min(N_COMMON, rank.shape[-1]), dim=-1, keepdim=True).values  # (N, 1)
     moved = (target_prob + alpha * (anchor_prob - target_prob)).clamp_min(LEAST_PROB)
-    return _allowed(moved.log().masked_fill(rank > last, -torch.inf), target_logp)
+    return _allowed(moved.log_().masked_fill_(rank > last, -torch.inf), target_logp)
 
 
 def contrastive(target_logp: Tensor, anchor_prob: Tensor, alpha: float) -> Tensor:
@@ -96,10 +96,10 @@ def _ranks(prob: Tensor) -> Tensor:
 
 
 def _allowed(logp: Tensor, target_logp: Tensor) -> Tensor:
-    """Normalize over the tokens that the target allows; a row with none of them left gets the target's distribution."""
-    logp = logp.masked_fill(target_logp == -torch.inf, -torch.inf)
-    empty = logp.amax(-1, keepdim=True) == -torch.inf  # (N, 1)
-    return (torch.where(empty, target_logp, logp) if empty.any() else logp).log_softmax(-1)
+    """Normalize in place over the tokens that the target allows; a row with none of them left gets the target's distribution."""
+    normalized = logp.masked_fill_(target_logp == -torch.inf, -torch.inf).log_softmax(-1)
+    empty = normalized[:, :1].isnan()  # (N, 1): what is left of a row without a token
+    return torch.where(empty, target_logp.log_softmax(-1), normalized) if empty.any() else normalized
 
 
 #: The rules that need nothing but the two distributions and `alpha`, by name; the paper's own needs more and stands apart.

@@ -1,11 +1,11 @@
-"""Reads each kind of tokenizer: the bytes of its tokens, the names of its pieces, and its encoder for the middle of a text.
+"""Reads a tokenizer: the bytes of its tokens, the names of its pieces, and its encoder for the middle of a text.
 
-Knows the quirks of every back end. Knows nothing of what a vocabulary is used for. Reads the loaded tokenizer, never its files.
+Knows the quirks of the `tokenizers` library, and no use of a vocabulary. Reads the loaded tokenizer, never its files.
 """
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,7 +23,12 @@ WORD_START = "\u2581"
 THREADED_BATCH = 512
 
 
-def read_backend(tokenizer: PreTrainedTokenizerBase) -> "Backend":
+#: Readers of tokenizers without a `tokenizers` back end, which give None for one that they do not know. They stand in for a
+#: `FastBackend`. The installed package has one, a folder of the Hub has none: an anchor and its target need `tokenizers`.
+OTHER_BACKENDS: list[Callable[[PreTrainedTokenizerBase], Any]] = []
+
+
+def read_backend(tokenizer: PreTrainedTokenizerBase) -> "FastBackend":
     """Find the back end of a tokenizer: `tokenizers` or mistral-common. It is shared by all who read the same tokenizer.
 
     Raises:
@@ -33,9 +38,9 @@ def read_backend(tokenizer: PreTrainedTokenizerBase) -> "Backend":
         if _READ.get(tokenizer, (None,))[0] != (state := read_state(tokenizer)):
             _READ[tokenizer] = state, kept(FastBackend, tokenizer)
         return _READ[tokenizer][1]
-    inner = getattr(getattr(getattr(tokenizer, "tokenizer", None), "instruct_tokenizer", None), "tokenizer", None)
-    if inner is not None:
-        return TekkenBackend(inner) if hasattr(inner, "id_to_byte_piece") else SentencePieceBackend(inner)
+    for read in OTHER_BACKENDS:
+        if (backend := read(tokenizer)) is not None:
+            return backend
     raise ValueError(
         "`tokenizer` must have a `tokenizers` or a mistral-common back end to be read byte by byte, got "
         f"{type(tokenizer).__name__}. Load it through AutoTokenizer, or convert it to a PreTrainedTokenizerFast."
@@ -64,41 +69,6 @@ class FastBackend:
         batches = (texts[n : n + THREADED_BATCH] for n in range(0, len(texts), THREADED_BATCH))
         encoded = (self._encoder.encode_batch_fast(batch, add_special_tokens=False) for batch in batches)
         return (tuple(encoding.ids) for batch in encoded for encoding in batch)
-
-
-class TekkenBackend:
-    """mistral-common's Tekken tokenizers: byte-level BPE over `tiktoken`."""
-
-    def __init__(self, tekkenizer: Any):
-        ids = range(tekkenizer.n_words)
-        self.tokens = [None if tekkenizer.is_special(i) else tekkenizer.id_to_byte_piece(i) for i in ids]
-        self.pieces = {token if token is not None else tekkenizer.id_to_piece(i): i for i, token in enumerate(self.tokens)}
-        self._tekkenizer = tekkenizer
-
-    def encode_batch(self, texts: Sequence[str]) -> Iterable[tuple[int, ...]]:
-        return (tuple(self._tekkenizer.encode(text, bos=False, eos=False)) for text in texts)
-
-
-class SentencePieceBackend:
-    """mistral-common's older tokenizers: SentencePiece BPE with word-start marks and byte fallback."""
-
-    #: Put in front of every text: it takes the dummy space and merges with no other character.
-    _BREAK = "\n"
-
-    def __init__(self, sentencepiece: Any):
-        names = [sentencepiece.id_to_piece(i) for i in range(sentencepiece.n_words)]
-        self.pieces = {name: i for i, name in enumerate(names)}
-        decoder = Decoder(byte_level=False, byte_fallback=True, replaced=((WORD_START, " "),))
-        is_text = [i != sentencepiece.unk_id and not sentencepiece.is_special(i) for i in range(len(names))]
-        self.tokens = [decoder.piece_bytes(name) if text else None for name, text in zip(names, is_text, strict=True)]
-        self._sentencepiece = sentencepiece
-        self._n_break = len(sentencepiece.encode(self._BREAK, bos=False, eos=False))
-
-    def encode_batch(self, texts: Sequence[str]) -> Iterable[tuple[int, ...]]:
-        return (tuple(self._sentencepiece.encode(self._BREAK + text, bos=False, eos=False)[self._n_break :]) for text in texts)
-
-
-Backend = FastBackend | TekkenBackend | SentencePieceBackend
 
 
 @dataclass(frozen=True)

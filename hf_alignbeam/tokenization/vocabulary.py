@@ -102,6 +102,7 @@ class Vocabulary:
         found = slice(bisect_right(tokens, prefix), bisect_left(tokens, prefix + b"\xff" * (self.longest + 1)))
         return ids[found], [token[len(prefix) :] for token in tokens[found]]
 
+    @cached_method(maxsize=65_536)
     def begins_a_token(self, prefix: bytes) -> bool:
         """Whether `prefix` is a proper prefix of any token."""
         tokens, _ = self._sorted

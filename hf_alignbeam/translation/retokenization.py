@@ -43,7 +43,7 @@ class Retokenizer:
         self._anchor = anchor
         self._target = target
 
-    @cached_method(maxsize=256)
+    @cached_method(maxsize=4096)
     def completions(self, pending: bytes) -> Tensor:
         """Return the ids (M,) of the anchor's tokens that are longer than `pending` and begin with it."""
         return torch.tensor(self._anchor.endings(pending)[0], dtype=torch.long)

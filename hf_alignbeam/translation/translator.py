@@ -33,11 +33,11 @@ class Translation:
     prob: Tensor
     lost: Tensor
 
-    def normalized(self) -> "Translation":
-        """Scale each row so that the mass kept and lost adds up to 1; an empty row counts as lost."""
+    def normalize_(self) -> "Translation":
+        """Scale each row in place so that the mass kept and lost adds up to 1; an empty row counts as lost."""
         total = self.prob.sum(-1) + self.lost  # (N,)
         scale = torch.where(total > NEGLIGIBLE, 1.0 / total.clamp_min(NEGLIGIBLE), 0.0)
-        return Translation(self.prob * scale[:, None], torch.where(scale > 0, self.lost * scale, 1.0))
+        return Translation(self.prob.mul_(scale[:, None]), torch.where(scale > 0, self.lost * scale, 1.0))
 
 
 @dataclass(frozen=True)
@@ -86,21 +86,29 @@ class Table:
         if self.possible is not None:
             anchor_prob = anchor_prob[:, : len(self.possible)]
             anchor_prob *= self.possible[: anchor_prob.shape[-1]]
-        total = anchor_prob.sum(-1)
-        anchor_prob = anchor_prob[:, : len(self.target_of)]
-        n_anchor, n_target = anchor_prob.shape[-1], target_prob.shape[-1]
-        anchor_eos, target_eos = self.anchor_eos[self.anchor_eos < n_anchor], self.target_eos[self.target_eos < n_target]
-        eos_prob = anchor_prob[:, anchor_eos].sum(-1, keepdim=True)  # (N, 1)
-        ambiguous_prob = anchor_prob.index_select(1, self.ambiguous)  # (N, G)
-        anchor_prob.index_fill_(1, self.others[self.others < n_anchor], 0.0)
-        prob = anchor_prob.new_zeros(len(anchor_prob), n_target).index_add_(1, self.target_of[:n_anchor], anchor_prob)
+        n_target = target_prob.shape[-1]
+        target_of, others, lost, anchor_eos, target_eos = self._of_width(anchor_prob.shape[-1], n_target)
+        lost_mass = anchor_prob.index_select(1, lost).sum(-1)
+        eos_mass = anchor_prob.index_select(1, anchor_eos).sum(-1, keepdim=True)  # (N, 1)
+        ambiguous_mass = anchor_prob.index_select(1, self.ambiguous)  # (N, G)
+        anchor_prob = anchor_prob[:, : len(target_of)].index_fill_(1, others, 0.0)
+        prob = anchor_prob.new_zeros(len(anchor_prob), n_target).index_add_(1, target_of, anchor_prob)
         if len(self.ambiguous):
             weights = target_prob.index_select(1, self.branch_target) + self.branch_weight  # (N, E)
-            totals = weights.new_zeros(len(weights), len(self.ambiguous)).index_add_(1, self.branch_group, weights)
-            prob.index_add_(1, self.branch_target, weights * (ambiguous_prob / totals).index_select(1, self.branch_group))
+            totals = weights.new_zeros(ambiguous_mass.shape).index_add_(1, self.branch_group, weights)
+            prob.index_add_(1, self.branch_target, weights * (ambiguous_mass / totals).index_select(1, self.branch_group))
         if len(anchor_eos) and len(target_eos):
-            prob[:, target_eos] += eos_prob * _normalized(target_prob[:, target_eos])
-        return Translation(prob, (total - prob.sum(-1)).clamp_min(0.0))
+            prob[:, target_eos] += eos_mass * _normalized(target_prob[:, target_eos])
+        return Translation(prob, lost_mass)
+
+    @cached_method(maxsize=4)
+    def _of_width(self, n_anchor: int, n_target: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """For so many logits of both: `target_of`, `others`, those that no target id takes, and the ids that end an answer."""
+        target_of, others = self.target_of[:n_anchor], self.others[self.others < n_anchor]
+        anchor_eos, target_eos = self.anchor_eos[self.anchor_eos < n_anchor], self.target_eos[self.target_eos < n_target]
+        taken = torch.cat([self.ambiguous, anchor_eos]) if len(target_eos) else self.ambiguous
+        padding = torch.arange(len(target_of), n_anchor, device=others.device)
+        return target_of, others, torch.cat([others[~torch.isin(others, taken)], padding]), anchor_eos, target_eos
 
 
 class VocabularyTranslator:
@@ -189,7 +197,7 @@ class VocabularyTranslator:
             prob[:, :width] = anchor_prob[:, :width]
             return Translation(prob, (anchor_prob.sum(-1) - prob.sum(-1)).clamp_min(0.0))
         table = self.table(pending, target_only_prefix).to(target_prob.device)
-        return table.apply_(anchor_prob.to(target_prob.device, copy=True), target_prob).normalized()
+        return table.apply_(anchor_prob.to(target_prob.device, copy=True), target_prob).normalize_()
 
     @cached_method(maxsize=32)
     def table(self, pending: bytes = b"", target_only_prefix: bytes = b"") -> Table:

@@ -6,6 +6,7 @@ from conftest import engine, tiny
 from helpers import reference
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from hf_alignbeam.anchor.at_once import AgreeingTokens
 from hf_alignbeam.anchor.covering import CoverDistribution, target_distributions
 from hf_alignbeam.anchor.follower import MAX_UNCOMMITTED, MAX_UNCOMMITTED_EQUAL, MAX_UNUSED_SLOTS, Follower, RowStart
 from hf_alignbeam.anchor.marginal import marginal
@@ -103,6 +104,34 @@ def test_predicting_changes_no_row_that_was_read_before(anchor, translator):
     assert len(looked_ahead.nodes) > len(paths)
     assert torch.equal(marginal([distribution], [row], target_prob).prob, before.prob)
     assert torch.equal(marginal([distribution], [looked_ahead], target_prob).prob, after.prob)
+
+
+@pytest.mark.parametrize("by_letter", [False, True])
+def test_what_a_point_inside_the_text_keeps_is_all_that_it_needs(by_letter, anchor, translator, monkeypatch):
+    """Also where a word is written letter by letter, so that its last letters change the tokens of its first ones."""
+    text = ANSWER[:40] + ANSWER[-9:]
+    pieces = [text[n : n + 1] for n in range(len(text))] if by_letter else [text]
+    ids = [i for piece in pieces for i in translator.target.encode(piece)]
+    target_prob = torch.rand(2, len(translator.target), generator=torch.Generator().manual_seed(0)).softmax(-1)
+    found = []
+    for is_at_once in (True, False):
+        if not is_at_once:
+            monkeypatch.setattr("hf_alignbeam.anchor.follower.CONDENSERS", [])
+            monkeypatch.setattr("hf_alignbeam.anchor.look_ahead.READERS", [])
+        follower, _ = follow(anchor, translator, n_rows=2)
+        predicted = []
+        for i in ids:
+            follower.write([i, i])
+            predicted.append(follower.predict(target_prob, [0, 1]).prob)
+        found.append((predicted, follower.rows))
+    (few, few_rows), (whole, whole_rows) = found
+    for one, other in zip(few, whole, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+    for row, other in zip(few_rows, whole_rows, strict=True):
+        inside = [node for node in row.nodes.values() if row.text[len(node.text) :]]
+        assert inside
+        assert all(isinstance(node.together, AgreeingTokens) for node in inside)
+        assert [node.path_logp for node in row.nodes.values()] == pytest.approx([n.path_logp for n in other.nodes.values()])
 
 
 def test_rows_follow_their_own_text(anchor, translator):
@@ -285,8 +314,7 @@ def test_every_canonical_completion_of_a_word_counts(anchor, translator):
     ids = translator.retokenizer.completions(b"w")
     next_tokens = torch.tensor(translator.retokenizer.next_tokens(ids.tolist(), b"w", b"", (first,)))
     is_canonical = next_tokens >= 0
-    root = row.nodes[()]
-    logp = torch.full_like(root.prob, -30.0)
+    logp = torch.full((anchor[0].config.vocab_size,), -30.0)
     logp[ids] = torch.log_softmax(torch.where(is_canonical, -8.0, 0.0), 0)  # canonical ones have next to no mass
     row = replace(row, nodes={(): Node(Distributions(logp[None].exp()), 0)})
     target_prob = torch.full((len(translator.target),), 1.0 / len(translator.target))
