@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from hf_alignbeam.anchor.cover import Cover
 from hf_alignbeam.anchor.covering import CoverDistribution
 from hf_alignbeam.anchor.state import Distributions, Node, Path, RowState
 from hf_alignbeam.tokenization.vocabulary import complete_characters
@@ -65,16 +66,12 @@ def condensed(rows: Sequence[RowState], translator: VocabularyTranslator) -> lis
     return [replace(row, nodes=each) for row, each in zip(rows, nodes, strict=True)]
 
 
-def read_candidates(distributions: Sequence[CoverDistribution]) -> None:
-    """Read the target's probabilities of all that the tracked tokens of all rows may become."""
+def read_candidates(paths: Sequence[tuple[CoverDistribution, Path, Cover, float]]) -> None:
+    """Read the target's probabilities of all that some paths of all rows may become."""
     new = []
-    for distribution in distributions:
-        for cover in distribution.covers:
-            for i, mass in distribution.tracked[cover.path].items():
-                candidates = distribution.candidates((i,), cover, mass)
-                new += [
-                    (distribution.target, t) for t in candidates if len(candidates) > 1 and t not in distribution.target.known
-                ]
+    for distribution, ids, cover, mass in paths:
+        candidates = distribution.candidates(ids, cover, mass)
+        new += [(distribution.target, t) for t in candidates if len(candidates) > 1 and t not in distribution.target.known]
     if new:
         together = new[0][0].together
         places = torch.tensor([(target.index, t) for target, t in new], device=together.device)

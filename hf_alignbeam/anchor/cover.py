@@ -71,3 +71,7 @@ class OpenPath:
     def path(self) -> Path:
         """The tokens from the last committed one on."""
         return self.cover.path + self.ids
+
+
+#: Tokens that the anchor may write from a cover on, the cover, and their mass.
+CoverPath = tuple[Path, Cover, float]

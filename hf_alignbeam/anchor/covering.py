@@ -13,7 +13,7 @@ from itertools import islice
 
 from torch import Tensor
 
-from hf_alignbeam.anchor.cover import Cover, OpenPath
+from hf_alignbeam.anchor.cover import Cover, CoverPath, OpenPath
 from hf_alignbeam.anchor.state import Node, Path, RowState, largest
 from hf_alignbeam.translation.translator import AS_IS_WEIGHT, VocabularyTranslator
 
@@ -40,7 +40,7 @@ N_TARGET_TOKENS = 8
 #: Keeps shares defined where the target gives all candidates a probability of zero.
 TINY = 1e-30
 #: Read for all rows at once what they will look up. The installed package has one, a folder of the Hub has none.
-READERS: list[Callable[[Sequence["CoverDistribution"]], None]] = []
+READERS: list[Callable[[Sequence[tuple["CoverDistribution", Path, Cover, float]]], None]] = []
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,9 @@ class CoverDistribution:
         distribution = cls(row, translator, target, current_word(row, translator))
         if not distribution.word:
             return distribution
-        kept = 0.0
-        for cover in distribution.covers:
-            kept += cover.canonical_mass
-            for i, mass in distribution.tracked[cover.path].items():
-                kept += mass * (distribution._canonical_share((i,), cover) - (cover.next_tokens.get(i, 0) >= 0))
+        kept = sum(cover.canonical_mass for cover in distribution.covers)
+        for ids, cover, mass in distribution.tracked_paths():
+            kept += mass * (distribution._canonical_share(ids, cover) - (cover.next_tokens.get(ids[0], 0) >= 0))
         return distribution.or_unconditional(kept)
 
     def or_unconditional(self, kept: float) -> "CoverDistribution":
@@ -154,10 +152,6 @@ class CoverDistribution:
         next_tokens = self.translator.retokenizer.next_tokens(list(likeliest), pending, self.row.target_only_prefix, self.word)
         return Cover(path, pending, node, weight, likeliest, None, dict(zip(likeliest, next_tokens, strict=True)))
 
-    def cover_at_end(self, path: Path) -> Cover:
-        """Return the cover at the end of a path that the anchor was not fed: what may come next there, without its mass."""
-        return Cover(path, b"", self.row.nodes[()], 1.0, {}, self.translator.table(b"", self.row.target_only_prefix))
-
     @cached_property
     def tracked(self) -> dict[Path, dict[int, float]]:
         """By the path of each cover, the next tokens that are tracked one by one, with their mass."""
@@ -168,25 +162,27 @@ class CoverDistribution:
         }
 
     def _is_tracked(self, i: int, mass: float, pending: bytes) -> bool:
-        tokens = self.translator.anchor.tokens
-        data = tokens[i] if mass > MIN_TRACKED_MASS and i < len(tokens) else None
-        return data is not None and data.startswith(pending) and data != pending
+        data = self.translator.anchor.decode([i]) if mass > MIN_TRACKED_MASS else b""
+        return data.startswith(pending) and data != pending
+
+    def tracked_paths(self) -> list[CoverPath]:
+        """Return each tracked token as a path."""
+        return [((i,), cover, mass) for cover in self.covers for i, mass in self.tracked[cover.path].items()]
 
     def open_paths(self) -> list[OpenPath]:
         """Return the open paths of one tracked token."""
-        return [path for cover in self.covers for path in self._open(cover, (), self.tracked[cover.path])]
+        return self._open(self.tracked_paths())
 
     def open_after(self, path: OpenPath, node: Node) -> list[OpenPath]:
         """Return the open paths that are one token longer than `path`, which was fed up to `node`."""
         tokens = self.translator.anchor.tokens
-        likeliest = {i: path.mass * prob for i, prob in islice(node.likeliest.items(), MAX_TRACKED)}
-        heavy = {i: mass for i, mass in likeliest.items() if mass > MIN_TRACKED_MASS and i < len(tokens) and tokens[i]}
-        return self._open(path.cover, path.ids, heavy)
+        likeliest = [(i, path.mass * prob) for i, prob in islice(node.likeliest.items(), MAX_TRACKED)]
+        heavy = [(i, mass) for i, mass in likeliest if mass > MIN_TRACKED_MASS and i < len(tokens) and tokens[i]]
+        return self._open([((*path.ids, i), path.cover, mass) for i, mass in heavy])
 
-    def _open(self, cover: Cover, ids: Path, following: Mapping[int, float]) -> list[OpenPath]:
-        """Return the open paths among `ids` with each of the following tokens, given with their mass."""
-        paths = [OpenPath(m, m * self.uncertainty((*ids, i), cover, m), (*ids, i), cover) for i, m in following.items()]
-        return [path for path in paths if path.uncertain_mass > MIN_BRANCH_MASS]
+    def _open(self, paths: Sequence[CoverPath]) -> list[OpenPath]:
+        found = [OpenPath(mass, mass * self.uncertainty(ids, cover, mass), ids, cover) for ids, cover, mass in paths]
+        return [path for path in found if path.uncertain_mass > MIN_BRANCH_MASS]
 
     def uncertainty(self, ids: Path, cover: Cover, mass: float) -> float:
         """Return the share of a path's mass that may go to another token than its likeliest, or to none.
@@ -226,8 +222,7 @@ class CoverDistribution:
             longer += cover.table.extensions.get(ids, ())
         within = retokenizer.first_tokens(ids, cover.pending, prefix, self.word).tokens
         found = list(dict.fromkeys((*within, *retokenizer.canonical(tuple(longer), self.word))))
-        self.target.candidates[place] = found
-        return found
+        return self.target.candidates.setdefault(place, found)
 
     def _canonical_share(self, ids: Path, cover: Cover) -> float:
         """Return the share of a path's continuations for which the target's tokens so far are canonical."""

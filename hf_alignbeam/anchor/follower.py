@@ -163,16 +163,14 @@ class Follower:
         self._unfed = None if self._unfed is None else [self._unfed[i] for i in parents]
         self._ids = {}
 
-    def _feed_written(self, targets: Mapping[int, TargetDistribution]) -> None:
+    def _feed_written(self, targets: dict[int, TargetDistribution]) -> None:
         """Feed the anchor the tokens last written, and what a look-ahead will likely ask for by `targets`; commit old tokens."""
         if self._unfed is None:
             return
         rows, paths, self._unfed = self._states[self.n_written], self._unfed, None
         for condense in CONDENSERS if self._translator.rule == "bytes" else []:
             rows = condense(rows, self._translator)
-        foreseen: dict[int, list[Path]] = {}
-        if self._look_ahead is not None:
-            foreseen = self._look_ahead.foresee(rows, paths, targets)
+        foreseen = {} if self._look_ahead is None else self._look_ahead.foresee(rows, paths, targets)
         rows = self._feed(rows, paths, foreseen=foreseen)
         self._states[self.n_written] = [self._commit(row) for row in rows]
         self._drop_unused_slots()

@@ -6,9 +6,9 @@ Knows rows, open paths and the anchor's cache. What it feeds in vain costs a tok
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from hf_alignbeam.anchor.cover import OpenPath
+from hf_alignbeam.anchor.cover import Cover, CoverPath, OpenPath
 from hf_alignbeam.anchor.covering import MIN_UNCERTAIN_MASS, READERS, CoverDistribution, TargetDistribution, current_word
-from hf_alignbeam.anchor.state import Distributions, Path, RowState
+from hf_alignbeam.anchor.state import MIN_TOKEN_LOGP, Distributions, Path, RowState
 from hf_alignbeam.inference.branching_cache import BranchingCache, Leaf
 from hf_alignbeam.translation.translator import VocabularyTranslator
 
@@ -24,9 +24,7 @@ class LookAhead:
         self._translator = translator
         self._n_forwards = n_forwards
 
-    def foresee(
-        self, rows: list[RowState], paths: list[Path], targets: Mapping[int, TargetDistribution]
-    ) -> dict[int, list[Path]]:
+    def foresee(self, rows: list[RowState], paths: list[Path], targets: dict[int, TargetDistribution]) -> dict[int, list[Path]]:
         """Return what it will likely ask for, before the anchor is fed the tokens last written: so one forward takes both.
 
         The rows have their new texts, whose tokens are `paths`, and the points that the anchor was fed before. The paths
@@ -34,29 +32,26 @@ class LookAhead:
         """
         if self._cache.engine.n_leaves == 1:
             return {}
-        distributions = {}
-        for i, target in targets.items():
-            nodes = {each: node for each, node in rows[i].nodes.items() if rows[i].text.startswith(node.text)}
-            row = replace(rows[i], path=paths[i], nodes=nodes)
-            distributions[i] = CoverDistribution(row, self._translator, target, current_word(row, self._translator))
+        words = {i: current_word(rows[i], self._translator) for i in targets}
+        ahead = {i: replace(rows[i], path=paths[i]) for i in targets}
+        distributions = {i: CoverDistribution(row, self._translator, targets[i], words[i]) for i, row in ahead.items()}
+        likely = {i: self._likely(each) for i, each in distributions.items()}
         for read in READERS:
-            read(list(distributions.values()))
-        return {i: self._foreseen(distribution) for i, distribution in distributions.items()}
+            read([(each, *path) for i, each in distributions.items() for path in (*each.tracked_paths(), *likely[i])])
+        return {i: _foreseen(each, likely[i]) for i, each in distributions.items()}
 
-    def _foreseen(self, distribution: CoverDistribution) -> list[Path]:
-        """Return the paths for one row, given the distribution from its points without the end of its path."""
-        anchor, tokens, row = self._translator.anchor, self._translator.target.tokens, distribution.row
-        path, target = row.path, distribution.target
-        found = {each.path: each.uncertain_mass for each in distribution.open_paths()}
-        if path and path not in row.nodes:
-            end = distribution.cover_at_end(path)
-            for i, mass in zip(target.likeliest[:N_FORESEEN], target.probs(target.likeliest[:N_FORESEEN]), strict=True):
+    def _likely(self, distribution: CoverDistribution) -> list[CoverPath]:
+        """What the anchor may write at the end of a path that it was not fed, with the mass of the target's likeliest tokens."""
+        anchor, tokens, row, found = self._translator.anchor, self._translator.target.tokens, distribution.row, []
+        if row.path and row.path not in row.nodes:
+            table = self._translator.table(b"", row.target_only_prefix)
+            end, likeliest = Cover(row.path, b"", row.nodes[()], 1.0, {}, table), distribution.target.likeliest[:N_FORESEEN]
+            for i, mass in zip(likeliest, distribution.target.probs(likeliest), strict=True):
                 data = (tokens[i] or b"").removeprefix(row.target_only_prefix) if i < len(tokens) else b""
                 longer = anchor.encode(row.text + data) if data and mass > MIN_UNCERTAIN_MASS else ()
-                if longer and longer[: len(path)] == path:
-                    following = longer[len(path) : len(path) + 1]
-                    found[(*path, *following)] = mass * distribution.uncertainty(following, end, mass)
-        return [each for each, mass in found.items() if mass > MIN_UNCERTAIN_MASS]
+                if longer and longer[: len(row.path)] == row.path:
+                    found.append((longer[len(row.path) : len(row.path) + 1], end, mass))
+        return found
 
     def __call__(self, rows: list[RowState], distributions: Mapping[int, CoverDistribution]) -> list[RowState]:
         """Feed the anchor the open paths of most uncertain mass, a few per row and forward, while the budget lasts.
@@ -64,7 +59,7 @@ class LookAhead:
         A row whose paths are nearly certain is left out: in nearly all steps no row needs a look-ahead.
         """
         for read in READERS:
-            read(list(distributions.values()))
+            read([(each, *path) for each in distributions.values() for path in each.tracked_paths()])
         queues = {i: _open(distribution, distribution.open_paths(), rows[i]) for i, distribution in distributions.items()}
         n_leaves = self._cache.engine.n_leaves
         for _ in range(self._n_forwards):
@@ -91,9 +86,16 @@ class LookAhead:
         )
         together, tokens = Distributions(after.prob), self._translator.anchor.tokens
         return [
-            row.with_points([(path, slot + k) for k, path in enumerate(leaves)], together, after.first[i], tokens)
+            row.with_points([(path, slot + k) for k, path in enumerate(leaves)], together, after.first[i], tokens, MIN_TOKEN_LOGP)
             for i, (row, leaves) in enumerate(zip(rows, new, strict=True))
         ]
+
+
+def _foreseen(distribution: CoverDistribution, likely: Sequence[CoverPath]) -> list[Path]:
+    """Return the paths of much uncertain mass: those from the points that the anchor was fed, and what it may likely write."""
+    found = {each.path: each.uncertain_mass for each in distribution.open_paths()}
+    found |= {cover.path + ids: mass * distribution.uncertainty(ids, cover, mass) for ids, cover, mass in likely}
+    return [each for each, mass in found.items() if mass > MIN_UNCERTAIN_MASS]
 
 
 def _open(distribution: CoverDistribution, paths: Sequence[OpenPath], row: RowState) -> list[OpenPath]:

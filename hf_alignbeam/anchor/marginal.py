@@ -56,16 +56,17 @@ def _unnormalized(distributions: Sequence[CoverDistribution], rows: Sequence[Row
             for i, t in cover.next_tokens.items():
                 if t >= 0 and i not in tracked:
                     certain[n * width + t] += cover.likeliest[i]
-    result = Translation(torch.zeros_like(target_prob), target_prob.new_zeros(len(target_prob)))
-    for group in by_table.values():
-        result = _plus_table(result, group, target_prob)
+    parts = [_through_table(group, target_prob) for group in by_table.values()]
+    result = parts.pop() if parts else Translation(torch.zeros_like(target_prob), target_prob.new_zeros(len(target_prob)))
+    for part in parts:
+        result = Translation(result.prob.add_(part.prob), result.lost.add_(part.lost))
     flat = result.prob.view(-1)
     flat.index_add_(0, torch.tensor(list(certain), dtype=torch.long, device=flat.device), flat.new_tensor([*certain.values()]))
     return result
 
 
-def _plus_table(result: Translation, group: Sequence[_TabledCover], target_prob: Tensor) -> Translation:
-    """Add the tokens that are not tracked of covers with one table."""
+def _through_table(group: Sequence[_TabledCover], target_prob: Tensor) -> Translation:
+    """The tokens that are not tracked of covers with one table; nothing in the rows without such a cover."""
     rows, covers = [n for n, _, _ in group], [cover for _, cover, _ in group]
     rest = torch.stack([cover.node.prob for cover in covers])  # (M, A)
     if tracked := [(m, i) for m, (_, _, ids) in enumerate(group) for i in ids]:
@@ -76,5 +77,5 @@ def _plus_table(result: Translation, group: Sequence[_TabledCover], target_prob:
     weights = own.new_tensor([cover.weight for cover in covers])
     prob, lost, index = part.prob.mul_(weights[:, None]), part.lost.mul_(weights), torch.tensor(rows, device=own.device)
     if is_whole:
-        return Translation(prob.add_(result.prob), lost.add_(result.lost))
-    return Translation(result.prob.index_add_(0, index, prob), result.lost.index_add_(0, index, lost))
+        return Translation(prob, lost)
+    return Translation(*(part.new_zeros(len(target_prob), *part.shape[1:]).index_add_(0, index, part) for part in (prob, lost)))

@@ -41,8 +41,7 @@ class Distributions:
 
     def prob_of(self, index: int, i: int) -> float:
         """The probability of one next token at one position."""
-        prob = self.likeliest[index].get(i)
-        return float(self.prob[index, i]) if prob is None else prob
+        return self.likeliest[index].get(i) or float(self.prob[index, i])
 
     def probs_of(self, index: int, ids: Tensor) -> Tensor:
         """(M,) the probabilities of some next tokens (M,) at one position."""
@@ -140,18 +139,18 @@ class RowState:
         together: Distributions,
         first: int,
         tokens: Sequence[bytes | None],
-        min_logp: float = MIN_TOKEN_LOGP,
+        least: float,
     ) -> "RowState":
         """Add positions up to which the anchor has read: the path and the cache slot of each, a path's parent first.
 
-        They are a run of those that were read `together`, from number `first` on. A token counts with at least `min_logp`.
-        `tokens` are the bytes of the anchor's tokens, by id.
+        They are a run of those that were read `together`, from number `first` on. `tokens` are the bytes of the anchor's tokens,
+        by id. A token's log-probability counts as `least` or more.
         """
         nodes = dict(self.nodes)
         for index, (path, slot) in enumerate(points, start=first):
             parent, i = nodes[path[:-1]], path[-1]
             text = parent.text + ((tokens[i] or b"") if i < len(tokens) else b"")
-            nodes[path] = Node(together, index, parent.path_logp + max(parent.logp_of(i), min_logp), slot, text)
+            nodes[path] = Node(together, index, parent.path_logp + max(parent.logp_of(i), least), slot, text)
         return replace(self, nodes=nodes)
 
     def with_slots(self, new_slots: Mapping[int, int]) -> "RowState":

@@ -101,8 +101,8 @@ class KeyValueEngine:
                 near = visible & (new[:, :, None] // width == positions[:, None] // width)
             else:
                 near = visible & (new[:, :, None] - positions[:, None] < width)
-            dtype = self._model.dtype
-            masks[kind] = (~near[:, None]).to(dtype).mul_(torch.finfo(dtype).min).to(input_device(self._model))
+            hidden = (~near[:, None]).to(self._model.dtype)
+            masks[kind] = hidden.mul_(torch.finfo(hidden.dtype).min).to(input_device(self._model))
         return masks if _layer_types(self._model) - {"full_attention"} else next(iter(masks.values()))
 
     def _run(self, ids: Tensor, mask: Tensor | dict[str, Tensor], positions: Tensor, kept: Tensor) -> Tensor:

@@ -76,10 +76,12 @@ class CallState:
         """The rows that are steered here."""
         return [] if self.is_over else [row for row, active in enumerate(self.active) if active]
 
-    def is_overruled_after(self, row: int, i: int) -> bool:
-        """Whether a row contains a token that the target alone would hardly have written, once its next token is `i`."""
-        logp = self.target_logp.get(row)
-        return self.overruled[row] or (logp is not None and i < len(logp) and float(logp[i]) < OVERRULED)
+    def overruled_after(self, ids: list[int]) -> list[bool]:
+        """By row, whether it contains a token that the target alone would hardly have written, once its next one is in `ids`."""
+        asked = [row for row, logp in self.target_logp.items() if not self.overruled[row] and ids[row] < len(logp)]
+        logp = torch.stack([self.target_logp[row][ids[row]] for row in asked]).tolist() if asked else []
+        overruled = {row for row, value in zip(asked, logp, strict=True) if value < OVERRULED}
+        return [known or row in overruled for row, known in enumerate(self.overruled)]
 
     def select_rows(self, parents: list[int]) -> "CallState":
         """The same state with `parents[i]` as row i."""
@@ -190,7 +192,7 @@ class GenerateCall:
     def _write(self, before: CallState, input_ids: Tensor, n_written: int, ended: Sequence[int]) -> CallState:
         """Feed one new token of each row to the anchor, which stops following rows that are no longer steered."""
         new = input_ids[:, -1].tolist()
-        overruled = [before.is_overruled_after(row, i) for row, i in enumerate(new)]
+        overruled = before.overruled_after(new)
         steers = self._schedule.steers
         active = [row not in ended and steers(before.active[row], overruled[row], i, n_written) for row, i in enumerate(new)]
         state = CallState(input_ids.clone(), active, overruled, before.is_over or self._schedule.is_over(n_written, overruled))

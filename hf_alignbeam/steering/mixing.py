@@ -50,7 +50,8 @@ def log_linear(target_logp: Tensor, anchor_prob: Tensor, alpha: float) -> Tensor
     if alpha == 0.0:
         return target_logp.log_softmax(-1)
     anchor_share = anchor_prob.log().mul_(alpha)
-    return _allowed(anchor_share.add_(target_logp, alpha=1.0 - alpha) if alpha < 1.0 else anchor_share, target_logp)
+    mixed = anchor_share.add_(target_logp, alpha=1.0 - alpha) if alpha < 1.0 else anchor_share
+    return _allowed(mixed, target_logp, is_masked=alpha < 1.0)
 
 
 def paper(target_logp: Tensor, anchor_prob: Tensor, alpha: float, n_sources: Tensor) -> Tensor:
@@ -95,9 +96,9 @@ def _ranks(prob: Tensor) -> Tensor:
     return torch.empty_like(order).scatter_(-1, order, ranks)
 
 
-def _allowed(logp: Tensor, target_logp: Tensor) -> Tensor:
-    """Normalize in place over the tokens that the target allows; a row with none of them left gets the target's distribution."""
-    normalized = logp.masked_fill_(target_logp == -torch.inf, -torch.inf).log_softmax(-1)
+def _allowed(logp: Tensor, target_logp: Tensor, is_masked: bool = False) -> Tensor:
+    """Normalize over the tokens that the target allows, all if `is_masked`; a row without one gets the target's distribution."""
+    normalized = (logp if is_masked else logp.masked_fill_(target_logp == -torch.inf, -torch.inf)).log_softmax(-1)
     empty = normalized[:, :1].isnan()  # (N, 1): what is left of a row without a token
     return torch.where(empty, target_logp.log_softmax(-1), normalized) if empty.any() else normalized
 
