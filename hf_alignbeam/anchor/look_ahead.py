@@ -32,9 +32,10 @@ class LookAhead:
         """
         if self._cache.engine.n_leaves == 1:
             return {}
-        words = {i: current_word(rows[i], self._translator) for i in targets}
-        ahead = {i: replace(rows[i], path=paths[i]) for i in targets}
-        distributions = {i: CoverDistribution(row, self._translator, targets[i], words[i]) for i, row in ahead.items()}
+        translator, new = self._translator, {i: replace(rows[i], path=paths[i]) for i in targets}
+        distributions = {
+            i: CoverDistribution(row, translator, targets[i], current_word(row, translator)) for i, row in new.items()
+        }
         likely = {i: self._likely(each) for i, each in distributions.items()}
         for read in READERS:
             read([(each, *path) for i, each in distributions.items() for path in (*each.tracked_paths(), *likely[i])])

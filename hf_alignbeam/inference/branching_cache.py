@@ -130,8 +130,8 @@ class BranchingCache:
         self._n_prompt = [self._n_prompt[parent] for parent in parents]
 
     def _read(self, grid: Sequence[Sequence[Leaf | None]], n_chained: Sequence[int]) -> NextTokens:
-        ids, positions, visible, real = self._allocate(grid)
-        return NextTokens(self.engine.read(ids, positions, visible, real, n_chained), real.sum(-1).tolist())
+        logits = self.engine.read(*self._allocate(grid), n_chained)
+        return NextTokens(logits, [sum(leaf is not None for leaf in leaves) for leaves in grid])
 
     def _chains(self, rows: Sequence[Append]) -> list[list[Leaf]]:
         """Each row's new tokens, which see those before them."""
@@ -140,22 +140,22 @@ class BranchingCache:
 
     def _allocate(self, grid: Sequence[Sequence[Leaf | None]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Allocate slots for the new tokens of each row; None is padding. Return what `Engine.read` takes but `n_chained`."""
-        n_rows, n_new, n_before = len(grid), max(map(len, grid)), self.n_slots
-        ids = torch.zeros(n_rows, n_new, dtype=torch.long)
-        positions = torch.tensor(self._n_prompt)[:, None].repeat(1, n_new)
-        real = torch.zeros(n_rows, n_new, dtype=torch.bool)
-        visible = torch.nn.functional.pad(self._prompt[:, None].expand(-1, n_new, -1), (0, n_new))  # (B, n, T)
+        n_new, n_before = max(map(len, grid)), self.n_slots
+        ids, real = [[0] * n_new for _ in grid], [[False] * n_new for _ in grid]
+        positions, seen = [[n] * n_new for n in self._n_prompt], []
         for row, leaves in enumerate(grid):
             for n, leaf in enumerate(leaves):
                 if leaf is not None:
-                    ids[row, n], real[row, n] = leaf.id, True
-                    positions[row, n] += len(leaf.slots)
-                    visible[row, n, [*leaf.slots, n_before + n]] = True
-        self._check_room(int(positions.max()) + 1)
-        self._ids = torch.cat([self._ids, ids], dim=-1)
-        self._positions = torch.cat([self._positions, positions], dim=-1)
-        self._prompt = torch.cat([self._prompt, torch.zeros(n_rows, n_new, dtype=torch.bool)], dim=-1)
-        return self._ids, self._positions, visible, real
+                    ids[row][n], real[row][n] = leaf.id, True
+                    positions[row][n] += len(leaf.slots)
+                    seen += [(row * n_new + n) * (n_before + n_new) + slot for slot in (*leaf.slots, n_before + n)]
+        self._check_room(1 + max(map(max, positions)))
+        visible = torch.nn.functional.pad(self._prompt[:, None].expand(-1, n_new, -1), (0, n_new))  # (B, n, T)
+        visible.view(-1)[torch.tensor(seen, dtype=torch.long)] = True
+        self._ids = torch.cat([self._ids, torch.tensor(ids, dtype=torch.long)], dim=-1)
+        self._positions = torch.cat([self._positions, torch.tensor(positions, dtype=torch.long)], dim=-1)
+        self._prompt = torch.nn.functional.pad(self._prompt, (0, n_new))
+        return self._ids, self._positions, visible, torch.tensor(real, dtype=torch.bool)
 
     def _check_room(self, n_positions: int) -> None:
         limit = self.engine.n_positions

@@ -35,7 +35,8 @@ class KeyValueEngine:
         self._model, self._scope = model, scope
         self._cache = DynamicCache()
         self._windows = windows(model)
-        self._takes_masks = _takes_masks(model)
+        self._takes_masks, self._has_kinds = _takes_masks(model), bool(_layer_types(model) - {"full_attention"})
+        self._device, self._dtype = input_device(model), model.dtype
         self._crops, self._cache_name = takes_argument("logits_to_keep", model), cache_argument(model)
         self.n_leaves = N_LEAVES_CACHED if self._takes_masks else 1
         self.n_positions = max_positions(model)
@@ -82,7 +83,7 @@ class KeyValueEngine:
 
     def select_rows(self, index: Tensor) -> None:
         """Continue row i from row `index[i]`; rows may be dropped or repeated."""
-        self._cache.reorder_cache(index.to(input_device(self._model)))  # type: ignore[arg-type]
+        self._cache.reorder_cache(index.to(self._device))  # type: ignore[arg-type]
 
     def keep(self, slots: Tensor) -> None:
         """Drop all other slots."""
@@ -101,20 +102,18 @@ class KeyValueEngine:
                 near = visible & (new[:, :, None] // width == positions[:, None] // width)
             else:
                 near = visible & (new[:, :, None] - positions[:, None] < width)
-            hidden = (~near[:, None]).to(self._model.dtype)
-            masks[kind] = hidden.mul_(torch.finfo(hidden.dtype).min).to(input_device(self._model))
-        return masks if _layer_types(self._model) - {"full_attention"} else next(iter(masks.values()))
+            masks[kind] = (~near[:, None]).to(self._dtype).mul_(torch.finfo(self._dtype).min).to(self._device)
+        return masks if self._has_kinds else next(iter(masks.values()))
 
     def _run(self, ids: Tensor, mask: Tensor | dict[str, Tensor], positions: Tensor, kept: Tensor) -> Tensor:
         """Run the model over new tokens of each row; return the logits (B, n, A) after those with the indices `kept` (n,)."""
-        device = input_device(self._model)
         # an index: torch 2.13 multiplies a slice by frozen weights in bfloat16 very slowly
-        index = kept if hasattr(self._model, "hf_device_map") else kept.to(device)  # the last layer may be on another device
+        index = kept if hasattr(self._model, "hf_device_map") else kept.to(self._device)  # the last layer may be elsewhere
         with torch.no_grad(), self._scope():
             output = self._model(
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device) if isinstance(mask, Tensor) else mask,
-                position_ids=positions.to(device),
+                input_ids=ids.to(self._device),
+                attention_mask=mask.to(self._device) if isinstance(mask, Tensor) else mask,
+                position_ids=positions.to(self._device),
                 use_cache=True,
                 **{self._cache_name: self._cache, **({"logits_to_keep": index} if self._crops else {})},
             )
