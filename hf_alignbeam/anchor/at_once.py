@@ -42,7 +42,12 @@ class AgreeingTokens(Distributions):
 
 
 def condensed(rows: Sequence[RowState], translator: VocabularyTranslator) -> list[RowState]:
-    """Keep, of each distribution inside a text, the tokens that agree with what is written after it."""
+    """Keep, of each distribution inside a text, the tokens that agree with what is written after it.
+
+    A single row keeps all: it would be read no less often, and one row keeps little.
+    """
+    if len(rows) == 1:
+        return list(rows)
     nodes, by_bytes = [row.nodes for row in rows], translator.anchor.by_bytes
     found: dict[int, list[tuple[int, Path, Node, Tensor, list[int]]]] = defaultdict(list)
     for n, row in enumerate(rows):
@@ -72,7 +77,9 @@ def read_candidates(paths: Sequence[tuple[CoverDistribution, Path, Cover, float]
     for distribution, ids, cover, mass in paths:
         candidates = distribution.candidates(ids, cover, mass)
         new += [(distribution.target, t) for t in candidates if len(candidates) > 1 and t not in distribution.target.known]
-    if new:
+    if len({target.index for target, _ in new}) == 1:
+        new[0][0].probs(list(dict.fromkeys(t for _, t in new)))
+    elif new:
         together = new[0][0].together
         places = torch.tensor([(target.index, t) for target, t in new], device=together.device)
         for (target, t), prob in zip(new, together[places.unbind(-1)].tolist(), strict=True):

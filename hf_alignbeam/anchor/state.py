@@ -56,7 +56,7 @@ def largest(values: Tensor, n: int) -> list[dict[int, float]]:
     width = values.shape[-1]
     places, end = None, width - width % STRETCH
     if end // STRETCH > n:
-        chosen = values[:, :end].unflatten(-1, (-1, STRETCH)).amax(-1).topk(n).indices  # (N, n)
+        chosen = values[:, :end].view(len(values), -1, STRETCH).amax(-1).topk(n).indices  # (N, n)
         places = (chosen[..., None] * STRETCH + torch.arange(STRETCH, device=values.device)).flatten(1)
         if end < width:
             places = torch.cat([places, torch.arange(end, width, device=values.device).expand(len(values), -1)], dim=-1)

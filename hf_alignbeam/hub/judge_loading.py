@@ -34,6 +34,10 @@ from hf_alignbeam.judges.probes.saved_probes import PROBES_FILE, read_probes
 from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses
 from hf_alignbeam.judges.profiles.general import SAFE_UNSAFE, YES_NO
 from hf_alignbeam.judges.profiles.known import as_profile, find_profile, named_profile
+from hf_alignbeam.tokenization.backends import OTHER_BACKENDS
+from hf_alignbeam.tokenization.mistral_backends import read_mistral
+
+OTHER_BACKENDS[:] = [read_mistral]  # in a folder of the Hub too, where the packages' own `__init__` files are not
 
 #: As `accept`: answers that refuse by their words.
 REFUSAL = "refusal"

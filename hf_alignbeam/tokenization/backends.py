@@ -23,8 +23,8 @@ WORD_START = "\u2581"
 THREADED_BATCH = 512
 
 
-#: Readers of tokenizers without a `tokenizers` back end, which give None for one that they do not know. They stand in for a
-#: `FastBackend`. The installed package has one, a folder of the Hub has none: an anchor and its target need `tokenizers`.
+#: Readers of tokenizers with other back ends; each returns None for a tokenizer that it does not know. The installed package and
+#: folders that load judges have one. An anchor and its target need `tokenizers`.
 OTHER_BACKENDS: list[Callable[[PreTrainedTokenizerBase], Any]] = []
 
 

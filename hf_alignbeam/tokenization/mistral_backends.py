@@ -1,6 +1,6 @@
 """Reads mistral-common's tokenizers as `backends` reads those of the `tokenizers` library.
 
-Knows the quirks of `tiktoken` and SentencePiece. Neither has a chat template that could be parsed, so no guard uses them.
+Knows the quirks of `tiktoken` and SentencePiece. Their chat templates cannot be parsed: no anchor and no target has one.
 """
 
 from collections.abc import Iterable, Sequence

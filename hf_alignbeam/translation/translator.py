@@ -94,11 +94,11 @@ class Table:
         anchor_prob = anchor_prob[:, : len(target_of)].index_fill_(1, others, 0.0)
         prob = anchor_prob.new_zeros(len(anchor_prob), n_target).index_add_(1, target_of, anchor_prob)
         if len(self.ambiguous):
-            weights = target_prob.index_select(1, self.branch_target) + self.branch_weight  # (N, E)
+            weights = target_prob.index_select(1, self.branch_target).add_(self.branch_weight)  # (N, E)
             totals = weights.new_zeros(ambiguous_mass.shape).index_add_(1, self.branch_group, weights)
-            prob.index_add_(1, self.branch_target, weights * (ambiguous_mass / totals).index_select(1, self.branch_group))
+            prob.index_add_(1, self.branch_target, weights.mul_(ambiguous_mass.div_(totals).index_select(1, self.branch_group)))
         if len(anchor_eos) and len(target_eos):
-            prob[:, target_eos] += eos_mass * _normalized(target_prob[:, target_eos])
+            prob.index_add_(1, target_eos, eos_mass * _normalized(target_prob.index_select(1, target_eos)))
         return Translation(prob, lost_mass)
 
     @cached_method(maxsize=4)

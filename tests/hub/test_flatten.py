@@ -44,6 +44,13 @@ def test_every_import_of_the_package_is_at_the_top_level_and_absolute(entry):
         assert not re.search(r"^\s*(from \.|import hf_alignbeam)", source(module), re.M)
 
 
+@pytest.mark.parametrize("entry", MODULES)
+def test_a_folder_that_loads_judges_reads_their_tokenizers(entry):
+    """Also those of mistral-common, which neither an anchor nor its target may have."""
+    modules = closure(entry)
+    assert ("hf_alignbeam.tokenization.mistral_backends" in modules) == ("hf_alignbeam.judges.llm_judge" in modules)
+
+
 def followed(file):
     """The files that the loader copies for a file, itself included."""
     return {Path(each).name for each in get_relative_import_files(file)} | {file.name}
