@@ -9,8 +9,6 @@
 * `at_once`: What the rows of a batch read, read for all of them at once; and old distributions, freed.
 """
 
-from hf_alignbeam.anchor.at_once import condensed, read_candidates
-from hf_alignbeam.anchor.covering import READERS
-from hf_alignbeam.anchor.follower import CONDENSERS
+from hf_alignbeam.anchor.at_once import read_at_once
 
-CONDENSERS[:], READERS[:] = [condensed], [read_candidates]
+read_at_once()

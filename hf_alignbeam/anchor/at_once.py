@@ -1,7 +1,7 @@
 """What the rows of a batch read from their distributions, read for all of them at once; and old distributions, freed.
 
 A read of a few numbers costs a GPU as much as one of many, and a distribution is as wide as its vocabulary. Nothing that is
-predicted changes. Knows rows, covers and byte strings. The installed package alone has this, as `packed`.
+predicted changes. Knows rows, covers and byte strings. The installed package has this, and the folders of the strategy.
 """
 
 from collections import defaultdict
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from hf_alignbeam.anchor.cover import Cover
-from hf_alignbeam.anchor.covering import CoverDistribution
+from hf_alignbeam.anchor.covering import READERS, CoverDistribution
+from hf_alignbeam.anchor.follower import CONDENSERS
 from hf_alignbeam.anchor.state import Distributions, Node, Path, RowState
 from hf_alignbeam.tokenization.vocabulary import complete_characters
 from hf_alignbeam.translation.translator import VocabularyTranslator
@@ -84,3 +85,8 @@ def read_candidates(paths: Sequence[tuple[CoverDistribution, Path, Cover, float]
         places = torch.tensor([(target.index, t) for target, t in new], device=together.device)
         for (target, t), prob in zip(new, together[places.unbind(-1)].tolist(), strict=True):
             target.known[t] = prob
+
+
+def read_at_once() -> None:
+    """Let every anchor of this process be read at once."""
+    CONDENSERS[:], READERS[:] = [condensed], [read_candidates]

@@ -39,7 +39,7 @@ MAX_COMPLETIONS = 256
 N_TARGET_TOKENS = 8
 #: Keeps shares defined where the target gives all candidates a probability of zero.
 TINY = 1e-30
-#: Read for all rows at once what they will look up. The installed package has one, a folder of the Hub has none.
+#: Read for all rows at once what they will look up. The installed package has one, the folder of the processor alone none.
 READERS: list[Callable[[Sequence[tuple["CoverDistribution", Path, Cover, float]]], None]] = []
 
 

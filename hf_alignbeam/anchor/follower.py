@@ -26,7 +26,7 @@ MAX_UNCOMMITTED, MAX_UNCOMMITTED_EQUAL = 24, 4
 MIN_UNCOMMITTED_PREFILL = 12
 #: Unused slots of the anchor's cache are dropped once there are more than this.
 MAX_UNUSED_SLOTS = 64
-#: Free what old positions do not need any more. The installed package has one, a folder of the Hub has none.
+#: Free what old positions do not need any more. The installed package has one, the folder of the processor alone none.
 CONDENSERS: list[Callable[[Sequence[RowState], VocabularyTranslator], list[RowState]]] = []
 #: A single answer can go back by this many tokens: assisted generation proposes several and keeps the first few.
 N_BACK = 64

@@ -10,12 +10,15 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedModel
 
+from hf_alignbeam.anchor.at_once import read_at_once
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.hub.judge_loading import JUDGE_ARGUMENTS, judge_from_arguments
 from hf_alignbeam.hub.model_loading import cache_key, get_or_build, load_anchor, tokenizer_for
 from hf_alignbeam.hub.shared_arguments import call_class_generate, preset_settings, split_settings
 from hf_alignbeam.presets.published import PAPER
 from hf_alignbeam.utils.stopping_criteria import stateless_criteria
+
+read_at_once()  # in a folder of the Hub too, where the packages' own `__init__` files are not
 
 #: Arguments, beside `anchor` and `judge`, that say which models are loaded and how the judge's output is read.
 MODEL_ARGUMENTS = ("anchor_revision", "anchor_tokenizer", *JUDGE_ARGUMENTS)
