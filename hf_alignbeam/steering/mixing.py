@@ -97,7 +97,7 @@ def _ranks(prob: Tensor) -> Tensor:
 
 
 def _allowed(logp: Tensor, target_logp: Tensor, is_masked: bool = False) -> Tensor:
-    """Normalize over the tokens that the target allows (`is_masked`: others are out already); an empty row gets the target's."""
+    """Normalize over the tokens that the target allows (`is_masked`: others are -inf already); an empty row gets the target's."""
     normalized = (logp if is_masked else logp.masked_fill_(target_logp == -torch.inf, -torch.inf)).log_softmax(-1)
     empty = normalized[:, :1].isnan()  # (N, 1): what is left of a row without a token
     return torch.where(empty, target_logp.log_softmax(-1), normalized) if empty.any() else normalized
