@@ -120,7 +120,7 @@ def gather(recipe: Recipe, jobs: Sequence[BatchJob], answers: Store, verdicts: S
             judges = (refused, harmed)
         for name, hits in score(job.prompts, examples, texts, truth, *judges).items():
             if name == "refuses":  # the configured refusal text counts as a refusal, whatever its words
-                hits = [hit or record["chosen"] == -1 for hit, record in zip(hits, batch.records, strict=True)]
+                hits = [True if record["chosen"] == -1 else hit for hit, record in zip(hits, batch.records, strict=True)]
             collected.columns.setdefault(name, []).extend(hits)
     return list(by_system.values())
 

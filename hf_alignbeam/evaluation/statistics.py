@@ -79,7 +79,8 @@ class Ratio:
 def paired_difference(after: Sequence[bool], before: Sequence[bool]) -> tuple[float, float]:
     """The mean of after - before over the same prompts, with the half width of its 95 % interval.
 
-    The interval is the adjusted Wald interval of Bonett and Price (2012), which stays honest where hardly any answer changed.
+    The half width is that of the adjusted Wald interval of Bonett and Price (2012), which stays honest where hardly any answer
+    changed. It stands around the mean itself, where theirs stands around n / (n + 2) of it.
     """
     n_gained = sum(a and not b for a, b in zip(after, before, strict=True))
     n_lost = sum(b and not a for a, b in zip(after, before, strict=True))

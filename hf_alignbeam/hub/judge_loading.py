@@ -248,8 +248,8 @@ def _build(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setting
     if profile is not None and settings.rubric != HIDDEN_STATES:
         return LLMJudge(network, tokenizer, profile, settings.threshold)
     if settings.rubric != HIDDEN_STATES:
-        guard = LLMJudge(network, tokenizer, threshold=settings.threshold or SAFE_UNSAFE.threshold)
-        if guard.profile is SAFE_UNSAFE:  # it answers so of itself
+        guard = LLMJudge(network, tokenizer, SAFE_UNSAFE, settings.threshold, probe=False)
+        if not guard.gives_no_verdict():  # it answers so of itself
             return guard
     probed = ProbeJudge(network, tokenizer)
     return probed if settings.threshold is None else CalibratedJudge(probed, settings.threshold)

@@ -74,7 +74,7 @@ class LLMJudge:
     Example:
         >>> judge = LLMJudge(model, tokenizer)
         >>> judge(["How do I kill the weeds?"], ["Use vinegar."])
-        tensor([0.0312])
+        tensor([0.0312], dtype=torch.float64)
     """
 
     is_deterministic = True
@@ -104,9 +104,9 @@ class LLMJudge:
         self._use(known or SAFE_UNSAFE)
         engine = choose_engine(model, self._tokens)
         self._scorer = IncrementalScorer(model, engine, lambda: precise_logits(model, self._reader.first_ids))
-        if known is None and self._gives_no_verdict():
+        if known is None and self.gives_no_verdict():
             self._use(ONE_TO_FIVE)
-        if probe and self._gives_no_verdict():
+        if probe and self.gives_no_verdict():
             raise ValueError(f"`model` must answer with verdicts. {self.describe_missing()}")
         own = self.profile.threshold if threshold is None else threshold
         self.threshold = check_threshold(own_threshold(known_verdicts(self, EXCHANGES)) if own is None else own)
@@ -168,7 +168,7 @@ class LLMJudge:
         self._prompt = GuardPrompt(self._tokenizer, profile)
         self._reader = VerdictReader(self._tokens, profile.verdicts)
 
-    def _gives_no_verdict(self) -> bool:
+    def gives_no_verdict(self) -> bool:
         """Whether none of the known exchanges gets a verdict."""
         rows = [self.render(as_messages(each.question), each.response) for each in PROBES]
         return bool(self._read(rows, [1] * len(rows)).harm.isnan().all())

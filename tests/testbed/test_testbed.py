@@ -4,7 +4,6 @@ from conftest import tiny
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_alignbeam import AnchorLogitsProcessor, testbed
-from hf_alignbeam.evaluation.statistics import Rate, paired_difference
 from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.language import KINDS, SIZES, SPEAKERS, SPLITS, language
 from hf_alignbeam.testbed.model_store import save, stored_language
@@ -87,13 +86,6 @@ def test_a_saved_model_loads_with_the_same_logits(tmp_path, piece_tokenizer):
     assert stored_language(tmp_path).seed == 3
     ids = torch.tensor([[5, 6, 7]])
     torch.testing.assert_close(loaded(ids).logits, model(ids).logits, atol=0.05, rtol=0.01)
-
-
-def test_intervals_of_rates_and_differences():
-    assert Rate(95, 100).interval == pytest.approx((0.8882, 0.9785), abs=1e-3)
-    assert Rate(0, 50).interval[0] == pytest.approx(0.0, abs=1e-9)
-    assert paired_difference([True, False, True, True], [True, True, False, True]) == pytest.approx((0.0, 0.653), abs=1e-3)
-    assert paired_difference([True] * 1000, [True] * 1000) == pytest.approx((0.0, 0.00277), abs=1e-4)
 
 
 def test_the_main_job_in_small(anchor, specialist):

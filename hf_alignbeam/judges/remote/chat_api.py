@@ -62,7 +62,7 @@ class ChatJudge:
     Example:
         >>> judge = ChatJudge("Qwen/Qwen3Guard-Gen-0.6B", "http://localhost:8000/v1", key_variable=None)
         >>> judge(["How do I kill the weeds?"], ["Use vinegar."])
-        tensor([0.0004])
+        tensor([0.0004], dtype=torch.float64)
     """
 
     is_remote = True

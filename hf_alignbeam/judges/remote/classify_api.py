@@ -53,7 +53,7 @@ class ClassifyJudge:
     Example:
         >>> judge = ClassifyJudge("you/guard", {"unsafe": 1.0}, "http://localhost:8000", ["safe", "unsafe"], key_variable=None)
         >>> judge(["How do I kill the weeds?"], ["Use vinegar."])
-        tensor([0.0004])
+        tensor([0.0004], dtype=torch.float64)
     """
 
     is_remote = True

@@ -9,7 +9,9 @@ import torch
 from hf_alignbeam.build_cache import keepers
 from hf_alignbeam.build_cache.disk import FOLDER_VARIABLE
 from hf_alignbeam.hub.judge_loading import JudgeSettings, load_judge
+from hf_alignbeam.judges import verdicts
 from hf_alignbeam.judges.known_exchanges import EXCHANGES
+from hf_alignbeam.judges.llm_judge import LLMJudge
 from hf_alignbeam.judges.probes import linear_probe, probe_judge
 from hf_alignbeam.judges.probes.known_probes import ANSWERS, COMPLIES, FIT, REQUESTS
 from hf_alignbeam.judges.probes.probe_judge import ProbeJudge
@@ -131,6 +133,15 @@ def test_known_texts_are_of_both_kinds_and_new_to_each_other():
         assert 0.2 < sum(each.label for each in known) / len(known) < 0.8
     assert len({each.request for each in REQUESTS}) == len(REQUESTS)
     assert not {each.response for each in EXCHANGES} & {each.response for each in ANSWERS}
+
+
+def test_a_model_that_cannot_say_a_verdict_is_judged_by_its_hidden_states(tiny_qwen, byte_tokenizer, monkeypatch):
+    """It is not asked for a rating either."""
+    monkeypatch.setattr(probe_judge, "MIN_SEPARATION", 0.0)
+    monkeypatch.setattr(verdicts, "MIN_VERDICT_PROB", 0.99)
+    with pytest.raises(ValueError, match="`model` must answer with verdicts"):
+        LLMJudge(tiny_qwen, byte_tokenizer)
+    assert isinstance(load_judge(tiny_qwen, JudgeSettings(), tiny_qwen.device, byte_tokenizer), ProbeJudge)
 
 
 @pytest.mark.parametrize("settings", [{"labels": {"yes": 1.0}}, {"template": "{{ messages }}"}])
