@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hf_alignbeam.anchor.cover import Cover, CoverPath, OpenPath
 from hf_alignbeam.anchor.state import Node, Path, RowState, largest
-from hf_alignbeam.translation.translator import AS_IS_WEIGHT, VocabularyTranslator
+from hf_alignbeam.translation.translator import AS_IS_WEIGHT, NEGLIGIBLE, VocabularyTranslator
 
 #: The target's tokens are taken as canonical while this keeps more than such a share of the anchor's mass.
 MIN_CANONICAL_SHARE = 0.01
@@ -37,8 +37,6 @@ MIN_BRANCH_MASS = 0.001
 MAX_COMPLETIONS = 256
 #: This many of the target's likeliest tokens are tried as what an anchor path may become.
 N_TARGET_TOKENS = 8
-#: Keeps shares defined where the target gives all candidates a probability of zero.
-TINY = 1e-30
 #: Read for all rows at once what they will look up. The installed package has one, the folder of the processor alone none.
 READERS: list[Callable[[Sequence[tuple["CoverDistribution", Path, Cover, float]]], None]] = []
 
@@ -131,7 +129,7 @@ class CoverDistribution:
         following = self.row.nodes.get(self.row.path[: len(path) + 1])
         if following is None or path != self.row.path[: len(path)] or path == self.row.path:
             return node.path_logp
-        return node.path_logp + math.log(max(-math.expm1(following.path_logp - node.path_logp), TINY))
+        return node.path_logp + math.log(max(-math.expm1(following.path_logp - node.path_logp), NEGLIGIBLE))
 
     def _likeliest(self, node: Node, pending: bytes) -> dict[int, float]:
         """The likeliest anchor tokens after a point with their probabilities: any at the end of the text, completions inside."""
@@ -256,7 +254,7 @@ class CoverDistribution:
         if len(candidates) < 2:
             return iter([(t, mass) for t in candidates])
         weights = self.target.probs(candidates)
-        weights[0] += AS_IS_WEIGHT * sum(weights) + TINY
+        weights[0] += AS_IS_WEIGHT * sum(weights) + NEGLIGIBLE
         scale = mass / sum(weights)
         return ((t, weight * scale) for t, weight in zip(candidates, weights, strict=True))
 

@@ -17,10 +17,10 @@ from hf_alignbeam.tokenization.vocabulary import Vocabulary
 from hf_alignbeam.translation.retokenization import Retokenizer
 from hf_alignbeam.utils.method_cache import cached_method, kept
 
-#: A row with less mass than this counts as empty.
+#: A row with less mass than this counts as empty; it keeps shares of nothing defined.
 NEGLIGIBLE = 1e-30
 #: Where the target's distribution decides between the tokens that a text may become, the token for the text as it is gets
-#: this weight on top, so that probabilities near zero do not decide.
+#: this share of their sum on top, and all where they have none.
 AS_IS_WEIGHT = 0.001
 
 TranslationRule = Literal["bytes", "drop", "first", "exact"]
@@ -53,8 +53,7 @@ class Table:
         others: (M,) the other anchor ids.
         ambiguous: (G,) the anchor ids that are also a proper prefix of longer target tokens.
         branch_group: (E,) index into `ambiguous`.
-        branch_target: (E,) the target ids that may take the mass of that anchor id.
-        branch_weight: (E,) their weight on top of the target's probability: `AS_IS_WEIGHT` for the text as it is, else 0.
+        branch_target: (E,) the target ids that may take the mass of that anchor id; at the end the G for its text as it is.
         extensions: By path of anchor ids, the target ids whose text the path is a proper prefix of.
         anchor_eos, target_eos: The ids that end an answer.
         possible: (A,) 1 for the anchor ids that continue the pending bytes; None where no bytes are pending.
@@ -65,7 +64,6 @@ class Table:
     ambiguous: Tensor
     branch_group: Tensor
     branch_target: Tensor
-    branch_weight: Tensor
     extensions: dict[tuple[int, ...], list[int]]
     anchor_eos: Tensor
     target_eos: Tensor
@@ -94,8 +92,10 @@ class Table:
         anchor_prob = anchor_prob[:, : len(target_of)].index_fill_(1, others, 0.0)
         prob = anchor_prob.new_zeros(len(anchor_prob), n_target).index_add_(1, target_of, anchor_prob)
         if len(self.ambiguous):
-            weights = target_prob.index_select(1, self.branch_target).add_(self.branch_weight)  # (N, E)
+            weights = target_prob.index_select(1, self.branch_target)  # (N, E)
             totals = weights.new_zeros(ambiguous_mass.shape).index_add_(1, self.branch_group, weights)
+            weights[:, -len(self.ambiguous) :].add_(totals, alpha=AS_IS_WEIGHT).add_(NEGLIGIBLE)
+            totals.mul_(1.0 + AS_IS_WEIGHT).add_(NEGLIGIBLE)
             prob.index_add_(1, self.branch_target, weights.mul_(ambiguous_mass.div_(totals).index_select(1, self.branch_group)))
         if len(anchor_eos) and len(target_eos):
             prob.index_add_(1, target_eos, eos_mass * _normalized(target_prob.index_select(1, target_eos)))
@@ -215,7 +215,6 @@ class VocabularyTranslator:
             ambiguous=_ids(branches),
             branch_group=_ids([*(n for n, _ in edges), *range(len(branches))]),
             branch_target=_ids([*(t for _, t in edges), *(next_ids[i] for i in branches)]),
-            branch_weight=torch.tensor([0.0] * len(edges) + [AS_IS_WEIGHT] * len(branches)),
             extensions=extensions,
             anchor_eos=_ids(() if pending else self.anchor.eos_ids),
             target_eos=_ids(self.target.eos_ids),

@@ -35,7 +35,8 @@ def translate(anchor, target, anchor_prob, target_prob, rule="bytes"):
                     path = anchor.encode(longer)
                     if len(path) > 1 and path[0] == i:
                         candidates.add(t)
-        weights = {t: float(target_prob[t]) + (AS_IS_WEIGHT if t == ids[0] else 0.0) for t in candidates}
+        weights = {t: float(target_prob[t]) for t in candidates}
+        weights[ids[0]] += AS_IS_WEIGHT * sum(weights.values()) + 1e-30
         for t, weight in weights.items():
             result[t] += p * weight / sum(weights.values())
     return dict(result), lost
