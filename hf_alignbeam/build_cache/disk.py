@@ -19,7 +19,7 @@ from hf_alignbeam.utils.whole_files import replace_bytes
 #: Names the folder, in place of `alignbeam` in Hugging Face's own; where it is set to nothing, nothing is kept.
 FOLDER_VARIABLE = "HF_ALIGNBEAM_CACHE"
 #: Files of another format of ours are not read, nor those of other releases: these may encode or compute otherwise.
-FORMAT = (1, *map(version, ("tokenizers", "transformers", "torch")))
+FORMAT = (2, *map(version, ("tokenizers", "transformers", "torch")))
 
 
 def kept_on_disk(kind: str, key: str, compute: Callable[[], Any]) -> Any:

@@ -11,7 +11,7 @@ from hf_alignbeam.presets.processor import PROCESSOR
 #: safest is the answer.
 PAPER: dict[str, Any] = {
     "num_candidates": 3,
-    "threshold": 0.375,  # 2.5 on a scale from 1 to 5
+    "threshold": 0.375,  # a rating of 2.5 on a scale from 1 to 5, by a judge whose own threshold is .5
     "judge_after": None,
     "judge_every": None,
     "choice": "safest",

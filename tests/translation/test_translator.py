@@ -6,6 +6,8 @@ import torch
 from helpers import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from hf_alignbeam.benchmarks.translation_loss import with_rule
 from hf_alignbeam.testbed import tokenizers as toy
@@ -29,6 +31,22 @@ def distributions(translator, seed, n=2, sharpness=4.0):
     generator = torch.Generator().manual_seed(seed)
     sizes = len(translator.anchor), len(translator.target)
     return [(torch.randn(n, size, generator=generator) * sharpness).softmax(-1) for size in sizes]
+
+
+def test_a_token_that_its_own_tokenizer_never_writes_is_kept_by_its_bytes_or_encoded_again():
+    """As some of SmolLM2's and many of Gemma's: the paper's rules decode and encode."""
+    vocab = {"</s>": 0, "a": 1, "b": 2, "ab": 3}
+    anchor, target = (
+        PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), eos_token="</s>")
+        for model in (models.BPE(vocab, [("a", "b")]), models.BPE({**vocab, "c": 4}, []))
+    )
+    prob = torch.tensor([[0.0, 0.1, 0.2, 0.7]])
+    expected = {"bytes": [0, 0.1, 0.2, 0.7], "exact": [0, 0.1, 0.2, 0.7], "drop": [0, 1 / 3, 2 / 3, 0], "first": [0, 0.8, 0.2, 0]}
+    for rule in RULES:
+        translation = VocabularyTranslator(anchor, target, rule)(prob, torch.full((1, 5), 0.2))
+        kept = torch.tensor([*expected[rule], 0]) * (1.0 - translation.lost)
+        torch.testing.assert_close(translation.prob[0], kept)
+        assert float(translation.lost[0]) == pytest.approx(0.7 if rule == "drop" else 0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("rule", RULES)
