@@ -162,8 +162,7 @@ class ProbeSampler:
         self.has_moved = True
         if self._optimizer is None:
             directions = gradient / gradient.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-            length = self._config.eta / (1.0 if self._config.relative else self._unit)
-            self._offset.data -= length * directions
+            self._offset.data -= self._config.eta * directions
         else:
             self._offset.grad = gradient * self._unit
             self._optimizer.step()

@@ -196,7 +196,7 @@ def _choice_table(results: Sequence[SystemResults]) -> list[str]:
     strategies = [each for each in results if any(choice.chosen is not None for choice in _choices(each, plain))]
     if not strategies:
         return []
-    columns = ["refused in the model's words", "by the configured text", "harmful answers", "harmless flagged"]
+    columns = ["refused in the model's words", "by the configured text", "harmful answers", "harmless replaced"]
     lines = table_head(["system", "harmful prompts", *columns, "unflagged", "of these as plain generate"])
     for each in strategies:
         choices = _choices(each, plain)
