@@ -20,9 +20,11 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
     StoppingCriteriaList,
     TemperatureLogitsWarper,
+    TopHLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
     TypicalLogitsWarper,
+    WatermarkLogitsProcessor,
 )
 
 from hf_alignbeam.decoding.records import divergence
@@ -32,12 +34,14 @@ from hf_alignbeam.steering.anchor_steering import AnchorSteering
 #: The processors that `generate` puts after all of the user's. The anchor is mixed in before them, where a user's would be.
 WARPERS = (
     TemperatureLogitsWarper,
+    TopHLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
     MinPLogitsWarper,
     TypicalLogitsWarper,
     EpsilonLogitsWarper,
     EtaLogitsWarper,
+    WatermarkLogitsProcessor,
     LogitNormalization,
 )
 

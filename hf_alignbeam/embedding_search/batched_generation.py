@@ -19,14 +19,23 @@ from transformers import (
 )
 
 from hf_alignbeam.embedding_search.embeddings import left_padded
-from hf_alignbeam.utils.generation_modes import CACHES, refuse_modes
+from hf_alignbeam.utils.generation_modes import CACHES, encoder_settings, refuse_modes
 
 #: The default number of new tokens of `generate`, transformers 5.23.
 DEFAULT_LENGTH = 20
 #: What `generate` can return besides sequences, but a search cannot.
 PER_STEP_OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 #: Settings that apply to sampled answers only.
-SAMPLING = {"temperature": None, "top_p": None, "top_k": None, "min_p": None, "typical_p": None}
+SAMPLING = {
+    "temperature": None,
+    "top_p": None,
+    "top_k": None,
+    "min_p": None,
+    "typical_p": None,
+    "top_h": None,
+    "epsilon_cutoff": None,
+    "eta_cutoff": None,
+}
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,10 @@ def resolve_generation(
     for name in PER_STEP_OUTPUTS:
         if getattr(config, name, None):
             raise ValueError(f"`{name}` must be left out, got it: a search returns sequences only.")
+    for name in (name for name, is_used in encoder_settings(config).items() if is_used):
+        raise ValueError(f"`{name}` must be left out with an embedding search, as its answers follow no tokens, but it is set.")
+    if n_prompt > 1:  # `generate` forces the first token of an empty answer only, and answers of embeddings begin as empty ones
+        config.forced_bos_token_id = None
     if (config.num_return_sequences or 1) > 1:
         raise ValueError(
             f"`num_return_sequences` must be 1, got {config.num_return_sequences}. Repeat the prompt to get several answers."

@@ -18,7 +18,7 @@ from transformers import (
 
 from hf_alignbeam.steering.generate_loops import N_CALLERS
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
-from hf_alignbeam.utils.generation_modes import refuse_modes
+from hf_alignbeam.utils.generation_modes import encoder_settings, refuse_modes
 
 #: Settings for which `generate` needs the tokenizer, which it takes away from a strategy's calls (transformers 5.23).
 NEED_TOKENIZER = {
@@ -44,6 +44,7 @@ def check_strategy_call(model: PreTrainedModel, logits_processor: LogitsProcesso
         "watermarking_config": any(isinstance(each, SynthIDTextWatermarkLogitsProcessor) for each in logits_processor),
         "guidance_scale": any(isinstance(each, UnbatchedClassifierFreeGuidanceLogitsProcessor) for each in logits_processor),
         "prefix_allowed_tokens_fn": any(isinstance(each, PrefixConstrainedLogitsProcessor) for each in logits_processor),
+        **encoder_settings(config),
     }
     for name in (name for name, is_given in refused.items() if is_given):
         raise ValueError(f"`{name}` must be left out with AlignBeam, because it does not work for candidates, but it is set.")

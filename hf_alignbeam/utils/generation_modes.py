@@ -25,6 +25,12 @@ CACHES = ("cache", "past_key_values", "cache_params", "state", "mems", "past_buc
 MODELS = ("assistant_model", "assistant_tokenizer")
 
 
+def encoder_settings(config: GenerationConfig) -> dict[str, bool]:
+    """Whether each setting is in use that reads the prompt as an encoder's input: its ids, by the numbers of the batch's rows."""
+    penalty, size = config.encoder_repetition_penalty, config.encoder_no_repeat_ngram_size
+    return {"encoder_repetition_penalty": penalty not in (None, 1.0), "encoder_no_repeat_ngram_size": bool(size)}
+
+
 def refuse_modes(config: GenerationConfig, given: Mapping[str, Any], name: str, *known: str) -> None:
     """Raise ValueError for modes of `generate` that are not a plain continuation of every row.
 

@@ -28,12 +28,20 @@ def test_arguments_of_generate_are_refused_by_name(specialist, strategy, anchor)
         ({"prompt_lookup_num_tokens": 2}, "prompt_lookup_num_tokens"),
         ({"guidance_scale": 2.0}, "guidance_scale"),
         ({"prefix_allowed_tokens_fn": lambda row, ids: [5]}, "prefix_allowed_tokens_fn"),
+        ({"encoder_repetition_penalty": 1.5}, "encoder_repetition_penalty"),
+        ({"encoder_no_repeat_ngram_size": 3}, "encoder_no_repeat_ngram_size"),
         ({"return_dict_in_generate": True, "output_attentions": True}, "output_attentions"),
         ({"return_dict_in_generate": True, "output_hidden_states": True}, "output_hidden_states"),
         ({"logits_processor": [guard]}, "logits_processor"),
     ):
         with pytest.raises(ValueError, match=f"`{name}` must"):
             generated(specialist, chats_of("general", 1), strategy(passing), **options)
+
+
+@pytest.mark.parametrize("name", ["encoder_repetition_penalty", "encoder_no_repeat_ngram_size"])
+def test_an_embedding_search_refuses_settings_that_read_an_encoders_input(name, specialist):
+    with pytest.raises(ValueError, match=f"`{name}` must be left out with an embedding search"):
+        EmbeddingSteerer(*specialist, passing).generate(chats_of("general", 1), max_new_tokens=3, **{name: 2})
 
 
 @pytest.mark.filterwarnings("ignore:You've set `(dola_layers|assistant_model)`")

@@ -207,3 +207,21 @@ def test_a_conversation_that_the_template_refuses_is_an_error_that_names_its_rol
     conversation = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
     with pytest.raises(ValueError, match="refuses a conversation with the roles system, user: .* Pass `conversations`"):
         getattr(EmbeddingSteerer(model, tokenizer, graded), call)([conversation])
+
+
+def test_the_first_token_of_a_searched_answer_is_forced_no_more_than_that_of_the_plain_one(thin):
+    """`generate` ignores `forced_bos_token_id` behind a prompt; an answer to embeddings has none."""
+    model, tokenizer = thin
+    (chat,) = framed(1)
+    n_asked = []
+
+    def flags_the_own_answer(conversations, responses):
+        n_asked.append(len(responses))
+        return [float(len(n_asked) == 1)] * len(responses)
+
+    found = []
+    for options in ({}, {"forced_bos_token_id": 20}):
+        n_asked.clear()
+        steerer = EmbeddingSteerer(model, tokenizer, flags_the_own_answer, accept=None)
+        found.append(steerer.generate([chat], max_new_tokens=20, do_sample=False, **options))
+    assert torch.equal(*found)
