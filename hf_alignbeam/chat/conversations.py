@@ -4,9 +4,11 @@ Knows messages of text. Knows no template, no tokenizer and no token id.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from hf_alignbeam.utils.checks import check_utf8
 
 Message = dict[str, str]
 Conversation = list[Message] | str
@@ -18,16 +20,17 @@ def as_messages(conversation: Conversation) -> list[Message]:
     Content given in parts is joined, and tool calls are appended to their message's content as text.
 
     Raises:
-        ValueError: The conversation is neither a string nor a list, a message lacks `role` or a textual `content`, or all
-            messages are blank.
+        ValueError: The conversation is neither a string nor a list, a message lacks a textual `role` or `content`, its text has
+            no UTF-8, or all messages are blank.
     """
     if not isinstance(conversation, str | list):
         raise ValueError(f"A conversation must be a string or a list of messages, got {conversation!r}.")
     messages = [{"role": "user", "content": conversation}] if isinstance(conversation, str) else conversation
     for message in messages:
-        if not isinstance(message, dict) or "role" not in message or not ("content" in message or message.get("tool_calls")):
+        has_role = isinstance(message, dict) and isinstance(message.get("role"), str)
+        if not has_role or not ("content" in message or message.get("tool_calls")):
             raise ValueError(f"A message of `conversations` must have 'role' and 'content' (or 'tool_calls'), got {message!r}.")
-    plain = [{"role": message["role"], "content": _message_text(message)} for message in messages]
+    plain = [{"role": message["role"], "content": check_utf8("A message", _message_text(message))} for message in messages]
     if not any(message["content"].strip() for message in plain):
         raise ValueError(
             f"A conversation must hold some text, got {conversation!r}. An empty prompt gives the anchor nothing to "
@@ -36,22 +39,18 @@ def as_messages(conversation: Conversation) -> list[Message]:
     return plain
 
 
-def as_message_lists(conversations: Sequence[Conversation]) -> list[list[Message]]:
+def as_message_lists(conversations: Iterable[Conversation]) -> list[list[Message]]:
     """Convert the conversations of a batch, as `as_messages` does.
 
     Raises:
-        ValueError: `conversations` is a single string or empty, or one of them is invalid.
+        ValueError: `conversations` is no collection, a single string or empty, or one of them is invalid.
     """
-    if isinstance(conversations, str) or not conversations:
+    rows = [] if isinstance(conversations, str | Mapping) or not isinstance(conversations, Iterable) else list(conversations)
+    if not rows:
         raise ValueError(
             f"`conversations` must hold one conversation a prompt, got {conversations!r}. Put a single one in a list."
         )
-    return [as_messages(conversation) for conversation in conversations]
-
-
-def as_message_lists_or_none(conversations: Sequence[Conversation] | None) -> list[list[Message]] | None:
-    """Convert the conversations of a batch where they are given, as `as_message_lists` does."""
-    return None if conversations is None else as_message_lists(conversations)
+    return [as_messages(conversation) for conversation in rows]
 
 
 def _message_text(message: Mapping[str, Any]) -> str:

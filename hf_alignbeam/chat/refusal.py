@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.conversations import ParsedPrompt
 from hf_alignbeam.tokenization.vocabulary import decode
+from hf_alignbeam.utils.checks import check_utf8
 
 #: The default refusal text.
 REFUSAL = "I cannot help with that."
@@ -24,7 +25,7 @@ class Refusal:
         eos: The id that ends it, if there is one.
 
     Raises:
-        ValueError: `text` is blank.
+        ValueError: `text` is blank, or has no UTF-8.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, pieces: Sequence[bytes | None], text: str, eos: int | None):
@@ -70,10 +71,11 @@ def check_refusal(text: str) -> None:
     """Check the `refusal` argument.
 
     Raises:
-        ValueError: `text` is blank.
+        ValueError: `text` is blank, or has no UTF-8.
     """
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"`refusal` must hold some text, got {text!r}. Leave it out for {REFUSAL!r}.")
+    check_utf8("`refusal`", text)
 
 
 def first_invisible(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> int | None:

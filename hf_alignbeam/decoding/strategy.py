@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.generation import BaseStreamer
 
-from hf_alignbeam.chat.conversations import Conversation, ParsedPrompt, as_message_lists_or_none
+from hf_alignbeam.chat.conversations import Conversation, ParsedPrompt, as_message_lists
 from hf_alignbeam.chat.refusal import REFUSAL, Refusal, first_invisible
 from hf_alignbeam.decoding.candidates import CandidateGenerator
 from hf_alignbeam.decoding.fallback import Fallback, OnFail
@@ -153,7 +153,7 @@ class AlignBeam:
         self._audit = audit
         self._explain: Callable[[Answer], None] | None = None
         self._tokenizer = tokenizer
-        self._conversations = as_message_lists_or_none(conversations)
+        self._conversations = None if conversations is None else as_message_lists(conversations)
         self._token_bytes = token_bytes(tokenizer)
 
     @classmethod
@@ -197,7 +197,7 @@ class AlignBeam:
         """
         check_streamer(streamer)
         other = copy.copy(self)
-        other._conversations = as_message_lists_or_none(conversations)
+        other._conversations = None if conversations is None else as_message_lists(conversations)
         other._streamer = streamer
         other._explain = explain
         return other

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from hf_alignbeam.chat.conversations import as_message_lists_or_none
+from hf_alignbeam.chat.conversations import as_message_lists
 from hf_alignbeam.chat.prompt_reader import PromptReader
 from hf_alignbeam.chat.templates import check_template
 from hf_alignbeam.embedding_search.steerer import EmbeddingSteerer
@@ -60,5 +60,5 @@ def embedding_steerer(
 
     key = ("embedding_steerer", id(loaded_judge), id(loaded_accept), id(tokenizer), *cache_key(settings))
     steerer = get_or_build(model, key, build)
-    prompts, _ = reader.read(ids, as_message_lists_or_none(conversations), rest.get("attention_mask"))
+    prompts, _ = reader.read(ids, None if conversations is None else as_message_lists(conversations), rest.get("attention_mask"))
     return steerer.respond(ids, prompts, **{**rest, "stopping_criteria": stateless_criteria(rest.get("stopping_criteria"))})

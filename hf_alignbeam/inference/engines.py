@@ -39,7 +39,7 @@ class KeyValueEngine:
         self._device, self._dtype = input_device(model), model.dtype
         self._crops, self._cache_name = takes_argument("logits_to_keep", model), cache_argument(model)
         self.n_leaves = N_LEAVES_CACHED if self._takes_masks else 1
-        self.n_positions = max_positions(model)
+        self.name, self.n_positions = model.config._name_or_path or type(model).__name__, max_positions(model)
         self.n_forwards = self.n_tokens = 0
 
     def prefill(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ class RecomputeEngine:
     def __init__(self, model: PreTrainedModel, scope: Scope = nullcontext):
         self._model, self._scope = model, scope
         self._crops = takes_argument("logits_to_keep", model)
-        self.n_positions = max_positions(model)
+        self.name, self.n_positions = model.config._name_or_path or type(model).__name__, max_positions(model)
         self.n_forwards = self.n_tokens = 0
 
     def prefill(self, ids: Tensor, mask: Tensor) -> Tensor:

@@ -187,9 +187,10 @@ def _check_base(anchor: PreTrainedModel | str, model: torch.nn.Module | None) ->
     """Raise ValueError unless the anchor is a model, or "base" together with the adapted target as `model`."""
     is_base = isinstance(anchor, str)
     if is_base != (model is not None) or (anchor != "base" if is_base else not isinstance(anchor, torch.nn.Module)):
+        given = [repr(x) if x is None or isinstance(x, str) else f"a {type(x).__name__}" for x in (anchor, model)]
         raise ValueError(
-            f'`anchor` must be a model, or "base" with the adapted target as `model`, got {_described(anchor)} with '
-            f"{_described(model)}. Leave `model` out if the anchor is a separate model."
+            f'`anchor` must be a model, or "base" with the adapted target as `model`, got {" with ".join(given)}. '
+            "Leave `model` out if the anchor is a separate model."
         )
     is_whole = hasattr(anchor, "get_base_model") or getattr(anchor, "_hf_peft_config_loaded", False)
     if not (is_whole or isinstance(anchor, str) or all(layer.disable_adapters for layer in adapter_layers(anchor))):
@@ -197,10 +198,6 @@ def _check_base(anchor: PreTrainedModel | str, model: torch.nn.Module | None) ->
             "`anchor` must be a whole model, got the inside of a `PeftModel`, where its adapters are on. For the model without "
             'them give `anchor="base"` and the `PeftModel` as `model`; for the model with them the `PeftModel`.'
         )
-
-
-def _described(argument: object) -> str:
-    return repr(argument) if argument is None or isinstance(argument, str) else f"a {type(argument).__name__}"
 
 
 def _check_anchor(anchor: PreTrainedModel, anchor_tokenizer: PreTrainedTokenizerBase, tokens: Sequence[bytes | None]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.anchor.follower import N_BACK, Follower
-from hf_alignbeam.chat.conversations import Conversation, Message, as_message_lists_or_none
+from hf_alignbeam.chat.conversations import Conversation, Message, as_message_lists
 from hf_alignbeam.steering.anchor_steering import AnchorSteering
 from hf_alignbeam.steering.generate_call import CallState, GenerateCall
 from hf_alignbeam.steering.generate_loops import CallRegistry, calling_loop
@@ -84,7 +84,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
         self._calls = CallRegistry()  # first: it stops a deep copy before the anchor is copied
         settings = SteeringSettings(alpha, n_steps, n_watch, mixing, translation, n_lookahead, template)
         self._steering = AnchorSteering(anchor, anchor_tokenizer, tokenizer, settings, model)
-        self._conversations = as_message_lists_or_none(conversations)
+        self._conversations = None if conversations is None else as_message_lists(conversations)
 
     @property
     def steering(self) -> AnchorSteering:
@@ -115,7 +115,7 @@ class AnchorLogitsProcessor(LogitsProcessor):
     def with_conversations(self, conversations: Sequence[Conversation] | None) -> "AnchorLogitsProcessor":
         """The same processor for other conversations: it shares models, translator and ledger with this one."""
         other = copy.copy(self)
-        other._conversations = as_message_lists_or_none(conversations)
+        other._conversations = None if conversations is None else as_message_lists(conversations)
         other._calls = CallRegistry()
         return other
 

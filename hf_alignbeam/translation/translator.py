@@ -227,11 +227,10 @@ def links(translator: VocabularyTranslator, pending: bytes, target_only_prefix: 
     anchor, target = translator.anchor, translator.target
     ids, endings = anchor.endings(pending)
     next_tokens = [-1] * len(anchor)
-    encodes, encodes_all = translator.rule != "exact", translator.rule in ("drop", "first")
-    texts = {}
+    texts, encodes_all = {}, translator.rule in ("drop", "first")
     for i, ending in zip(ids, endings, strict=True):
         next_tokens[i] = -1 if encodes_all else target.by_bytes.get(target_only_prefix + ending, -1)
-        if next_tokens[i] < 0 and encodes:
+        if next_tokens[i] < 0 and translator.rule != "exact":
             texts[i] = target_only_prefix + ending
     for i, encoded in zip(texts, target.encode_batch(list(texts.values())), strict=True):
         if len(encoded) == 1 or (encoded and translator.rule != "drop"):

@@ -1,15 +1,26 @@
 """Conversations as messages of plain text, and prompts as messages and a prefill."""
 
+import json
+
 import pytest
 
 from hf_alignbeam.chat.begun_answers import continued, messages_with_prefill
-from hf_alignbeam.chat.conversations import ParsedPrompt, alternate_roles, as_messages, merge_system, prompt_from_messages
+from hf_alignbeam.chat.conversations import (
+    ParsedPrompt,
+    alternate_roles,
+    as_message_lists,
+    as_messages,
+    merge_system,
+    prompt_from_messages,
+)
 
 
 def test_conversations_are_checked():
     assert as_messages("Hi") == [{"role": "user", "content": "Hi"}]
     with pytest.raises(ValueError, match=r"must have 'role' and 'content' \(or 'tool_calls'\), got {'text': 'x'}"):
         as_messages([{"text": "x"}])
+    with pytest.raises(ValueError, match="must have 'role' and 'content'"):
+        as_messages([{"role": 1, "content": "x"}])
     with pytest.raises(ValueError, match=r"A conversation must hold some text, got ' '"):
         as_messages(" ")
     with pytest.raises(ValueError, match="must be a string or a list of messages, got 5"):
@@ -85,3 +96,25 @@ def test_a_tool_call_needs_neither_content_nor_arguments(content, call, text):
 def test_a_tool_call_without_a_name_is_refused():
     with pytest.raises(ValueError, match="must have the 'name' of its function, got {'arguments': 'x'}"):
         as_messages([{"role": "assistant", "tool_calls": [{"arguments": "x"}]}])
+
+
+HALF = json.loads('"\\ud83d"')
+
+
+@pytest.mark.parametrize(
+    "conversation", [HALF, [{"role": "assistant", "content": f"So {HALF}"}], [{"role": "user", "content": [{"text": HALF}]}]]
+)
+def test_text_without_utf8_is_refused_by_name(conversation):
+    """Half of a surrogate pair, which JSON may hold and no tokenizer reads."""
+    with pytest.raises(ValueError, match="A message must hold text that UTF-8 can write, got half of a surrogate pair"):
+        as_messages(conversation)
+
+
+@pytest.mark.parametrize("conversations", [(), iter(()), 5, "Hi", {"role": "user", "content": "Hi"}])
+def test_what_is_no_collection_of_conversations_is_refused_by_name(conversations):
+    with pytest.raises(ValueError, match="`conversations` must hold one conversation a prompt, got"):
+        as_message_lists(conversations)
+
+
+def test_a_generator_of_conversations_is_read_once():
+    assert as_message_lists(text for text in ("Hi", "Ho")) == [as_messages("Hi"), as_messages("Ho")]

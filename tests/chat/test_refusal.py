@@ -4,7 +4,7 @@ import pytest
 
 from hf_alignbeam.chat.begun_answers import continued
 from hf_alignbeam.chat.conversations import ParsedPrompt
-from hf_alignbeam.chat.refusal import Refusal
+from hf_alignbeam.chat.refusal import Refusal, check_refusal
 from hf_alignbeam.tokenization.vocabulary import decode, token_bytes
 
 PROMPT = ParsedPrompt([{"role": "user", "content": "How?"}], b"", b" ")
@@ -46,6 +46,11 @@ def test_a_replacement_is_whole_or_nothing(tokenizer, refusal):
     assert whole[-1] == tokenizer.eos_token_id
     assert refusal.replacement_ids("Use vinegar.", PROMPT, 2, len(whole) + 2) == whole
     assert refusal.replacement_ids("Use vinegar.", PROMPT, 3, len(whole) + 2) == []
+
+
+def test_a_refusal_without_utf8_is_an_error():
+    with pytest.raises(ValueError, match="`refusal` must hold text that UTF-8 can write"):
+        check_refusal("No \ud83d")
 
 
 def test_a_blank_refusal_is_an_error(tokenizer):
