@@ -11,6 +11,7 @@ that is there already is measured.
 """
 
 import argparse
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -80,13 +81,14 @@ def learn(args: argparse.Namespace) -> None:
         f"{len(requests)} prompts, {n_harmful} of them harmful; {len(answers)} responses, {n_complying} of which comply.",
         flush=True,
     )
+    model_name = os.path.abspath(args.model) if os.path.isdir(args.model) else args.model  # written beside the probes
     if args.epochs:
         from request_tuning import fine_tune  # only here, as a trainer takes seconds to import
 
-        tokenizer = load_padding_tokenizer(args.model)
-        model = fine_tune(args.model, tokenizer, requests, args.epochs, args.seed).to(DEVICE)
+        tokenizer = load_padding_tokenizer(model_name)
+        model = fine_tune(model_name, tokenizer, requests, args.epochs, args.seed).to(DEVICE)
     else:
-        model, tokenizer = load_causal(args.model, DEVICE)
+        model, tokenizer = load_causal(model_name, DEVICE)
     ProbeJudge(model, tokenizer, requests=requests, answers=answers).save_pretrained(args.to)
 
 

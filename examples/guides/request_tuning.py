@@ -75,7 +75,8 @@ def fine_tune(name: str, tokenizer: Any, requests: Sequence[tuple[Conversation, 
         collator = DataCollatorWithPadding(tokenizer)
         Trainer(adapted, arguments, train_dataset=rows, data_collator=collator, processing_class=tokenizer).train()
     model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
-    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **LORA))
+    commit = getattr(model.config, "_commit_hash", None)  # of a model of the Hub: a copy that is protected with it names it
+    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", revision=commit, **LORA))
     learned = {key: value for key, value in get_peft_model_state_dict(adapted).items() if ".score" not in key}
     if set_peft_model_state_dict(model, learned).unexpected_keys:  # else what was learned would be left out silently
         raise ValueError(f"`name` must be a model whose classifier has the same layers, got {name!r}. Fine-tune another one.")

@@ -3,8 +3,10 @@
 Knows Hub ids, folders, models and labels, and the arguments that name a judge.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from os.path import isabs, isdir
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +23,7 @@ from transformers.utils import cached_file
 
 from hf_alignbeam.chat.refusal_words import accept_refusals
 from hf_alignbeam.chat.templates import default_template
+from hf_alignbeam.hub.loading_files import folder_sha256
 from hf_alignbeam.hub.model_loading import adapter_config, base_of_adapter, explain_load_errors, get_or_build, load_once
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.base import Judge, is_number
@@ -212,6 +215,30 @@ def find_probes(judge: str, revision: str | None = None) -> Path | None:
     except (OSError, ValueError, HTTPError):  # what cannot be reached is named where the model is loaded
         return None
     return None if found is None else Path(found)
+
+
+def models_beside(name: str, revision: str | None = None) -> list[tuple[str, str | None]]:
+    """The models outside its own folder or repository that a judge is loaded from, each with its revision.
+
+    They are the one whose hidden states its probes read, and the base of an adapter. Raises OSError where a folder is missing.
+    """
+    found: list[tuple[str, str | None]] = []
+    file = find_probes(name, revision)
+    if file is not None and (saved := read_probes(file)).model is not None:
+        found.append((saved.model, saved.revision))
+    last = found[-1] if found else (name, revision)
+    if isabs(last[0]) and not isdir(last[0]):
+        raise OSError(f"{name} reads the model {last[0]}, but there is no such folder, and nothing is guarded without it.")
+    while (adapter := adapter_config(*last)) is not None:
+        found.append(last := base_of_adapter(last[0], adapter))
+    return found
+
+
+def loaded_sha256(folder: Path) -> str:
+    """A hash of all files that an anchor or a judge in a folder is loaded from, those of other folders included."""
+    folders = [folder, *(Path(name) for name, _ in models_beside(str(folder)) if Path(name).is_dir())]
+    parts = [folder_sha256(each) for each in folders]
+    return parts[0] if len(parts) == 1 else hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def judge_settings(arguments: Mapping[str, Any]) -> JudgeSettings:

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from hf_alignbeam.judges.probes.saved_probes import PROBES_FILE
+
 #: Files from which a tokenizer is loaded.
 TOKENIZER_FILES = (
     "tokenizer*",
@@ -27,6 +29,8 @@ SETTINGS_FILES = ("config.json", "generation_config.json", "*processor_config.js
 LICENSE_FILES = ("LICEN[SC]E*", "NOTICE*", "USE_POLICY*")
 #: An adapter in the folder of a whole model is loaded on top of it (transformers 5.23).
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.*")
+#: A judge of one's own, in a folder with or without an adapter.
+JUDGE_FILES = (PROBES_FILE,)
 #: Files of weights, in the order in which transformers looks for them; an index lists the files of a checkpoint in parts.
 WEIGHTS_FILES = (
     "model.safetensors",
@@ -42,7 +46,7 @@ def model_files(folder: Path) -> list[Path]:
     Args:
         folder: The model's folder.
     """
-    return named_files(folder, (*SETTINGS_FILES, *TOKENIZER_FILES, *ADAPTER_FILES, *_weights(folder)))
+    return named_files(folder, (*SETTINGS_FILES, *TOKENIZER_FILES, *ADAPTER_FILES, *JUDGE_FILES, *_weights(folder)))
 
 
 def named_files(folder: Path, patterns: Iterable[str]) -> list[Path]:
@@ -72,9 +76,14 @@ def folder_sha256(folder: Path) -> str:
 
     Args:
         folder: The model's folder.
+
+    Raises:
+        ValueError: There are none.
     """
-    digest = hashlib.sha256()
-    for file in model_files(folder):
+    digest, files = hashlib.sha256(), model_files(folder)
+    if not files:
+        raise ValueError(f"A folder must hold the files of a model, but {folder} holds none. Check its path.")
+    for file in files:
         with file.open("rb") as opened:
             contents = hashlib.file_digest(opened, "sha256").hexdigest()
         digest.update(f"{file.relative_to(folder).as_posix()} {contents}\n".encode())

@@ -14,8 +14,7 @@ from transformers import PreTrainedModel
 
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.hub.alignbeam import MODEL_ARGUMENTS, PER_CALL_SETTINGS, alignbeam, build_strategy
-from hf_alignbeam.hub.judge_loading import judge_settings
-from hf_alignbeam.hub.loading_files import folder_sha256
+from hf_alignbeam.hub.judge_loading import judge_settings, loaded_sha256
 from hf_alignbeam.hub.model_loading import tokenizer_for
 from hf_alignbeam.hub.shared_arguments import setting_names
 from hf_alignbeam.utils.generation_modes import CACHES
@@ -132,7 +131,7 @@ def _check_folder(kind: str, name: str, sha256: str | None) -> None:
             f"`{kind}` of a protected model must be a Hub id or the absolute path of a folder, got {name!r}, which is "
             f"{os.path.abspath(name)} here and could be something else elsewhere. Protect the model again, or write the path."
         )
-    if sha256 is not None and folder_sha256(Path(name)) != sha256:
+    if sha256 is not None and loaded_sha256(Path(name)) != sha256:
         raise ValueError(
             f"`{kind}` of a protected model must not change, but the files of {name} are not those that it was protected with. "
             "Restore them, or protect the model again."

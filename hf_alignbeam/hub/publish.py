@@ -18,6 +18,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from transformers import AutoConfig
 
 from hf_alignbeam.hub.flatten import flat_name, write_flat
+from hf_alignbeam.hub.judge_loading import find_probes, loaded_sha256, models_beside
 from hf_alignbeam.hub.loading_files import (
     ADAPTER_FILES,
     LICENSE_FILES,
@@ -25,7 +26,6 @@ from hf_alignbeam.hub.loading_files import (
     TOKENIZER_FILES,
     WEIGHTS_FILES,
     check_own,
-    folder_sha256,
     model_files,
     named_files,
 )
@@ -69,6 +69,8 @@ EXAMPLE_ARGUMENTS = {
     "alignbeam": 'anchor="base",\n    judge="Qwen/Qwen3Guard-Gen-0.6B"',
     "embedding-steerer": 'judge="Qwen/Qwen3Guard-Gen-0.6B"',
 }
+#: What names one state of a repository for ever.
+COMMIT = re.compile("[0-9a-f]{40}")
 #: The section of an adapter's card that this package writes.
 CARD_SECTION = re.compile(r"\n*<!-- hf_alignbeam -->.*<!-- /hf_alignbeam -->\n*", re.S)
 
@@ -255,13 +257,27 @@ def _fixed(kind: str, protection: Mapping[str, Any]) -> dict[str, str]:
     """
     name, revision = str(protection[kind]), protection.get(f"{kind}_revision")
     with explain_load_errors(name):
-        if adapter_config(name, revision) is not None:
+        probes = find_probes(name, revision) if kind == "judge" else None
+        if probes is None and adapter_config(name, revision) is not None:
             raise ValueError(f"`{kind}` must be a whole model, but {name} is an adapter. Merge it into its base.")
+        for beside, commit in models_beside(name, revision) if probes else ():
+            _check_fixed(name, beside, commit)
         if os.path.isdir(name):
             folder = Path(name).resolve()
-            return {kind: str(folder), f"{kind}_sha256": folder_sha256(folder)}
-        config = hf_hub_download(name, "config.json", revision=revision)
-    return {f"{kind}_revision": Path(config).parent.name}
+            return {kind: str(folder), f"{kind}_sha256": loaded_sha256(folder)}
+        file = probes or hf_hub_download(name, "config.json", revision=revision)
+    return {f"{kind}_revision": Path(file).parent.name}
+
+
+def _check_fixed(judge: str, name: str, revision: str | None) -> None:
+    """Raise ValueError unless the model that a judge names is a commit on the Hub or, for a judge in a folder, a whole path."""
+    is_fixed = os.path.isabs(name) and os.path.isdir(judge) if os.path.isdir(name) else COMMIT.fullmatch(revision or "")
+    if not is_fixed:
+        raise ValueError(
+            "`judge` must name the model that it reads by a commit on the Hub (of one in a folder, or a whole path), "
+            f"but {judge} names {name} with the revision {revision}, which could change. Fit it anew on a model of the Hub, or "
+            "write the commit into its adapter_config.json as `revision`."
+        )
 
 
 def _write_code(folder: Path, entry: tuple[str, str]) -> None:

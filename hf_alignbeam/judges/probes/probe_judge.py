@@ -3,6 +3,7 @@
 Knows how exchanges are rendered, and how the score of two probes is a verdict. Knows no cache and no use of a verdict.
 """
 
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -124,6 +125,7 @@ class ProbeJudge:
         name = self._model.config._name_or_path
         if not name:
             raise ValueError("`model` must have been loaded by name for its probes to be saved, got none. Save the model first.")
+        name = os.path.abspath(name) if os.path.isdir(name) else name
         saved = SavedProbes(self.probes, name, getattr(self._model.config, "_commit_hash", None))
         if getattr(self._model, "peft_config", None):
             if not hasattr(self._model, "get_base_model"):  # peft 0.21 cannot save what transformers has loaded
