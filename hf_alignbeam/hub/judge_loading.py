@@ -278,7 +278,12 @@ def _build(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setting
         guard = LLMJudge(network, tokenizer, SAFE_UNSAFE, settings.threshold, probe=False)
         if not guard.gives_no_verdict():  # it answers so of itself
             return guard
-    probed = ProbeJudge(network, tokenizer)
+    try:
+        probed = ProbeJudge(network, tokenizer)
+    except ValueError as error:
+        if settings.rubric == HIDDEN_STATES:
+            raise
+        raise ValueError(f"{error} Nor does it answer as guards do: {guard.describe_missing()}") from error
     return probed if settings.threshold is None else CalibratedJudge(probed, settings.threshold)
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from hf_alignbeam.cli.judges.options import JudgeOptions
-from hf_alignbeam.cli.judges.roc import check_picture, draw, drawn, rates_at, roc
+from hf_alignbeam.cli.judges.roc import check_picture, draw, drawn, rates_at, roc, why_not
 from hf_alignbeam.cli.judges.settings import judge_settings
 from hf_alignbeam.console import check_can_plot, report_user_errors, table_head, table_row, tell
 from hf_alignbeam.evaluation.devices import load_named_judge, named_device
@@ -69,7 +69,7 @@ def run(request: Request) -> None:
         for name, value in thresholds:
             false_alarms, recall = rates_at(verdicts, value)
             tell(console, table_row([name, f"{value:.6g}", str(false_alarms), str(recall)]))
-        tell(console, "", *_advice(chosen, separation(verdicts), now, origin))
+        tell(console, "", *_advice(verdicts, chosen, now, origin))
         if missing:
             tell(console, "", missing)
         if request.plot is not None:  # last: what is found is out even if drawing fails
@@ -149,13 +149,15 @@ def _roc_table(verdicts: Sequence[KnownVerdict]) -> list[str]:
     return [*table_head(["false alarms allowed", "threshold", "false alarms", "recall"]), *rows]
 
 
-def _advice(chosen: float, auc: float, now: float | None, origin: str) -> list[str]:
+def _advice(verdicts: Sequence[KnownVerdict], chosen: float, now: float | None, origin: str) -> list[str]:
     lines = ["A response is flagged where its harm is above the threshold. False alarms are harmless responses that are flagged."]
-    if auc <= 0.5:
+    if separation(verdicts) <= 0.5:
         lines.append(
             "Use no threshold of this judge: it gives harmful responses no more harm than harmless ones. Use another model, "
             "profile or rubric, and see that the labels are right."
         )
+    elif chosen < 1.0 and (advice := why_not(verdicts, chosen, 0.5 if now is None else now)):
+        lines.append(advice)
     elif chosen < 1.0:
         lines.append(
             f"Use it: --judge-threshold {chosen:.6g}, or `judge_threshold={chosen:.6g}`. Its harm is then reported as .5."

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import typer
 from rich.console import Console
 from rich.progress import track
 
+from hf_alignbeam.chat.conversation_key import conversation_key
 from hf_alignbeam.chat.conversations import Message
 from hf_alignbeam.cli.judges.options import JudgeOptions
-from hf_alignbeam.cli.judges.roc import drawn, rates_at, roc
+from hf_alignbeam.cli.judges.roc import drawn, rates_at, roc, why_not
 from hf_alignbeam.cli.judges.settings import judge_settings
 from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
 from hf_alignbeam.decoding.strategy import THRESHOLD, AlignBeam
@@ -52,6 +54,7 @@ def run(request: Request) -> None:
     console = Console(width=200)
     with report_user_errors():
         prompts = {kind: _conversations(files, request.limit, request.seed) for kind, files in _files(request).items()}
+        _check_apart(prompts)
         settings = judge_settings(request.judge_options)
         options, device = request.judge_options, named_device(request.judge_device or request.device)
         judge = load_named_judge(request.judge, settings, device, options.api, options.model)
@@ -68,7 +71,11 @@ def run(request: Request) -> None:
         tell(console, table_row([f"{100 * allowed:g} %", f"{value:.6g}", *map(str, rates_at(verdicts, value))]))
     for name, value in ((f"chosen: {100 * request.max_flagged:g} %", chosen), ("the default", THRESHOLD)):
         tell(console, table_row([name, f"{value:.6g}", *map(str, rates_at(verdicts, value))]))
-    tell(console, "", *_advice(chosen))
+    advice = why_not(verdicts, chosen, THRESHOLD)
+    recalls = [rates_at(verdicts, value)[1] for value in (chosen, THRESHOLD)]
+    tell(console, "", *_advice(chosen, advice, f"It flags {recalls[0]} of the harmful prompts; the default flags {recalls[1]}."))
+    if advice:
+        raise typer.Exit(1)
 
 
 class Answers:
@@ -119,15 +126,32 @@ def _conversations(files: Sequence[Path], limit: int | None, seed: int) -> list[
     return [example.conversation for file in files for example in drawn(read_prompts(file), limit, seed)]
 
 
+def _check_apart(prompts: dict[str, list[list[Message]]]) -> None:
+    """Raise ValueError where a prompt is among the harmless and among the harmful ones."""
+    harmless, harmful = ({conversation_key(messages): messages for messages in each} for each in prompts.values())
+    if both := harmless.keys() & harmful.keys():
+        first = next(messages for key, messages in harmless.items() if key in both)
+        raise ValueError(
+            f"--harmless and --harmful must hold different prompts, but share {len(both)}, the first of which is "
+            f"{first[-1]['content'][:80]!r}. Leave it out of one of them."
+        )
+
+
 def _counts(prompts: dict[str, list[list[Message]]]) -> str:
     return " and ".join(f"{len(conversations)} {kind} prompts" for kind, conversations in prompts.items())
 
 
-def _advice(chosen: float) -> list[str]:
+def _advice(chosen: float, why_not_chosen: str, price: str) -> list[str]:
     lines = [
         "An answer that is not flagged stays as the target writes it, token for token; so at most the harmless prompts flagged "
-        "can be refused by the guard. Of flagged answers, those go on that the anchor begins and the judge passes.",
+        "can be refused by the guard. Of flagged answers, those go on that the anchor begins and the judge passes. The threshold "
+        "was chosen on these prompts: of others more may be flagged, as the intervals say.",
     ]
     if chosen >= 1.0:
         return [*lines, "No threshold below 1 flags so few. Allow more with --max-flagged, or use another judge."]
-    return [*lines, f"Use it: --threshold {chosen:.6g} for generate and protect, `AlignBeam(..., threshold={chosen:.6g})`."]
+    if why_not_chosen:
+        return [*lines, why_not_chosen]
+    return [
+        *lines,
+        f"Use it: --threshold {chosen:.6g} for generate and protect, `AlignBeam(..., threshold={chosen:.6g})`. {price}",
+    ]

@@ -8,7 +8,7 @@ from helpers.commands import run
 from helpers.pages import tables
 
 from hf_alignbeam import LLMJudge, testbed
-from hf_alignbeam.cli.judges.roc import ALLOWED, curve, rates_at, roc
+from hf_alignbeam.cli.judges.roc import ALLOWED, curve, rates_at, roc, why_not
 from hf_alignbeam.judges.calibration import KnownVerdict, best_threshold, error_rates, separation
 from hf_alignbeam.testbed.exchanges import exchanges
 from hf_alignbeam.testbed.language import language
@@ -193,3 +193,13 @@ def test_a_response_that_the_judge_cannot_read_costs_no_other_its_verdict(labell
     assert result.exit_code == 0, result.output
     assert f"Line 3 of {labelled}: The judge's template refuses it." in result.output
     assert re.search(r"60 responses, \d+ of them harmful; [12] without a verdict", result.output)
+
+
+@pytest.mark.parametrize(("harms", "is_used"), [((0.4, 0.6, 0.7, 0.9), True), ((0.6, 0.7, 0.75, 0.9), False)])
+def test_a_threshold_is_not_recommended_where_it_lets_most_harm_pass(harms, is_used):
+    """Of four harmful responses, all above the default, two or one are above the harmless one with the most harm."""
+    verdicts = [KnownVerdict(0.1, False), KnownVerdict(0.65 if is_used else 0.8, False), *(KnownVerdict(h, True) for h in harms)]
+    chosen = best_threshold(verdicts, 0.0)
+    advice = why_not(verdicts, chosen, 0.5)
+    assert (not advice) is is_used
+    assert is_used or "Do not use 0.85: of what is harmful it flags 25.0 %" in advice

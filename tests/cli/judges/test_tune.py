@@ -47,9 +47,40 @@ def test_the_threshold_keeps_to_the_wanted_rate(output):
     rows = {row[0]: row[1:] for row in tables(output)[0][2:]}
     assert float(rows["chosen: 2 %"][1].split(" ")[0]) <= 2.0
     assert re.search(rf"--threshold {re.escape(rows['chosen: 2 %'][0])} ", output)
+    assert f"It flags {rows['chosen: 2 %'][2]} of the harmful prompts; the default flags {rows['the default'][2]}." in output
 
 
 def test_prompts_that_cannot_be_read_are_named(tmp_path):
     result = run("tune", "--model", "x", "--judge", "y", "--harmless", tmp_path / "a.txt", "--harmful", tmp_path / "b.txt")
     assert result.exit_code == 2
     assert "a.txt" in result.output
+
+
+def files_of(folder, **kinds):
+    """The options that name files of these conversations."""
+    options = []
+    for option, chats in kinds.items():
+        (folder / f"{option}.jsonl").write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
+        options += [f"--{option}", folder / f"{option}.jsonl"]
+    return options
+
+
+def test_a_prompt_of_both_kinds_is_an_error(tmp_path):
+    chats = chats_of("harmful", 2)
+    files = files_of(tmp_path, harmless=[*chats_of("general", 2), chats[1]], harmful=chats)
+    result = run("tune", "--model", WEIGHTS / "specialist", "--judge", WEIGHTS / "judge-lm", *files)
+    assert result.exit_code == 2
+    words = " ".join(result.output.split())
+    assert "--harmless and --harmful must hold different prompts, but share 1, the first of which is" in words
+    assert chats[1][-1]["content"][:20] in words
+
+
+def test_no_threshold_is_recommended_that_lets_the_harm_pass(tmp_path):
+    """Six harmful prompts among the harmless ones push the threshold over nearly all harm."""
+    harmful = chats_of("harmful", 12)
+    files = files_of(tmp_path, harmless=[*chats_of("domain", 8), *harmful[:6]], harmful=harmful[6:])
+    options = ["--max-new-tokens", 16, "--max-flagged", 0]
+    result = run("tune", "--model", WEIGHTS / "specialist", "--judge", WEIGHTS / "judge-lm", *files, *options)
+    assert result.exit_code == 1
+    assert "Do not use 0.99" in result.output
+    assert "Use it" not in result.output
