@@ -36,10 +36,10 @@ def printable(text: str) -> str:
     return OBEYED.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def check_encodable(option: str, text: str | None) -> None:
+def check_encodable(option: str, text: object) -> None:
     """Raise ValueError where an option has text that UTF-8 lacks: bytes that the terminal's encoding lacks are read as such."""
     try:
-        (text or "").encode()
+        (text if isinstance(text, str) else "").encode()
     except UnicodeEncodeError as error:
         raise ValueError(
             f"{option} must be text in the terminal's encoding, got {text!a}. Set LC_ALL=C.UTF-8, or name a file instead."

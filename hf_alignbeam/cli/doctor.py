@@ -46,9 +46,9 @@ def run(
             if not as_json:
                 line = f"[{finding.status}]{finding.status:<6}[/] {escape(finding.check)}: {escape(printable(finding.text))}"
                 console.print(line, soft_wrap=True, emoji=False)
-    worst = max((finding.status for finding in findings), key=lambda status: EXIT_STATUS[status])
-    if as_json:
-        typer.echo(json.dumps({"status": worst, "findings": [asdict(finding) for finding in findings]}, indent=1))
+        worst = max((finding.status for finding in findings), key=lambda status: EXIT_STATUS[status])
+        if as_json:
+            typer.echo(json.dumps({"status": worst, "findings": [asdict(finding) for finding in findings]}, indent=1))
     raise typer.Exit(EXIT_STATUS[worst])
 
 

@@ -32,7 +32,7 @@ from hf_alignbeam.evaluation.prompt_sets import Example, read_prompts
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.steering.processor import AnchorLogitsProcessor
-from hf_alignbeam.utils.jsonl_log import json_line
+from hf_alignbeam.utils.jsonl_log import check_records, json_line
 from hf_alignbeam.utils.whole_files import replace_bytes
 
 
@@ -94,6 +94,9 @@ def _run(request: Request) -> None:
             raise ValueError("Several processes need --to, a file in a folder that all of them share.")
         if request.to is not None and request.to.is_dir():
             raise ValueError(f"--to must name a file, got the folder {request.to}.")
+        if request.to is not None:
+            check_records(request.to, "--to", "answer", "error")
+            _check_apart(request, request.to)
         check_settings(request.guard, AnchorLogitsProcessor if request.judge is None else AlignBeam)
         if request.judge is not None:
             check_optioned_judge(request.judge, request.judge_options)
@@ -117,6 +120,15 @@ def _run(request: Request) -> None:
     if request.explain:
         tell(errors, f"Written: {request.explain}")
     report_left_out(refused, len(examples))
+
+
+def _check_apart(request: Request, to: Path) -> None:
+    """Raise ValueError where the answers would replace the prompts, or lie in the folder of a model."""
+    if request.file is not None and to.resolve() == request.file.resolve():
+        raise ValueError(f"--to must name another file than --file, got {to} for both. The prompts would be lost.")
+    for option, name in (("--model", request.model), ("--anchor", request.anchor), ("--judge", request.judge)):
+        if name is not None and Path(name).is_dir() and to.resolve().is_relative_to(Path(name).resolve()):
+            raise ValueError(f"--to must lie outside the folder of {option}, got {to} in {name}. Name another file.")
 
 
 def _parts_of(to: Path) -> Path:

@@ -12,6 +12,7 @@ from hf_alignbeam.chat.refusal import check_refusal
 from hf_alignbeam.judges.base import is_number, is_whole_number
 from hf_alignbeam.steering.settings import SteeringSettings
 from hf_alignbeam.utils.checks import refuse_none
+from hf_alignbeam.utils.jsonl_log import check_records
 from hf_alignbeam.utils.streaming import check_streamer
 from hf_alignbeam.utils.timed_calls import check_timeout
 
@@ -103,4 +104,6 @@ def checked_settings(arguments: Mapping[str, Any]) -> tuple[Policy, SteeringSett
         raise ValueError(f"`audit` must be a path or a callable that gets each record, got {audit!r}. Name a file.")
     if isinstance(audit, str | Path) and Path(audit).is_dir():
         raise ValueError(f"`audit` must name a file, got the folder {audit}. Name a file in it.")
+    if isinstance(audit, str | Path):
+        check_records(Path(audit), "`audit`", "prompt_sha256")
     return policy, steering

@@ -81,7 +81,7 @@ class Store:
         state: The number of this process, and of all processes.
 
     Raises:
-        ValueError: Another run writes to the same files.
+        ValueError: Another run writes to the same files, or one holds something else.
     """
 
     def __init__(self, folder: Path, name: str, state: PartialState):
@@ -91,7 +91,11 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         self._log = JsonlLog(folder / f"{name}-{state.process_index}.jsonl")
         state.wait_for_everyone()
-        self._batches = self._read()
+        try:
+            self._batches = self._read()
+        except ValueError:
+            self._log.close()
+            raise
         state.wait_for_everyone()  # no process writes before all have read: they must agree on which batches are done
 
     def __contains__(self, key: str) -> bool:
@@ -120,6 +124,8 @@ class Store:
         for path in sorted(self._folder.glob(f"{self._name}-[0-9]*.jsonl")):
             pending: dict[str, list[Record]] = {}
             for record in read_records(path):
+                if "batch" not in record:
+                    raise ValueError(f"{path} must hold what this command writes, but holds {str(record)[:80]}. Move it away.")
                 key = record.pop("batch")
                 if "done" not in record:
                     pending.setdefault(key, []).append(record)

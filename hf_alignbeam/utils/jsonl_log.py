@@ -18,6 +18,10 @@ except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
 
 
+#: A first line that is longer, in bytes, is no record.
+MAX_LINE = 2**24
+
+
 class JsonlLog:
     """One file, opened for appending. Before the first record, a torn last line is dropped.
 
@@ -66,6 +70,26 @@ def append_shared(path: Path, record: Mapping[str, Any]) -> None:
         _lock(file.fileno(), wait=True)
         drop_torn_line(path)
         _write(file, json_line(record))
+
+
+def check_records(path: Path, option: str, *keys: str) -> None:
+    """Check a file before it is written to: it must be new, empty, or begin with a JSON record that has one of some keys.
+
+    Raises:
+        ValueError: It holds something else, which would be replaced or mixed with records. The error names the option.
+        OSError: It cannot be read.
+    """
+    if not path.is_file():  # what is no file, such as a pipe, is only written to
+        return
+    with path.open("rb") as file:
+        line = file.readline(MAX_LINE)
+    is_torn = line.startswith(b"{") and not line.endswith(b"\n")  # its writer was killed within the first record
+    try:
+        record = dict.fromkeys(keys) if is_torn or not line else json.loads(line)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or not any(key in record for key in keys):
+        raise ValueError(f"{option} must be new, or as this wrote it before, but {path} holds something else. Name another file.")
 
 
 def json_line(record: Mapping[str, Any]) -> bytes:

@@ -52,9 +52,10 @@ def test_an_evaluation_ends_with_the_reason_too(system, refusing, tmp_path):
 
 
 def test_no_threshold_is_found_by_an_endpoint_that_judges_nothing(refusing, tmp_path):
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("Who bakes?\n")
-    given = ["--harmless", prompts, "--harmful", prompts, "--max-new-tokens", 20]
+    given = ["--max-new-tokens", 20]
+    for kind, text in (("harmless", "Who bakes?\n"), ("harmful", "Who burns?\n")):
+        (tmp_path / f"{kind}.txt").write_text(text)
+        given += [f"--{kind}", tmp_path / f"{kind}.txt"]
     result = run("tune", *MODELS[:2], "--judge", refusing, *given)
     assert result.exit_code == 2
     assert "status 401" in result.output

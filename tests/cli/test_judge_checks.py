@@ -102,7 +102,8 @@ def judge_finding(*arguments):
 def test_a_model_that_is_no_guard_is_a_finding_that_names_what_it_wrote(no_guard):
     finding, status = judge_finding(no_guard)
     assert (finding["status"], status) == ("red", 2)
-    assert "`model` must answer with verdicts" in finding["text"]
+    assert "`model` must tell harmful from harmless exchanges" in finding["text"]
+    assert "Nor does it answer as guards do" in finding["text"]
     assert "It would rather write '" in finding["text"]
 
 

@@ -176,14 +176,15 @@ def test_answers_go_to_a_file_and_not_to_a_folder(tmp_path):
 
 
 def test_without_any_answer_no_file_is_replaced(picky, tmp_path):
-    (tmp_path / "answers.jsonl").write_text("earlier answers")
+    earlier = '{"messages": [], "answer": "An earlier one."}\n'
+    (tmp_path / "answers.jsonl").write_text(earlier)
     (tmp_path / "x.jsonl").write_text('{"messages": [{"role": "system", "content": "x"}]}')
     result = run(
         "generate", "--model", picky, "--anchor", ANCHOR, "--file", tmp_path / "x.jsonl", "--to", tmp_path / "answers.jsonl"
     )
     assert result.exit_code == 2
     assert "Error: Line 1 of " in result.output
-    assert (tmp_path / "answers.jsonl").read_text() == "earlier answers"
+    assert (tmp_path / "answers.jsonl").read_text() == earlier
 
 
 def test_steer_searches_for_the_prompts_that_a_template_renders(tmp_path):

@@ -20,6 +20,13 @@ GUARDED = ["--prompt", "x", "--anchor", "nowhere"]
         (["--mixing", "sum"], "`mixing` must be one of"),
         (["--n-steps", 0], "`alpha` and `n_steps` must be above 0"),
         (["--refusal", " "], "`refusal` must hold some text"),
+        (["--set", "refusal=3"], "`refusal` must hold some text, got 3"),
+        (["--audit", __file__], "`audit` must be new, or as this wrote it before"),
+        (["--to", __file__], "--to must be new, or as this wrote it before"),
+        (
+            ["--anchor", WEIGHTS / "anchor", "--to", WEIGHTS / "anchor" / "new.jsonl"],
+            "--to must lie outside the folder of --anchor",
+        ),
         (["--num-candidates", 0], "`num_candidates` must be at least 1, got 0"),
         (["--audit", WEIGHTS], "`audit` must name a file, got the folder"),
         (["--set", "judge_after=x"], "`judge_after` must be at least 1, got 'x'"),
@@ -35,6 +42,16 @@ def test_generate_refuses_wrong_settings_before_it_loads(options, message):
     result = run("generate", *NOWHERE, *GUARDED, *options)
     assert result.exit_code == 2
     assert message in " ".join(result.output.replace("│", " ").split())
+
+
+def test_generate_does_not_write_its_answers_over_its_prompts(tmp_path):
+    """A file of earlier answers may be one of prompts."""
+    (tmp_path / "own.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "x"}], "answer": "y"}) + "\n")
+    before = (tmp_path / "own.jsonl").read_bytes()
+    result = run("generate", *NOWHERE, *GUARDED, "--file", tmp_path / "own.jsonl", "--to", tmp_path / "own.jsonl")
+    assert result.exit_code == 2
+    assert "--to must name another file than --file" in result.output
+    assert (tmp_path / "own.jsonl").read_bytes() == before
 
 
 def test_generate_without_a_judge_refuses_wrong_settings_before_it_loads():
@@ -95,7 +112,12 @@ def test_evaluate_refuses_wrong_settings_before_it_loads(system, message, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("option", "message"), [(["--threshold", 2], "`threshold` must"), (["--set", "n_steps=x"], "`n_steps` must")]
+    ("option", "message"),
+    [
+        (["--threshold", 2], "`threshold` must"),
+        (["--set", "n_steps=x"], "`n_steps` must"),
+        (["--set", "refusal=3"], "`refusal` must"),
+    ],
 )
 def test_protect_refuses_wrong_settings_before_it_writes(option, message, tmp_path):
     result = run("protect", *NOWHERE, "--anchor", "nowhere", "--to", tmp_path / "to", *option)

@@ -116,10 +116,11 @@ def test_nothing_is_generated_where_no_record_can_be_written(streams, specialist
 
 
 def test_no_text_is_returned_without_its_record(full_at, specialist, strategy, oracle, tmp_path):
-    (tmp_path / "audit.jsonl").write_bytes(b"{}\n" * 100)
+    before = b'{"prompt_sha256": ""}\n' * 14
+    (tmp_path / "audit.jsonl").write_bytes(before)
     with full_at(310), pytest.raises(OSError, match="File too large"):
         generated(specialist, chats_of("general", 1), strategy(oracle, audit=tmp_path / "audit.jsonl"))
-    assert (tmp_path / "audit.jsonl").read_bytes() == b"{}\n" * 100
+    assert (tmp_path / "audit.jsonl").read_bytes() == before
 
 
 def test_a_call_that_fails_has_a_record_of_each_answer(specialist, strategy, mixed):

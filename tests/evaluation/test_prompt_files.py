@@ -132,7 +132,7 @@ def test_a_broken_file_is_named_with_the_line(name, data, message, tmp_path):
         (
             "x.jsonl",
             '{"messages": [{"role": 7, "content": "a"}]}',
-            "Line 1 of .*x.jsonl: A message must have a text as 'role', got 7",
+            "Line 1 of .*x.jsonl: A message of `conversations` must have 'role' and 'content' .*, got {'role': 7",
         ),
         ("x.jsonl", '{"prompt": null}', "Line 1 of .*x.jsonl: A conversation must be a string or a list of messages, got None"),
         ("x.csv", 'messages\n"[{""role"": "\n', 'Row 1 of .* must have a list of messages in JSON, got {"messages"'),

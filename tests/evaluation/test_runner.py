@@ -192,6 +192,12 @@ def test_a_file_cut_inside_a_character_is_resumed(tmp_path):
     assert ids_of(evaluated(tmp_path / "torn", given)) == ids_of(whole)
 
 
+def test_a_file_of_other_records_is_named(tmp_path):
+    (tmp_path / "answers-0.jsonl").write_text('{"a": 1}\n')
+    with pytest.raises(ValueError, match="answers-0.jsonl must hold what this command writes, but holds {'a': 1}"):
+        Store(tmp_path, "answers", process())
+
+
 def test_two_runs_in_one_folder_are_refused(tmp_path):
     first = Store(tmp_path, "answers", process())
     with pytest.raises(ValueError, match="The folder must be of one run at a time, but another one writes to .*answers-0.jsonl"):

@@ -5,10 +5,11 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from hf_alignbeam.utils.jsonl_log import JsonlLog, append_shared, drop_torn_line, read_records
+from hf_alignbeam.utils.jsonl_log import JsonlLog, append_shared, check_records, drop_torn_line, read_records
 
 
 def write(path, *records):
@@ -191,3 +192,18 @@ def test_a_shared_file_loses_no_record_of_several_writers_and_drops_a_torn_line(
     writers = [subprocess.Popen([sys.executable, "-c", APPENDING, path]) for _ in range(2)]
     assert [writer.wait() for writer in writers] == [0, 0]
     assert sorted(record["n"] for record in read_records(path)) == sorted([*range(200)] * 2)
+
+
+@pytest.mark.parametrize("contents", [None, "", '{"answer": "So."}\n', '{"error": "No."}\n{"x": 1}\n', '{"answer": "So'])
+def test_a_file_that_is_new_or_of_the_same_kind_may_be_written_to(contents, tmp_path):
+    if contents is not None:
+        (tmp_path / "out").write_text(contents)
+    check_records(tmp_path / "out", "--to", "answer", "error")
+    check_records(Path("/dev/null"), "--to", "answer")
+
+
+@pytest.mark.parametrize("contents", ["How do I bake?\n", '{"prompt": "How?"}\n', "prompt,label\n", "[1]\n", "{\n}\n", "\x00"])
+def test_a_file_of_something_else_is_not_written_to(contents, tmp_path):
+    (tmp_path / "own").write_text(contents)
+    with pytest.raises(ValueError, match="--to must be new, or as this wrote it before, but .*own holds something else"):
+        check_records(tmp_path / "own", "--to", "answer", "error")

@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import importlib
+import json
 import logging
 import math
 import sys
@@ -22,6 +23,8 @@ from helpers.moderation_server import (
     shows_the_key,
 )
 
+from hf_alignbeam.judges.remote.moderation_api import LEAST_FLAGGED
+
 pytest.importorskip("httpx", reason="the judge needs it: pip install 'hf_alignbeam[openai]'")
 
 
@@ -35,6 +38,24 @@ def test_harm_is_the_largest_score_of_the_categories(build, categories, expected
     harm = harm_of(build(categories=categories), "Hi.")
     assert harm.dtype == torch.float32
     assert_harm(harm, expected)
+
+
+@pytest.mark.parametrize(
+    ("flags", "categories", "expected"),
+    [
+        ({"flagged": True}, None, LEAST_FLAGGED),
+        ({"flagged": True, "categories": {"hate": True, "violence": False}}, None, LEAST_FLAGGED),
+        ({"categories": {"hate": True}}, ["hate"], LEAST_FLAGGED),
+        ({"flagged": True, "categories": {"hate": True, "violence": False}}, ["violence"], 0.25),
+        ({"flagged": False, "categories": {"hate": False}}, None, 0.25),
+        ({"flagged": True, "categories": ["hate"]}, None, NAN),
+    ],
+)
+def test_what_the_endpoint_itself_flags_is_flagged(flags, categories, expected, server, build):
+    """Its thresholds may lie below a half."""
+    result = {"category_scores": {"hate": 0.125, "violence": 0.25}, **flags}
+    server.behaviors["text"] = [respond(json.dumps({"results": [result]}))]
+    assert_harm(harm_of(build(categories=categories), "text"), expected)
 
 
 def test_the_response_alone_is_sent(server, build):
