@@ -46,11 +46,13 @@ class Answer(NamedTuple):
         status: The HTTP status; None where there was no connection, or no complete answer in time.
         body: The body; None where it is larger than `MAX_ANSWER` or compressed.
         retry_after: The `Retry-After` header, if there is one.
+        is_connected: Whether there was a connection.
     """
 
     status: int | None
     body: bytes | None = None
     retry_after: str | None = None
+    is_connected: bool = True
 
     @property
     def is_retryable(self) -> bool:
@@ -135,11 +137,17 @@ class HttpClient:
             n answers, in order.
 
         Raises:
-            EndpointError: The endpoint refused the key, knows no such model or path, or redirects, as it would every time.
+            EndpointError: The endpoint cannot be reached, refused the key, knows no such model or path, or redirects, as it would
+                every time; or it failed at each of several values.
         """
         texts = [json.dumps(value, ensure_ascii=False) for value in values]
         distinct = list(dict.fromkeys(texts))
         answers = dict(zip(distinct, _run_in_thread(self._post_all(path, distinct)) if distinct else [], strict=True))
+        if len(answers) > 1 and all(answer.is_retryable for answer in answers.values()):
+            raise EndpointError(
+                f"{self.url + path} must answer, but failed at each of {len(answers)} texts, also when asked again: "
+                f"{counted(answer.problem for answer in answers.values())}. Check the server, or raise `timeout`."
+            )
         return [answers[text] for text in texts]
 
     async def _post_all(self, path: str, texts: Sequence[str]) -> list[Answer]:
@@ -174,6 +182,11 @@ class HttpClient:
                     break
                 await asyncio.sleep(_wait(n_retries, answer.retry_after))
                 answer = await self._request(transport, path, content)
+        if not answer.is_connected:
+            raise EndpointError(
+                f"{self.url + path} must be reached, but gave no connection {1 + self._max_retries} times. Check `base_url`, and "
+                "that the server runs."
+            )
         if answer.status in FATAL_STATUSES:
             raise EndpointError(
                 f"{self.url + path} must give access, but answered with status {answer.status}. Check {self._endpoint.key_place} "
@@ -195,8 +208,8 @@ class HttpClient:
                     body = await _read(response)
                 finally:
                     await response.aclose()
-        except (httpx.TransportError, TimeoutError):
-            return Answer(None)
+        except (httpx.TransportError, TimeoutError) as error:
+            return Answer(None, is_connected=not isinstance(error, httpx.ConnectError))
         return Answer(response.status_code, body, response.headers.get("retry-after"))
 
 

@@ -9,6 +9,7 @@ from helpers.moderation_server import KEY, after, assert_harm, fail, respond, te
 
 pytest.importorskip("httpx", reason="the judge needs it: pip install 'hf_alignbeam[openai]'")
 
+from hf_alignbeam.judges.base import EndpointError
 from hf_alignbeam.judges.calibration import CalibratedJudge
 from hf_alignbeam.judges.known_exchanges import EXCHANGES, PROBES
 from hf_alignbeam.judges.profile import GuardProfile
@@ -256,6 +257,6 @@ def test_guards_of_prompts_and_models_without_a_profile_are_refused_by_name(buil
 
 def test_a_server_that_does_not_run_is_named_as_the_cause(server, build):
     with pytest.raises(
-        ValueError, match=r"gave no text: no connection, or no answer in time\. See that its server runs at this URL\."
+        EndpointError, match=r"127\.0\.0\.1:9/v1/\S+ must be reached, but gave no connection 3 times"
     ):
         build(probe=True, base_url="http://127.0.0.1:9/v1")

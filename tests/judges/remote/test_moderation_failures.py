@@ -11,6 +11,7 @@ from helpers import moderation_server as remote
 
 pytest.importorskip("httpx", reason="the judge needs it: pip install 'hf_alignbeam[openai]'")
 
+from hf_alignbeam.judges.base import EndpointError
 from hf_alignbeam.judges.failsafe import judge_each_or_none
 from hf_alignbeam.judges.remote import http_client
 
@@ -86,10 +87,21 @@ def test_a_slow_name_server_costs_each_request_its_timeout(server, build, monkey
     server.ended.set()
 
 
-def test_without_a_server_there_is_no_verdict(build):
+def test_a_server_that_cannot_be_reached_is_named(build):
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
-    remote.assert_harm(remote.harm_of(build(base_url=f"http://127.0.0.1:{port}/v1"), "a", "b"), NAN, NAN)
+    judge = build(base_url=f"http://127.0.0.1:{port}/v1", max_retries=1)
+    with pytest.raises(EndpointError, match=f"{port}/v1/moderations must be reached, but gave no connection 2 times"):
+        remote.harm_of(judge, "a")
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_a_server_that_fails_at_every_text_is_named(status, server, build):
+    """At one text alone it may be the text."""
+    server.default = remote.fail(status)
+    with pytest.raises(EndpointError, match=rf"must answer, but failed at each of 2 texts, .*: status {status} \(2\)\. Check"):
+        remote.harm_of(build(max_retries=0), "a", "b")
+    remote.assert_harm(remote.harm_of(build(max_retries=0), "a"), NAN)
 
 
 @pytest.fixture
