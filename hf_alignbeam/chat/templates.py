@@ -74,15 +74,15 @@ def default_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return next(iter(chat_templates(tokenizer)), None)
 
 
-def check_template(template: object) -> None:
-    """Raise ValueError unless the argument `template` is None, a callable, or a text that Jinja parses."""
+def check_template(template: object, name: str = "template") -> None:
+    """Raise ValueError, by the argument's name, unless a template is None, a callable, or a text that Jinja parses."""
     try:
         _ = template is None or callable(template) or render_jinja_template([[]], chat_template=cast(str, template))
     except Exception as error:  # of a text, rendering nothing may raise anything
         if not isinstance(template, str) or type(error).__name__ in ("TemplateSyntaxError", "TemplateAssertionError"):
             raise ValueError(
-                f"`template` must be a Jinja template or a callable from the prompt's text to the conversation, got "
-                f"{template!r:.60} ({str(error).rstrip('.')}). Leave it out to read prompts by the tokenizer's own chat template."
+                f"`{name}` must be a Jinja template or a callable from the prompt's text to the conversation, got "
+                f"{template!r:.60} ({str(error).rstrip('.')}). Leave it out for the tokenizer's own chat template."
             ) from error
 
 

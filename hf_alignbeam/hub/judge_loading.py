@@ -22,7 +22,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from hf_alignbeam.chat.refusal_words import accept_refusals
-from hf_alignbeam.chat.templates import default_template
+from hf_alignbeam.chat.templates import check_template, default_template
 from hf_alignbeam.hub.loading_files import folder_sha256
 from hf_alignbeam.hub.model_loading import adapter_config, base_of_adapter, explain_load_errors, get_or_build, load_once
 from hf_alignbeam.inference.engines import input_device
@@ -126,6 +126,7 @@ class JudgeSettings:
         for name, text in (("rubric", self.rubric), ("template", self.template)):
             if not isinstance(text, str | None):
                 raise ValueError(f"`judge_{name}` must be a text, got {text!r}.")
+        check_template(self.template, "judge_template")
         if self.rubric == HIDDEN_STATES and (self.labels, self.template) != (None, None):
             raise ValueError(f"`judge_labels` and `judge_template` must be left out with the rubric {HIDDEN_STATES!r}.")
         if self.labels is not None and not _are_labels(self.labels):

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from huggingface_hub import HfApi, ModelCard, hf_hub_download, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from hf_alignbeam.hub.flatten import flat_name, write_flat
 from hf_alignbeam.hub.judge_loading import find_probes, loaded_sha256, models_beside
@@ -262,11 +262,24 @@ def _fixed(kind: str, protection: Mapping[str, Any]) -> dict[str, str]:
             raise ValueError(f"`{kind}` must be a whole model, but {name} is an adapter. Merge it into its base.")
         for beside, commit in models_beside(name, revision) if probes else ():
             _check_fixed(name, beside, commit)
+        if probes is None:
+            _check_kind(kind, name, revision)
         if os.path.isdir(name):
             folder = Path(name).resolve()
             return {kind: str(folder), f"{kind}_sha256": loaded_sha256(folder)}
         file = probes or hf_hub_download(name, "config.json", revision=revision)
     return {f"{kind}_revision": Path(file).parent.name}
+
+
+def _check_kind(kind: str, name: str, revision: str | None) -> None:
+    """Raise ValueError for a protected model in place of an anchor or a judge, and for a classifier in place of an anchor."""
+    config, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+    if config.get("model_type") == ProtectedConfig.model_type:
+        raise ValueError(f"`{kind}` must be a model without a guard of its own, but {name} is a protected copy. Name its target.")
+    if kind == "anchor" and "Classification" in str(config.get("architectures")):
+        raise ValueError(
+            f"`anchor` must be a decoder that generates text, but {name} is a classifier. Use a causal language model."
+        )
 
 
 def _check_fixed(judge: str, name: str, revision: str | None) -> None:

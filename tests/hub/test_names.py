@@ -133,3 +133,19 @@ def test_a_tokenizer_that_is_not_given_is_the_one_of_the_models_commit(specialis
     model.config._commit_hash = "abc"  # as of a model of the Hub, whose id is that of a folder
     with pytest.raises(ValueError, match="must be left out for a folder, got 'abc'"):
         tokenizer_for(model, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"anchor": str(WEIGHTS / "judge-cls")}, "`anchor` must be a decoder that generates text, but .* is a classifier"),
+        ({"anchor": "PROTECTED"}, "`anchor` must be a model without a guard of its own, but .* is a protected copy"),
+        ({"judge": "PROTECTED"}, "`judge` must be a model without a guard of its own, but .* is a protected copy"),
+        ({"judge_template": "{{ messages["}, "`judge_template` must be a Jinja template"),
+    ],
+)
+def test_a_copy_that_could_not_be_loaded_is_not_written(given, message, protected_folder, tmp_path):
+    given = {name: protected_folder if value == "PROTECTED" else value for name, value in given.items()}
+    with pytest.raises(ValueError, match=message):
+        write_protected(TARGET, tmp_path / "made", {"anchor": ANCHOR, "judge": JUDGE, **given})
+    assert not (tmp_path / "made").exists()
