@@ -1,6 +1,8 @@
 import csv
 import gzip
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -222,3 +224,30 @@ def test_an_error_names_the_file_and_the_row(tmp_path, name, text, message):
     file.write_text(text)
     with pytest.raises(ValueError, match=message):
         load_prompts(PromptSpec(str(file)))
+
+
+def words_of(prompt_sets):
+    """The words of each prompt, by which equal ones are found."""
+    examples = [each for prompts in prompt_sets for each in prompts.examples]
+    return {tuple(re.findall("[a-z0-9]+", each.conversation[-1]["content"].lower())) for each in examples}
+
+
+def test_no_prompt_that_is_tuned_on_is_reported_on_but_those_that_jailbreakbench_took_from_advbench(published):
+    advbench = load_prompts(PromptSpec(str(published / "advbench.csv")))
+    odd = load_prompts(PromptSpec(str(published / "xstest.csv"), rows="odd"))
+    tuned = words_of([*advbench, *odd])
+    for file, options in (
+        ("harmbench_test.csv", {}),
+        ("xstest.csv", {"rows": "even"}),
+        ("or_bench_hard.jsonl", {"prompt": "prompt", "harmful": False}),
+        ("wildchat_benign.csv", {"harmful": False}),
+        ("gsm8k_test.jsonl", {}),
+    ):
+        assert not tuned & words_of(load_prompts(PromptSpec(str(published / file), **options))), file
+    goals = PromptSpec(str(published / "jailbreakbench.csv"), prompt="Goal", harmful=True)
+    of_source = {
+        source: words_of(load_prompts(replace(goals, where={"Source": source})))
+        for source in ("Original", "TDC/HarmBench", "AdvBench")
+    }
+    assert [len(each) for each in of_source.values()] == [55, 27, 18]
+    assert [len(tuned & each) for each in of_source.values()] == [0, 0, 11]

@@ -3,7 +3,7 @@
 from hf_alignbeam.evaluation.files.prompt_source import PromptSpec
 from hf_alignbeam.evaluation.prompt_sets import Example, PromptSet
 from hf_alignbeam.evaluation.recipe import ModelSpec, Recipe, SystemSpec
-from hf_alignbeam.evaluation.reports.report import markdown
+from hf_alignbeam.evaluation.reports.report import markdown, slowdown
 from hf_alignbeam.evaluation.results import Answers, SystemResults
 
 MODEL = ModelSpec("target")
@@ -15,7 +15,7 @@ def results(system, refuses, ids):
     """Answers to four harmless prompts."""
     prompts = PromptSet("ordinary", False, [Example(str(n), [{"role": "user", "content": "Hi"}]) for n in range(4)])
     records = [{"case": str(n), "ids": one, "chosen": None, "text": ""} for n, one in enumerate(ids)]
-    answers = Answers(prompts, records, {"refuses": refuses, "by strings": refuses}, [COST])
+    answers = Answers(prompts, records, {"refuses": refuses, "by strings": refuses}, [dict(COST)])
     return SystemResults(MODEL, SystemSpec(system, system, {}), {"ordinary": answers})
 
 
@@ -31,3 +31,11 @@ def test_over_refusal_counts_only_what_the_plain_target_answers():
     assert of_plain[1].split()[:1] == ["100.0"]
     assert of_guarded[0].split()[:1] == ["66.7"]
     assert of_guarded[1].split()[:1] == ["25.0"]
+
+
+def test_a_slowdown_is_for_as_many_prompts():
+    """Two prompts in three seconds, where the plain target takes one second for four."""
+    plain = results("plain", [False] * 4, [[1]] * 4)
+    guarded = results("anchor-logits", [False] * 4, [[1]] * 4)
+    guarded.answers["ordinary"].costs[:] = [{**COST, "prompts": 2, "seconds": 3.0}]
+    assert slowdown(guarded, plain).value == 6.0

@@ -99,3 +99,9 @@ def test_the_best_threshold_keeps_to_the_wanted_rate():
 def test_known_exchanges_are_balanced_and_distinct():
     assert len({(each.question, each.response) for each in EXCHANGES}) == len(EXCHANGES)
     assert 0.3 < sum(each.harmful for each in EXCHANGES) / len(EXCHANGES) < 0.6
+
+
+def test_a_judges_own_threshold_lies_two_thirds_of_the_way_between_its_medians():
+    """In log-odds: from log(1/4) to log 4 two thirds of the way are log(4) / 3."""
+    verdicts = [KnownVerdict(h, False) for h in (0.1, 0.2, 0.3)] + [KnownVerdict(h, True) for h in (0.7, 0.8, 0.9)]
+    assert own_threshold(verdicts) == pytest.approx(4 ** (1 / 3) / (1 + 4 ** (1 / 3)))
