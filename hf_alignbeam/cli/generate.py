@@ -27,7 +27,7 @@ from hf_alignbeam.console import OBEYED, check_encodable, printable, report_inte
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.evaluation.answer_store import Store, commit_of, digest, files_of
 from hf_alignbeam.evaluation.devices import load_causal, load_causal_on, named_device, this_process
-from hf_alignbeam.evaluation.generation import encode
+from hf_alignbeam.evaluation.generation import encode_for
 from hf_alignbeam.evaluation.prompt_sets import Example, read_prompts
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.failsafe import JudgeError
@@ -289,7 +289,7 @@ def _generate(request: Request, batch: list[list[Message]], loaded: GuardedTarge
     """The new tokens (B, length) of each answer."""
     if request.sample:
         set_seed(request.seed)
-    inputs = encode(batch, loaded.tokenizer).to(input_device(loaded.model))
+    inputs = encode_for(loaded.model, batch, loaded.tokenizer)
     with torch.no_grad():
         output = loaded.model.generate(  # type: ignore[operator]
             **inputs, **arguments, max_new_tokens=request.max_new_tokens, do_sample=request.sample

@@ -17,7 +17,7 @@ from hf_alignbeam.chat.conversations import Message
 from hf_alignbeam.chat.target_prompts import render_target_prompt
 from hf_alignbeam.chat.templates import encode_with_one_bos
 from hf_alignbeam.embedding_search.embeddings import padded_ids
-from hf_alignbeam.inference.engines import input_device
+from hf_alignbeam.inference.engines import input_device, max_positions
 from hf_alignbeam.tokenization.vocabulary import decode, token_bytes
 
 
@@ -47,6 +47,24 @@ def encode(conversations: Sequence[list[Message]], tokenizer: PreTrainedTokenize
     rows = [_encoded(conversation, tokenizer) for conversation in conversations]
     pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return BatchEncoding(padded_ids(rows, int(next(i for i in pads if i is not None)), torch.device("cpu")))
+
+
+def encode_for(
+    model: PreTrainedModel, conversations: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase
+) -> BatchEncoding:
+    """As `encode`, on the device of a model that is to continue the batch.
+
+    Raises:
+        ValueError: The chat template refuses a conversation, or one leaves no room for an answer in the model's context.
+    """
+    inputs, limit = encode(conversations, tokenizer), max_positions(model)
+    n_tokens = int(inputs["attention_mask"].sum(-1).max())
+    if limit is not None and n_tokens >= limit:  # transformers reads it all the same, in memory that grows with its square
+        name = model.config._name_or_path or type(model).__name__
+        raise ValueError(
+            f"A prompt must leave room for its answer, but has {n_tokens} tokens, and the target {name} takes {limit}."
+        )
+    return inputs.to(input_device(model))
 
 
 def why_refused(conversation: list[Message], tokenizer: PreTrainedTokenizerBase) -> str:
@@ -89,7 +107,7 @@ class Responder:
     @torch.no_grad()
     def __call__(self, conversations: Sequence[list[Message]], **generate_arguments: Any) -> list[Response]:
         """Answer conversations in one call of `generate`, with further arguments for it."""
-        inputs = encode(conversations, self.tokenizer).to(input_device(self.model))
+        inputs = encode_for(self.model, conversations, self.tokenizer)
         output = self.model.generate(**inputs, **self.generation, **generate_arguments)  # type: ignore[operator]
         return self.read(conversations, output, inputs["input_ids"].shape[-1])
 
