@@ -1,7 +1,6 @@
 """`alignbeam generate`: answers prompts with a target model, guarded by an anchor and optionally a judge."""
 
 import contextlib
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from hf_alignbeam.cli.judges.settings import check_optioned_judge, judge_values,
 from hf_alignbeam.cli.strategy_settings import check_settings
 from hf_alignbeam.console import OBEYED, check_encodable, printable, report_interrupts, report_left_out, report_user_errors, tell
 from hf_alignbeam.decoding.strategy import AlignBeam
-from hf_alignbeam.evaluation.answer_store import Store, commit_of, digest, files_of
+from hf_alignbeam.evaluation.answer_store import Store, commit_of, digest, files_of, remove_store
 from hf_alignbeam.evaluation.devices import load_causal, load_causal_on, named_device, this_process
 from hf_alignbeam.evaluation.generation import encode_for
 from hf_alignbeam.evaluation.prompt_sets import Example, read_prompts
@@ -95,8 +94,9 @@ def _run(request: Request) -> None:
         if request.to is not None and request.to.is_dir():
             raise ValueError(f"--to must name a file, got the folder {request.to}.")
         if request.to is not None:
-            check_records(request.to, "--to", "answer", "error")
-            _check_apart(request, request.to)
+            check_records(request.to, "--to", {"messages", "answer"}, {"messages", "error"})
+            _check_place(request, request.to)
+        _check_apart(request)
         check_settings(request.guard, AnchorLogitsProcessor if request.judge is None else AlignBeam)
         if request.judge is not None:
             check_optioned_judge(request.judge, request.judge_options)
@@ -122,10 +122,17 @@ def _run(request: Request) -> None:
     report_left_out(refused, len(examples))
 
 
-def _check_apart(request: Request, to: Path) -> None:
-    """Raise ValueError where the answers would replace the prompts, or lie in the folder of a model."""
-    if request.file is not None and to.resolve() == request.file.resolve():
-        raise ValueError(f"--to must name another file than --file, got {to} for both. The prompts would be lost.")
+def _check_apart(request: Request) -> None:
+    """Raise ValueError where two options name one file: what the one holds would be lost."""
+    named = {"--file": request.file, "--to": request.to, "--audit": request.guard.get("audit"), "--explain": request.explain}
+    places: dict[Path, str] = {}
+    for option, path in named.items():
+        if path is not None and (first := places.setdefault(Path(path).resolve(), option)) != option:
+            raise ValueError(f"{option} must name another file than {first}, got {path} for both. One would replace the other.")
+
+
+def _check_place(request: Request, to: Path) -> None:
+    """Raise ValueError where the answers would lie in the folder of a model."""
     for option, name in (("--model", request.model), ("--anchor", request.anchor), ("--judge", request.judge)):
         if name is not None and Path(name).is_dir() and to.resolve().is_relative_to(Path(name).resolve()):
             raise ValueError(f"--to must lie outside the folder of {option}, got {to} in {name}. Name another file.")
@@ -224,7 +231,7 @@ def _write(
             replace_bytes(to, "".join(_json_line(record) for records in answered for record in records).encode())
         state.wait_for_everyone()
         if state.is_main_process:  # before the store is closed: until then no other run can use it
-            shutil.rmtree(parts)
+            remove_store(parts, "answers")
     return refused
 
 

@@ -105,5 +105,5 @@ def checked_settings(arguments: Mapping[str, Any]) -> tuple[Policy, SteeringSett
     if isinstance(audit, str | Path) and Path(audit).is_dir():
         raise ValueError(f"`audit` must name a file, got the folder {audit}. Name a file in it.")
     if isinstance(audit, str | Path):
-        check_records(Path(audit), "`audit`", "prompt_sha256")
+        check_records(Path(audit), "`audit`", {"id", "prompt_sha256"}, torn=b'{"id": "')
     return policy, steering

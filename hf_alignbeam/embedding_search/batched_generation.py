@@ -97,8 +97,7 @@ def resolve_generation(
             raise ValueError(f"`{name}` must be left out, got it: a search returns sequences only.")
     for name in (name for name, is_used in encoder_settings(config).items() if is_used):
         raise ValueError(f"`{name}` must be left out with an embedding search, as its answers follow no tokens, but it is set.")
-    if n_prompt > 1:  # `generate` forces the first token of an empty answer only, and answers of embeddings begin as empty ones
-        config.forced_bos_token_id = None
+    config.forced_bos_token_id = None  # `generate` ignores it behind a prompt, and answers of embeddings begin without one
     if (config.num_return_sequences or 1) > 1:
         raise ValueError(
             f"`num_return_sequences` must be 1, got {config.num_return_sequences}. Repeat the prompt to get several answers."

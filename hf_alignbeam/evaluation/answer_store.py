@@ -6,6 +6,7 @@ Knows records, files and keys. Knows no system and no score.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -69,6 +70,18 @@ class Batch:
     cost: Record
 
 
+def remove_store(folder: Path, name: str) -> None:
+    """Remove the files of a `Store`, and their folder if it holds nothing else."""
+    for file in _files(folder, name):
+        file.unlink()
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    return sorted(folder.glob(f"{name}-[0-9]*.jsonl"))
+
+
 class Store:
     """Batches by key, kept in memory and in the files `<name>-<process>.jsonl` of a folder that all processes share.
 
@@ -121,7 +134,7 @@ class Store:
 
     def _read(self) -> dict[str, Batch]:
         batches: dict[str, Batch] = {}
-        for path in sorted(self._folder.glob(f"{self._name}-[0-9]*.jsonl")):
+        for path in _files(self._folder, self._name):
             pending: dict[str, list[Record]] = {}
             for record in read_records(path):
                 if "batch" not in record:

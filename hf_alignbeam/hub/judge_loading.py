@@ -228,11 +228,18 @@ def models_beside(name: str, revision: str | None = None) -> list[tuple[str, str
     if file is not None and (saved := read_probes(file)).model is not None:
         found.append((saved.model, saved.revision))
     last = found[-1] if found else (name, revision)
-    if isabs(last[0]) and not isdir(last[0]):
-        raise OSError(f"{name} reads the model {last[0]}, but there is no such folder, and nothing is guarded without it.")
-    while (adapter := adapter_config(*last)) is not None:
+    while True:
+        if isabs(last[0]) and not isdir(last[0]):
+            raise OSError(f"{name} reads the model {last[0]}, but there is no such folder, and nothing is guarded without it.")
+        if (adapter := adapter_config(*last)) is None:
+            return found
         found.append(last := base_of_adapter(last[0], adapter))
-    return found
+
+
+def check_asked_nothing(judge: str, settings: JudgeSettings) -> None:
+    """Raise ValueError where something is said of how a judge of saved probes is asked."""
+    if replace(settings, threshold=None, revision=None) not in (JudgeSettings(), JudgeSettings(rubric=HIDDEN_STATES)):
+        raise ValueError(f"{judge} must be used as it is, for it holds probes of hidden states and is asked nothing.")
 
 
 def loaded_sha256(folder: Path) -> str:
@@ -294,8 +301,7 @@ def _load_probed(judge: str, file: Path, settings: JudgeSettings, device: torch.
     Raises:
         ValueError: The settings say how it is asked, or the file holds no probes.
     """
-    if replace(settings, threshold=None, revision=None) not in (JudgeSettings(), JudgeSettings(rubric=HIDDEN_STATES)):
-        raise ValueError(f"{judge} must be used as it is, for it holds probes of hidden states and is asked nothing.")
+    check_asked_nothing(judge, settings)
     saved = read_probes(file)
     name, revision = (judge, settings.revision) if saved.model is None else (saved.model, saved.revision)
     network, tokenizer = load_once(AutoModelForCausalLM, name, revision, device)

@@ -18,7 +18,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from transformers import AutoConfig, PreTrainedConfig
 
 from hf_alignbeam.hub.flatten import flat_name, write_flat
-from hf_alignbeam.hub.judge_loading import find_probes, loaded_sha256, models_beside
+from hf_alignbeam.hub.judge_loading import check_asked_nothing, find_probes, judge_settings, loaded_sha256, models_beside
 from hf_alignbeam.hub.loading_files import (
     ADAPTER_FILES,
     LICENSE_FILES,
@@ -264,6 +264,8 @@ def _fixed(kind: str, protection: Mapping[str, Any]) -> dict[str, str]:
             _check_fixed(name, beside, commit)
         if probes is None:
             _check_kind(kind, name, revision)
+        else:
+            check_asked_nothing(name, judge_settings(protection))
         if os.path.isdir(name):
             folder = Path(name).resolve()
             return {kind: str(folder), f"{kind}_sha256": loaded_sha256(folder)}

@@ -166,7 +166,7 @@ def reason(error: Exception) -> str:
 def _may_retry(verdicts: Verdicts) -> bool:
     """Whether a call failed as a whole, and may answer if it is made anew."""
     n_failed, errors = verdicts.harm.count(None), verdicts.errors
-    return n_failed == len(verdicts.harm) and len(errors) == 1 and not isinstance(errors[0], JudgeTimeoutError)
+    return n_failed == len(verdicts.harm) and len(errors) == 1 and not isinstance(errors[0], JudgeTimeoutError | EndpointError)
 
 
 def _checked(harm: object, n_responses: int) -> Verdicts:

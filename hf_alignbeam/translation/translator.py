@@ -197,7 +197,7 @@ class VocabularyTranslator:
             prob[:, :width] = anchor_prob[:, :width]
             return Translation(prob, (anchor_prob.sum(-1) - prob.sum(-1)).clamp_min(0.0))
         table = self.table(pending, target_only_prefix).to(target_prob.device)
-        return table.apply_(anchor_prob.to(target_prob.device, copy=True), target_prob).normalize_()
+        return table.apply_(anchor_prob.to(target_prob.device, torch.float32, copy=True), target_prob.float()).normalize_()
 
     @cached_method(maxsize=32)
     def table(self, pending: bytes = b"", target_only_prefix: bytes = b"") -> Table:

@@ -72,8 +72,14 @@ def append_shared(path: Path, record: Mapping[str, Any]) -> None:
         _write(file, json_line(record))
 
 
-def check_records(path: Path, option: str, *keys: str) -> None:
-    """Check a file before it is written to: it must be new, empty, or begin with a JSON record that has one of some keys.
+def check_records(path: Path, option: str, *kinds: set[str], torn: bytes | None = None) -> None:
+    """Check a file before it is written to: it must be new, empty, or begin with a JSON record of a known kind.
+
+    Args:
+        path: The file.
+        option: What names it, for the error.
+        kinds: For each kind of record, the keys that it has among others.
+        torn: How a first line may begin whose writer was killed before its end; None where no line is ever torn.
 
     Raises:
         ValueError: It holds something else, which would be replaced or mixed with records. The error names the option.
@@ -83,12 +89,13 @@ def check_records(path: Path, option: str, *keys: str) -> None:
         return
     with path.open("rb") as file:
         line = file.readline(MAX_LINE)
-    is_torn = line.startswith(b"{") and not line.endswith(b"\n")  # its writer was killed within the first record
+    is_torn = torn is not None and not line.endswith(b"\n") and (line.startswith(torn) or torn.startswith(line))
     try:
-        record = dict.fromkeys(keys) if is_torn or not line else json.loads(line)
+        record = {} if is_torn else json.loads(line)
     except ValueError:
         record = None
-    if not isinstance(record, dict) or not any(key in record for key in keys):
+    is_known = isinstance(record, dict) and (is_torn or any(kind <= record.keys() for kind in kinds))
+    if line and not is_known:
         raise ValueError(f"{option} must be new, or as this wrote it before, but {path} holds something else. Name another file.")
 
 

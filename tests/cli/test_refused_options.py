@@ -50,8 +50,15 @@ def test_generate_does_not_write_its_answers_over_its_prompts(tmp_path):
     before = (tmp_path / "own.jsonl").read_bytes()
     result = run("generate", *NOWHERE, *GUARDED, "--file", tmp_path / "own.jsonl", "--to", tmp_path / "own.jsonl")
     assert result.exit_code == 2
-    assert "--to must name another file than --file" in result.output
+    assert "--to must name another file than --file" in " ".join(result.output.split())
     assert (tmp_path / "own.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(("one", "other"), [("--to", "--audit"), ("--audit", "--explain"), ("--to", "--explain")])
+def test_generate_does_not_write_two_things_into_one_file(one, other, tmp_path):
+    result = run("generate", *NOWHERE, *GUARDED, one, tmp_path / "x.png", other, tmp_path / "x.png")
+    assert result.exit_code == 2
+    assert f"{other} must name another file than {one}" in " ".join(result.output.split())
 
 
 def test_generate_without_a_judge_refuses_wrong_settings_before_it_loads():

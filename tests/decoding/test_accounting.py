@@ -116,7 +116,7 @@ def test_nothing_is_generated_where_no_record_can_be_written(streams, specialist
 
 
 def test_no_text_is_returned_without_its_record(full_at, specialist, strategy, oracle, tmp_path):
-    before = b'{"prompt_sha256": ""}\n' * 14
+    before = b'{"id": "1", "prompt_sha256": "2"}\n' * 9
     (tmp_path / "audit.jsonl").write_bytes(before)
     with full_at(310), pytest.raises(OSError, match="File too large"):
         generated(specialist, chats_of("general", 1), strategy(oracle, audit=tmp_path / "audit.jsonl"))

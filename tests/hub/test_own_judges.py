@@ -77,6 +77,15 @@ def test_an_adapter_with_probes_is_pinned_with_its_base(base, tmp_path):
         AutoModelForCausalLM.from_pretrained(tmp_path / "made", **TRUSTED)
 
 
+@pytest.mark.parametrize(
+    "said", [{"judge_rubric": "yes-no"}, {"judge_labels": {"unsafe": 1.0}}, {"judge_profile": "llama-guard"}]
+)
+def test_a_copy_whose_own_judge_would_be_asked_something_is_not_written(said, judge, tmp_path):
+    with pytest.raises(ValueError, match="must be used as it is, for it holds probes of hidden states"):
+        protect(judge, tmp_path / "made", **said)
+    assert not (tmp_path / "made").exists()
+
+
 @GRADIENT_WARNING
 def test_an_adapter_without_probes_is_refused(base, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(base)

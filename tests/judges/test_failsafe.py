@@ -6,8 +6,8 @@ import threading
 import pytest
 import torch
 
-from hf_alignbeam.judges.base import NoVerdictError
-from hf_alignbeam.judges.failsafe import judge_each_or_none, judge_once, reason
+from hf_alignbeam.judges.base import EndpointError, NoVerdictError
+from hf_alignbeam.judges.failsafe import JudgeCalls, judge_each_or_none, judge_once, reason
 
 CONVERSATIONS = [[{"role": "user", "content": text}] for text in ("one", "two", "three")]
 RESPONSES = ["a", "b", "c"]
@@ -61,3 +61,15 @@ def test_a_reason_quotes_no_error_that_was_made_elsewhere():
     assert reason(NoVerdictError("too late")) == "too late"
     assert "b" not in reason(KeyError("b")).split()
     assert reason(KeyError("b")).startswith("KeyError (")
+
+
+def test_an_endpoint_that_judges_nothing_is_not_asked_again_for_each_text():
+    n_asked = []
+
+    def down(conversations, responses):
+        n_asked.append(len(responses))
+        raise EndpointError("It is down.")
+
+    verdicts = JudgeCalls(down).each_or_none([[{"role": "user", "content": "Hi"}]] * 3, ["a", "b", "c"])
+    assert verdicts.harm == [None] * 3
+    assert n_asked == [3]

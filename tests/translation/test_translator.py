@@ -33,6 +33,16 @@ def distributions(translator, seed, n=2, sharpness=4.0):
     return [(torch.randn(n, size, generator=generator) * sharpness).softmax(-1) for size in sizes]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_distributions_of_few_bits_are_translated_in_float32(dtype, anchor, specialist):
+    translator = VocabularyTranslator(anchor[1], specialist[1])
+    anchor_prob, target_prob = (each.to(dtype) for each in distributions(translator, seed=1))
+    translation = translator(anchor_prob, target_prob)
+    assert translation.prob.dtype == torch.float32
+    torch.testing.assert_close(translation.prob.sum(-1) + translation.lost, torch.ones(2))
+    torch.testing.assert_close(translation.prob, translator(anchor_prob.float(), target_prob.float()).prob)
+
+
 def test_a_token_that_its_own_tokenizer_never_writes_is_kept_by_its_bytes_or_encoded_again():
     """As some of SmolLM2's and many of Gemma's: the paper's rules decode and encode."""
     vocab = {"</s>": 0, "a": 1, "b": 2, "ab": 3}

@@ -194,16 +194,34 @@ def test_a_shared_file_loses_no_record_of_several_writers_and_drops_a_torn_line(
     assert sorted(record["n"] for record in read_records(path)) == sorted([*range(200)] * 2)
 
 
-@pytest.mark.parametrize("contents", [None, "", '{"answer": "So."}\n', '{"error": "No."}\n{"x": 1}\n', '{"answer": "So'])
+KINDS = {"id", "answer"}, {"id", "error"}
+
+
+@pytest.mark.parametrize(
+    "contents", [None, "", '{"id": "", "answer": "So."}\n', '{"id": "", "error": "No."}\n{"x": 1}\n', '{"id": "7', '{"i']
+)
 def test_a_file_that_is_new_or_of_the_same_kind_may_be_written_to(contents, tmp_path):
     if contents is not None:
         (tmp_path / "out").write_text(contents)
-    check_records(tmp_path / "out", "--to", "answer", "error")
-    check_records(Path("/dev/null"), "--to", "answer")
+    check_records(tmp_path / "out", "--to", *KINDS, torn=b'{"id": ')
+    check_records(Path("/dev/null"), "--to", *KINDS)
 
 
-@pytest.mark.parametrize("contents", ["How do I bake?\n", '{"prompt": "How?"}\n', "prompt,label\n", "[1]\n", "{\n}\n", "\x00"])
+@pytest.mark.parametrize(
+    "contents",
+    [
+        "How do I bake?\n",
+        '{"prompt": "How?"}\n',
+        '{"answer": "18"}\n',
+        '{"id": 1}',
+        '{"notes": 1}',
+        "a,b\n",
+        "[1]\n",
+        "{\n}\n",
+        "\x00",
+    ],
+)
 def test_a_file_of_something_else_is_not_written_to(contents, tmp_path):
     (tmp_path / "own").write_text(contents)
     with pytest.raises(ValueError, match="--to must be new, or as this wrote it before, but .*own holds something else"):
-        check_records(tmp_path / "own", "--to", "answer", "error")
+        check_records(tmp_path / "own", "--to", *KINDS, torn=b'{"id": "')

@@ -14,7 +14,7 @@ from hf_alignbeam.utils.whole_files import replace_file
 
 #: The shares of harmless responses that may be flagged, in the table.
 ALLOWED = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5)
-#: A threshold that flags less than this share of the harm that the default flags is not recommended.
+#: A threshold that flags less than this share of what is harmful is not recommended.
 LEAST_RECALL = 0.5
 Value = TypeVar("Value")
 COLORS = ("tab:green", "tab:red", "tab:gray")
@@ -40,10 +40,10 @@ def rates_at(verdicts: Sequence[KnownVerdict], threshold: float) -> tuple[Rate, 
 
 
 def why_not(verdicts: Sequence[KnownVerdict], chosen: float, default: float) -> str:
-    """Why a threshold should not be used in place of the default: it would let nearly all harm pass. Empty where it may be."""
+    """Why a threshold should not be used in place of the default: it would let most harm pass. Empty where it may be."""
     false_alarms, recall = rates_at(verdicts, chosen)
     _, before = rates_at(verdicts, default)
-    if recall.share > max(false_alarms.share, LEAST_RECALL * before.share):
+    if recall.share >= LEAST_RECALL and recall.share > false_alarms.share:
         return ""
     return (
         f"Do not use {chosen:.6g}: of what is harmful it flags {recall}, where {default:.6g} flags {before}. See whether what "

@@ -138,16 +138,11 @@ class HttpClient:
 
         Raises:
             EndpointError: The endpoint cannot be reached, refused the key, knows no such model or path, or redirects, as it would
-                every time; or it failed at each of several values.
+                every time.
         """
         texts = [json.dumps(value, ensure_ascii=False) for value in values]
         distinct = list(dict.fromkeys(texts))
         answers = dict(zip(distinct, _run_in_thread(self._post_all(path, distinct)) if distinct else [], strict=True))
-        if len(answers) > 1 and all(answer.is_retryable for answer in answers.values()):
-            raise EndpointError(
-                f"{self.url + path} must answer, but failed at each of {len(answers)} texts, also when asked again: "
-                f"{counted(answer.problem for answer in answers.values())}. Check the server, or raise `timeout`."
-            )
         return [answers[text] for text in texts]
 
     async def _post_all(self, path: str, texts: Sequence[str]) -> list[Answer]:

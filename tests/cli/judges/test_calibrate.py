@@ -195,11 +195,12 @@ def test_a_response_that_the_judge_cannot_read_costs_no_other_its_verdict(labell
     assert re.search(r"60 responses, \d+ of them harmful; [12] without a verdict", result.output)
 
 
-@pytest.mark.parametrize(("harms", "is_used"), [((0.4, 0.6, 0.7, 0.9), True), ((0.6, 0.7, 0.75, 0.9), False)])
+@pytest.mark.parametrize(
+    ("harms", "is_used"), [((0.4, 0.6, 0.7, 0.9), True), ((0.4, 0.6, 0.64, 0.9), False), ((0.1, 0.2, 0.3, 0.4), False)]
+)
 def test_a_threshold_is_not_recommended_where_it_lets_most_harm_pass(harms, is_used):
-    """Of four harmful responses, all above the default, two or one are above the harmless one with the most harm."""
-    verdicts = [KnownVerdict(0.1, False), KnownVerdict(0.65 if is_used else 0.8, False), *(KnownVerdict(h, True) for h in harms)]
-    chosen = best_threshold(verdicts, 0.0)
-    advice = why_not(verdicts, chosen, 0.5)
+    """Of four harmful responses two, one or none are above the harmless one with the most harm."""
+    verdicts = [KnownVerdict(0.1, False), KnownVerdict(0.65, False), *(KnownVerdict(h, True) for h in harms)]
+    advice = why_not(verdicts, best_threshold(verdicts, 0.0), 0.5)
     assert (not advice) is is_used
-    assert is_used or "Do not use 0.85: of what is harmful it flags 25.0 %" in advice
+    assert is_used or "of what is harmful it flags" in advice

@@ -95,15 +95,6 @@ def test_a_server_that_cannot_be_reached_is_named(build):
         remote.harm_of(judge, "a")
 
 
-@pytest.mark.parametrize("status", [500, 503, 429])
-def test_a_server_that_fails_at_every_text_is_named(status, server, build):
-    """At one text alone it may be the text."""
-    server.default = remote.fail(status)
-    with pytest.raises(EndpointError, match=rf"must answer, but failed at each of 2 texts, .*: status {status} \(2\)\. Check"):
-        remote.harm_of(build(max_retries=0), "a", "b")
-    remote.assert_harm(remote.harm_of(build(max_retries=0), "a"), NAN)
-
-
 @pytest.fixture
 def interrupts():
     """Python's own handler of SIGINT, which a process started in the background ignores."""
