@@ -117,11 +117,11 @@ class Vocabulary:
         """
         return self._repaired(data, self.own_ids(data))
 
-    def encode_batch(self, pieces: Sequence[bytes]) -> list[tuple[int, ...]]:
-        """Encode many byte strings at once."""
+    def encode_batch(self, pieces: Sequence[bytes], repairs: bool = True) -> list[tuple[int, ...]]:
+        """Encode many byte strings at once, as `encode` does; without repairs, by the tokenizer's own ids where it has any."""
         texts = [_text(data) for data in pieces]
-        encoded = self.backend.encode_batch([text or "" for text in texts])
-        return [self._repaired(data, ids if text else ()) for data, text, ids in zip(pieces, texts, encoded, strict=True)]
+        own = [ids if text else () for text, ids in zip(texts, self.backend.encode_batch([t or "" for t in texts]), strict=True)]
+        return [ids if ids and not repairs else self._repaired(data, ids) for data, ids in zip(pieces, own, strict=True)]
 
     def own_ids(self, data: bytes) -> tuple[int, ...]:
         """The tokenizer's own ids, which may not give the bytes back; none for bytes that are no text."""

@@ -232,7 +232,7 @@ def links(translator: VocabularyTranslator, pending: bytes, target_only_prefix: 
         next_tokens[i] = -1 if encodes_all else target.by_bytes.get(target_only_prefix + ending, -1)
         if next_tokens[i] < 0 and translator.rule != "exact":
             texts[i] = target_only_prefix + ending
-    for i, encoded in zip(texts, target.encode_batch(list(texts.values())), strict=True):
+    for i, encoded in zip(texts, target.encode_batch(list(texts.values()), not encodes_all), strict=True):
         if len(encoded) == 1 or (encoded and translator.rule != "drop"):
             next_tokens[i] = encoded[0]
     extensions = defaultdict(list)

@@ -22,6 +22,8 @@ def translate(anchor, target, anchor_prob, target_prob, rule="bytes"):
                 result[t] += p * (weight / total if total else 1 / len(weights))
             continue
         ids = target.encode(data) if data else ()
+        if data and rule in ("drop", "first"):
+            ids = target.own_ids(data) or ids
         if data in target.by_bytes and rule not in ("drop", "first"):
             ids = (target.by_bytes[data],)
         keeps = {"bytes": bool(ids), "first": bool(ids), "drop": len(ids) == 1, "exact": data in target.by_bytes}

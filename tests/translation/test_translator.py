@@ -6,7 +6,7 @@ import torch
 from helpers import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from hf_alignbeam.benchmarks.translation_loss import with_rule
@@ -57,6 +57,20 @@ def test_a_token_that_its_own_tokenizer_never_writes_is_kept_by_its_bytes_or_enc
         kept = torch.tensor([*expected[rule], 0]) * (1.0 - translation.lost)
         torch.testing.assert_close(translation.prob[0], kept)
         assert float(translation.lost[0]) == pytest.approx(0.7 if rule == "drop" else 0.0, abs=1e-6)
+
+
+def test_the_papers_rules_encode_as_the_targets_tokenizer_does():
+    """One that writes lower case has a token for what is no byte string of its vocabulary."""
+    written = Tokenizer(models.BPE({"</s>": 0, "a": 1, "b": 2}, []))
+    written.normalizer = normalizers.Lowercase()
+    anchor, target = (
+        PreTrainedTokenizerFast(tokenizer_object=each, eos_token="</s>")
+        for each in (Tokenizer(models.BPE({"</s>": 0, "A": 1, "b": 2}, [])), written)
+    )
+    prob = torch.tensor([[0.0, 0.7, 0.3]])
+    for rule, kept in (("bytes", 0.0), ("exact", 0.0), ("drop", 0.7), ("first", 0.7)):
+        translation = VocabularyTranslator(anchor, target, rule)(prob, torch.full((1, 3), 1 / 3))
+        torch.testing.assert_close(translation.prob[0], torch.tensor([0.0, kept, 0.3]))
 
 
 @pytest.mark.parametrize("rule", RULES)
