@@ -84,6 +84,7 @@ def run(request: Request) -> None:
             folder = request.to or Path(stack.enter_context(tempfile.TemporaryDirectory()))
             if request.to is None and state.num_processes > 1:
                 raise ValueError("Several processes need --to, a folder that all of them share.")
+            _check_folder(folder)
             _evaluate(recipe, folder, state, request)
 
 
@@ -103,6 +104,15 @@ def _evaluate(recipe: Recipe, folder: Path, state: PartialState, request: Reques
             _report(recipe, results, left_out, folder, request)
     if state.is_main_process:
         report_left_out(left_out, sum(len(each.examples) for each in all_sets))
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise ValueError where a folder holds a report without the answers behind it: it is no run's, and would be replaced."""
+    found = [name for name in (REPORT, FIGURES) if (folder / name).is_file()]
+    if found and not any(folder.glob("answers-[0-9]*.jsonl")):
+        raise ValueError(
+            f"--to must be new, or the folder of an earlier run, but {folder} holds {found[0]} without answers. Name another one."
+        )
 
 
 def _answered(

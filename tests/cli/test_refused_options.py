@@ -61,6 +61,18 @@ def test_generate_does_not_write_two_things_into_one_file(one, other, tmp_path):
     assert f"{other} must name another file than {one}" in " ".join(result.output.split())
 
 
+@pytest.mark.parametrize("name", ["report.md", "report.json"])
+def test_evaluate_does_not_write_over_a_report_that_no_run_wrote(name, tmp_path):
+    (tmp_path / "prompts.txt").write_text("Hello\n")
+    recipe = {"model": "nowhere", "prompts": [{"source": str(tmp_path / "prompts.txt"), "harmful": False}], "systems": ["plain"]}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    (tmp_path / name).write_text("My thesis.")
+    result = run("evaluate", tmp_path / "recipe.yaml", "--to", tmp_path)
+    assert result.exit_code == 2
+    assert f"holds {name} without answers. Name another one." in " ".join(result.output.split())
+    assert (tmp_path / name).read_text() == "My thesis."
+
+
 def test_generate_without_a_judge_refuses_wrong_settings_before_it_loads():
     result = run("generate", "--model", "nowhere", *GUARDED, "--alpha", 3)
     assert result.exit_code == 2
