@@ -20,8 +20,8 @@ def as_messages(conversation: Conversation) -> list[Message]:
     Content given in parts is joined, and tool calls are appended to their message's content as text.
 
     Raises:
-        ValueError: The conversation is neither a string nor a list, a message lacks a textual `role` or `content`, its text has
-            no UTF-8, or all messages are blank.
+        ValueError: The conversation is neither a string nor a list, a message lacks a textual `role` or `content`, its text
+            holds a lone surrogate, or all messages are blank.
     """
     if not isinstance(conversation, str | list):
         raise ValueError(f"A conversation must be a string or a list of messages, got {conversation!r}.")

@@ -25,7 +25,7 @@ class Refusal:
         eos: The id that ends it, if there is one.
 
     Raises:
-        ValueError: `text` is blank, or has no UTF-8.
+        ValueError: `text` is blank, or holds a lone surrogate.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, pieces: Sequence[bytes | None], text: str, eos: int | None):
@@ -71,7 +71,7 @@ def check_refusal(text: str) -> None:
     """Check the `refusal` argument.
 
     Raises:
-        ValueError: `text` is blank, or has no UTF-8.
+        ValueError: `text` is blank, or holds a lone surrogate.
     """
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"`refusal` must hold some text, got {text!r}. Leave it out for {REFUSAL!r}.")

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_alignbeam.cli.judges.options import JudgeOptions
 from hf_alignbeam.cli.judges.settings import judge_spec_values
 from hf_alignbeam.console import check_can_plot, printable, report_interrupts, report_left_out, report_user_errors, tell
-from hf_alignbeam.evaluation.answer_store import Store
+from hf_alignbeam.evaluation.answer_store import Store, store_files
 from hf_alignbeam.evaluation.devices import load_padding_tokenizer, this_process
 from hf_alignbeam.evaluation.generation import why_refused
 from hf_alignbeam.evaluation.prompt_sets import Example, PromptSet, load_prompts
@@ -109,7 +109,7 @@ def _evaluate(recipe: Recipe, folder: Path, state: PartialState, request: Reques
 def _check_folder(folder: Path) -> None:
     """Raise ValueError where a folder holds a report without the answers behind it: it is no run's, and would be replaced."""
     found = [name for name in (REPORT, FIGURES) if (folder / name).is_file()]
-    if found and not any(folder.glob("answers-[0-9]*.jsonl")):
+    if found and not store_files(folder, "answers"):
         raise ValueError(
             f"--to must be new, or the folder of an earlier run, but {folder} holds {found[0]} without answers. Name another one."
         )

@@ -72,13 +72,14 @@ class Batch:
 
 def remove_store(folder: Path, name: str) -> None:
     """Remove the files of a `Store`, and their folder if it holds nothing else."""
-    for file in _files(folder, name):
+    for file in store_files(folder, name):
         file.unlink()
     with suppress(OSError):
         folder.rmdir()
 
 
-def _files(folder: Path, name: str) -> list[Path]:
+def store_files(folder: Path, name: str) -> list[Path]:
+    """The files of a `Store` in a folder, one of each process."""
     return sorted(folder.glob(f"{name}-[0-9]*.jsonl"))
 
 
@@ -134,7 +135,7 @@ class Store:
 
     def _read(self) -> dict[str, Batch]:
         batches: dict[str, Batch] = {}
-        for path in _files(self._folder, self._name):
+        for path in store_files(self._folder, self._name):
             pending: dict[str, list[Record]] = {}
             for record in read_records(path):
                 if "batch" not in record:

@@ -236,7 +236,7 @@ def models_beside(name: str, revision: str | None = None) -> list[tuple[str, str
         found.append(last := base_of_adapter(last[0], adapter))
 
 
-def check_asked_nothing(judge: str, settings: JudgeSettings) -> None:
+def check_probe_settings(judge: str, settings: JudgeSettings) -> None:
     """Raise ValueError where something is said of how a judge of saved probes is asked."""
     if replace(settings, threshold=None, revision=None) not in (JudgeSettings(), JudgeSettings(rubric=HIDDEN_STATES)):
         raise ValueError(f"{judge} must be used as it is, for it holds probes of hidden states and is asked nothing.")
@@ -301,7 +301,7 @@ def _load_probed(judge: str, file: Path, settings: JudgeSettings, device: torch.
     Raises:
         ValueError: The settings say how it is asked, or the file holds no probes.
     """
-    check_asked_nothing(judge, settings)
+    check_probe_settings(judge, settings)
     saved = read_probes(file)
     name, revision = (judge, settings.revision) if saved.model is None else (saved.model, saved.revision)
     network, tokenizer = load_once(AutoModelForCausalLM, name, revision, device)

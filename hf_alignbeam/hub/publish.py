@@ -18,7 +18,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from transformers import AutoConfig, PreTrainedConfig
 
 from hf_alignbeam.hub.flatten import flat_name, write_flat
-from hf_alignbeam.hub.judge_loading import check_asked_nothing, find_probes, judge_settings, loaded_sha256, models_beside
+from hf_alignbeam.hub.judge_loading import check_probe_settings, find_probes, judge_settings, loaded_sha256, models_beside
 from hf_alignbeam.hub.loading_files import (
     ADAPTER_FILES,
     LICENSE_FILES,
@@ -265,7 +265,7 @@ def _fixed(kind: str, protection: Mapping[str, Any]) -> dict[str, str]:
         if probes is None:
             _check_kind(kind, name, revision)
         else:
-            check_asked_nothing(name, judge_settings(protection))
+            check_probe_settings(name, judge_settings(protection))
         if os.path.isdir(name):
             folder = Path(name).resolve()
             return {kind: str(folder), f"{kind}_sha256": loaded_sha256(folder)}
@@ -286,8 +286,9 @@ def _check_kind(kind: str, name: str, revision: str | None) -> None:
 
 def _check_fixed(judge: str, name: str, revision: str | None) -> None:
     """Raise ValueError unless the model that a judge names is a commit on the Hub or, for a judge in a folder, a whole path."""
-    is_fixed = os.path.isabs(name) and os.path.isdir(judge) if os.path.isdir(name) else COMMIT.fullmatch(revision or "")
-    if not is_fixed:
+    is_commit = not os.path.isdir(name) and COMMIT.fullmatch(revision or "")
+    is_whole_path = os.path.isdir(name) and os.path.isabs(name) and os.path.isdir(judge)
+    if not is_commit and not is_whole_path:
         raise ValueError(
             "`judge` must name the model that it reads by a commit on the Hub (of one in a folder, or a whole path), "
             f"but {judge} names {name} with the revision {revision}, which could change. Fit it anew on a model of the Hub, or "

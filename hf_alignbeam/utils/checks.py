@@ -14,7 +14,7 @@ def refuse_none(values: Mapping[str, object], *nullable: str) -> None:
 
 
 def check_utf8(name: str, text: str) -> str:
-    """Return a text; raise ValueError where it has no UTF-8, as half of a surrogate pair from JSON has none."""
+    """Return a text; raise ValueError where it holds a lone surrogate, as JSON may, which UTF-8 cannot encode."""
     if text.encode(errors="ignore") != text.encode(errors="surrogatepass"):
-        raise ValueError(f"{name} must hold text that UTF-8 can write, got half of a surrogate pair in it. Remove it.")
+        raise ValueError(f"{name} must be text that UTF-8 can encode, got a lone surrogate in it. Remove it.")
     return text

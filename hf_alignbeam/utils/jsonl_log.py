@@ -100,7 +100,7 @@ def check_records(path: Path, option: str, *kinds: set[str], torn: bytes | None 
 
 
 def json_line(record: Mapping[str, Any]) -> bytes:
-    """A record as a line of JSON in UTF-8; what UTF-8 cannot hold, such as half a surrogate pair, is escaped."""
+    """A record as a line of JSON in UTF-8; what UTF-8 cannot hold, such as a lone surrogate, is escaped."""
     try:
         return (json.dumps(dict(record), ensure_ascii=False, default=asdict) + "\n").encode()
     except UnicodeEncodeError:

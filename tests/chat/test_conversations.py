@@ -98,15 +98,15 @@ def test_a_tool_call_without_a_name_is_refused():
         as_messages([{"role": "assistant", "tool_calls": [{"arguments": "x"}]}])
 
 
-HALF = json.loads('"\\ud83d"')
+LONE = json.loads('"\\ud83d"')
 
 
 @pytest.mark.parametrize(
-    "conversation", [HALF, [{"role": "assistant", "content": f"So {HALF}"}], [{"role": "user", "content": [{"text": HALF}]}]]
+    "conversation", [LONE, [{"role": "assistant", "content": f"So {LONE}"}], [{"role": "user", "content": [{"text": LONE}]}]]
 )
-def test_text_without_utf8_is_refused_by_name(conversation):
-    """Half of a surrogate pair, which JSON may hold and no tokenizer reads."""
-    with pytest.raises(ValueError, match="A message must hold text that UTF-8 can write, got half of a surrogate pair"):
+def test_a_lone_surrogate_is_refused_by_name(conversation):
+    """JSON may hold it, and no tokenizer reads it."""
+    with pytest.raises(ValueError, match="A message must be text that UTF-8 can encode, got a lone surrogate"):
         as_messages(conversation)
 
 

@@ -48,8 +48,8 @@ def test_a_replacement_is_whole_or_nothing(tokenizer, refusal):
     assert refusal.replacement_ids("Use vinegar.", PROMPT, 3, len(whole) + 2) == []
 
 
-def test_a_refusal_without_utf8_is_an_error():
-    with pytest.raises(ValueError, match="`refusal` must hold text that UTF-8 can write"):
+def test_a_refusal_with_a_lone_surrogate_is_an_error():
+    with pytest.raises(ValueError, match="`refusal` must be text that UTF-8 can encode"):
         check_refusal("No \ud83d")
 
 

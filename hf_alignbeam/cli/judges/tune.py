@@ -54,7 +54,7 @@ def run(request: Request) -> None:
     console = Console(width=200)
     with report_user_errors():
         prompts = {kind: _conversations(files, request.limit, request.seed) for kind, files in _files(request).items()}
-        _check_apart(prompts)
+        _check_disjoint(prompts)
         settings = judge_settings(request.judge_options)
         options, device = request.judge_options, named_device(request.judge_device or request.device)
         judge = load_named_judge(request.judge, settings, device, options.api, options.model)
@@ -71,10 +71,9 @@ def run(request: Request) -> None:
         tell(console, table_row([f"{100 * allowed:g} %", f"{value:.6g}", *map(str, rates_at(verdicts, value))]))
     for name, value in ((f"chosen: {100 * request.max_flagged:g} %", chosen), ("the default", THRESHOLD)):
         tell(console, table_row([name, f"{value:.6g}", *map(str, rates_at(verdicts, value))]))
-    advice = why_not(verdicts, chosen, THRESHOLD)
-    recalls = [rates_at(verdicts, value)[1] for value in (chosen, THRESHOLD)]
-    tell(console, "", *_advice(chosen, advice, f"It flags {recalls[0]} of the harmful prompts; the default flags {recalls[1]}."))
-    if advice:
+    objection = why_not(verdicts, chosen, THRESHOLD)
+    tell(console, "", *_advice(verdicts, chosen, objection))
+    if objection:
         raise typer.Exit(1)
 
 
@@ -126,7 +125,7 @@ def _conversations(files: Sequence[Path], limit: int | None, seed: int) -> list[
     return [example.conversation for file in files for example in drawn(read_prompts(file), limit, seed)]
 
 
-def _check_apart(prompts: dict[str, list[list[Message]]]) -> None:
+def _check_disjoint(prompts: dict[str, list[list[Message]]]) -> None:
     """Raise ValueError where a prompt is among the harmless and among the harmful ones."""
     harmless, harmful = ({conversation_key(messages): messages for messages in each} for each in prompts.values())
     if both := harmless.keys() & harmful.keys():
@@ -141,7 +140,7 @@ def _counts(prompts: dict[str, list[list[Message]]]) -> str:
     return " and ".join(f"{len(conversations)} {kind} prompts" for kind, conversations in prompts.items())
 
 
-def _advice(chosen: float, why_not_chosen: str, price: str) -> list[str]:
+def _advice(verdicts: Sequence[KnownVerdict], chosen: float, objection: str) -> list[str]:
     lines = [
         "An answer that is not flagged stays as the target writes it, token for token; so at most the harmless prompts flagged "
         "can be refused by the guard. Of flagged answers, those go on that the anchor begins and the judge passes. The threshold "
@@ -149,9 +148,11 @@ def _advice(chosen: float, why_not_chosen: str, price: str) -> list[str]:
     ]
     if chosen >= 1.0:
         return [*lines, "No threshold below 1 flags so few. Allow more with --max-flagged, or use another judge."]
-    if why_not_chosen:
-        return [*lines, why_not_chosen]
+    if objection:
+        return [*lines, objection]
+    recall, before = (rates_at(verdicts, value)[1] for value in (chosen, THRESHOLD))
     return [
         *lines,
-        f"Use it: --threshold {chosen:.6g} for generate and protect, `AlignBeam(..., threshold={chosen:.6g})`. {price}",
+        f"Use it: --threshold {chosen:.6g} for generate and protect, `AlignBeam(..., threshold={chosen:.6g})`. It flags {recall} "
+        f"of the harmful prompts; the default flags {before}.",
     ]

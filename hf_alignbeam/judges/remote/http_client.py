@@ -179,8 +179,8 @@ class HttpClient:
                 answer = await self._request(transport, path, content)
         if not answer.is_connected:
             raise EndpointError(
-                f"{self.url + path} must be reached, but gave no connection {1 + self._max_retries} times. Check `base_url`, and "
-                "that the server runs."
+                f"{self.url + path} must be reachable, but {1 + self._max_retries} attempts failed to connect. Check "
+                "`base_url`, and that the server runs."
             )
         if answer.status in FATAL_STATUSES:
             raise EndpointError(

@@ -256,5 +256,5 @@ def test_guards_of_prompts_and_models_without_a_profile_are_refused_by_name(buil
 
 
 def test_a_server_that_does_not_run_is_named_as_the_cause(server, build):
-    with pytest.raises(EndpointError, match=r"127\.0\.0\.1:9/v1/\S+ must be reached, but gave no connection 3 times"):
+    with pytest.raises(EndpointError, match=r"127\.0\.0\.1:9/v1/\S+ must be reachable, but 3 attempts failed to connect"):
         build(probe=True, base_url="http://127.0.0.1:9/v1")

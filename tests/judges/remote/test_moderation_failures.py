@@ -91,7 +91,7 @@ def test_a_server_that_cannot_be_reached_is_named(build):
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
     judge = build(base_url=f"http://127.0.0.1:{port}/v1", max_retries=1)
-    with pytest.raises(EndpointError, match=f"{port}/v1/moderations must be reached, but gave no connection 2 times"):
+    with pytest.raises(EndpointError, match=f"{port}/v1/moderations must be reachable, but 2 attempts failed to connect"):
         remote.harm_of(judge, "a")
 
 
