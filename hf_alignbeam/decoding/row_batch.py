@@ -118,6 +118,7 @@ class RowBatch:
         for n, row in enumerate(rows):
             self.active[row], self.ends[row], self.divergences[row] = True, None, other.divergences[n]
             self.own_stream.add(row)
+        self.stopped = (self.stopped - set(rows)) | {rows[n] for n in other.stopped}
         for steered in other.steered:
             steered.rows = rows
         self.steered += other.steered

@@ -3,10 +3,7 @@
 import pytest
 import torch
 from helpers.strategies import answer_ids, chats_of, failing, fed_shapes, flags_first_call, generated, texts
-from transformers import (
-    LogitsProcessor,
-    StopStringCriteria,
-)
+from transformers import LogitsProcessor, StoppingCriteria, StopStringCriteria
 
 from hf_alignbeam.evaluation.generation import encode
 
@@ -133,6 +130,28 @@ def test_a_row_that_is_flagged_twice_has_one_anchor(specialist, strategy):
     for numbers in ((1, 2), (1, 3), (2, 3), (1, 2, 3)):
         together = answer_ids(specialist, conversations, strategy(flags_checks(*numbers), **settings))
         assert together[0] == answer_ids(specialist, conversations[:1], strategy(flags_checks(*numbers), **settings))[0]
+
+
+@pytest.mark.parametrize("way", ["eos", "criterion"])
+def test_a_candidate_in_place_of_an_answer_that_had_ended_is_written_to_its_own_end(way, specialist, strategy):
+    """It gets the same tokens beside a row that goes on as alone."""
+    conversation, beside = chats_of("harmful", 1), chats_of("general", 1)
+    own = answer_ids(specialist, conversation)[0][:3]
+    ended = texts(specialist, conversation, max_new_tokens=3)[0]
+
+    def judge(conversations, responses):
+        return torch.tensor([float(response == ended) for response in responses])
+
+    class StopsTheOwn(StoppingCriteria):
+        def __call__(self, input_ids, scores, **kwargs):
+            return (input_ids[:, -3:] == torch.tensor(own)).all(-1)
+
+    options = {"eos_token_id": [2, own[-1]]} if way == "eos" else {"stopping_criteria": [StopsTheOwn()]}
+    settings = {"judge_after": 5, "num_candidates": 2}
+    (alone,) = answer_ids(specialist, conversation, strategy(judge, **settings), **options)
+    together = answer_ids(specialist, conversation + beside, strategy(judge, **settings), **options)
+    assert together[0] == alone != own
+    assert len(alone) > settings["judge_after"] + 1
 
 
 def test_scores_explain_every_returned_token(specialist, strategy, oracle, one_of_each):
