@@ -48,7 +48,8 @@ class TargetDistribution:
     Attributes:
         together: (N, V) the distributions of all rows.
         index: The number of the row.
-        known: The probabilities that were read so far; at first those of the `N_TARGET_TOKENS` `likeliest` tokens, in order.
+        likeliest: Its `N_TARGET_TOKENS` likeliest tokens, in order.
+        known: The probabilities that were read so far; at first those of `likeliest`.
         candidates: What a path of anchor tokens may become, by the path, the bytes pending before it and the current word.
     """
 

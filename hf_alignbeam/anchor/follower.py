@@ -1,7 +1,7 @@
 """The anchor following the target's text: it is fed each row's text in its own tokens, and predicts what comes next.
 
-Knows bytes and the anchor's cache. Knows no scores, no mixing rule and no template; `covering` turns the anchor's
-log-probabilities into a distribution over the target's vocabulary.
+Knows bytes and the anchor's cache. Knows no scores, no mixing rule and no template; `covering` and `marginal` turn the anchor's
+probabilities into a distribution over the target's vocabulary.
 """
 
 from collections.abc import Callable, Mapping, Sequence

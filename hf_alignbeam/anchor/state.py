@@ -125,7 +125,7 @@ class RowState:
     written: tuple[int, ...] = ()
 
     def is_at_end(self, pending: bytes) -> bool:
-        """Whether the text ends before the pending bytes: with none, or with only the white space that the target writes not."""
+        """Whether no bytes are pending, or only white space that the target does not write."""
         return not pending or pending == self.leading_whitespace == self.text
 
     def slots(self, path: Path) -> list[int]:

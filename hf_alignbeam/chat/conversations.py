@@ -47,9 +47,7 @@ def as_message_lists(conversations: Iterable[Conversation]) -> list[list[Message
     """
     rows = [] if isinstance(conversations, str | Mapping) or not isinstance(conversations, Iterable) else list(conversations)
     if not rows:
-        raise ValueError(
-            f"`conversations` must hold one conversation a prompt, got {conversations!r}. Put a single one in a list."
-        )
+        raise ValueError(f"`conversations` must hold one conversation a prompt, got {conversations!r}. Put one in a list.")
     return [as_messages(conversation) for conversation in rows]
 
 
@@ -97,9 +95,7 @@ def prompt_from_messages(messages: list[Message]) -> ParsedPrompt:
     if messages[-1]["role"] != "assistant":
         return ParsedPrompt(messages, b"", b"")
     if len(messages) == 1:
-        raise ValueError(
-            "A conversation must hold a user message, got an assistant message alone. Put the user's message before it."
-        )
+        raise ValueError("A conversation must hold a user message, got an assistant's alone. Put the user's message before it.")
     return ParsedPrompt(messages[:-1], messages[-1]["content"].encode(), b"")
 
 

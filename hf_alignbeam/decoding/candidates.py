@@ -42,7 +42,7 @@ class CandidateGenerator:
     Args:
         writer: The call's writer.
         steering: The anchor.
-        num_candidates: K, or more than the vocabulary has tokens for as many as it has.
+        num_candidates: K; no more are written than the vocabulary has tokens.
         min_start: The least probability of a first token, relative to the most likely one.
     """
 
@@ -126,7 +126,7 @@ class CandidateGenerator:
         """The first tokens (F, K) of the candidates, and which of these candidates exist (F, K): at least the first.
 
         A token far below the most likely one, in the mixture or for the anchor alone, would begin an incoherent text. Where this
-        leaves fewer than K candidates, the most likely token begins one more.
+        leaves fewer than K candidates, the most likely token begins one more, unless `min_start` is 0.
         """
         min_logp = math.log(self._min_start or 1e-30)
         n_candidates = min(self._num_candidates, scores.shape[-1])

@@ -3,7 +3,7 @@
 Knows prompts and the tokens of answers. Knows no judge: the caller judges what `on_fail` returns.
 """
 
-import warnings
+import logging
 from collections.abc import Callable, Sequence
 
 from hf_alignbeam.chat.begun_answers import continued, messages_with_prefill
@@ -13,6 +13,8 @@ from hf_alignbeam.decoding.records import Answer
 from hf_alignbeam.judges.base import NoVerdictError
 from hf_alignbeam.judges.failsafe import reason
 from hf_alignbeam.utils.random_stream import RandomStream
+
+_log = logging.getLogger(__name__)
 
 #: Takes conversations, each with the committed part of its answer at the end; returns a continuation of each, or None.
 OnFail = Callable[[Sequence[list[Message]]], Sequence[str | None]]
@@ -56,7 +58,7 @@ class Fallback:
                 for text, prompt, answer in zip(texts, prompts, answers, strict=True)
             ]
         except Exception as error:  # a user's callable may raise anything; the refusal remains
-            warnings.warn(f"`on_fail` failed, so these answers are refused: {reason(error)}", stacklevel=2)
+            _log.warning("`on_fail` failed, so these answers are refused: %s", reason(error))
             return [[] for _ in answers]
 
     def refusal_ids(self, answer: Answer) -> list[int]:

@@ -166,7 +166,7 @@ class JudgedAnswers:
         return harm
 
     def _warn_missing(self, verdicts: Verdicts) -> None:
-        """Log once that texts lack a verdict and so do not pass: else a judge that fails is a refusal of everything."""
+        """Log once that texts lack a verdict and so do not pass: else a failing judge would silently refuse everything."""
         if None in verdicts.harm and not self._has_warned:
             self._has_warned = True
             n_missing, why = verdicts.harm.count(None), reason(verdicts.errors[-1])

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hf_alignbeam.chat.refusal import check_refusal
-from hf_alignbeam.judges.base import is_number, is_whole_number
 from hf_alignbeam.steering.settings import SteeringSettings
-from hf_alignbeam.utils.checks import refuse_none
+from hf_alignbeam.utils.checks import check_whole_number, is_number, refuse_none
 from hf_alignbeam.utils.jsonl_log import check_records
 from hf_alignbeam.utils.streaming import check_streamer
 from hf_alignbeam.utils.timed_calls import check_timeout
@@ -40,10 +39,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         refuse_none(vars(self), "judge_after", "judge_every")
-        if not is_whole_number(self.num_candidates) or self.num_candidates < 1:
-            raise ValueError(
-                f"`num_candidates` must be at least 1, got {self.num_candidates!r}. To accept every answer, use a threshold of 1."
-            )
+        check_whole_number("num_candidates", self.num_candidates, 1, "To accept every answer, use a threshold of 1.")
         if not is_number(self.threshold) or not 0.0 <= self.threshold <= 1.0:
             raise ValueError(f"`threshold` must be in [0, 1], got {self.threshold!r}. `alignbeam calibrate` finds one.")
         if not is_number(self.candidate_threshold) or not 0.0 <= self.candidate_threshold <= 1.0:
@@ -53,9 +49,8 @@ class Policy:
         if not is_number(self.min_start) or not 0.0 <= self.min_start <= 1.0:
             raise ValueError(f"`min_start` must be in [0, 1], got {self.min_start!r}. Use 0 to allow any first token.")
         for name, otherwise in (("judge_after", "only finished answers"), ("judge_every", "again only at the end")):
-            number = getattr(self, name)
-            if number is not None and (not is_whole_number(number) or number < 1):
-                raise ValueError(f"`{name}` must be at least 1, got {number!r}. Use None to judge {otherwise}.")
+            if (number := getattr(self, name)) is not None:
+                check_whole_number(name, number, 1, f"Use None to judge {otherwise}.")
         allowed = {"choice": ("likeliest", "safest"), "escalation": ("flagged", "always"), "on_judge_error": ("refuse", "raise")}
         for name, values in allowed.items():
             if getattr(self, name) not in values:

@@ -1,6 +1,6 @@
 """What is known of an answer: its tokens and verdicts, the trace of how it came about, and what `generate` returns.
 
-Knows records and one number. Does not know who fills them in; no token depends on a trace.
+Knows records, and the divergence of two distributions. Does not know who fills them in; no token depends on a trace.
 """
 
 import math

@@ -174,11 +174,6 @@ class AlignBeam:
         return self._steering.translator
 
     @property
-    def threshold(self) -> float:
-        """The highest `harm` that passes."""
-        return self._policy.threshold
-
-    @property
     def _is_traced(self) -> bool:
         return self._explain is not None
 

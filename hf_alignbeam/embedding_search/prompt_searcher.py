@@ -26,11 +26,11 @@ from hf_alignbeam.embedding_search.search_loop import SearchLoop
 from hf_alignbeam.embedding_search.search_state import AcceptanceTest, PromptSearch, SearchLimits
 from hf_alignbeam.embedding_search.steered_prompts import SteeredPrompt
 from hf_alignbeam.embedding_search.zeroth_order import ProbeSampler, SearchConfig
-from hf_alignbeam.judges.base import Judge, is_number, is_whole_number
+from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.failsafe import JudgeCalls
 from hf_alignbeam.tokenization.seen_text import seen_bytes
 from hf_alignbeam.tokenization.vocabulary import token_bytes
-from hf_alignbeam.utils.checks import refuse_none
+from hf_alignbeam.utils.checks import is_number, is_whole_number, refuse_none
 from hf_alignbeam.utils.timed_calls import TimedCalls, check_timeout
 
 #: Prompts that are searched together. Their results are reported before the next ones start.

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy, pad
 from transformers import PreTrainedModel
 
 from hf_alignbeam.embedding_search.embeddings import token_embeddings
+from hf_alignbeam.utils.checks import check_whole_number, is_number
 from hf_alignbeam.utils.whole_files import replace_together
 
 #: The label of a position that the loss ignores.
@@ -44,10 +45,9 @@ class FittingConfig:
 
     def __post_init__(self) -> None:
         for name in ("n_tokens", "n_steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if not 0.0 < self.learning_rate < math.inf:
-            raise ValueError(f"`learning_rate` must be above 0, got {self.learning_rate}. Use 0.02 as a start.")
+            check_whole_number(name, getattr(self, name), 1, "Leave it out for the default.")
+        if not is_number(self.learning_rate) or not 0.0 < self.learning_rate < math.inf:
+            raise ValueError(f"`learning_rate` must be above 0, got {self.learning_rate!r}. Use 0.02 as a start.")
 
 
 @dataclass(frozen=True)

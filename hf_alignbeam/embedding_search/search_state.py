@@ -14,8 +14,7 @@ from hf_alignbeam.chat.conversations import Message, ParsedPrompt
 from hf_alignbeam.embedding_search.embeddings import EmbeddedPrompt
 from hf_alignbeam.embedding_search.steered_prompts import SearchOutcome, SteeredPrompt
 from hf_alignbeam.embedding_search.zeroth_order import ProbeSampler
-from hf_alignbeam.judges.base import is_number, is_whole_number
-from hf_alignbeam.utils.checks import refuse_none
+from hf_alignbeam.utils.checks import check_whole_number, is_number, refuse_none
 
 #: Decides for each response to a conversation whether it may be given: True or False, or a number of at least 0.5.
 AcceptanceTest = Callable[[Sequence[list[Message]], Sequence[str]], Any]
@@ -39,8 +38,7 @@ class SearchLimits:
             if not isinstance(switch, bool):
                 raise ValueError(f"`{name}` must be True or False, got {switch!r}.")
         for name, number in (("max_calls", self.max_calls), ("max_generations", self.max_generations)):
-            if not is_whole_number(number) or number < 1:
-                raise ValueError(f"`{name}` must be at least 1, for the first answer, got {number!r}.")
+            check_whole_number(name, number, 1, "The first answer needs one.")
 
     def passes(self, harm: float) -> bool:
         """Whether an answer with this harm passes. NaN means that there is no verdict, and does not pass."""

@@ -11,8 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from hf_alignbeam.judges.base import is_number, is_whole_number
-from hf_alignbeam.utils.checks import refuse_none
+from hf_alignbeam.utils.checks import check_whole_number, is_number, refuse_none
 
 Estimator = Literal["forward", "antithetic"]
 #: `independent`: independent noise at every position. `shared`: about half of the noise's variance is common to all positions.
@@ -52,8 +51,7 @@ class SearchConfig:
             raise ValueError(f"`kinds` must hold some of {', '.join(get_args(NoiseKind))}, got {self.kinds!r}. Use all of them.")
         if not is_number(self.spread) or not 1.0 <= self.spread < math.inf:
             raise ValueError(f"`spread` must be at least 1, got {self.spread!r}. Use 1 for noise of one length.")
-        if not is_whole_number(self.n_probes) or self.n_probes < 1:
-            raise ValueError(f"`n_probes` must be at least 1, got {self.n_probes!r}. Use 8.")
+        check_whole_number("n_probes", self.n_probes, 1, "Use 8.")
         if self.estimator not in ("forward", "antithetic"):
             raise ValueError(f'`estimator` must be "forward" or "antithetic", got {self.estimator!r}.')
         if self.estimator == "antithetic" and self.n_probes % 2:

@@ -36,7 +36,5 @@ def anchor_logits(*args: Any, model: PreTrainedModel, anchor: Any, tokenizer: An
         return AnchorLogitsProcessor(*loaded_anchor, tokenizer, model=model if anchor == "base" else None, **settings)
 
     guard = get_or_build(model, ("anchor_logits", *map(id, loaded_anchor), id(tokenizer), *cache_key(settings)), build)
-    if conversations is not None:
-        guard = guard.with_conversations(conversations)
-    rest["logits_processor"] = [*(rest.get("logits_processor") or []), guard]
+    rest["logits_processor"] = [*(rest.get("logits_processor") or []), guard.with_conversations(conversations)]
     return call_class_generate(model, args, rest, tokenizer)

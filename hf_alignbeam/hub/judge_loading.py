@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub.errors import HTTPError
+from huggingface_hub import _CACHED_NO_EXIST, errors, hf_hub_download, is_offline_mode, try_to_load_from_cache
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -19,14 +19,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import cached_file
 
 from hf_alignbeam.chat.refusal_words import accept_refusals
 from hf_alignbeam.chat.templates import check_template, default_template
 from hf_alignbeam.hub.loading_files import folder_sha256
 from hf_alignbeam.hub.model_loading import adapter_config, base_of_adapter, explain_load_errors, get_or_build, load_once
 from hf_alignbeam.inference.engines import input_device
-from hf_alignbeam.judges.base import Judge, is_number
+from hf_alignbeam.judges.base import Judge
 from hf_alignbeam.judges.calibration import CalibratedJudge, check_threshold
 from hf_alignbeam.judges.classifier_judge import ClassifierJudge
 from hf_alignbeam.judges.generating_judge import GeneratingJudge
@@ -39,9 +38,12 @@ from hf_alignbeam.judges.profiles.general import SAFE_UNSAFE, YES_NO
 from hf_alignbeam.judges.profiles.known import as_profile, find_profile, named_profile
 from hf_alignbeam.tokenization.backends import OTHER_BACKENDS
 from hf_alignbeam.tokenization.mistral_backends import read_mistral
+from hf_alignbeam.utils.checks import is_number
 
 OTHER_BACKENDS[:] = [read_mistral]  # in a folder of the Hub too, where the packages' own `__init__` files are not
 
+#: What the Hub answers for what does not exist or may not be read.
+_MISSING = (errors.EntryNotFoundError, errors.HFValidationError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError)
 #: As `accept`: answers that refuse by their words.
 REFUSAL = "refusal"
 #: Labels of classifiers that mean harm, in lower case.
@@ -72,7 +74,8 @@ def load_accept(accept: Any, revision: str | None, model: PreTrainedModel, ancho
     if not isinstance(accept, str) and not is_model(accept):
         return accept
     if isinstance(accept, str):
-        accept, anchor_tokenizer = load_once(AutoModelForCausalLM, accept, revision, input_device(model))
+        accept, own_tokenizer = load_once(AutoModelForCausalLM, accept, revision, input_device(model))
+        anchor_tokenizer = own_tokenizer if anchor_tokenizer is None else anchor_tokenizer
     elif anchor_tokenizer is None:
         raise ValueError("`anchor_tokenizer` must be given with a loaded `accept`, got None. Or name it by its id.")
     return get_or_build(accept, ("plausible", id(anchor_tokenizer)), lambda: PlausibleAnswer(accept, anchor_tokenizer))
@@ -178,26 +181,29 @@ def load_judge(
         judge: A Hub id, a folder, a model, or any callable of conversations and responses.
         settings: What is said of it.
         device: Where the judge goes; by default the CPU.
-        judge_tokenizer: The tokenizer of a loaded model.
+        judge_tokenizer: The tokenizer of a model; needed for a loaded one.
 
     Raises:
         ValueError: `judge` is a model, and its tokenizer is missing; the settings do not fit; or it gives no verdicts.
         OSError: The judge cannot be loaded.
     """
     settings = settings or JudgeSettings()
+    if not isinstance(judge, str) and settings.revision is not None:
+        raise ValueError(f"`judge_revision` must be left out for a loaded judge, got {settings.revision!r}. Load that revision.")
     if isinstance(judge, str):
         check_judge(judge, settings)
         if (file := find_probes(judge, settings.revision)) is not None:
             return _load_probed(judge, file, settings, device or torch.device("cpu"))
         with explain_load_errors(judge):
             auto = auto_class_of(judge, settings.revision)
-        network, judge_tokenizer = load_once(auto, judge, settings.revision, device or torch.device("cpu"))
+        network, own_tokenizer = load_once(auto, judge, settings.revision, device or torch.device("cpu"))
+        judge_tokenizer = own_tokenizer if judge_tokenizer is None else judge_tokenizer
     elif is_model(judge):
         network = judge
         if judge_tokenizer is None:
             raise ValueError("`judge_tokenizer` must be given with a loaded judge, got None. Or pass an LLMJudge.")
     else:
-        if settings.resolved() is not None or settings.labels is not None:
+        if replace(settings, threshold=None) != JudgeSettings():
             raise ValueError(
                 f"A judge must be a model, or named, to be asked by a profile, a rubric, a template or labels, got {judge!r}. "
                 "Leave these out, or build the judge with them."
@@ -208,14 +214,18 @@ def load_judge(
 
 
 def find_probes(judge: str, revision: str | None = None) -> Path | None:
-    """The file of probes in a folder or a repository; None where there is none."""
+    """The file of probes in a folder or a repository; None where there is none. Raises OSError where this cannot be found out."""
     if Path(judge).is_dir():
         return file if (file := Path(judge) / PROBES_FILE).is_file() else None
-    try:
-        found = cached_file(judge, PROBES_FILE, revision=revision)
-    except (OSError, ValueError, HTTPError):  # what cannot be reached is named where the model is loaded
-        return None
-    return None if found is None else Path(found)
+    with explain_load_errors(judge):
+        try:
+            return Path(hf_hub_download(judge, PROBES_FILE, revision=revision))
+        except errors.LocalEntryNotFoundError:  # offline, or the Hub did not answer: the cache may know that there is none
+            if is_offline_mode() or try_to_load_from_cache(judge, PROBES_FILE, revision=revision) is _CACHED_NO_EXIST:
+                return None
+            raise
+        except _MISSING:  # named where the model is loaded
+            return None
 
 
 def models_beside(name: str, revision: str | None = None) -> list[tuple[str, str | None]]:

@@ -31,7 +31,7 @@ LICENSE_FILES = ("LICEN[SC]E*", "NOTICE*", "USE_POLICY*")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.*")
 #: A judge of one's own, in a folder with or without an adapter.
 JUDGE_FILES = (PROBES_FILE,)
-#: Files of weights, in the order in which transformers looks for them; an index lists the files of a checkpoint in parts.
+#: Files of weights, in the order in which transformers looks for them; an index lists the files of a sharded checkpoint.
 WEIGHTS_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",

@@ -33,13 +33,16 @@ def load_anchor(
     """An anchor and its tokenizer: given by name, loaded once onto the target's device; given as a model, returned as it is.
 
     Raises:
-        ValueError: The anchor is a model, and its tokenizer is missing.
+        ValueError: The anchor is a model, and its tokenizer is missing; or it is no name, and a revision is given.
     """
-    if isinstance(anchor, str):
-        return (anchor, tokenizer) if anchor == "base" else load_once(AutoModelForCausalLM, anchor, revision, input_device(model))
-    if anchor_tokenizer is None:
+    if isinstance(anchor, str) and anchor != "base":
+        network, own_tokenizer = load_once(AutoModelForCausalLM, anchor, revision, input_device(model))
+        return network, own_tokenizer if anchor_tokenizer is None else anchor_tokenizer
+    if revision is not None:
+        raise ValueError(f"`anchor_revision` must be left out for an anchor that is not named, got {revision!r}. Load it so.")
+    if anchor != "base" and anchor_tokenizer is None:
         raise ValueError("`anchor_tokenizer` must be given with a loaded anchor, got None. Or name the anchor by its id.")
-    return anchor, anchor_tokenizer
+    return anchor, tokenizer if anchor == "base" else anchor_tokenizer
 
 
 def load_model(

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from hf_alignbeam.decoding.strategy import AlignBeam
 from hf_alignbeam.hub.alignbeam import MODEL_ARGUMENTS, PER_CALL_SETTINGS, alignbeam, build_strategy
 from hf_alignbeam.hub.judge_loading import judge_settings, loaded_sha256
-from hf_alignbeam.hub.model_loading import tokenizer_for
+from hf_alignbeam.hub.model_loading import get_or_build, tokenizer_for
 from hf_alignbeam.hub.shared_arguments import setting_names
 from hf_alignbeam.utils.generation_modes import CACHES
 
@@ -112,7 +112,7 @@ def protected_generate(*args: Any, model: PreTrainedModel, **kwargs: Any) -> Any
     Raises:
         ValueError: The generation config names no anchor or no judge, or the call gives an argument that is fixed.
     """
-    return ProtectedGenerate(model)(*args, **kwargs)
+    return get_or_build(model, ("protected_generate",), lambda: ProtectedGenerate(model))(*args, **kwargs)
 
 
 def _protection_of(model: PreTrainedModel) -> dict[str, Any]:

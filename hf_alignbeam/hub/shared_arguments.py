@@ -5,7 +5,7 @@ Knows the arguments of `generate` and of the code that loads a Hub folder. Knows
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from transformers import PreTrainedModel
 
@@ -49,11 +49,7 @@ def call_class_generate(model: PreTrainedModel, args: Sequence[Any], kwargs: dic
         ValueError: The call asks for continuous batching, which ignores guards.
     """
     if kwargs.get("cache_implementation") == "paged":
-        raise ValueError(
-            '`cache_implementation` must not be "paged", got "paged": continuous batching in transformers ignores guards. '
-            "Leave it out."
-        )
+        raise ValueError('`cache_implementation` must not be "paged": continuous batching ignores guards. Leave it out.')
     if "custom_generate" not in kwargs:  # a strategy has its own
         kwargs = {**kwargs, "tokenizer": tokenizer}
-    target: Any = type(model)
-    return target.generate(model, *args, **kwargs)
+    return cast(Any, type(model)).generate(model, *args, **kwargs)

@@ -162,7 +162,7 @@ class BranchingCache:
         if limit is not None and n_positions > limit:
             raise ValueError(
                 f"The context of an anchor or a judge must hold the conversation and the answer, but {self.engine.name} takes "
-                f"{limit} tokens and needs {n_positions}. Use one with a longer context, a smaller `n_steps`, or shorter prompts."
+                f"{limit} tokens, not {n_positions}. Use one with a longer context, a smaller `n_steps`, or shorter prompts."
             )
 
 

@@ -6,7 +6,6 @@ Knows conversations, responses and `harm`. Knows no model's input or output, no 
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral, Real
 from typing import Protocol
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
+from hf_alignbeam.utils.checks import check_whole_number
 
 #: The most tokens in a batch of several texts, padding included: beside one very long text, short ones would be padded to it.
 MAX_BATCH_TOKENS = 16_384
@@ -108,16 +108,6 @@ def as_numbers(harm: object, n_responses: int, named: str = "A judge's harm") ->
     return numbers
 
 
-def is_number(value: object) -> bool:
-    """Whether a value is a real number, which true and false are not."""
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def is_whole_number(value: object) -> bool:
-    """Whether a value is a whole number, which true and false are not."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
 class CachedJudge:
     """Caches the verdicts of another judge, by conversation and response.
 
@@ -132,8 +122,7 @@ class CachedJudge:
     """
 
     def __init__(self, judge: Judge, max_size: int = 10_000):
-        if max_size < 1:
-            raise ValueError(f"`max_size` must be at least 1, got {max_size}. Use the judge itself to cache nothing.")
+        check_whole_number("max_size", max_size, 1, "Use the judge itself to cache nothing.")
         self._judge = judge
         self._max_size = max_size
         self._cached: OrderedDict[tuple[object, ...], float] = OrderedDict()
@@ -168,7 +157,7 @@ class CachedJudge:
         if new:
             harm = self._judge([messages for messages, _ in new.values()], [response for _, response in new.values()])
             known |= dict(zip(new, as_numbers(harm, len(new)).tolist(), strict=True))
-            self._store(known)
+        self._store(known)
         return torch.tensor([known[key] for key in keys], dtype=torch.float64)
 
     def _store(self, known: Mapping[tuple[object, ...], float]) -> None:
@@ -214,5 +203,4 @@ def check_model(model: PreTrainedModel, batch_size: int) -> None:
         raise ValueError(f"`model` must be a loaded model, got {model!r}. Load it with `from_pretrained`.")
     if model.training:
         raise ValueError(f"`model` must be in evaluation mode, but {type(model).__name__} is training. Call `model.eval()`.")
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}. Use 1 to read one text at a time.")
+    check_whole_number("batch_size", batch_size, 1, "Use 1 to read one text at a time.")

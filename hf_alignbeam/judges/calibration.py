@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from hf_alignbeam.chat.conversations import Conversation, as_messages
-from hf_alignbeam.judges.base import Judge, as_exchanges, is_deterministic, is_number, is_remote
+from hf_alignbeam.judges.base import Judge, as_exchanges, is_deterministic, is_remote
 from hf_alignbeam.judges.known_exchanges import EXCHANGES, KnownExchange
+from hf_alignbeam.utils.checks import is_number
 
 #: How far a judge's own threshold lies from its median for harmless responses to the one for harmful responses.
 HARMFUL_SHARE = 2 / 3

@@ -4,8 +4,8 @@ Knows how a classifier reads a conversation and a response, and how its label pr
 no use of a verdict.
 """
 
+import logging
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +20,8 @@ from hf_alignbeam.judges.base import as_exchanges, batches, check_model
 from hf_alignbeam.judges.reading.lossless import LossCheck
 from hf_alignbeam.judges.reading.readings import Exchange, worst_of_readings
 from hf_alignbeam.judges.rendering import fill_prompt
+
+_log = logging.getLogger(__name__)
 
 #: Stands for a text, to learn what a tokenizer or a template writes around one.
 PLACEHOLDER = "Qzx"
@@ -139,7 +141,7 @@ class ClassifierJudge:
             why = str(error) if isinstance(error, NoInputError) else f"it cannot be rendered ({type(error).__name__})"
         if why not in self._warned:
             self._warned.add(why)
-            warnings.warn(f"A text has no verdict of the classifier {type(self._model).__name__}: {why}.", stacklevel=3)
+            _log.warning("A text has no verdict of the classifier %s: %s.", type(self._model).__name__, why)
         return None
 
     def _render(self, messages: list[Message], response: str) -> dict[str, list[int]]:

@@ -36,7 +36,7 @@ RESPONSE_PLACEHOLDER = "Qzx"
 N_SHOWN_TOKENS = 12
 #: A model whose verdict texts have this total probability after a known exchange is asked as it expects.
 SURE_VERDICT_PROB = 0.5
-#: What to do about a model that gives no verdict: through a template of its own, and to a rubric.
+#: What to do about a model that gives no verdict: one that is asked through its own template, and one that is asked by a rubric.
 NAME_A_PROFILE = (
     "Name the guard's profile (`profile=`, --judge-profile), or use the profile one-to-five for an instruction-tuned model."
 )
@@ -155,13 +155,8 @@ class LLMJudge:
             f"{USE_ANOTHER_MODEL if self.profile.as_message and self.profile.prompt else NAME_A_PROFILE}"
         )
 
-    @staticmethod
-    def _check_judged(profile: GuardProfile) -> None:
-        """Raise ValueError unless a profile judges what this judge is asked about."""
-        check_judges_responses(profile)
-
     def _use(self, profile: GuardProfile) -> None:
-        self._check_judged(profile)
+        check_judges_responses(profile)
         if profile.verdict_after is not None:
             raise ValueError(f"`profile` must not need generated text, but {profile.name} does. Use `GeneratingJudge`.")
         self.profile = profile

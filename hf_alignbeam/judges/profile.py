@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from hf_alignbeam.judges.base import is_number
+from hf_alignbeam.utils.checks import check_whole_number, is_number
 
 #: The places of a `prompt` text: the whole conversation with the response, the last user message, and the response.
 PLACES = ("{conversation}", "{user}", "{response}")
@@ -100,8 +100,8 @@ class GuardProfile:
             )
         if self.threshold is not None and not 0.0 < self.threshold < 1.0:
             raise ValueError(f"`threshold` must be between 0 and 1, got {self.threshold}. Leave it out for .5.")
-        if self.max_messages is not None and self.max_messages < 1:
-            raise ValueError(f"`max_messages` must be at least 1, got {self.max_messages}. Use None for all.")
+        if self.max_messages is not None:
+            check_whole_number("max_messages", self.max_messages, 1, "Use None for all.")
         if not self.judges or not set(self.judges) <= {"response", "prompt"}:
             raise ValueError(f'`judges` must hold "response", "prompt" or both, got {self.judges!r}.')
 

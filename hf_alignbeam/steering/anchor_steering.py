@@ -133,7 +133,8 @@ class AnchorSteering:
         target_logp = (scores if steers_all else scores[rows]).detach().float().log_softmax(-1)  # (N, V)
         mixed, lost_mass = self.mix(call.follower, target_logp, rows)
         state.target_logp = dict(zip(rows, target_logp, strict=True))
-        self.count(call, len(rows), lost_mass)
+        n_forwards, n_tokens = call.uncounted_cost()
+        self.ledger.add(anchor_forwards=n_forwards, anchor_tokens=n_tokens, steered_tokens=len(rows), lost_mass=lost_mass)
         if steers_all:
             return mixed.to(scores.dtype)
         return scores.index_copy(0, torch.tensor(rows, device=scores.device), mixed.to(scores.dtype))
@@ -150,11 +151,6 @@ class AnchorSteering:
         translation = follower.predict(target_prob, rows)
         anchor_prob = translation.prob.addcmul_(translation.lost[:, None], target_prob)
         return RULES[self.settings.mixing](target_logp, anchor_prob, self.settings.alpha), float(translation.lost.sum())
-
-    def count(self, call: GenerateCall, n_steered: int = 0, lost_mass: float = 0.0) -> None:
-        """Add a call's uncounted cost to the ledger, and how many tokens were steered."""
-        n_forwards, n_tokens = call.uncounted_cost()
-        self.ledger.add(anchor_forwards=n_forwards, anchor_tokens=n_tokens, steered_tokens=n_steered, lost_mass=lost_mass)
 
     def check_width(self, width: int) -> None:
         """Raise ValueError if scores over a vocabulary of this width cannot be the target's."""
@@ -217,7 +213,7 @@ def _check_anchor(anchor: PreTrainedModel, anchor_tokenizer: PreTrainedTokenizer
         warnings.warn(
             "`anchor_tokenizer` has no chat template: the anchor reads the messages' plain text, one after the other. An "
             "aligned model refuses best in the template it was trained with. Set `anchor_tokenizer.chat_template`.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -225,4 +221,4 @@ def _eos_ids(anchor: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set
     """The ids that end the anchor's answers, from its generation config, its tokenizer and its chat template."""
     configured = anchor.generation_config.eos_token_id if anchor.generation_config is not None else None
     ids = configured if isinstance(configured, list) else [configured]
-    return {i for i in ids if i is not None} | PromptReader(tokenizer).eos_ids
+    return {i for i in ids if i is not None and i >= 0} | PromptReader(tokenizer).eos_ids

@@ -137,8 +137,7 @@ class GenerateCall:
 
     def uncounted_cost(self) -> tuple[int, int]:
         """The anchor's forward passes, and the tokens fed in them, since this method was last called."""
-        if self.follower is None:
-            return 0, 0
+        assert self.follower is not None
         before, self._counted = self._counted, (self.follower.cache.engine.n_forwards, self.follower.cache.engine.n_tokens)
         return self._counted[0] - before[0], self._counted[1] - before[1]
 

@@ -7,11 +7,12 @@ rule leaves no token keeps the target's own distribution. Knows no model and no 
 
 import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+from hf_alignbeam.utils.checks import is_number
 
 MixingRule = Literal["linear", "log_linear", "paper", "safe_decoding", "contrastive"]
 #: The number of the anchor's most likely tokens that the paper's rule uses (arXiv 2606.12342, B).
@@ -31,10 +32,10 @@ def check_mixing(mixing: str, alpha: float) -> None:
     if mixing == "safe_decoding":
         low, high, hint = 0.0, math.inf, "0 is the target alone, 3 the published value."
     elif mixing == "contrastive":
-        low, high, hint = 1.0, math.inf, "1 is the anchor alone, 1.5 the published value."
+        low, high, hint = 1.0, math.inf, "1 is the anchor alone, of its plausible tokens; 1.5 the published value."
     else:
         low, high, hint = 0.0, 1.0, "0 is the target alone, 1 the anchor alone."
-    if not (isinstance(alpha, Real) and low <= alpha <= high and math.isfinite(alpha)):
+    if not (is_number(alpha) and low <= alpha <= high and math.isfinite(alpha)):
         allowed = f"in [{low:g}, {high:g}]" if high < math.inf else f"at least {low:g}, and finite,"
         raise ValueError(f"`alpha` must be {allowed} for the rule {mixing!r}, got {alpha!r}. {hint}")
 
@@ -81,7 +82,7 @@ def contrastive(target_logp: Tensor, anchor_prob: Tensor, alpha: float) -> Tenso
     """Contrastive decoding (arXiv 2210.15097, 2309.09117), the anchor as expert and the target as amateur.
 
     `Q^alpha P^(1 - alpha)` on the tokens that the anchor finds plausible. `alpha`, the second paper's 1 + beta, is at least 1,
-    which is the anchor alone; above 1, a token loses weight if the target finds it likely.
+    which is the anchor alone on these tokens; above 1, a token loses weight if the target finds it likely.
     """
     target_share = (1.0 - alpha) * target_logp if alpha > 1.0 else torch.zeros_like(target_logp)
     allowed_prob = anchor_prob.masked_fill(target_logp == -torch.inf, 0.0)

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.anchor.follower import N_BACK, Follower
-from hf_alignbeam.chat.conversations import Conversation, Message, as_message_lists
+from hf_alignbeam.chat.conversations import Conversation, as_message_lists
 from hf_alignbeam.steering.anchor_steering import AnchorSteering
 from hf_alignbeam.steering.generate_call import CallState, GenerateCall
 from hf_alignbeam.steering.generate_loops import CallRegistry, calling_loop
@@ -107,11 +107,6 @@ class AnchorLogitsProcessor(LogitsProcessor):
         call = self._calls.last
         return call.follower if call is not None else None
 
-    @property
-    def conversations(self) -> list[list[Message]] | None:
-        """The conversations of the prompts; None where they are recovered from the ids."""
-        return self._conversations
-
     def with_conversations(self, conversations: Sequence[Conversation] | None) -> "AnchorLogitsProcessor":
         """The same processor for other conversations: it shares models, translator and ledger with this one."""
         other = copy.copy(self)
@@ -142,7 +137,6 @@ class AnchorLogitsProcessor(LogitsProcessor):
             if 0 < n_written <= N_OPENING:
                 self._steering.prompt_reader.check_no_reasoning(input_ids[:, -n_written:].tolist())
             scores = self._steering.steer(call, state, scores)
-        self._steering.count(call)
         self._calls.put(loop, call)
         if loop is None and state.is_over:
             call.end()  # without a loop, there is no other sign that the call has ended

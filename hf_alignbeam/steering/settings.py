@@ -5,13 +5,12 @@ Knows values, their defaults and their ranges. Knows no model.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
 
 from hf_alignbeam.chat.conversations import Conversation
 from hf_alignbeam.chat.templates import check_template
 from hf_alignbeam.steering.mixing import MixingRule, check_mixing
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
-from hf_alignbeam.utils.checks import refuse_none
+from hf_alignbeam.utils.checks import check_whole_number, refuse_none
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,10 @@ class SteeringSettings:
         refuse_none(vars(self), "n_steps", "n_watch", "template")
         check_mixing(self.mixing, self.alpha)
         check_template(self.template)
-        for name, number in (("n_steps", self.n_steps), ("n_lookahead", self.n_lookahead)):
-            if number is not None and (not isinstance(number, Integral) or number < 0):
-                raise ValueError(f"`{name}` must be at least 0, got {number!r}. Use 0 to switch it off.")
-        if self.n_watch is not None and (not isinstance(self.n_watch, Integral) or self.n_watch < 1):
-            raise ValueError(f"`n_watch` must be at least 1, got {self.n_watch!r}. Use None to steer every answer for `n_steps`.")
+        always = "None to steer every answer for `n_steps`"
+        for name, least, otherwise in (("n_steps", 0, "0 to switch it off"), ("n_lookahead", 0, "0"), ("n_watch", 1, always)):
+            if (number := getattr(self, name)) is not None:
+                check_whole_number(name, number, least, f"Use {otherwise}.")
 
     @property
     def is_off(self) -> bool:

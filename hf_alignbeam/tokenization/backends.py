@@ -22,14 +22,13 @@ WORD_START = "\u2581"
 #: vocabulary has tokens would set off collections of garbage that take as long as encoding.
 THREADED_BATCH = 512
 
-
 #: Readers of tokenizers with other back ends; each returns None for a tokenizer that it does not know. The installed package and
 #: folders that load judges have one. An anchor and its target need `tokenizers`.
 OTHER_BACKENDS: list[Callable[[PreTrainedTokenizerBase], Any]] = []
 
 
 def read_backend(tokenizer: PreTrainedTokenizerBase) -> "FastBackend":
-    """Find the back end of a tokenizer: `tokenizers` or mistral-common. It is shared by all who read the same tokenizer.
+    """Find the back end of a tokenizer: `tokenizers` or mistral-common. A `tokenizers` back end is shared by all who read it.
 
     Raises:
         ValueError: The tokenizer has another back end.
@@ -110,7 +109,7 @@ class Decoder:
 _NO_BYTE = "\u0100"
 _LATIN_OF_BYTE = defaultdict(lambda: _NO_BYTE, {ord(char): chr(byte) for byte, char in bytes_to_unicode().items()})
 
-#: What each tokenizer was read as, behind what may change until it is read again.
+#: By tokenizer, the state in which it was read, and its back end. It is read again once its state is another.
 _READ: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, FastBackend]] = WeakKeyDictionary()
 
 

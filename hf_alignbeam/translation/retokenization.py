@@ -12,7 +12,7 @@ from torch import Tensor
 from hf_alignbeam.tokenization.vocabulary import Vocabulary
 from hf_alignbeam.utils.method_cache import cached_method
 
-#: How many of the anchor tokens that start with the rest of a text `can_become` tries, spread evenly over all of them.
+#: At most this many of the anchor tokens that start with the rest of a text `can_become` tries, spread evenly over all of them.
 N_TRIED = 512
 #: Characters appended to a text to see how its first token depends on the next character; one digit stands for all.
 PROBES = [bytes([byte]) for byte in b" .,'-0abcdefghijklmnopqrstuvwxyz"]
@@ -23,7 +23,7 @@ class FirstTokens:
     """The target tokens with which an unfinished text may begin.
 
     Attributes:
-        tokens: The tokens; the first one is that of the text as it is.
+        tokens: The tokens; the first one is that of the text as it is, where the tokens so far stay canonical for it.
         canonical_share: The share of the continuations tried for which the target's tokens so far stay canonical.
     """
 

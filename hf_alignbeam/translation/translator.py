@@ -53,7 +53,7 @@ class Table:
         others: (M,) the other anchor ids.
         ambiguous: (G,) the anchor ids that are also a proper prefix of longer target tokens.
         branch_group: (E,) index into `ambiguous`.
-        branch_target: (E,) the target ids that may take the mass of that anchor id; at the end the G for its text as it is.
+        branch_target: (E,) the target ids that may take the mass of that anchor id; the last G are of the texts as they are.
         extensions: By path of anchor ids, the target ids whose text the path is a proper prefix of.
         anchor_eos, target_eos: The ids that end an answer.
         possible: (A,) 1 for the anchor ids that continue the pending bytes; None where no bytes are pending.
@@ -191,7 +191,7 @@ class VocabularyTranslator:
                     f"`{name}` must have shape (rows, {len(vocabulary)}), padding of the vocabulary aside, got "
                     f"{tuple(prob.shape)}. This translator was built for other tokenizers, or its arguments are swapped."
                 )
-        if self.identity:
+        if self.identity and not pending and not target_only_prefix:
             width = min(anchor_prob.shape[-1], target_prob.shape[-1])
             prob = torch.zeros_like(target_prob)
             prob[:, :width] = anchor_prob[:, :width]

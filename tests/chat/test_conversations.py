@@ -57,7 +57,7 @@ def test_an_assistant_message_at_the_end_is_the_prefill():
     assert prompt == ParsedPrompt([question], b"Mix", b"")
     assert messages_with_prefill(prompt) == [question, start]
     assert messages_with_prefill(prompt_from_messages([question])) == [question]
-    with pytest.raises(ValueError, match="must hold a user message, got an assistant message alone"):
+    with pytest.raises(ValueError, match="must hold a user message, got an assistant's alone"):
         prompt_from_messages([start])
 
 

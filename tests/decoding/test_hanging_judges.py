@@ -249,11 +249,15 @@ def test_no_error_warning_or_record_holds_unjudged_text(quote, limit, specialist
     assert isinstance(error.judge_error, Exception)  # for who asks for it
 
 
-def test_a_failing_on_fail_shows_no_text(specialist, strategy):
+def test_a_failing_on_fail_shows_no_text(specialist, strategy, caplog):
+    """It is logged each time."""
+
     def fails(conversations):
         raise ValueError("a secret")
 
     for on_fail in (fails, lambda conversations: ["a secret", "a secret"], lambda conversations: ["a secret \ud800"]):
-        with pytest.warns(UserWarning, match="`on_fail` failed, so these answers are refused") as warned:
+        caplog.clear()
+        for n in (1, 2):
             texts(specialist, chats_of("harmful", 1), strategy(failing, on_fail=on_fail))
-        assert "secret" not in "".join(str(each.message) for each in warned)
+            assert caplog.text.count("`on_fail` failed, so these answers are refused") == n
+        assert "secret" not in caplog.text

@@ -186,15 +186,12 @@ def test_a_steerer_answers_if_no_candidate_of_alignbeam_passes(thin, specialist,
         lambda conversations: [5] * len(conversations),
     ],
 )
-def test_the_answer_of_on_fail_is_judged_and_replaced_by_the_refusal_if_it_fails(on_fail, thin, anchor):
+def test_the_answer_of_on_fail_is_judged_and_replaced_by_the_refusal_if_it_fails(on_fail, thin, anchor, caplog):
     model, tokenizer = thin
     strategy = AlignBeam(*anchor, tokenizer, lambda _, responses: torch.ones(len(responses)), on_fail=on_fail)
     inputs = encode(framed(2), tokenizer)
-    if on_fail([0, 0])[0] in ("One thing.", 5):
-        with pytest.warns(UserWarning, match="`on_fail` failed"):
-            sequences = model.generate(**inputs, custom_generate=strategy, **GREEDY)
-    else:
-        sequences = model.generate(**inputs, custom_generate=strategy, **GREEDY)
+    sequences = model.generate(**inputs, custom_generate=strategy, **GREEDY)
+    assert ("`on_fail` failed" in caplog.text) == (on_fail([0, 0])[0] in ("One thing.", 5))
     texts = tokenizer.batch_decode(sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     assert [text.strip() for text in texts] == [REFUSAL] * 2
 

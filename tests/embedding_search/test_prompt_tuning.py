@@ -56,5 +56,5 @@ def test_a_prefix_needs_prompts_with_another_answer_and_valid_settings(thin, gra
     ):
         steerer_for(thin, graded, accept).fit_prefix(harmless(2), 4, max_new_tokens=N_NEW)
     for name in ("n_tokens", "n_steps", "batch_size"):
-        with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got 0"):
+        with pytest.raises(ValueError, match=f"`{name}` must be a whole number of at least 1, got 0"):
             steerer_for(thin, graded, accept).fit_prefix(framed(1), **{name: 0})

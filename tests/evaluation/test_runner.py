@@ -239,7 +239,7 @@ def test_an_output_filter_without_a_verdict_refuses(tmp_path, monkeypatch):
             {"system": "anchor-logits", "alpah": 1},
             "of the system 'anchor-logits' must be arguments of its class: .*alpah",
         ),
-        ({"system": "alignbeam", "num_candidates": 0}, "`num_candidates` must be at least 1"),
+        ({"system": "alignbeam", "num_candidates": 0}, "`num_candidates` must be a whole number of at least 1"),
     ],
 )
 def test_an_error_names_the_wrong_setting(system, message):

@@ -23,7 +23,8 @@ from hf_alignbeam import AnchorLogitsProcessor
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.hub import alignbeam as entry
 from hf_alignbeam.hub import model_loading
-from hf_alignbeam.hub.judge_loading import JudgeSettings, load_judge
+from hf_alignbeam.hub.judge_loading import JudgeSettings, load_accept, load_judge
+from hf_alignbeam.hub.model_loading import load_anchor, load_once
 from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import WEIGHTS, stored_judges, stored_language
 
@@ -165,6 +166,25 @@ def test_the_entry_takes_loaded_models_and_loads_named_ones_once(specialist, anc
         arguments = {**GUARD, kind: anchor[0], "tokenizer": specialist[1]}
         with pytest.raises(ValueError, match=f"`{kind}_tokenizer` must be given with a loaded {kind}"):
             entry.alignbeam(ids, model=specialist[0], **arguments)
+
+
+def test_a_revision_is_refused_where_nothing_is_loaded(specialist, anchor):
+    ids, target = torch.tensor([[5, 6]]), {"model": specialist[0], "tokenizer": specialist[1]}
+    given = {**target, "anchor": anchor[0], "anchor_tokenizer": anchor[1], "judge": lambda c, r: torch.zeros(len(r))}
+    with pytest.raises(ValueError, match="`anchor_revision` must be left out for an anchor that is not named, got 'v1'"):
+        entry.alignbeam(ids, **given, anchor_revision="v1")
+    with pytest.raises(ValueError, match="`judge_revision` must be left out for a loaded judge, got 'v1'"):
+        entry.alignbeam(ids, **given, judge_revision="v1")
+
+
+def test_a_tokenizer_that_is_given_is_used_with_a_named_model(specialist):
+    """It may have another chat template."""
+    network, own = load_once(AutoModelForCausalLM, GUARD["anchor"], None, specialist[0].device)
+    other = copy.deepcopy(own)
+    assert load_anchor(GUARD["anchor"], None, specialist[0], specialist[1], other) == (network, other)
+    assert load_anchor(GUARD["anchor"], None, specialist[0], specialist[1]) == (network, own)
+    assert load_judge(GUARD["judge"], judge_tokenizer=(judge_tokenizer := copy.deepcopy(own)))._tokenizer is judge_tokenizer
+    assert load_accept(GUARD["anchor"], None, specialist[0], other).identity[1] is other
 
 
 def test_strategies_are_cached_by_their_arguments_and_only_a_few_are_kept(specialist, anchor, monkeypatch):

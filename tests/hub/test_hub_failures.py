@@ -68,6 +68,34 @@ def test_an_error_names_the_model_that_cannot_be_loaded_and_no_token(part, in_a_
     assert SECRET not in done.stdout + done.stderr
 
 
+PROBED = """
+import json, sys, time
+from hf_alignbeam.hub.judge_loading import find_probes
+time.sleep = lambda seconds: None
+found = []
+for name in sys.argv[1:]:
+    try:
+        found.append(find_probes(name) is not None)
+    except OSError as error:
+        found.append(str(error))
+print("RESULT", json.dumps(found))
+"""
+
+
+def test_probes_that_cannot_be_asked_for_are_an_error_and_not_another_judge(hub, in_a_process):
+    for name in ("ours", "broken", "cut"):
+        hub.commit(f"probed/{name}", {"judge_probes.safetensors": b"probes"})
+    hub.failures |= {"probed/broken/resolve/main/judge_probes": 500, "probed/cut/resolve/main/judge_probes": None}
+    ours, broken, cut, plain = result_of(in_a_process(PROBED, "probed/ours", "probed/broken", "probed/cut", "world/judge-lm"))
+    assert (ours, plain) == (True, False)
+    for name, message in (("broken", broken), ("cut", cut)):
+        assert message.startswith(f"probed/{name} could not be loaded, and nothing is guarded without it: ")
+    hub.failures["world/judge-lm/resolve/main/judge_probes"] = 500
+    assert result_of(in_a_process(PROBED, "world/judge-lm")) == [False]  # the cache knows that there are none
+    for path in ("probed/broken", "probed/cut", "world/judge-lm"):
+        del hub.failures[f"{path}/resolve/main/judge_probes"]
+
+
 PROTECT = (
     COMMANDS
     + """

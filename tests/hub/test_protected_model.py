@@ -264,6 +264,12 @@ def test_stop_strings_of_the_targets_own_configuration_end_answers(protected_fol
     for given in (config, copy.deepcopy(model.generation_config)):
         output = model.generate(ids, generation_config=given, max_new_tokens=40)
         assert tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip() == cut
+    entry = {"model": copy.deepcopy(protected[0]), "max_new_tokens": 40}
+    entry["model"].generation_config = copy.deepcopy(entry["model"].generation_config)
+    entry["model"].generation_config.stop_strings = ["safe", "Sorry", "not", "dangerous"]
+    for _ in range(2):  # the entry reads them once
+        output = protected_generate(ids, **entry)
+        assert tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip() == cut
     config.stop_strings = last = whole.split()[-2]  # the caller's own come first
     output = model.generate(ids, generation_config=config)
     answer = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip()

@@ -256,4 +256,6 @@ def test_a_judge_that_is_a_function_cannot_be_asked_otherwise():
 
     with pytest.raises(ValueError, match="to be asked by a profile, a rubric, a template or labels, got"):
         load_judge(judge, JudgeSettings(profile="safe-unsafe"))
+    with pytest.raises(ValueError, match="to be asked by a profile, a rubric, a template or labels, got"):
+        load_judge(judge, JudgeSettings(rubric="hidden-states"))
     assert load_judge(judge, JudgeSettings(threshold=0.2))(["How?"], ["x"]).item() == pytest.approx(0.5)

@@ -26,9 +26,9 @@ def test_a_cached_judge_asks_once():
     assert cached(["c", "c"], ["?", "y"]).isnan().tolist() == [True, False]
     cached(["c"], ["?"])  # a missing verdict is not cached
     assert calls[1:] == [["?", "y"], ["?"]]
-    cached(["a"], ["x"])  # the least recently used verdict was dropped
+    cached(["b"], ["x"])  # the least recently used verdict was dropped
     assert calls[3:] == [["x"]]
-    with pytest.raises(ValueError, match="`max_size` must be at least 1"):
+    with pytest.raises(ValueError, match="`max_size` must be a whole number of at least 1"):
         CachedJudge(judge, max_size=0)
 
 

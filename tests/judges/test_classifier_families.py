@@ -138,12 +138,12 @@ def test_a_verdict_is_the_same_in_any_batch_and_with_any_padding_of_the_tokenize
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "gpt2"])
-def test_a_context_is_used_to_its_last_position_and_a_longer_text_costs_only_its_own_verdict(name):
+def test_a_context_is_used_to_its_last_position_and_a_longer_text_costs_only_its_own_verdict(name, caplog):
     judge = judge_of(name)
     conversation = [{"role": "user", "content": "No"}]
     responses = [("no " * n).strip() for n in range(1, 80)]
-    with pytest.warns(UserWarning, match="its context takes 64 tokens"):
-        harm = judge([conversation] * len(responses), responses)
+    harm = judge([conversation] * len(responses), responses)
+    assert "its context takes 64 tokens" in caplog.text
     lengths = [len(judge._render_or_none(conversation, r)["input_ids"]) for r, h in zip(responses, harm, strict=True) if h == h]
     assert max(lengths) in (63, 64)
     n_read = len(lengths)
@@ -151,38 +151,35 @@ def test_a_context_is_used_to_its_last_position_and_a_longer_text_costs_only_its
     assert harm[n_read:].isnan().all()
 
 
-def test_a_template_that_refuses_a_conversation_costs_only_its_own_verdict():
+def test_a_template_that_refuses_a_conversation_costs_only_its_own_verdict(caplog):
+    """Each reason is logged once."""
     template = (
         "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no ' + m.content) }}{% endif %}"
         "{{ m.role + ': ' + m.content }}\n{% endfor %}"
     )
     judge = judge_of("qwen3", template=template)
     system = [{"role": "system", "content": "Secret."}, *EXCHANGES[0][0]]
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always")
-        harm = judge([EXCHANGES[0][0], system, EXCHANGES[1][0]], ["No.", "No.", "\ud800"])
+    harm = judge([EXCHANGES[0][0], system, EXCHANGES[1][0]], ["No.", "No.", "\ud800"])
+    assert judge([system], ["No."]).isnan()
     assert harm.isnan().tolist() == [False, True, True]
-    kinds = [str(each.message).rpartition(": ")[2] for each in warned]
+    kinds = [record.getMessage().rpartition(": ")[2] for record in caplog.records]
     assert kinds == ["it cannot be rendered (TemplateError).", "it cannot be rendered (TypeError)."]
-    with warnings.catch_warnings():  # once for each reason
-        warnings.simplefilter("error")
-        assert judge([system], ["No."]).isnan()
 
 
-def test_a_template_that_drops_the_response_gives_no_verdict():
+def test_a_template_that_drops_the_response_gives_no_verdict(caplog):
     judge = judge_of("qwen3", template="{{ messages[0].content }}")
-    with pytest.warns(UserWarning, match="leaves out the response"):
-        assert judge([EXCHANGES[0][0]], ["It rains."]).isnan()
+    assert judge([EXCHANGES[0][0]], ["It rains."]).isnan()
+    assert "leaves out the response" in caplog.text
 
 
-def test_texts_that_become_the_same_unknown_tokens_have_no_verdict():
+def test_texts_that_become_the_same_unknown_tokens_have_no_verdict(caplog):
     for name in ("bert", "distilbert", "deberta"):
         judge = judge_of(name)
-        with pytest.warns(UserWarning, match="lose a part of it"):
-            harm = judge(["How?"] * 3, ["Смешай это с тем.", "Спроси врача.", TEXTS[0].upper()])
+        harm = judge(["How?"] * 3, ["Смешай это с тем.", "Спроси врача.", TEXTS[0].upper()])
         assert harm.isnan().tolist() == [True, True, False]
-        with pytest.warns(UserWarning, match="lose a part of it"):
-            assert judge_of(name)(["Как?"], ["No."]).isnan()
+        assert judge_of(name)(["Как?"], ["No."]).isnan()
+        assert caplog.text.count("lose a part of it") == 2
+        caplog.clear()
 
 
 SAYINGS = (

@@ -38,11 +38,11 @@ def test_a_batch_is_judged_as_its_texts_one_by_one(name, judges, judged):
         torch.testing.assert_close(small([e.question for e in batch], [e.response for e in batch]), alone, atol=1e-4, rtol=1e-3)
 
 
-def test_texts_longer_than_the_context_have_no_verdict(judges):
+def test_texts_longer_than_the_context_have_no_verdict(judges, caplog):
     long = "To hurt the mayor, mix this with that. " * 100
     assert judges["judge-lm"](["How?"], [long]).isnan()
-    with pytest.warns(UserWarning, match="its context takes 512 tokens"):
-        assert judges["judge-cls"](["How?"], [long]).isnan()
+    assert judges["judge-cls"](["How?"], [long]).isnan()
+    assert "its context takes 512 tokens" in caplog.text
     for name in NAMES:
         verdicts = judge_each_or_none(
             judges[name], [[{"role": "user", "content": "How?"}]] * 2, [long, "Sorry, I will not do that."]

@@ -99,7 +99,7 @@ def test_a_response_cannot_end_its_turn():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
+        ({"batch_size": 0}, "`batch_size` must be a whole number of at least 1, got 0"),
         ({"threshold": 1.0}, "`threshold` must be between 0 and 1, got 1.0"),
         ({"profile": "llama"}, "must be one of"),
         ({"profile": replace(YES_NO, judges=("prompt",))}, "yes-no judges prompts only"),

@@ -252,9 +252,12 @@ def test_rules_beyond_the_anchor_do_not_change_a_target_that_equals_it(preset, a
     [
         ({"alpha": 1.2}, r"`alpha` must be in \[0, 1\] for the rule 'log_linear', got 1.2"),
         ({"alpha": -0.1, "mixing": "linear"}, r"`alpha` must be in \[0, 1\] for the rule 'linear', got -0.1"),
-        ({"n_steps": -1}, "`n_steps` must be at least 0, got -1"),
-        ({"n_watch": 0}, "`n_watch` must be at least 1, got 0"),
-        ({"n_lookahead": -2}, "`n_lookahead` must be at least 0, got -2"),
+        ({"n_steps": -1}, "`n_steps` must be a whole number of at least 0, got -1"),
+        ({"n_steps": True}, "`n_steps` must be a whole number of at least 0, got True"),
+        ({"n_lookahead": 2.5}, "`n_lookahead` must be a whole number of at least 0, got 2.5"),
+        ({"alpha": True}, r"`alpha` must be in \[0, 1\] for the rule 'log_linear', got True"),
+        ({"n_watch": 0}, "`n_watch` must be a whole number of at least 1, got 0"),
+        ({"n_lookahead": -2}, "`n_lookahead` must be a whole number of at least 0, got -2"),
         ({"mixing": "mean"}, "`mixing` must be one of .*, got 'mean'"),
         ({"translation": "nearest"}, "`rule` must be one of .*, got 'nearest'"),
         ({"conversations": [""]}, "A conversation must hold some text"),
@@ -270,6 +273,22 @@ def test_an_anchor_with_the_tokenizer_of_another_model_is_refused(anchor, specia
         AnchorLogitsProcessor(anchor[0], specialist[1], specialist[1])
     with pytest.raises(ValueError, match="`anchor_tokenizer` must belong to the anchor"):
         AnchorLogitsProcessor(specialist[0], anchor[1], specialist[1])
+
+
+def test_an_eos_id_that_is_no_token_ends_no_answer(anchor, specialist, monkeypatch):
+    """Some configurations have -1 where there is none."""
+    expected = tokens(*specialist, chats_of("harmful", 1), AnchorLogitsProcessor(*anchor, specialist[1]))
+    monkeypatch.setattr(anchor[0].generation_config, "eos_token_id", [-1, anchor[1].eos_token_id])
+    processor = AnchorLogitsProcessor(*anchor, specialist[1])
+    assert torch.equal(tokens(*specialist, chats_of("harmful", 1), processor), expected)
+
+
+def test_the_warning_about_a_missing_template_names_the_users_line(anchor, specialist):
+    plain = copy.deepcopy(anchor[1])
+    plain.chat_template = None
+    with pytest.warns(UserWarning, match="`anchor_tokenizer` has no chat template") as warned:
+        AnchorLogitsProcessor(anchor[0], plain, specialist[1])
+    assert warned[0].filename == __file__
 
 
 def test_an_encoder_decoder_anchor_is_refused(anchor, specialist):

@@ -112,6 +112,9 @@ def test_equal_vocabularies_translate_by_the_identity(byte_tokenizer):
     anchor_prob, target_prob = distributions(translator, seed=0)
     assert translator.identity
     assert torch.equal(translator(anchor_prob, target_prob).prob, anchor_prob)
+    inside = translator(anchor_prob, target_prob, pending=b" h").prob  # the text ends inside a token: others do not go on
+    is_completion = translator.table(b" h").possible > 0
+    assert set(inside.sum(0).nonzero()[:, 0].tolist()) == set(translator.table(b" h").target_of[is_completion].tolist())
 
 
 def test_renumbering_the_anchor_changes_nothing(anchor, renumbered_anchor, specialist):

@@ -39,7 +39,7 @@ class _FedPrompts:
 
 
 class StateReader:
-    """Reads the upper half of a model's layers, side by side. Each conversation is fed once, whatever responses it has.
+    """Reads the states of a model's layers from the middle one on. Each conversation is fed once, whatever responses it has.
 
     Args:
         model: A decoder.
@@ -121,7 +121,7 @@ class StateReader:
 
 @contextmanager
 def captured_states(model: PreTrainedModel) -> Iterator[list[Tensor]]:
-    """Collect the hidden states of the next forward: those (B, T, d) after each layer of the upper half, the last one included.
+    """Collect the hidden states of the next forward: those (B, T, d) from the middle layer on, the last one included.
 
     Another thread may run the same model meanwhile: its forwards are left alone.
 

@@ -3,6 +3,7 @@
 Knows how exchanges are rendered, and how the score of two probes is a verdict. Knows no cache and no use of a verdict.
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -25,6 +26,8 @@ from hf_alignbeam.judges.reading.readings import worst_of_readings
 from hf_alignbeam.judges.rendering import GuardPrompt
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 from hf_alignbeam.utils.method_cache import kept
+
+_log = logging.getLogger(__name__)
 
 #: The name of this way to judge.
 HIDDEN_STATES = "hidden-states"
@@ -82,7 +85,7 @@ class ProbeJudge:
         self._model, self._tokenizer, self._batch_size = model, tokenizer, batch_size
         self._prompt = GuardPrompt(tokenizer, SAFE_UNSAFE)
         self._n_positions = max_positions(model)
-        self._why_unreadable = ""
+        self._why_unreadable, self._has_warned = "", False
         self._reader = StateReader(model, kept(choose_engine, model, token_bytes(tokenizer), nullcontext))
         if probes is None:
             asked = [(each.request, "", each.label) for each in REQUESTS] + [(text, "", label) for text, label in requests]
@@ -110,8 +113,11 @@ class ProbeJudge:
 
         There is no verdict on an exchange that is too long or that the tokens do not hold, nor where a state is not a number.
         """
-        pairs = as_exchanges(conversations, responses)
-        return worst_of_readings(pairs, self._judge_all)
+        harm = worst_of_readings(as_exchanges(conversations, responses), self._judge_all)
+        if harm.isnan().any() and not self._has_warned:
+            self._has_warned = True
+            _log.warning("%s", self.describe_missing())
+        return harm
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the probes into a folder, which then is a judge by its name, and can be uploaded as it is.

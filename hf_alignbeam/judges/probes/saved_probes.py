@@ -61,7 +61,7 @@ def read_probes(path: Path) -> SavedProbes:
             request, response = (LinearProbe(file.get_tensor(n), b) for n, b in zip(("request", "response"), biases, strict=True))
         known = KnownProbes(request, response, float(metadata["separation"]))
         return SavedProbes(known, metadata["model"] or None, metadata["revision"] or None)
-    except FileNotFoundError:
+    except OSError:
         raise
     except Exception as error:  # safetensors has an error of its own for a broken file
         raise ValueError(f"{path} must hold the probes of a judge, but does not: {error}. Write it anew.") from error

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from hf_alignbeam.judges.base import EndpointError, is_number, is_whole_number
+from hf_alignbeam.judges.base import EndpointError
 from hf_alignbeam.judges.remote.endpoint import find_endpoint
+from hf_alignbeam.utils.checks import is_number, is_whole_number
 
 #: Seconds to wait before the first retry; each later wait is twice the one before.
 FIRST_WAIT = 0.5

@@ -76,10 +76,14 @@ def test_states_that_are_no_numbers_give_no_verdict(judge, which, value, monkeyp
     assert "Hidden states are not finite" in judge.describe_missing()
 
 
-def test_an_exchange_beyond_the_context_has_no_verdict(judge):
+def test_an_exchange_beyond_the_context_has_no_verdict(judge, monkeypatch, caplog):
+    """Why is logged once."""
     limit = judge._n_positions
-    assert judge(["Hello"], ["bread " * limit]).isnan().all()
+    monkeypatch.setattr(judge, "_has_warned", False)
+    for _ in range(2):
+        assert judge(["Hello"], ["bread " * limit]).isnan().all()
     assert f"The judge's context takes {limit} tokens" in judge.describe_missing()
+    assert [record.getMessage() for record in caplog.records] == [judge.describe_missing()]
 
 
 def test_markup_in_a_message_is_no_turn(judge):

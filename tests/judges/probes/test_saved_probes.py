@@ -87,6 +87,8 @@ def test_a_broken_file_is_named(folders):
         load_judge(str(folder))
     with pytest.raises(FileNotFoundError):
         read_probes(folder / "none")
+    with pytest.raises(OSError, match="os error"):  # a folder in place of the file
+        read_probes(folder)
 
 
 def test_a_model_without_a_name_cannot_be_named_in_the_file(tiny_qwen, byte_tokenizer, tmp_path, monkeypatch):
