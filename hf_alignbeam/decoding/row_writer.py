@@ -71,6 +71,7 @@ class RowWriter:
         self._processors = list(logits_processor[:n_before])
         self._warpers = LogitsProcessorList(logits_processor[n_before:])
         self._criteria = stopping_criteria
+        self._keeps_scores = bool(generation_config.return_dict_in_generate and generation_config.output_scores)
         self._has_eos = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
         pad = generation_config._pad_token_tensor
         self._pad = int(pad) if pad is not None else 0
@@ -127,7 +128,8 @@ class RowWriter:
         pad = min(max(self._pad, 0), scores.shape[-1] - 1)  # a caller's may be no token, which a model cannot read
         batch.target.write(ids.masked_fill(torch.tensor(is_padded, device=ids.device), pad))
         written = batch.target.input_ids
-        batch.stopped |= {row for row, stops in enumerate(self._criteria(written, (scores,)).tolist()) if stops}
+        given = cast(FloatTensor, (scores,) if self._keeps_scores else None)  # `generate` gives those of all steps, or None
+        batch.stopped |= {row for row, stops in enumerate(self._criteria(cast(LongTensor, written), given).tolist()) if stops}
         if self._has_eos or all(row in batch.stopped for row in batch.unfinished):
             n_written = batch.n_written
             batch.ends = [n_written if end is None and row in batch.stopped else end for row, end in enumerate(batch.ends)]

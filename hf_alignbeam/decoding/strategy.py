@@ -47,11 +47,12 @@ from hf_alignbeam.judges.failsafe import JudgeCalls
 from hf_alignbeam.steering.anchor_steering import AnchorSteering
 from hf_alignbeam.steering.ledger import Ledger
 from hf_alignbeam.steering.mixing import MixingRule
-from hf_alignbeam.steering.refused_arguments import check_strategy_call, check_tokenizer_settings
+from hf_alignbeam.steering.refused_arguments import check_prompts_are_whole, check_strategy_call, check_tokenizer_settings
 from hf_alignbeam.steering.settings import SteeringSettings
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 from hf_alignbeam.translation.translator import TranslationRule, VocabularyTranslator
 from hf_alignbeam.utils.jsonl_log import append_shared
+from hf_alignbeam.utils.stopping_criteria import stateless_criteria
 from hf_alignbeam.utils.streaming import check_streamer, streaming
 from hf_alignbeam.utils.timed_calls import TimedCalls
 
@@ -223,7 +224,10 @@ class AlignBeam:
         """
         start = time.perf_counter()
         with streaming(self._streamer, input_ids):
-            check_strategy_call(model, logits_processor, generation_config)
+            check_strategy_call(model, logits_processor, generation_config, model_kwargs)
+            if self._conversations is None:
+                check_prompts_are_whole(input_ids, generation_config, model_kwargs)
+            stopping_criteria = stateless_criteria(stopping_criteria, len(input_ids))
             if stop_strings:
                 stopping_criteria = StoppingCriteriaList([*stopping_criteria, StopStringCriteria(self._tokenizer, stop_strings)])
             prompts, _ = self._steering.prompt_reader.read(input_ids, self._conversations, model_kwargs.get("attention_mask"))

@@ -11,12 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer
 
-from hf_alignbeam.utils.generation_modes import CACHES
-
-#: Inputs that hold a value for each token of a row: (..., rows, length).
-BY_TOKEN = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
+from hf_alignbeam.utils.generation_modes import BY_TOKEN, CACHES
 
 
 @dataclass
@@ -55,7 +52,7 @@ class TargetRows:
         if self._has_users_cache and not self._can_crop:  # tokens could not be removed from it again, so it stays as it is
             self._kwargs = _with_cache_copied(self._kwargs)
         # without cropping, rows are recomputed from the inputs with which the call began
-        self._initial_kwargs = {} if self._can_crop else _with_cache_copied(model_kwargs)
+        self._initial_kwargs = {} if self._can_crop and self.cache is not None else _with_cache_copied(model_kwargs)
 
     @property
     def cache(self) -> Any:
@@ -79,9 +76,12 @@ class TargetRows:
             new = 1 if self._kwargs.get("use_cache") else None
             inputs = self._model.prepare_inputs_for_generation(self.input_ids, next_sequence_length=new, **self._kwargs)
             outputs = self._model(**inputs, return_dict=True)
-        self._count(self._n_read is None)
-        self._kwargs = self._model._update_model_kwargs_for_generation(outputs, self._kwargs)
+        is_prefill = self._n_read is None
+        self._count(is_prefill)
+        self._kwargs = self._model._update_model_kwargs_for_generation(outputs, self._kwargs, is_encoder_decoder=False)
         self._n_read = self.input_ids.shape[-1]
+        if is_prefill:
+            self._can_crop = self._can_crop and _can_crop(self.cache)  # RWKV and XLNet keep one whatever they are told
         return outputs.logits[:, -1].to(copy=True, dtype=torch.float32, device=self.input_ids.device)
 
     def write(self, ids: Tensor) -> None:
@@ -112,6 +112,11 @@ class TargetRows:
         """Make row i a copy of row `rows[i]`; rows may be dropped and repeated."""
         index = torch.tensor(rows, device=self.input_ids.device)
         self.input_ids = self.input_ids[index]
+        if self.cache is not None and not _can_reorder(self.cache):
+            written, self.input_ids = self.input_ids, self.input_ids[:, : self._n_read]
+            self._recompute(index)
+            self.input_ids = written
+            return
         self._kwargs = {name: _select_input(name, value, index) for name, value in self._kwargs.items()}
         if self.cache is not None:
             self.cache.reorder_cache(index)
@@ -154,7 +159,8 @@ class TargetRows:
         self._initial_kwargs = self._select_initial(index)
         kwargs = _with_cache_copied(self._initial_kwargs)
         if self.n_written:
-            kwargs = self._model._update_model_kwargs_for_generation({}, kwargs, num_new_tokens=self.n_written)
+            update = self._model._update_model_kwargs_for_generation
+            kwargs = update({}, kwargs, is_encoder_decoder=False, num_new_tokens=self.n_written)
             self._config = copy.copy(self._config)
             if self._mask_length is not None:
                 self._config._mask_length = self._mask_length + self.n_written
@@ -170,9 +176,12 @@ class TargetRows:
         """Some rows of the inputs with which the call began."""
         selected = {name: _select_input(name, value, index) for name, value in self._initial_kwargs.items()}
         selected = _with_cache_copied(selected)
-        for name in CACHES:
-            if getattr(selected.get(name), "_is_user_defined", False):  # a cache that `generate` made is still empty
-                selected[name].reorder_cache(index)
+        for cache in (selected[name] for name in CACHES if isinstance(selected.get(name), Cache)):
+            if getattr(cache, "_is_user_defined", False) and cache.get_seq_length():
+                cache.reorder_cache(index)
+            else:
+                for layer in cache.layers:  # an empty one may have been set up for other rows
+                    layer.is_initialized = False
         return selected
 
     def _count(self, is_prefill: bool) -> None:
@@ -189,6 +198,11 @@ class TargetRows:
 def _with_cache_copied(kwargs: dict[str, Any]) -> dict[str, Any]:
     """The same inputs with a copy of their cache."""
     return {name: copy.deepcopy(value) if name in CACHES else value for name, value in kwargs.items()}
+
+
+def _can_reorder(cache: Any) -> bool:
+    """Whether rows can be taken out of a cache: models with a kind of their own (RWKV, XLNet, MiniMax) are recomputed."""
+    return type(cache).__module__ == Cache.__module__
 
 
 def _can_crop(cache: Any) -> bool:

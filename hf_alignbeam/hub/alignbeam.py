@@ -16,7 +16,6 @@ from hf_alignbeam.hub.judge_loading import JUDGE_ARGUMENTS, judge_from_arguments
 from hf_alignbeam.hub.model_loading import cache_key, get_or_build, load_anchor, tokenizer_for
 from hf_alignbeam.hub.shared_arguments import call_class_generate, preset_settings, split_settings
 from hf_alignbeam.presets.published import PAPER
-from hf_alignbeam.utils.stopping_criteria import stateless_criteria
 
 read_at_once()  # in a folder of the Hub too, where the packages' own `__init__` files are not
 
@@ -46,8 +45,7 @@ def alignbeam(*args: Any, model: PreTrainedModel, anchor: Any, judge: Any, token
     settings |= {name: rest.pop(name) for name in MODEL_ARGUMENTS if name in rest}
     per_call = {name: settings.pop(name, None) for name in PER_CALL_SETTINGS}
     strategy = build_strategy(model, anchor, judge, tokenizer, settings).for_call(**per_call)
-    rest |= {"custom_generate": strategy, "stopping_criteria": stateless_criteria(rest.get("stopping_criteria"))}
-    return call_class_generate(model, args, _with_stop_strings(rest), tokenizer)
+    return call_class_generate(model, args, _with_stop_strings({**rest, "custom_generate": strategy}), tokenizer)
 
 
 def _with_stop_strings(kwargs: Mapping[str, Any]) -> dict[str, Any]:

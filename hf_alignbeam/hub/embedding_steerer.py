@@ -61,4 +61,5 @@ def embedding_steerer(
     key = ("embedding_steerer", id(loaded_judge), id(loaded_accept), id(tokenizer), *cache_key(settings))
     steerer = get_or_build(model, key, build)
     prompts, _ = reader.read(ids, None if conversations is None else as_message_lists(conversations), rest.get("attention_mask"))
-    return steerer.respond(ids, prompts, **{**rest, "stopping_criteria": stateless_criteria(rest.get("stopping_criteria"))})
+    criteria = stateless_criteria(rest.get("stopping_criteria"), len(ids))
+    return steerer.respond(ids, prompts, **{**rest, "stopping_criteria": criteria})

@@ -21,6 +21,8 @@ MODES = (
 )
 #: The names under which models keep their caches; since transformers 5.24 `cache` is that of all its own but the last three.
 CACHES = ("cache", "past_key_values", "cache_params", "state", "mems", "past_buckets_states")
+#: Inputs that hold a value for each token of a row: (..., rows, length).
+BY_TOKEN = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
 #: Arguments that `generate` takes itself and does not pass on to a strategy (transformers 5.23).
 MODELS = ("assistant_model", "assistant_tokenizer")
 

@@ -8,8 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.strategies import chats_of, generated, passing, texts
+from helpers.transformers_names import CACHE
+from peft import LoraConfig, get_peft_model
 from transformers import (
+    CLIPVisionConfig,
+    DynamicCache,
     GenerationConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
     StopStringCriteria,
     SynthIDTextWatermarkingConfig,
     T5Config,
@@ -19,6 +26,8 @@ from transformers import (
 from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, EmbeddingSteerer
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.evaluation.systems import CLASSES
+from hf_alignbeam.testbed.ground_truth import GroundTruth
+from hf_alignbeam.testbed.model_store import stored_language
 
 
 def test_arguments_of_generate_are_refused_by_name(specialist, strategy, anchor):
@@ -204,3 +213,48 @@ def test_embeddings_need_conversations_and_are_judged_by_them(specialist, strate
     answers = model.generate(**options, custom_generate=strategy(oracle, conversations=conversations))
     expected, n_prompt = generated(specialist, conversations, strategy(oracle), max_new_tokens=30)
     assert torch.equal(answers, expected[:, n_prompt:])
+
+
+def test_a_prompt_whose_earlier_turns_are_in_the_cache_alone_is_refused(specialist, strategy, oracle):
+    """Neither anchor nor judge would read them."""
+    model, tokenizer = specialist
+    inputs = encode(chats_of("harmful", 1), tokenizer)
+    n_read = inputs["input_ids"].shape[1] - 6
+    options = {"attention_mask": inputs["attention_mask"], "max_new_tokens": 30, "do_sample": False}
+
+    def filled():
+        cache = DynamicCache(config=model.config)
+        with torch.no_grad():
+            model(inputs["input_ids"][:, :n_read], **{CACHE: cache}, use_cache=True)
+        return {CACHE: cache}
+
+    with pytest.raises(ValueError, match=f"`input_ids` must hold the whole conversation .* last 6 of {n_read + 6} tokens"):
+        model.generate(inputs["input_ids"][:, n_read:], **filled(), custom_generate=strategy(oracle), **options)
+    for ids, given in ((inputs["input_ids"], None), (inputs["input_ids"][:, n_read:], chats_of("harmful", 1))):
+        output = model.generate(ids, **filled(), custom_generate=strategy(oracle, conversations=given), **options)
+        answer = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
+        assert GroundTruth(stored_language()).refusal(answer)
+
+
+def test_images_are_refused(byte_tokenizer, anchor):
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = LlamaConfig(**size, vocab_size=len(byte_tokenizer))
+    vision = CLIPVisionConfig(**size, image_size=8, patch_size=4, projection_dim=16)
+    image = len(byte_tokenizer) - 2
+    names = {"image_token_id": image, "image_token_index": image}  # before and since transformers 5.24
+    model = LlavaForConditionalGeneration(LlavaConfig(text_config=text, vision_config=vision, **names)).eval()
+    ids = torch.tensor([[*byte_tokenizer("What is this?").input_ids, *[image] * 4]])
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": torch.randn(1, 3, 8, 8)}
+    with pytest.raises(ValueError, match="must be left out with AlignBeam, got a .* anchor and judge read text, and no images"):
+        model.generate(**inputs, custom_generate=AlignBeam(*anchor, byte_tokenizer, passing), max_new_tokens=3)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # transformers', as peft asks
+def test_adapters_by_row_are_refused(specialist, strategy):
+    """Candidates of a flagged row would be written by the adapters of other rows."""
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(copy.deepcopy(specialist[0]), config, adapter_name="wild").eval()
+    options = {"adapter_names": ["wild", "__base__"], "max_new_tokens": 3}
+    generated((model, specialist[1]), chats_of("general", 2), **options)
+    with pytest.raises(ValueError, match="`adapter_names` must be left out with AlignBeam"):
+        generated((model, specialist[1]), chats_of("general", 2), strategy(passing), **options)

@@ -2,9 +2,20 @@
 
 import pytest
 import torch
-from helpers.strategies import chats_of, flags_calls
+from helpers.strategies import answer_ids, chats_of, flags_calls, generated, passing
 from helpers.transformers_names import CACHE
-from transformers import DynamicCache
+from transformers import (
+    DynamicCache,
+    MiniMaxConfig,
+    MiniMaxForCausalLM,
+    MllamaConfig,
+    MllamaForConditionalGeneration,
+    RwkvConfig,
+    RwkvForCausalLM,
+    StaticCache,
+    XLNetConfig,
+    XLNetLMHeadModel,
+)
 
 from hf_alignbeam import AlignBeam
 from hf_alignbeam.benchmarks.tiny_families import build
@@ -48,3 +59,71 @@ def test_a_users_filled_cache_changes_no_token(name, byte_tokenizer, anchor):
         strategy = AlignBeam(*anchor, byte_tokenizer, flags_calls(2), judge_after=4, judge_every=4, num_candidates=2)
         sequences.append(model.generate(ids, **{CACHE: cache}, custom_generate=strategy, **options))
     assert torch.equal(*sequences)
+
+
+DENSE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+def unusual(name, tokenizer):
+    """A tiny model whose cache is of its own kind, or that takes more than others from `generate`."""
+    ids = {"bos_token_id": 1, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    ids["vocab_size"] = len(tokenizer)
+    if name == "RWKV":
+        model = RwkvForCausalLM(RwkvConfig(**ids, hidden_size=32, attention_hidden_size=32, num_hidden_layers=2))
+    elif name == "XLNet":
+        model = XLNetLMHeadModel(XLNetConfig(**ids, d_model=32, n_layer=2, n_head=4, d_inner=48))
+    elif name == "MiniMax":
+        kinds = {"layer_types": ["linear_attention", "full_attention"], "block_size": 8, "num_local_experts": 2, "head_dim": 8}
+        model = MiniMaxForCausalLM(MiniMaxConfig(**ids, **DENSE, **kinds))
+    else:
+        vision = {
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_global_layers": 1,
+            "attention_heads": 2,
+        }
+        vision |= {"image_size": 8, "patch_size": 4, "vision_output_dim": 32, "intermediate_layers_indices": [0]}
+        text = {**ids, **DENSE, "cross_attention_layers": [1]}
+        config = MllamaConfig(text_config=text, vision_config=vision, image_token_index=len(tokenizer) - 2)
+        model = MllamaForConditionalGeneration(config)
+    random = torch.Generator().manual_seed(0)
+    for weights in model.parameters():
+        if weights.dim() > 1:
+            weights.data.normal_(0.0, 0.25, generator=random)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", ["RWKV", "XLNet", "MiniMax", "Mllama"])
+def test_a_model_with_a_cache_of_its_own_is_plain_or_as_without_a_cache(name, byte_tokenizer, anchor):
+    target, conversations = (unusual(name, byte_tokenizer), byte_tokenizer), chats_of("general", 1)
+    options = {"max_new_tokens": 14}
+    plain, _ = generated(target, conversations, **options)
+    assert torch.equal(generated(target, conversations, AlignBeam(*anchor, byte_tokenizer, passing), **options)[0], plain)
+    answers = []
+    for uses in (True, False):
+        guarded = AlignBeam(*anchor, byte_tokenizer, flags_calls(2), judge_after=4, judge_every=4, num_candidates=2)
+        answers.append(answer_ids(target, conversations, guarded, **options, use_cache=uses)[0])
+    n_same = 4 if name == "RWKV" else None  # its own forwards from a state are not exact (transformers 5.24)
+    assert answers[0][:n_same] == answers[1][:n_same]
+    assert answers[0] != answer_ids(target, conversations, **options)[0]
+
+
+@pytest.mark.parametrize("way", ["reset", "chunked"])
+def test_a_static_cache_that_was_set_up_for_other_rows_changes_no_token(way, specialist, strategy, oracle):
+    conversations = [*chats_of("harmful", 2), *chats_of("general", 2)]
+    guarded, options = strategy(oracle, judge_after=4), {"max_new_tokens": 20}
+    expected, _ = generated(specialist, conversations, guarded, **options)
+    if way == "chunked":
+        options |= {"cache_implementation": "static", "prefill_chunk_size": 8}
+    else:
+        options[CACHE] = StaticCache(config=specialist[0].config, max_cache_len=128)
+        generated(specialist, conversations, **options)
+        options[CACHE].reset()
+    assert torch.equal(generated(specialist, conversations, guarded, **options)[0], expected)
