@@ -98,7 +98,8 @@ class CoverDistribution:
             return distribution
         kept = sum(cover.canonical_mass for cover in distribution.covers)
         for ids, cover, mass in distribution.tracked_paths():
-            kept += mass * (distribution._canonical_share(ids, cover) - (cover.next_tokens.get(ids[0], 0) >= 0))
+            counted = cover.next_tokens.get(ids[0], 0) >= 0  # `canonical_mass` has counted all of it, or none
+            kept += mass * (distribution._canonical_share(ids, cover) - counted)
         return distribution.or_unconditional(kept)
 
     def or_unconditional(self, kept: float) -> "CoverDistribution":

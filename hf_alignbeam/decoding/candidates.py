@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hf_alignbeam.chat.conversations import ParsedPrompt
+from hf_alignbeam.decoding.policy import Policy
 from hf_alignbeam.decoding.row_batch import RowBatch, SteeredRows
 from hf_alignbeam.decoding.row_writer import RowWriter
 from hf_alignbeam.steering.anchor_steering import AnchorSteering
@@ -42,15 +43,15 @@ class CandidateGenerator:
     Args:
         writer: The call's writer.
         steering: The anchor.
-        num_candidates: K; no more are written than the vocabulary has tokens.
-        min_start: The least probability of a first token, relative to the most likely one.
+        policy: How many candidates an answer gets, and how likely their first tokens must be.
+        keeps_steps: Whether to keep scores and logits.
     """
 
-    def __init__(self, writer: RowWriter, steering: AnchorSteering, num_candidates: int, min_start: float):
+    def __init__(self, writer: RowWriter, steering: AnchorSteering, policy: Policy, keeps_steps: bool):
         self._writer = writer
         self._steering = steering
-        self._num_candidates = num_candidates
-        self._min_start = min_start
+        self._policy = policy
+        self._keeps_steps = keeps_steps
 
     def generate(
         self,
@@ -59,7 +60,6 @@ class CandidateGenerator:
         n_kept: int,
         n_next: int | None,
         prompts: Sequence[ParsedPrompt],
-        keeps_steps: bool,
     ) -> CandidateBatch:
         """Write candidates for some rows, after the first tokens of their answers.
 
@@ -72,7 +72,6 @@ class CandidateGenerator:
             n_kept: How many of their tokens are kept.
             n_next: How many tokens the answers will then have; None to write the candidates to their ends.
             prompts: The prompts of the rows, each continued by the tokens that are kept.
-            keeps_steps: Whether to keep scores and logits.
         """
         candidates = batch.branch(rows, n_kept)
         call = self._steering.begin(candidates.target.input_ids, prompts, range(len(rows)))
@@ -83,14 +82,14 @@ class CandidateGenerator:
             first_ids, exists = self._first_tokens(scores, self._anchor_logp(call))  # (F, K)
             parents, numbers = (index.tolist() for index in exists.nonzero(as_tuple=True))  # (N,)
             candidates = candidates.select_rows(parents)
-            candidates.steered[0].state.overruled = [self._num_candidates == 1 or number > 0 for number in numbers]
+            candidates.steered[0].state.overruled = [self._policy.num_candidates == 1 or number > 0 for number in numbers]
             ends = exists.sum(-1).cumsum(0).tolist()
             rows_of = [range(start, end) for start, end in pairwise([0, *ends])]
-            written = self._write(candidates, logits[parents], scores[parents], first_ids[exists], n_next, keeps_steps)
+            written = self._write(candidates, logits[parents], scores[parents], first_ids[exists], n_next)
             return CandidateBatch(candidates, rows_of, *written)
 
     def _write(
-        self, candidates: RowBatch, logits: Tensor, scores: Tensor, ids: Tensor, n_next: int | None, keeps_steps: bool
+        self, candidates: RowBatch, logits: Tensor, scores: Tensor, ids: Tensor, n_next: int | None
     ) -> tuple[list[float], list[tuple[Tensor, Tensor]]]:
         """Write candidates from their first tokens `ids` (N,) to a length of `n_next`, or to their ends.
 
@@ -104,7 +103,7 @@ class CandidateGenerator:
             is_unfinished = torch.tensor([end is None for end in candidates.ends], device=logits.device)
             token_logp = logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
             logp, n_tokens = logp + token_logp.where(is_unfinished, 0.0), n_tokens + is_unfinished
-            if keeps_steps:
+            if self._keeps_steps:
                 steps.append((scores, logits))
             writer.write(candidates, ids, scores)
             if not candidates.unfinished or candidates.n_written == n_next:
@@ -128,8 +127,8 @@ class CandidateGenerator:
         A token far below the most likely one, in the mixture or for the anchor alone, would begin an incoherent text. Where this
         leaves fewer than K candidates, the most likely token begins one more, unless `min_start` is 0.
         """
-        min_logp = math.log(self._min_start or 1e-30)
-        n_candidates = min(self._num_candidates, scores.shape[-1])
+        min_logp = math.log(self._policy.min_start or 1e-30)
+        n_candidates = min(self._policy.num_candidates, scores.shape[-1])
         values, first_ids = scores.topk(n_candidates, dim=-1)  # (F, K)
         anchor_agrees = anchor_logp.gather(-1, first_ids) >= anchor_logp.amax(-1, keepdim=True) + min_logp
         active = (values >= values[:, :1] + min_logp) & anchor_agrees & (values > -torch.inf)
@@ -137,6 +136,6 @@ class CandidateGenerator:
         order = active.int().argsort(dim=-1, descending=True, stable=True)
         first_ids, active = first_ids.gather(-1, order), active.gather(-1, order)
         for row, n_active in enumerate(active.sum(-1).tolist()):
-            if n_active < n_candidates and self._min_start:
+            if n_active < n_candidates and self._policy.min_start:
                 first_ids[row, n_active], active[row, n_active] = first_ids[row, 0], True
         return first_ids, active

@@ -49,8 +49,8 @@ class ScoreHistory:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question to the judge about some texts.
+class JudgeRequest:
+    """Some texts that the judge is asked about.
 
     Attributes:
         answers: The answer of each text.
@@ -128,7 +128,7 @@ class JudgedAnswers:
         ids = batch.ids(row)
         return ids, self.text_of(batch.answers[row], ids)
 
-    def ask(self, answers: Sequence[Answer], texts: Sequence[JudgedText]) -> Asked:
+    def ask(self, answers: Sequence[Answer], texts: Sequence[JudgedText]) -> JudgeRequest:
         """Ask for a verdict on one text of each answer; a text equal to the committed one keeps its verdict.
 
         Args:
@@ -137,23 +137,23 @@ class JudgedAnswers:
         """
         new = [n for n, (answer, (_, text)) in enumerate(zip(answers, texts, strict=True)) if answer.text != text]
         exchanges = [answers[n].prompt.messages for n in new], [texts[n][1] for n in new]
-        return Asked(answers, texts, new, exchanges, self._judge.start(*exchanges) if new else None)
+        return JudgeRequest(answers, texts, new, exchanges, self._judge.start(*exchanges) if new else None)
 
     def judge(self, answers: Sequence[Answer], texts: Sequence[JudgedText]) -> list[float]:
         """As `ask`, and wait for the verdicts."""
         return self.harms(self.ask(answers, texts))
 
-    def harms(self, asked: Asked) -> list[float]:
+    def harms(self, request: JudgeRequest) -> list[float]:
         """The harm of each text, as soon as the judge has answered; NaN where it gave no verdict.
 
         Raises:
             JudgeError: There is no verdict, and the policy says to raise.
         """
-        answers, texts, new = asked.answers, asked.texts, asked.new
+        answers, texts, new = request.answers, request.texts, request.new
         harm = [answer.harm for answer in answers]
         if not new:
             return harm
-        verdicts = self._judge.each_or_none(*asked.exchanges) if asked.pending is None else asked.pending.result()
+        verdicts = self._judge.each_or_none(*request.exchanges) if request.pending is None else request.pending.result()
         self.n_judge_calls += verdicts.n_calls
         if self._policy.on_judge_error == "raise" and None in verdicts.harm:
             raise JudgeError(f"The judge gave no verdict: {reason(verdicts.errors[-1])}", verdicts.errors[-1])

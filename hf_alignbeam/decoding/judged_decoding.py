@@ -7,7 +7,7 @@ that they share their forwards. While a remote judge reads, some are written ahe
 
 import math
 
-from hf_alignbeam.decoding.judged_answers import Asked, JudgedAnswers, JudgedText
+from hf_alignbeam.decoding.judged_answers import JudgedAnswers, JudgedText, JudgeRequest
 from hf_alignbeam.decoding.policy import Policy
 from hf_alignbeam.decoding.records import Answer
 from hf_alignbeam.decoding.rollback import BatchRow, Rollback, Rollbacks
@@ -53,9 +53,9 @@ class JudgedDecoding:
             while self._batches:
                 self._write(n_next)
                 rows = [(batch, row) for batch in self._batches for row, active in enumerate(batch.active) if active]
-                asked = self._answers.ask(*self._texts(rows))
-                self._write_ahead(asked, n_next)
-                flagged = self._check(rows, asked)
+                request = self._answers.ask(*self._texts(rows))
+                self._write_ahead(request, n_next)
+                flagged = self._check(rows, request)
                 self._replace(self._rollback.cut_back(flagged, self._n_committed), n_next)
                 n_next = self._policy.next_check(self._n_committed)
         finally:
@@ -68,12 +68,12 @@ class JudgedDecoding:
             while batch.unfinished and batch.n_written != n_next and not self._answers.judge_is_lost:
                 self._step(batch, self._n_committed)
 
-    def _write_ahead(self, asked: Asked, n_asked: int | None) -> None:
+    def _write_ahead(self, request: JudgeRequest, n_asked: int | None) -> None:
         """Speculative continuation: while the judge is asked about the first `n_asked` tokens, write on, up to the next check.
 
         What is written meanwhile is what will be written if the text passes. It is not emitted before that.
         """
-        while asked.is_out and n_asked is not None:
+        while request.is_out and n_asked is not None:
             n_next = self._policy.next_check(n_asked)
             ahead = [batch for batch in self._batches if batch.unfinished and batch.n_written != n_next]
             if not ahead:
@@ -97,10 +97,10 @@ class JudgedDecoding:
         """The answers of rows, and their texts."""
         return [batch.answers[row] for batch, row in rows], [self._answers.written(batch, row) for batch, row in rows]
 
-    def _check(self, rows: list[BatchRow], asked: Asked) -> list[BatchRow]:
+    def _check(self, rows: list[BatchRow], request: JudgeRequest) -> list[BatchRow]:
         """Commit the text of the rows that pass; return the others."""
-        harms, flagged = self._answers.harms(asked), []
-        for (batch, row), (ids, text), harm in zip(rows, asked.texts, harms, strict=True):
+        harms, flagged = self._answers.harms(request), []
+        for (batch, row), (ids, text), harm in zip(rows, request.texts, harms, strict=True):
             answer, has_ended = batch.answers[row], batch.has_ended(row)
             passes = harm <= self._answers.limit(answer)
             batch.active[row] = passes and not has_ended

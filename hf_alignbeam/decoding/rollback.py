@@ -125,7 +125,7 @@ class Rollback:
         """Write candidates in the place of what some rows had after their first `n_kept` tokens."""
         answers = [batch.answers[row] for row in rows]
         prompts = [continued(answer.prompt, self._answers.bytes_of(answer.ids)) for answer in answers]
-        return self._candidates.generate(batch, rows, n_kept, n_next, prompts, self._answers.keeps_steps)
+        return self._candidates.generate(batch, rows, n_kept, n_next, prompts)
 
     def _judge(self, candidates: CandidateBatch) -> list[float]:
         """The verdict on the answer that each candidate continues."""

@@ -234,7 +234,7 @@ class AlignBeam:
             target = TargetRows(model, input_ids, generation_config, model_kwargs)
             answers = self._judged_answers(prompts, generation_config)
             writer = RowWriter(self._steering, input_ids, logits_processor, stopping_criteria, generation_config, self._is_traced)
-            candidates = CandidateGenerator(writer, self._steering, self._policy.num_candidates, self._policy.min_start)
+            candidates = CandidateGenerator(writer, self._steering, self._policy, answers.keeps_steps)
             max_length = None if stopping_criteria.max_length is None else stopping_criteria.max_length - input_ids.shape[-1]
             rollback = Rollback(answers, candidates, self._fallback(generation_config, max_length), self._policy)
             audited = {answer.number: uuid.uuid4().hex for answer in answers.answers} if self._audit is not None else {}
@@ -253,10 +253,17 @@ class AlignBeam:
 
     def _judged_answers(self, prompts: Sequence[ParsedPrompt], config: GenerationConfig) -> JudgedAnswers:
         """The answers of one call, all of them empty."""
-        keeps = [bool(config.return_dict_in_generate and wanted) for wanted in (config.output_scores, config.output_logits)]
-        judge = JudgeCalls(self._judge, self._timed)
-        tokens = self._tokenizer, self._token_bytes
-        return JudgedAnswers(prompts, judge, self._policy, *tokens, self._emit, self._is_traced, *keeps)
+        return JudgedAnswers(
+            prompts,
+            JudgeCalls(self._judge, self._timed),
+            self._policy,
+            tokenizer=self._tokenizer,
+            token_bytes=self._token_bytes,
+            emit=self._emit,
+            is_traced=self._is_traced,
+            keeps_scores=bool(config.return_dict_in_generate and config.output_scores),
+            keeps_logits=bool(config.return_dict_in_generate and config.output_logits),
+        )
 
     def _fallback(self, config: GenerationConfig, max_length: int | None) -> Fallback:
         """The fallback of one call, whose answers may have `max_length` tokens."""

@@ -50,6 +50,5 @@ def call_class_generate(model: PreTrainedModel, args: Sequence[Any], kwargs: dic
     """
     if kwargs.get("cache_implementation") == "paged":
         raise ValueError('`cache_implementation` must not be "paged": continuous batching ignores guards. Leave it out.')
-    if "custom_generate" not in kwargs:  # a strategy has its own
-        kwargs = {**kwargs, "tokenizer": tokenizer}
+    kwargs = kwargs if "custom_generate" in kwargs else {**kwargs, "tokenizer": tokenizer}  # a strategy has its own
     return cast(Any, type(model)).generate(model, *args, **kwargs)
