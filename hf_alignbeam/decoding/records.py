@@ -186,7 +186,7 @@ def padded_sequences(input_ids: Tensor, answers: Sequence[Answer], pad: int, pad
     width = max(len(answer.ids) for answer in answers)
     pads = [pad if answer.chosen >= 0 else pad_after_fallback for answer in answers]
     rows = [answer.ids + [own_pad] * (width - len(answer.ids)) for answer, own_pad in zip(answers, pads, strict=True)]
-    return torch.cat([input_ids, torch.tensor(rows, dtype=input_ids.dtype, device=input_ids.device)], dim=-1)
+    return torch.cat([input_ids, torch.tensor(rows, dtype=torch.long, device=input_ids.device)], dim=-1)
 
 
 def divergence(mixed: Tensor, unsteered: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from transformers import (
 from hf_alignbeam import AlignBeam
 from hf_alignbeam.benchmarks.tiny_families import build
 from hf_alignbeam.chat.refusal import REFUSAL
+from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.presets.published import PAPER
 from hf_alignbeam.testbed.model_store import WEIGHTS
 
@@ -64,6 +65,15 @@ def test_scores_logits_and_cache_are_those_of_plain_generate(specialist, strateg
         assert all(torch.equal(a, b) for a, b in zip(getattr(ours, name), getattr(plain, name), strict=True))
     assert getattr(ours, CACHE).get_seq_length() == getattr(plain, CACHE).get_seq_length()
     assert ours.past_key_values is ours.cache
+
+
+def test_ids_of_32_bits_give_what_they_give_plain_generate(specialist, strategy):
+    model, tokenizer = specialist
+    ids = encode(chats_of("general", 1), tokenizer)["input_ids"].int()
+    ways = ({}, {"custom_generate": strategy(passing)})
+    outputs = [model.generate(ids, max_new_tokens=5, do_sample=False, **way) for way in ways]
+    assert torch.equal(*outputs)
+    assert outputs[0].dtype == outputs[1].dtype
 
 
 def test_a_half_precision_target_is_plain_generate(specialist, strategy, mixed):
