@@ -1,6 +1,7 @@
 """Fingerprints: of a model, the same in any dtype and wherever it is offloaded; and of a callable, by what decides its answers.
 
-Knows parameters and where accelerate stores them, and what a callable consists of. Knows no prompt, and no class of ours.
+Knows parameters, where accelerate stores them and which adapters are on, and what a callable consists of. Knows no prompt, and
+no class of ours.
 """
 
 import dataclasses
@@ -10,12 +11,15 @@ import io
 import pickle
 import re
 import sys
+from collections.abc import Iterator
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_alignbeam.inference.adapters import adapter_layers
 
 #: About how many numbers of each parameter enter the hash.
 N_SAMPLED = 1024
@@ -25,14 +29,15 @@ ADDED = re.compile("__.*__|_abc_impl")
 
 @torch.no_grad()
 def model_sha256(model: PreTrainedModel) -> str:
-    """Hash a model, so that it differs from its fine-tunes and from itself with an adapter.
+    """Hash a model, so that it differs from its fine-tunes and from itself with another adapter.
 
-    The hash covers the names and shapes of all parameters, the whole embedding table, and some evenly spaced numbers of every
-    other parameter. Offloaded parameters are read from where accelerate stores them.
+    The hash covers the names and shapes of all parameters and of all buffers that are saved with the model, the whole embedding
+    table, and some evenly spaced numbers of every other tensor. Offloaded tensors are read from where accelerate stores them. Of
+    each layer with adapters, the hash covers which ones are active or merged, and their scaling.
     """
     embedding: Any = model.get_input_embeddings()
     digest = hashlib.sha256()
-    for name, weight in model.named_parameters():
+    for name, weight in (*model.named_parameters(), *_saved_buffers(model)):
         if name in model.all_tied_weights_keys:  # a tied weight has one name in memory, and two if it is offloaded
             continue
         digest.update(f"{name} {tuple(weight.shape)}".encode())
@@ -40,7 +45,18 @@ def model_sha256(model: PreTrainedModel) -> str:
         if weight is not embedding.weight:
             numbers = numbers[:: max(1, len(numbers) // N_SAMPLED)]
         digest.update(numbers.float().cpu().contiguous().numpy().tobytes())
+    for layer in adapter_layers(model):
+        scaling = sorted(vars(layer).get("scaling", {}).items())
+        digest.update(f"{layer.active_adapters} {layer.disable_adapters} {layer.merged_adapters} {scaling}".encode())
     return digest.hexdigest()
+
+
+def _saved_buffers(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """The buffers that are saved with a model, by name: quantized weights among them. Its configuration gives the others."""
+    for prefix, module in model.named_modules():
+        for name, buffer in module.named_buffers(prefix, recurse=False):
+            if name.rpartition(".")[2] not in module._non_persistent_buffers_set:
+                yield name, buffer
 
 
 def _stored_weight(model: PreTrainedModel, name: str, weight: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """Prompts are embedded as the model itself embeds them, or the model is refused by name."""
 
-import copy
-
 import pytest
 import torch
 import transformers as t
@@ -10,7 +8,6 @@ from conftest import tiny
 from hf_alignbeam.chat.target_prompts import render_target_prompt
 from hf_alignbeam.chat.templates import encode_with_one_bos
 from hf_alignbeam.embedding_search.embeddings import Embedder, left_padded, padded_ids, token_embeddings
-from hf_alignbeam.embedding_search.fingerprint import model_sha256
 from hf_alignbeam.tokenization.vocabulary import token_bytes
 
 MESSAGES = [{"role": "user", "content": "How do I thank the mayor?"}]
@@ -124,15 +121,6 @@ def test_a_model_in_training_is_refused(tiny_llama, piece_tokenizer):
             embedder(tiny_llama, piece_tokenizer)
     finally:
         tiny_llama.eval()
-
-
-def test_a_fingerprint_depends_on_the_parameters_but_not_on_their_dtype(tiny_llama, tiny_qwen, piece_tokenizer):
-    twin = tiny(t.LlamaForCausalLM, t.LlamaConfig, piece_tokenizer, seed=2)
-    assert model_sha256(twin) == model_sha256(tiny_llama) != model_sha256(tiny_qwen)
-    twin.get_input_embeddings().weight.data[5, 3] += 1e-3
-    assert model_sha256(twin) != model_sha256(tiny_llama)
-    gemma = tiny(t.GemmaForCausalLM, t.GemmaConfig, piece_tokenizer, seed=3, head_dim=8).to(torch.bfloat16)
-    assert model_sha256(gemma) == model_sha256(copy.deepcopy(gemma).float())
 
 
 def test_ids_are_padded_on_the_left():
