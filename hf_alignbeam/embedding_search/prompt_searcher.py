@@ -6,7 +6,6 @@ Knows how a prompt is rendered, which random stream it gets, and what its answer
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
 from typing import Any, get_args
 
 import torch
@@ -14,13 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_alignbeam.chat.begun_answers import continued, messages_with_prefill
 from hf_alignbeam.chat.conversation_key import conversation_key
-from hf_alignbeam.chat.conversations import Message, ParsedPrompt, prompt_from_messages
+from hf_alignbeam.chat.conversations import Conversation, Message, ParsedPrompt, as_message_lists, prompt_from_messages
 from hf_alignbeam.chat.refusal import check_refusal
 from hf_alignbeam.chat.target_prompts import render_target_prompt
 from hf_alignbeam.chat.templates import encode_with_one_bos
 from hf_alignbeam.embedding_search.batched_generation import BatchedGenerator, ResolvedGeneration
 from hf_alignbeam.embedding_search.embeddings import EmbeddedPrompt, Embedder, Positions
-from hf_alignbeam.embedding_search.fingerprint import identity, model_sha256
+from hf_alignbeam.embedding_search.fingerprint import identity
 from hf_alignbeam.embedding_search.journal import Journal, to_jsonable
 from hf_alignbeam.embedding_search.search_loop import SearchLoop
 from hf_alignbeam.embedding_search.search_state import AcceptanceTest, PromptSearch, SearchLimits
@@ -82,6 +81,11 @@ def checked_settings(arguments: Mapping[str, Any]) -> SearchSettings:
     return SearchSettings(**{field.name: known[field.name] for field in fields(SearchSettings)})
 
 
+def conversations_by_key(conversations: Sequence[Conversation]) -> dict[str, list[Message]]:
+    """Conversations by the keys that name them in a journal, without duplicates."""
+    return {conversation_key(messages): messages for messages in as_message_lists(conversations)}
+
+
 class PromptSearcher:
     """Runs searches.
 
@@ -118,14 +122,8 @@ class PromptSearcher:
         self._judge = judge
         self._accept = accept
 
-    @cached_property
-    def model_sha256(self) -> str:
-        """The model's fingerprint, computed once: an embedding table is large."""
-        return model_sha256(self._model)
-
-    @cached_property
     def identities(self) -> dict[str, str]:
-        """Who gives the verdicts in a journal, computed once: the judge and `accept`."""
+        """Who gives the verdicts in a journal: the judge and `accept`, as they are now."""
         return {"judge": identity(self._judge), "accept": identity(self._accept)}
 
     def recorded_settings(self, generate_kwargs: Mapping[str, Any]) -> dict[str, Any]:

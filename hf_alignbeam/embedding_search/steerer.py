@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_alignbeam.chat.conversation_key import conversation_key
 from hf_alignbeam.chat.conversations import Conversation, ParsedPrompt, as_message_lists, as_messages, prompt_from_messages
 from hf_alignbeam.chat.refusal import REFUSAL, Refusal, first_invisible
 from hf_alignbeam.embedding_search.batched_generation import ResolvedGeneration, resolve_generation
 from hf_alignbeam.embedding_search.embeddings import Positions, padded_ids
+from hf_alignbeam.embedding_search.fingerprint import model_sha256
 from hf_alignbeam.embedding_search.journal import Journal
-from hf_alignbeam.embedding_search.prompt_searcher import PromptSearcher, checked_settings
+from hf_alignbeam.embedding_search.prompt_searcher import PromptSearcher, checked_settings, conversations_by_key
 from hf_alignbeam.embedding_search.prompt_tuning import FittingConfig, Prefix, TrainingPair, fit
 from hf_alignbeam.embedding_search.search_state import AcceptanceTest
 from hf_alignbeam.embedding_search.steered_prompts import (
@@ -164,21 +164,21 @@ class EmbeddingSteerer:
             ValueError: There are no conversations, the folder holds a search with other settings or another judge, or another
                 run writes to it now.
         """
-        by_key = {conversation_key(messages): messages for messages in as_message_lists(conversations)}
+        by_key = conversations_by_key(conversations)
         for name in {"streamer", "max_length"} & set(generate_kwargs):
             raise ValueError(f"`{name}` must be left out of `precompute`, got it. Use `max_new_tokens`, or `generate`.")
         if max_new_tokens is None and "generation_config" not in generate_kwargs:
             max_new_tokens = DEFAULT_NEW_TOKENS
         kwargs = {**generate_kwargs, **({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens})}
         generation = resolve_generation(self._model, self._tokenizer, kwargs, 0)
-        sha256, settings = self._searcher.model_sha256, self._searcher.recorded_settings(kwargs)
+        sha256, settings = model_sha256(self._model), self._searcher.recorded_settings(kwargs)
         steered = SteeredPrompts([], str(self._model.config.name_or_path), sha256, settings)
 
         def add(prompt: SteeredPrompt) -> None:
             steered.add(prompt)
             after_prompt(prompt)
 
-        made_with = {} if folder is None else {"model": sha256, **settings, **self._searcher.identities}
+        made_with = {} if folder is None else {"model": sha256, **settings, **self._searcher.identities()}
         journal = Journal(None if folder is None else Path(folder), made_with, part)
         try:
             self._searcher.search(by_key, generation, journal, add)
@@ -330,7 +330,9 @@ class EmbeddingSteerer:
         Returns:
             The text that continues each conversation, or None if no acceptable answer was found.
         """
-        steered = self.precompute(conversations)
+        generation = resolve_generation(self._model, self._tokenizer, {"max_new_tokens": DEFAULT_NEW_TOKENS}, 0)
+        steered = SteeredPrompts([], "", "", {})  # is not written, and needs no fingerprint, which takes seconds
+        self._searcher.search(conversations_by_key(conversations), generation, Journal(None, {}), steered.add)
         continued: list[str | None] = []
         for conversation in conversations:
             result, prefill = steered[conversation], prompt_from_messages(as_messages(conversation)).prefill.decode().strip()

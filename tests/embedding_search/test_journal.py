@@ -1,5 +1,6 @@
 """The journal: a search that is killed at any call resumes, and pays for nothing twice."""
 
+import copy
 import hashlib
 import json
 import math
@@ -14,7 +15,7 @@ from helpers.searches import N_NEW, CountingJudge, framed, harmless, raises, rec
 
 from hf_alignbeam import EmbeddingSteerer
 from hf_alignbeam.embedding_search.journal import NAME, Journal
-from hf_alignbeam.embedding_search.steered_prompts import RECORDS, EmbeddingSearchError
+from hf_alignbeam.embedding_search.steered_prompts import RECORDS, EmbeddingSearchError, SteeredPrompts
 
 
 def sha256(data):
@@ -111,6 +112,27 @@ def test_a_folder_of_another_search_is_an_error(other, thin, graded, accept, tmp
     name = next(iter(other))
     with pytest.raises(ValueError, match=f"started with the same settings, but .*`{name}`"):
         steerer_for(thin, graded, accept, **other).precompute(framed(1), tmp_path, max_new_tokens=N_NEW)
+
+
+def test_a_model_that_is_trained_between_two_searches_is_another_one(thin, graded, tmp_path):
+    model = copy.deepcopy(thin[0])
+    steerer = steerer_for((model, thin[1]), graded)
+    steerer.precompute(framed(1), tmp_path, max_new_tokens=N_NEW)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight += 0.01
+    with pytest.raises(ValueError, match="started with the same settings, but .*`model`"):
+        steerer.precompute(framed(1), tmp_path, max_new_tokens=N_NEW)
+    steerer.precompute(framed(1), max_new_tokens=N_NEW).save_pretrained(tmp_path / "new")
+    SteeredPrompts.from_pretrained(tmp_path / "new", model)
+
+
+def test_a_judge_that_is_changed_between_two_searches_is_another_one(thin, graded, tmp_path):
+    judge = CountingJudge(graded)
+    steerer = steerer_for(thin, judge)
+    steerer.precompute(framed(1), tmp_path, max_new_tokens=N_NEW)
+    judge.identity = "the truth, changed"
+    with pytest.raises(ValueError, match="started with the same settings, but .*`judge`"):
+        steerer.precompute(framed(1), tmp_path, max_new_tokens=N_NEW)
 
 
 def test_a_journal_keeps_its_files_and_their_layout(tmp_path):
