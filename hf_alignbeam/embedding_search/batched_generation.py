@@ -106,7 +106,7 @@ def resolve_generation(
         if name in other_kwargs:
             raise ValueError(f"`{name}` must be left out, got it: every answer of a search needs a cache of its own.")
     eos = config.eos_token_id
-    eos_ids = tuple(eos) if isinstance(eos, list) else () if eos is None else (int(eos),)
+    eos_ids = () if eos is None else tuple(torch.as_tensor(eos).flatten().tolist())
     prompt_pad_id = config.pad_token_id if config.pad_token_id not in eos_ids else None
     if config.pad_token_id is None:
         config.pad_token_id = eos_ids[0] if eos_ids else 0

@@ -98,9 +98,9 @@ def identity(value: Any) -> str:
         return f"{name} {_digest(value)[:16]}"
     except Exception as error:  # pickling runs the code of any class
         raise ValueError(
-            "A judge or `accept` must be one that a resumed search can tell from another, but "
-            f"{name} is not: {type(error).__name__}, {error}. Give it an attribute `identity`, a text that says what decides its "
-            "answers; or search without a folder."
+            "A judge, `accept` or another object must be one that a resumed search can tell from another, but "
+            f"{name} is not: {type(error).__name__}, {error}. Give it an attribute `identity`, a text that says what it decides; "
+            "or search without a folder."
         ) from error
 
 

@@ -5,8 +5,9 @@ and verdicts by their place in the search. Knows neither how a search proceeds n
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -99,21 +100,29 @@ class Journal:
             self._log.append(record)
 
 
-def to_jsonable(value: Any) -> Any:
-    """A setting as JSON can hold it, the same in every process. An object that JSON has no type for becomes its name."""
-    if value is None or isinstance(value, bool | int | float | str):
+def to_jsonable(value: Any, describe: Callable[[Any], str]) -> Any:
+    """A setting as JSON can hold it, and reads it back. `describe` is called for objects that JSON has no type for."""
+    as_json = partial(to_jsonable, describe=describe)
+    if value is None or isinstance(value, bool | str):
         return value
+    if isinstance(value, Real):
+        return int(value) if isinstance(value, Integral) else float(value)
     if isinstance(value, list | tuple):
-        return [to_jsonable(item) for item in value]
+        return [as_json(item) for item in value]
+    if isinstance(value, Mapping):
+        items = [(as_json(key), as_json(item)) for key, item in value.items()]
+        has_names = all(isinstance(key, str) for key, _ in items)
+        return dict(items) if has_names else sorted(map(list, items), key=str)
     if isinstance(value, GenerationConfig):
-        return {name: setting for name, setting in value.to_diff_dict().items() if name != "transformers_version"}
+        return as_json({name: setting for name, setting in value.to_diff_dict().items() if name != "transformers_version"})
     if isinstance(value, partial):
-        return [
-            to_jsonable(value.func),
-            to_jsonable(list(value.args)),
-            [[name, to_jsonable(argument)] for name, argument in value.keywords.items()],
-        ]
-    return getattr(value, "__qualname__", type(value).__qualname__)
+        return [as_json(value.func), as_json(value.args), as_json(value.keywords)]
+    return describe(value)
+
+
+def name_of(value: Any) -> str:
+    """The name of a function or a class, or of an object's class."""
+    return str(getattr(value, "__qualname__", type(value).__qualname__))
 
 
 def _embeds_digest(embeds: Tensor) -> str:

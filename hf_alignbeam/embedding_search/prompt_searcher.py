@@ -5,7 +5,7 @@ Knows how a prompt is rendered, which random stream it gets, and what its answer
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, get_args
 
 import torch
@@ -126,17 +126,18 @@ class PromptSearcher:
         """Who gives the verdicts in a journal: the judge and `accept`, as they are now."""
         return {"judge": identity(self._judge), "accept": identity(self._accept)}
 
-    def recorded_settings(self, generate_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """All settings that the answers depend on, as JSON can hold them."""
-        return {
-            **{name: to_jsonable(value) for name, value in vars(self.settings.config).items()},
-            **asdict(self.settings.limits),
+    def recorded_settings(self, generate_kwargs: Mapping[str, Any], describe: Callable[[Any], str]) -> dict[str, Any]:
+        """All settings that the answers depend on, as JSON can hold them; `describe` is called for objects among them."""
+        settings = {
+            **vars(self.settings.config),
+            **vars(self.settings.limits),
             "positions": self.settings.positions,
             "probe_temperature": self.settings.probe_temperature,
             "seed": self.settings.seed,
-            "generate": {name: to_jsonable(value) for name, value in sorted(generate_kwargs.items())},
-            "generation_config": to_jsonable(self._model.generation_config),
+            "generate": generate_kwargs,
+            "generation_config": self._model.generation_config,
         }
+        return {name: to_jsonable(value, describe) for name, value in settings.items()}
 
     def prompt_ids(self, messages: list[Message]) -> list[int]:
         """The rendered prompt of a conversation."""

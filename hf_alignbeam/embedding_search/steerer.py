@@ -18,8 +18,8 @@ from hf_alignbeam.chat.conversations import Conversation, ParsedPrompt, as_messa
 from hf_alignbeam.chat.refusal import REFUSAL, Refusal, first_invisible
 from hf_alignbeam.embedding_search.batched_generation import ResolvedGeneration, resolve_generation
 from hf_alignbeam.embedding_search.embeddings import Positions, padded_ids
-from hf_alignbeam.embedding_search.fingerprint import model_sha256
-from hf_alignbeam.embedding_search.journal import Journal
+from hf_alignbeam.embedding_search.fingerprint import identity, model_sha256
+from hf_alignbeam.embedding_search.journal import Journal, name_of
 from hf_alignbeam.embedding_search.prompt_searcher import PromptSearcher, checked_settings, conversations_by_key
 from hf_alignbeam.embedding_search.prompt_tuning import FittingConfig, Prefix, TrainingPair, fit
 from hf_alignbeam.embedding_search.search_state import AcceptanceTest
@@ -147,8 +147,9 @@ class EmbeddingSteerer:
         Args:
             conversations: Any number of conversations. One that ends in an assistant message has that message continued.
             folder: Gets the collection, and meanwhile a journal of every answer and verdict. A killed search that is run again
-                resumes from the journal, and pays for nothing twice; with another judge or `accept` it is an error. One that
-                changes as it is used is another one, unless its attribute `identity` says what decides.
+                resumes from the journal, and pays for nothing twice; with another judge, `accept` or object among
+                `generate_kwargs` it is an error. One that changes as it is used is another one, unless its attribute `identity`
+                says what decides.
             max_new_tokens: The most tokens of an answer; None: as a `generation_config` among `generate_kwargs` says, else 128.
             after_prompt: Called with each prompt's result.
             part: The number of this process, if several processes search different conversations for one folder. Each keeps a
@@ -171,7 +172,8 @@ class EmbeddingSteerer:
             max_new_tokens = DEFAULT_NEW_TOKENS
         kwargs = {**generate_kwargs, **({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens})}
         generation = resolve_generation(self._model, self._tokenizer, kwargs, 0)
-        sha256, settings = model_sha256(self._model), self._searcher.recorded_settings(kwargs)
+        describe = name_of if folder is None else identity
+        sha256, settings = model_sha256(self._model), self._searcher.recorded_settings(kwargs, describe)
         steered = SteeredPrompts([], str(self._model.config.name_or_path), sha256, settings)
 
         def add(prompt: SteeredPrompt) -> None:

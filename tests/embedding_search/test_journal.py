@@ -6,12 +6,15 @@ import json
 import math
 import subprocess
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.searches import N_NEW, CountingJudge, framed, harmless, raises, recorded_calls, results_of, steerer_for
+from transformers import GenerationConfig, LogitsProcessorList, SuppressTokensLogitsProcessor
 
 from hf_alignbeam import EmbeddingSteerer
 from hf_alignbeam.embedding_search.journal import NAME, Journal
@@ -133,6 +136,57 @@ def test_a_judge_that_is_changed_between_two_searches_is_another_one(thin, grade
     judge.identity = "the truth, changed"
     with pytest.raises(ValueError, match="started with the same settings, but .*`judge`"):
         steerer.precompute(framed(1), tmp_path, max_new_tokens=N_NEW)
+
+
+def without(*ids):
+    return LogitsProcessorList([SuppressTokensLogitsProcessor(list(ids))])
+
+
+#: By kind, two settings of `generate` that differ. Each is made anew by its function.
+OTHER_SETTINGS = {
+    "objects": [lambda: {"logits_processor": without(5)}, lambda: {"logits_processor": without(6)}],
+    "functions": [
+        lambda: {"prefix_allowed_tokens_fn": lambda batch, ids: list(range(50))},
+        lambda: {"prefix_allowed_tokens_fn": lambda batch, ids: list(range(60))},
+    ],
+    "dictionaries": [lambda: {"sequence_bias": {(5,): -1.0, (6,): 1.0}}, lambda: {"sequence_bias": {(6,): 1.0, (5,): -2.0}}],
+    "tuples": [lambda: {"suppress_tokens": (5, 6)}, lambda: {"suppress_tokens": (5, 7)}],
+    "several ends": [lambda: {"eos_token_id": (2, 5)}, lambda: {"eos_token_id": (2, 6)}],
+}
+
+
+CONFIGURABLE = ("dictionaries", "tuples", "several ends")
+
+
+@pytest.mark.parametrize(("kind", "is_config"), [*((kind, False) for kind in OTHER_SETTINGS), *((k, True) for k in CONFIGURABLE)])
+def test_a_search_resumes_with_equal_settings_of_generate_and_no_others(kind, is_config, thin, graded, tmp_path):
+    def settings(number):
+        made = OTHER_SETTINGS[kind][number]()
+        return {"generation_config": GenerationConfig(max_new_tokens=8, **made)} if is_config else {"max_new_tokens": 8, **made}
+
+    counting = CountingJudge(graded)
+    first = steerer_for(thin, counting).precompute(framed(1), tmp_path, **settings(0))
+    n_calls = counting.n_calls
+    assert results_of(steerer_for(thin, counting).precompute(framed(1), tmp_path, **settings(0))) == results_of(first)
+    assert counting.n_calls == n_calls
+    with pytest.raises(ValueError, match="started with the same settings, but .*`generate`"):
+        steerer_for(thin, counting).precompute(framed(1), tmp_path, **settings(1))
+
+
+def test_a_tuple_or_a_dictionary_in_the_models_own_configuration_is_the_same_again(thin, graded, tmp_path):
+    model = copy.copy(thin[0])
+    model.generation_config = copy.deepcopy(model.generation_config)
+    model.generation_config.update(exponential_decay_length_penalty=(5, 1.5), sequence_bias={(5,): -1.0})
+    for _ in range(2):
+        steerer_for((model, thin[1]), graded, seed=np.int64(3)).precompute(framed(1), tmp_path, max_new_tokens=8)
+
+
+def test_an_object_that_cannot_be_told_from_another_is_searched_with_without_a_folder(thin, graded, tmp_path):
+    locked = without(5)
+    locked[0].lock = threading.Lock()
+    steerer_for(thin, graded).precompute(framed(1), max_new_tokens=8, logits_processor=locked)
+    with pytest.raises(ValueError, match="tell from another, but SuppressTokensLogitsProcessor is not: .*lock"):
+        steerer_for(thin, graded).precompute(framed(1), tmp_path, max_new_tokens=8, logits_processor=locked)
 
 
 def test_a_journal_keeps_its_files_and_their_layout(tmp_path):
