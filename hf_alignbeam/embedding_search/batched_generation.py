@@ -91,12 +91,15 @@ def resolve_generation(
     config = copy.deepcopy(kwargs.pop("generation_config", None) or GenerationConfig())
     other_kwargs = config.update(**kwargs)
     config.update(**model_config.to_dict(), defaults_only=True, allow_custom_entries=True)  # as `generate`, transformers 5.23
-    refuse_modes(config, other_kwargs, "an embedding search", "prompt_lookup_num_tokens")
+    refuse_modes(config, other_kwargs, "an embedding search")
     for name in PER_STEP_OUTPUTS:
         if getattr(config, name, None):
             raise ValueError(f"`{name}` must be left out, got it: a search returns sequences only.")
-    for name in (name for name, is_used in encoder_settings(config).items() if is_used):
-        raise ValueError(f"`{name}` must be left out with an embedding search, as its answers follow no tokens, but it is set.")
+    for name in (name for name, is_used in _prompt_readers(config).items() if is_used):
+        raise ValueError(
+            f"`{name}` must be left out with an embedding search, as its answers follow no tokens, but it is set. Remove it, "
+            "also from the model's `generation_config`."
+        )
     config.forced_bos_token_id = None  # `generate` ignores it behind a prompt, and answers of embeddings begin without one
     if (config.num_return_sequences or 1) > 1:
         raise ValueError(
@@ -116,6 +119,16 @@ def resolve_generation(
     if config.stop_strings:
         other_kwargs["tokenizer"] = tokenizer
     return ResolvedGeneration(config, other_kwargs, eos_ids, prompt_pad_id)
+
+
+def _prompt_readers(config: GenerationConfig) -> dict[str, bool]:
+    """Whether each setting is in use that reads the ids of a prompt: embeddings have none (transformers 5.24)."""
+    return {
+        **encoder_settings(config),
+        "guidance_scale": config.guidance_scale not in (None, 1.0),
+        "token_healing": bool(config.token_healing),
+        "prefill_chunk_size": config.prefill_chunk_size is not None,
+    }
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Knows a model's embedding module and a tokenizer's template. Knows no search and no judge.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -131,12 +132,13 @@ def _check_generates_from_embeds(model: PreTrainedModel) -> None:
     embeds = module(ids)
     noise = torch.randn(embeds.shape, generator=torch.Generator().manual_seed(0)).to(embeds)
 
+    plain = _without_generation_settings(model)
+
     def first_logits(**inputs: Tensor) -> Tensor:
         one_token = GenerationConfig(
             max_new_tokens=1, do_sample=False, return_dict_in_generate=True, output_logits=True, pad_token_id=0
         )
-        model_class: Any = type(model)
-        output = model_class.generate(model, **inputs, attention_mask=torch.ones_like(ids), generation_config=one_token)
+        output = type(plain).generate(plain, **inputs, attention_mask=torch.ones_like(ids), generation_config=one_token)
         return torch.as_tensor(output.logits[0]).float()
 
     try:
@@ -152,3 +154,14 @@ def _check_generates_from_embeds(model: PreTrainedModel) -> None:
             f"`model` must read its input embeddings as it reads its ids, but the logits of {name} differ by up to "
             f"{float((by_ids - by_embeds).abs().max()):.3g}. Use AlignBeam for it."
         )
+
+
+def _without_generation_settings(model: Any) -> Any:
+    """A copy that shares a model's weights, and of what its adapters wrap, with generation configurations that set nothing."""
+    plain = copy.copy(model)
+    plain.generation_config = GenerationConfig()
+    plain._modules = {
+        name: _without_generation_settings(child) if getattr(child, "generation_config", None) else child
+        for name, child in model._modules.items()
+    }
+    return plain

@@ -33,17 +33,16 @@ def encoder_settings(config: GenerationConfig) -> dict[str, bool]:
     return {"encoder_repetition_penalty": penalty not in (None, 1.0), "encoder_no_repeat_ngram_size": bool(size)}
 
 
-def refuse_modes(config: GenerationConfig, given: Mapping[str, Any], name: str, *known: str) -> None:
+def refuse_modes(config: GenerationConfig, given: Mapping[str, Any], name: str) -> None:
     """Raise ValueError for modes of `generate` that are not a plain continuation of every row.
 
     Args:
         config: The configuration of the call.
         given: The other arguments of the call, by name.
         name: What refuses them.
-        known: Modes that it knows.
     """
     for mode in MODES:
-        if mode not in known and (value := getattr(config, mode, None)):
+        if value := getattr(config, mode, None):
             raise ValueError(f"`{mode}` must be left out with {name}, which does not know this mode, got {value!r}.")
     for mode in MODELS:
         if (value := given.get(mode)) is not None:

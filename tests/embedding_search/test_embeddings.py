@@ -1,9 +1,12 @@
 """Prompts are embedded as the model itself embeds them, or the model is refused by name."""
 
+import copy
+
 import pytest
 import torch
 import transformers as t
 from conftest import tiny
+from peft import LoraConfig, get_peft_model
 
 from hf_alignbeam.chat.target_prompts import render_target_prompt
 from hf_alignbeam.chat.templates import encode_with_one_bos
@@ -112,6 +115,21 @@ def test_a_model_that_reads_embeddings_differently_from_ids_is_refused(tiny_llam
         ValueError, match="`model` must read its input embeddings as it reads its ids, but the logits of Otherwise"
     ):
         embedder(model, piece_tokenizer)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21 under transformers 5.23
+@pytest.mark.parametrize("is_adapted", [False, True])
+@pytest.mark.parametrize("settings", [{"stop_strings": [" a"]}, {"guidance_scale": 1.5}, {"penalty_alpha": 0.5}])
+def test_a_models_own_generation_settings_do_not_decide_whether_it_reads_embeddings(
+    settings, is_adapted, tiny_llama, piece_tokenizer
+):
+    own = copy.deepcopy(tiny_llama)
+    own.generation_config.update(**settings)
+    config = own.generation_config
+    model = get_peft_model(own, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")).eval() if is_adapted else own
+    embedder(model, piece_tokenizer)
+    assert own.generation_config is config
+    assert "prepare_inputs_for_generation" not in vars(own)
 
 
 def test_a_model_in_training_is_refused(tiny_llama, piece_tokenizer):

@@ -238,6 +238,29 @@ def test_a_generation_config_applies(thin, graded):
 
 
 @pytest.mark.parametrize(
+    "settings",
+    [{"guidance_scale": 1.5}, {"token_healing": True}, {"prefill_chunk_size": 4}, {"prompt_lookup_num_tokens": 3}],
+)
+def test_settings_that_read_the_ids_of_a_prompt_are_refused_by_name_in_a_call_and_in_the_model(settings, thin, graded):
+    model = copy.copy(thin[0])
+    with pytest.raises(ValueError, match=f"`{next(iter(settings))}` must be left out with an embedding search"):
+        steerer_for(thin, graded).precompute(harmless(1), max_new_tokens=4, **settings)
+    model.generation_config = copy.deepcopy(model.generation_config)
+    model.generation_config.update(**settings)
+    with pytest.raises(ValueError, match=f"`{next(iter(settings))}` must be left out with an embedding search"):
+        steerer_for((model, thin[1]), graded).generate(harmless(1), max_new_tokens=4)
+
+
+def test_stop_strings_of_the_model_end_answers(thin, graded):
+    model = copy.copy(thin[0])
+    model.generation_config = copy.deepcopy(model.generation_config)
+    model.generation_config.stop_strings = [" the"]
+    own = steerer_for((model, thin[1]), graded).precompute(harmless(2), max_new_tokens=N_NEW)
+    given = steerer_for(thin, graded).precompute(harmless(2), max_new_tokens=N_NEW, stop_strings=[" the"])
+    assert results_of(own) == results_of(given)
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"threshold": 1.0}, r"`threshold` must be in \[0, 1\), got 1.0"),
