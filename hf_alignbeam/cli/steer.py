@@ -3,9 +3,8 @@
 Knows the terminal and how prompts are divided among processes. Knows nothing of how a search proceeds.
 """
 
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from hf_alignbeam.chat.conversation_key import conversation_key
 from hf_alignbeam.chat.conversations import Conversation, as_messages
 from hf_alignbeam.cli.judges.options import JudgeOptions
-from hf_alignbeam.cli.judges.settings import check_optioned_judge, judge_spec_values, load_optioned_judge
+from hf_alignbeam.cli.judges.settings import check_optioned_judge, load_optioned_judge
 from hf_alignbeam.cli.strategy_settings import check_settings
 from hf_alignbeam.console import (
     check_can_plot,
@@ -37,11 +36,9 @@ from hf_alignbeam.hub.judge_loading import load_accept
 from hf_alignbeam.inference.engines import input_device
 from hf_alignbeam.judges.failsafe import JudgeError
 from hf_alignbeam.presets.published import TSA
-from hf_alignbeam.utils.whole_files import replace_bytes, replace_file
+from hf_alignbeam.utils.whole_files import replace_file
 
 PLOT = "harm.png"
-#: Says which judge and which `--accept` gave the verdicts in a folder: its journal cannot tell.
-JUDGE = "judge.json"
 
 
 @dataclass(frozen=True)
@@ -85,8 +82,6 @@ def _run(request: Request) -> None:
         preset = TSA if request.preset else {}
         check_settings(request.settings, EmbeddingSteerer, preset)
         check_optioned_judge(request.judge, request.judge_options)
-        judged_by = _judged_by(request)
-        _check_same_judge(request.to, judged_by)
         with errors.status("loading"):
             model, tokenizer = load_causal_on(request.model, request.device)
             reasons = [why_refused(example.conversation, tokenizer) for example in examples]
@@ -98,9 +93,6 @@ def _run(request: Request) -> None:
             judge = load_optioned_judge(request.judge, request.judge_options, judge_device)
             accept = load_accept(request.accept, None, model)
             steerer = EmbeddingSteerer(model, tokenizer, judge, accept, **{**preset, **request.settings})
-        if state.is_main_process:
-            request.to.mkdir(parents=True, exist_ok=True)
-            replace_bytes(request.to / JUDGE, json.dumps(judged_by, indent=1).encode())
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
         with Progress(*columns, console=errors, transient=True, disable=not state.is_main_process) as progress:
             counts: Counter[str] = Counter()
@@ -122,24 +114,6 @@ def _run(request: Request) -> None:
             _plot(prompts, request.to / PLOT, steerer.threshold)
             tell(Console(), f"Written: {request.to / PLOT}")
     report_left_out(left_out, len(examples))
-
-
-def _judged_by(request: Request) -> dict[str, Any]:
-    """The judge and its settings, with the contents of files, but without the query of a URL, which may hold a key."""
-    values = judge_spec_values(request.judge_options)
-    return {"judge": request.judge.partition("?")[0], **values, "accept": request.accept}
-
-
-def _check_same_judge(folder: Path, judged_by: Mapping[str, Any]) -> None:
-    """Raise ValueError where the verdicts in a folder are another judge's: a resumed search would take them for this one's."""
-    if not (folder / JUDGE).is_file():
-        return
-    recorded = json.loads((folder / JUDGE).read_text("utf-8"))
-    if recorded != judged_by:
-        raise ValueError(
-            f"--to must name a folder of a search with the same judge, but the verdicts in {folder} are those of {recorded}, got "
-            f"{dict(judged_by)}. Use another folder, or name the judge as before."
-        )
 
 
 def _precomputed(

@@ -30,7 +30,8 @@ class Journal:
 
     Args:
         folder: The folder of the journal, created if need be; None to keep nothing on disk.
-        made_with: All that the answers depend on, as JSON can hold it. It is the first record of every file.
+        made_with: All that the answers depend on, as JSON can hold it. It is the first record of every file, and written with the
+            first answer: a search that ends before it leaves the folder to any other.
         part: The number of this process, if several processes share the search: each writes a file of its own and reads all of
             them.
 
@@ -43,6 +44,7 @@ class Journal:
         self._answers: dict[Place, tuple[str, list[int], float]] = {}
         self._verdicts: dict[Place, tuple[str, float, float]] = {}
         self._log: JsonlLog | None = None
+        self._unwritten: list[Mapping[str, Any]] = []
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,8 +52,7 @@ class Journal:
         self._log = JsonlLog(own)
         try:
             is_started = {path: self._read(path, made_with) for path in sorted(folder.glob("journal*.jsonl"))}[own]
-            if not is_started:
-                self._log.append(made_with)
+            self._unwritten = [] if is_started else [made_with]
         except BaseException:
             self._log.close()
             raise
@@ -97,7 +98,8 @@ class Journal:
 
     def _append(self, record: Mapping[str, Any]) -> None:
         if self._log is not None:
-            self._log.append(record)
+            self._log.append(*self._unwritten, record)
+            self._unwritten = []
 
 
 def to_jsonable(value: Any, describe: Callable[[Any], str]) -> Any:

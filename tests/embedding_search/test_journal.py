@@ -217,12 +217,19 @@ def test_a_part_reads_the_files_of_the_others_but_never_changes_them(tmp_path):
 
 
 def test_a_journal_of_other_settings_is_left_unchanged(tmp_path):
-    Journal(tmp_path, {"mu": 1.0}).close()
+    journal = Journal(tmp_path, {"mu": 1.0})
+    journal.add_verdict("key", 0, "No.", 0.25, 1.0)
+    journal.close()
     torn = (tmp_path / NAME).read_bytes() + b'{"key"'
     (tmp_path / NAME).write_bytes(torn)
     with pytest.raises(ValueError, match="has `mu` 1.0, got 0.5. Use another folder, or delete the journal"):
         Journal(tmp_path, {"mu": 0.5})
     assert (tmp_path / NAME).read_bytes() == torn
+
+
+def test_a_search_without_an_answer_leaves_the_folder_to_any_other(tmp_path):
+    for settings in ({"mu": 1.0}, {"mu": 0.5}):
+        Journal(tmp_path, settings).close()
 
 
 KILLED = """
