@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 from transformers import GenerationConfig
 
+from hf_alignbeam.utils.checks import check_whole_number
 from hf_alignbeam.utils.jsonl_log import JsonlLog, read_records
 
 NAME = "journal.jsonl"
@@ -32,15 +33,17 @@ class Journal:
         folder: The folder of the journal, created if need be; None to keep nothing on disk.
         made_with: All that the answers depend on, as JSON can hold it. It is the first record of every file, and written with the
             first answer: a search that ends before it leaves the folder to any other.
-        part: The number of this process, if several processes share the search: each writes a file of its own and reads all of
-            them.
+        part: The number of this process, from 0, if several processes share the search: each writes a file of its own and reads
+            all of them.
 
     Raises:
-        ValueError: The folder's journal was started with other settings, or for another model or judge; or another run writes to
-            it now.
+        ValueError: The folder's journal was started with other settings, or for another model or judge, or is damaged; another
+            run writes to it now; or `part` is no such number.
     """
 
     def __init__(self, folder: Path | None, made_with: Mapping[str, Any], part: int | None = None):
+        if part is not None:
+            check_whole_number("part", part, 0, "Give each process a number of its own, or leave it out for a single one.")
         self._answers: dict[Place, tuple[str, list[int], float]] = {}
         self._verdicts: dict[Place, tuple[str, float, float]] = {}
         self._log: JsonlLog | None = None
@@ -61,13 +64,18 @@ class Journal:
         """Read one file, and return whether it holds the settings. Records before them are not known to be of this search."""
         has_settings = False
         for record in read_records(path):
-            if "key" not in record:
-                _check_settings(record, made_with, path)
-                has_settings = True
-            elif has_settings and "ids" in record:
-                self._answers[record["key"], record["n"]] = record["embeds"], record["ids"], record["seconds"]
-            elif has_settings:
-                self._verdicts[record["key"], record["n"]] = record["answer"], record["harm"], record["seconds"]
+            try:
+                if "key" not in record:
+                    _check_settings(record, made_with, path)
+                    has_settings = True
+                elif has_settings and "ids" in record:
+                    self._answers[record["key"], record["n"]] = record["embeds"], record["ids"], record["seconds"]
+                elif has_settings:
+                    self._verdicts[record["key"], record["n"]] = record["answer"], record["harm"], record["seconds"]
+            except (KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{path} must hold records as a search wrote them, but one is {record!r}. Delete its line."
+                ) from error
         return has_settings
 
     def add_answer(self, key: str, n: int, embeds: Tensor, ids: list[int], seconds: float) -> None:

@@ -3,19 +3,27 @@
 Knows tensors, files and what each prompt cost. Knows no search.
 """
 
+import hashlib
 import json
 import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import safe_open
-from safetensors.torch import save
+from huggingface_hub.errors import (
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
@@ -186,10 +194,10 @@ class SteeredPrompts:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {key: prompt.embeds.cpu().contiguous() for key, prompt in self._prompts.items()}
         records = [{name: value for name, value in asdict(prompt).items() if name != "embeds"} for prompt in self]
-        written = {"layout": LAYOUT, "model": self.model, "sha256": self.sha256, "settings": self.settings, "prompts": records}
-        text = json.dumps(written, indent=1, ensure_ascii=False) + "\n"
-        # `save_file` raises errors of its own where the disk is full
-        replace_together([(folder / TENSORS, save(tensors, {"sha256": self.sha256})), (folder / RECORDS, text.encode())])
+        data = save(tensors, {"sha256": self.sha256})  # `save_file` raises errors of its own where the disk is full
+        named = {"layout": LAYOUT, "model": self.model, "sha256": self.sha256, "tensors_sha256": hashlib.sha256(data).hexdigest()}
+        text = json.dumps({**named, "settings": self.settings, "prompts": records}, indent=1, ensure_ascii=False) + "\n"
+        replace_together([(folder / TENSORS, data), (folder / RECORDS, text.encode())])
 
     @classmethod
     def from_pretrained(cls, name: str | Path, model: PreTrainedModel, revision: str | None = None) -> "SteeredPrompts":
@@ -201,31 +209,24 @@ class SteeredPrompts:
             revision: The revision of the Hub repository.
 
         Raises:
-            ValueError: The embeddings belong to another model.
+            ValueError: The embeddings belong to another model, a file is missing or damaged, or there is no such folder or
+                repository.
         """
-        folder = Path(name) if os.path.isdir(name) else Path(snapshot_download(str(name), revision=revision))
-        written = json.loads((folder / RECORDS).read_text("utf-8"))
-        if written["layout"] != LAYOUT:
-            raise ValueError(
-                f"The collection must be of layout {LAYOUT}, but {name} is of {written['layout']}. Precompute it again."
-            )
+        written, prompts = _read_collection(_local_folder(str(name), revision))
         if model_sha256(model) != written["sha256"]:
             raise ValueError(
                 f"`model` must be the model that was searched ({written['model']!r}), adapters included, but "
                 f"{model.config.name_or_path!r} is another. Load that model, or precompute for this one."
             )
         own = token_embeddings(model, [0])
-        prompts = []
-        with safe_open(folder / TENSORS, framework="pt") as tensors:
-            for record in written["prompts"]:
-                embeds = tensors.get_tensor(conversation_key(record["messages"]))
-                if embeds.dtype != own.dtype:
-                    raise ValueError(
-                        f"`model` must be loaded as {embeds.dtype}, the dtype of the search, got {own.dtype}. Load it so, or "
-                        "precompute in this dtype: the answers would differ."
-                    )
-                prompts.append(SteeredPrompt(embeds=embeds.to(own.device), **record))
-        return cls(prompts, written["model"], written["sha256"], written["settings"])
+        for prompt in prompts:
+            if prompt.embeds.dtype != own.dtype:
+                raise ValueError(
+                    f"`model` must be loaded as {prompt.embeds.dtype}, the dtype of the search, got {own.dtype}. Load it so, or "
+                    "precompute in this dtype: the answers would differ."
+                )
+        moved = [replace(prompt, embeds=prompt.embeds.to(own.device)) for prompt in prompts]
+        return cls(moved, written["model"], written["sha256"], written["settings"])
 
     def push_to_hub(self, repo: str, private: bool = False) -> str:
         """Upload the collection, conversations and answers included.
@@ -243,6 +244,48 @@ class SteeredPrompts:
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             return push_folder(Path(folder), repo, "Steered prompts", private)
+
+
+def _local_folder(name: str, revision: str | None) -> Path:
+    """A folder as it is, or that of a Hub repository's copy."""
+    if os.path.isdir(name):
+        return Path(name)
+    try:
+        return Path(snapshot_download(name, revision=revision))
+    except (HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise ValueError(
+            f"`name` must be a folder or the Hub id of a collection, but {name!r} is no folder here, and the Hub gave none: "
+            f"{error} Check the path, or the id and the connection."
+        ) from error
+
+
+def _read_collection(folder: Path) -> tuple[dict[str, Any], list[SteeredPrompt]]:
+    """What a collection's JSON file holds, and its prompts."""
+    with _one_error(folder / RECORDS):
+        written = json.loads((folder / RECORDS).read_text("utf-8"))
+        layout = written["layout"]
+    if layout != LAYOUT:
+        raise ValueError(f"The collection must be of layout {LAYOUT}, but {folder} is of {layout}. Precompute it again.")
+    with _one_error(folder / TENSORS):
+        data = (folder / TENSORS).read_bytes()
+        tensors = load(data)
+        if written.get("tensors_sha256") not in (None, hashlib.sha256(data).hexdigest()):  # none in older folders
+            raise ValueError(f"its bytes are not those of {RECORDS}")
+    with _one_error(folder / RECORDS):
+        prompts = [SteeredPrompt(embeds=tensors[conversation_key(each["messages"])], **each) for each in written["prompts"]]
+        return {name: written[name] for name in ("model", "sha256", "settings")}, prompts
+
+
+@contextmanager
+def _one_error(path: Path) -> Iterator[None]:
+    """Turn whatever a missing or damaged file of a collection leads to into one error, which names it."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError, TypeError, LookupError, AttributeError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} must be as `save_pretrained` wrote it, but it is not: {type(error).__name__}, {error}. Copy the folder "
+            "again, or precompute once more: what its journal holds is not paid for again."
+        ) from error
 
 
 class EmbeddingSearchError(JudgeError):

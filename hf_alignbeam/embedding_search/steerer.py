@@ -152,9 +152,9 @@ class EmbeddingSteerer:
                 says what decides.
             max_new_tokens: The most tokens of an answer; None: as a `generation_config` among `generate_kwargs` says, else 128.
             after_prompt: Called with each prompt's result.
-            part: The number of this process, if several processes search different conversations for one folder. Each keeps a
-                journal of its own and writes no collection. When all have ended, one call with all conversations and without
-                `part` finds every result in the journals and writes the collection.
+            part: The number of this process, from 0, if several processes search different conversations for one folder. Each
+                keeps a journal of its own and writes no collection. When all have ended, one call with all conversations and
+                without `part` finds every result in the journals and writes the collection.
             generate_kwargs: Further arguments of `generate`. Sampling settings have no effect: see `probe_temperature`.
 
         Returns:

@@ -232,6 +232,22 @@ def test_a_search_without_an_answer_leaves_the_folder_to_any_other(tmp_path):
         Journal(tmp_path, settings).close()
 
 
+@pytest.mark.parametrize(
+    "record", [{"key": "x", "n": 0}, {"key": "x", "ids": [2]}, {"key": [], "n": 0, "answer": "", "harm": 0, "seconds": 0}]
+)
+def test_a_damaged_record_of_a_journal_is_an_error_that_names_the_file(record, tmp_path):
+    (tmp_path / NAME).write_text("".join(json.dumps(each) + "\n" for each in ({"mu": 1.0}, record)))
+    with pytest.raises(ValueError, match=f"{NAME} must hold records as a search wrote them, but one is .* Delete its line"):
+        Journal(tmp_path, {"mu": 1.0})
+
+
+@pytest.mark.parametrize("part", [-1, "../x", 0.5, True])
+def test_a_part_of_a_search_is_the_number_of_a_process(part, tmp_path):
+    with pytest.raises(ValueError, match=f"`part` must be a whole number of at least 0, got {part!r}. Give each process"):
+        Journal(tmp_path, {}, part)
+    assert not list(tmp_path.iterdir())
+
+
 KILLED = """
 import json, os, signal, sys
 sys.path.insert(0, sys.argv[1])

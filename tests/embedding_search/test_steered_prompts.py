@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_alignbeam.embedding_search.embeddings import token_embeddings
 from hf_alignbeam.embedding_search.fingerprint import model_sha256
-from hf_alignbeam.embedding_search.steered_prompts import RECORDS, SteeredPrompt, SteeredPrompts
+from hf_alignbeam.embedding_search.steered_prompts import RECORDS, TENSORS, SteeredPrompt, SteeredPrompts
 
 QUESTIONS = ["How do I thank the mayor?", "How do I harm the mayor?", "Why?", "What now?"]
 OUTCOMES = ["clean", "steered", "fallback", "failed"]
@@ -112,3 +112,52 @@ def test_a_collection_of_another_layout_is_an_error(steered, tiny_llama, tmp_pat
     (tmp_path / RECORDS).write_text(json.dumps({**written, "layout": 99}))
     with pytest.raises(ValueError, match="must be of layout 1, but .* is of 99"):
         SteeredPrompts.from_pretrained(tmp_path, tiny_llama)
+
+
+def cut(data):
+    return data[: len(data) // 2]
+
+
+def zeroed(data):
+    return data[:-100] + bytes(100)
+
+
+DAMAGES = {
+    "a torn tensor": (TENSORS, cut),
+    "other numbers": (TENSORS, zeroed),
+    "no tensors": (TENSORS, None),
+    "no records": (RECORDS, None),
+    "torn records": (RECORDS, cut),
+    "no UTF-8": (RECORDS, lambda data: b"\xff" + data),
+    "a list": (RECORDS, lambda data: b"[]"),
+    "a value less": (RECORDS, lambda data: data.replace(b'"seconds": 0.25', b'"minutes": 0.25')),
+    "another conversation": (RECORDS, lambda data: data.replace(b"thank", b"blame")),
+    "no settings": (RECORDS, lambda data: data.replace(b'"settings"', b'"other"')),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_collection_is_an_error_that_names_the_file_and_the_way_out(kind, steered, tiny_llama, tmp_path):
+    steered.save_pretrained(tmp_path)
+    name, damage = DAMAGES[kind]
+    data = (tmp_path / name).read_bytes()
+    if damage is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_bytes(damage(data))
+    with pytest.raises(ValueError, match=f"{name} must be as `save_pretrained` wrote it, .* Copy the folder again"):
+        SteeredPrompts.from_pretrained(tmp_path, tiny_llama)
+
+
+def test_a_collection_without_a_hash_of_its_tensors_is_loaded(steered, tiny_llama, tmp_path):
+    steered.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / RECORDS).read_text())
+    del written["tensors_sha256"]
+    (tmp_path / RECORDS).write_text(json.dumps(written))
+    same(SteeredPrompts.from_pretrained(tmp_path, tiny_llama), steered)
+
+
+@pytest.mark.parametrize("name", ["nowhere/at/all", "/nowhere", "nowhere"])
+def test_a_name_that_is_neither_a_folder_nor_on_the_hub_is_an_error(name, tiny_llama):
+    with pytest.raises(ValueError, match=f"`name` must be a folder or the Hub id of a collection, but '{name}' is no folder"):
+        SteeredPrompts.from_pretrained(name, tiny_llama)
