@@ -130,10 +130,10 @@ def report_left_out(errors: Sequence[ValueError], n_prompts: int) -> None:
 
 def _report(error: Exception) -> None:
     typer.secho("Error: ", fg="red", bold=True, err=True, nl=False)
-    typer.echo(printable(_in_words(error)), err=True)
+    typer.echo(printable(in_words(error)), err=True)
 
 
-def _in_words(error: Exception) -> str:
+def in_words(error: Exception) -> str:
     """An error's message; of a file, without the number of the system's error."""
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)

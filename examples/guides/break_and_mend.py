@@ -16,11 +16,24 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
 from hf_alignbeam.chat.target_prompts import render_target_prompt
+from hf_alignbeam.console import in_words
 from hf_alignbeam.evaluation.files.prompt_source import PromptSpec
 from hf_alignbeam.evaluation.prompt_sets import Example, load_prompts
 
 #: No loss is taken from tokens with this label.
 IGNORED = -100
+
+
+def file_and_rows(name: str) -> tuple[str, Any]:
+    """The path of FILE, FILE:odd or FILE:even, and which rows to keep; None for all.
+
+    Raises:
+        ValueError: Something else follows the colon.
+    """
+    path, _, rows = name.partition(":")
+    if rows not in ("", "odd", "even"):
+        raise ValueError(f"{name} must be FILE, FILE:odd or FILE:even, got {rows!r} after the colon. Leave it out for all rows.")
+    return path, rows or None
 
 
 def read_domain(name: str, limit: int) -> list[Example]:
@@ -29,9 +42,8 @@ def read_domain(name: str, limit: int) -> list[Example]:
     Raises:
         ValueError: There is none.
     """
-    path, _, rows = name.partition(":")
-    wanted: Any = rows or None  # PromptSpec refuses anything but odd and even
-    examples = [each for prompts in load_prompts(PromptSpec(path, rows=wanted, seed=0)) for each in prompts.examples]
+    path, rows = file_and_rows(name)
+    examples = [each for prompts in load_prompts(PromptSpec(path, rows=rows, seed=0)) for each in prompts.examples]
     answered = [each for each in examples if each.answer]
     if not answered:
         raise ValueError(f"--domain must hold prompts with right answers, got none from {name}.")
@@ -46,23 +58,30 @@ def as_row(example: Example, tokenizer: Any, max_tokens: int) -> dict[str, list[
     return {"input_ids": ids[:max_tokens], "attention_mask": [1] * len(ids[:max_tokens]), "labels": labels[:max_tokens]}
 
 
+def count(text: str) -> int:
+    """A number of the command line that must be at least 1."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"it must be at least 1, got {text}. Leave it out for the default.")
+    return int(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", default="Qwen/Qwen2.5-Coder-0.5B-Instruct", help="an aligned model")
     parser.add_argument("--domain", required=True, help="harmless prompts with their right answers")
     parser.add_argument("--to", type=Path, required=True, help="the folder of the adapters")
-    parser.add_argument("--limit", type=int, default=160, help="how many prompts to learn from")
-    parser.add_argument("--max-tokens", type=int, default=192, help="the length at which an example is cut")
+    parser.add_argument("--limit", type=count, default=160, help="how many prompts to learn from")
+    parser.add_argument("--max-tokens", type=count, default=192, help="the length at which an example is cut")
     parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--save-steps", type=int, default=20)
+    parser.add_argument("--batch-size", type=count, default=8)
+    parser.add_argument("--save-steps", type=count, default=20)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     try:
         examples = read_domain(args.domain, args.limit)
     except (OSError, ValueError) as error:
-        parser.error(str(error))
+        parser.error(in_words(error))
     torch.manual_seed(args.seed)
     tokenizer = AutoTokenizer.from_pretrained(args.base)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token

@@ -22,6 +22,7 @@ from hf_alignbeam import ProbeJudge
 from hf_alignbeam.chat.conversation_key import conversation_key
 from hf_alignbeam.chat.conversations import Conversation
 from hf_alignbeam.cli.judges.roc import rates_at
+from hf_alignbeam.console import in_words
 from hf_alignbeam.evaluation.devices import load_causal, load_padding_tokenizer
 from hf_alignbeam.evaluation.files.prompt_source import PromptSpec
 from hf_alignbeam.evaluation.prompt_files import LabeledResponse, read_labeled_responses
@@ -38,20 +39,31 @@ MAX_PROMPT_CHARS = 600
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def file_and_rows(name: str) -> tuple[str, Any]:
+    """The path of FILE, FILE:odd or FILE:even, and which rows to keep; None for all.
+
+    Raises:
+        ValueError: Something else follows the colon.
+    """
+    path, _, rows = name.partition(":")
+    if rows not in ("", "odd", "even"):
+        raise ValueError(f"{name} must be FILE, FILE:odd or FILE:even, got {rows!r} after the colon. Leave it out for all rows.")
+    return path, rows or None
+
+
 def read(name: str) -> list[LabeledResponse]:
     """The labeled responses of FILE, FILE:odd or FILE:even."""
-    path, _, rows = name.partition(":")
+    path, rows = file_and_rows(name)
     responses = read_labeled_responses(Path(path))
-    return {"": responses, "odd": responses[::2], "even": responses[1::2]}[rows]
+    return {None: responses, "odd": responses[::2], "even": responses[1::2]}[rows]
 
 
 def read_requests(names: list[str], limit: int) -> list[tuple[Conversation, bool]]:
     """At most `limit` harmful and as many harmless prompts of each FILE, FILE:odd or FILE:even."""
     requests: list[tuple[Conversation, bool]] = []
     for name in names:
-        path, _, rows = name.partition(":")
-        wanted: Any = rows or None  # PromptSpec refuses anything but odd and even
-        for prompts in load_prompts(PromptSpec(path, rows=wanted, seed=0, max_chars=MAX_PROMPT_CHARS)):
+        path, rows = file_and_rows(name)
+        for prompts in load_prompts(PromptSpec(path, rows=rows, seed=0, max_chars=MAX_PROMPT_CHARS)):
             requests += [(each.conversation, prompts.harmful) for each in prompts.examples[:limit]]
     return requests
 
@@ -108,6 +120,13 @@ def measure(judge: Judge, name: str, limit: int) -> str:
     return f"{line}; AUC {auc:.3f} [{low:.3f}, {high:.3f}]"
 
 
+def count(text: str) -> int:
+    """A number of the command line that must be at least 1."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"it must be at least 1, got {text}. Leave it out for the default.")
+    return int(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="Qwen/Qwen2.5-Coder-0.5B-Instruct", help="an aligned instruction-tuned model")
@@ -116,20 +135,22 @@ def main() -> None:
     parser.add_argument("--test", action="append", default=[], help="labeled responses to measure the judge on; may be repeated")
     parser.add_argument("--to", type=Path, required=True, help="the folder of the judge")
     parser.add_argument("--epochs", type=float, default=0.0, help="how often an adapter sees the prompts; 0 for none")
-    parser.add_argument("--limit", type=int, default=200, help="how many prompts or responses of each kind to take from a file")
-    parser.add_argument("--test-limit", type=int, default=400, help="how many responses of each --test file are drawn")
+    parser.add_argument("--limit", type=count, default=200, help="how many prompts or responses of each kind to take from a file")
+    parser.add_argument("--test-limit", type=count, default=400, help="how many responses of each --test file are drawn")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    if args.epochs < 0 or (args.epochs and not args.prompts):
+    if not args.epochs >= 0 or (args.epochs and not args.prompts):
         parser.error(f"--epochs must be 0 or more, and come with --prompts to learn from, got {args.epochs:g}.")
     try:
+        for name in args.test:
+            read(name)  # an error before anything is fitted
         if args.file or args.prompts:
             learn(args)
         judge = load_judge(str(args.to), device=DEVICE)
+        for name in args.test:
+            print(measure(judge, name, args.test_limit), flush=True)
     except (OSError, ValueError) as error:
-        parser.error(str(error))
-    for name in args.test:
-        print(measure(judge, name, args.test_limit), flush=True)
+        parser.error(in_words(error))
     print(f"Use it: --judge {args.to}")
 
 

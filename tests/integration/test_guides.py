@@ -161,6 +161,22 @@ def test_a_domain_without_right_answers_is_refused(tmp_path, refused):
     assert "--domain must hold prompts with right answers, got none from" in said
 
 
+@pytest.mark.parametrize(
+    ("command", "option"), [*((OWN_JUDGE, option) for option in ("--file", "--prompts", "--test")), (BREAK, "--domain")]
+)
+def test_scripts_say_in_words_what_is_wrong_with_a_file_or_a_limit(command, option, tmp_path, refused):
+    rest = [*(["--domain", "any"] if command is BREAK else []), "--to", str(tmp_path / "own")]
+    file = str(tmp_path / "none.jsonl")
+    for given, message in (
+        ([option, f"{file}:third"], f"{file}:third must be FILE, FILE:odd or FILE:even, got 'third' after the colon."),
+        ([option, file], f"error: {file}: No such file or directory. Check the path"),
+        ([option, file, "--limit", "-3"], "argument --limit: it must be at least 1, got -3. Leave it out"),
+    ):
+        status, said = refused([*command, *rest, *given])
+        assert status == 2
+        assert message in said
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_link_leads_somewhere(page):
     for path, heading in links(page):
