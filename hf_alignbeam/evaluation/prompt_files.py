@@ -189,6 +189,7 @@ def _xstest(record: PromptRecord) -> PromptRecord:
 def _rows(path: Path, text: str, separator: str) -> list[PromptRecord]:
     """The rows of a table below its first line. Quotes and the number of cells must be right: else cells run together."""
     table = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    limit = csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # the module's own, of 131,072 characters by default
     try:
         columns = [name.strip() for name in next(table, [])]
         doubled = sorted({name for name in columns if name and columns.count(name) > 1})
@@ -205,6 +206,8 @@ def _rows(path: Path, text: str, separator: str) -> list[PromptRecord]:
             records.append(_record(place, dict(zip(columns, cells, strict=True))))
     except csv.Error as error:
         raise ValueError(f"Line {table.line_num} of {path} must be part of a table: {error}.") from error
+    finally:
+        csv.field_size_limit(limit)
     return records
 
 
