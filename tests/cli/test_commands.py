@@ -257,12 +257,6 @@ def test_steer_does_not_take_the_verdicts_of_another_judge(asked_file, tmp_path)
     assert run(*command).exit_code == 0
 
 
-def test_a_refused_steer_leaves_a_folder_free_for_another_judge(asked_file, tmp_path):
-    command = (*STEER, "--file", asked_file, "--to", tmp_path / "to", "--max-new-tokens", 8, "--max-calls", 1)
-    assert run(*command, "--judge-threshold", 0.01, "--max-batch-tokens", 10).exit_code == 2
-    assert run(*command).exit_code == 0
-
-
 def test_steer_stopped_at_the_keyboard_says_how_it_goes_on(asked_file, tmp_path, monkeypatch):
     def stopped(*arguments, **named):
         raise KeyboardInterrupt
