@@ -131,6 +131,7 @@ class PromptSearcher:
         settings = {
             **vars(self.settings.config),
             **vars(self.settings.limits),
+            "dtype": str(self._model.dtype),
             "positions": self.settings.positions,
             "probe_temperature": self.settings.probe_temperature,
             "seed": self.settings.seed,

@@ -129,6 +129,14 @@ def test_a_model_that_is_trained_between_two_searches_is_another_one(thin, grade
     SteeredPrompts.from_pretrained(tmp_path / "new", model)
 
 
+def test_a_model_in_another_dtype_does_not_resume(thin, graded, tmp_path):
+    """Its fingerprint is the same, and so are the embeddings of a prompt; its answers need not be."""
+    half = copy.deepcopy(thin[0]).bfloat16()
+    steerer_for((half, thin[1]), graded).precompute(framed(1), tmp_path, max_new_tokens=8)
+    with pytest.raises(ValueError, match="has `dtype` 'torch.bfloat16', got 'torch.float32'"):
+        steerer_for((half.float(), thin[1]), graded).precompute(framed(1), tmp_path, max_new_tokens=8)
+
+
 def test_a_judge_that_is_changed_between_two_searches_is_another_one(thin, graded, tmp_path):
     judge = CountingJudge(graded)
     steerer = steerer_for(thin, judge)
