@@ -8,7 +8,6 @@
 * `judge_loading`: Judges and acceptance checks, by Hub id, by folder or from loaded models.
 * `alignbeam`: The entry of the strategy alignbeam: `generate` with `AlignBeam`.
 * `embedding_steerer`: The entry of the strategy embedding-steerer: `generate` with an `EmbeddingSteerer`.
-* `protected_generate`: The entry of a protected model: `generate` with a fixed anchor, judge and settings.
-* `protected_model`: The class that loads a protected model, or raises where its guard cannot be built.
+* `protected/`: A protected copy of a model: it loads with its guard, or not at all.
 * `publish`: Writes the folders of strategies and protected models, and pushes them to the Hub.
 """

@@ -27,8 +27,10 @@ TOKENIZER_FILES = (
 #: Other files beside the weights.
 SETTINGS_FILES = ("config.json", "generation_config.json", "*processor_config.json")
 LICENSE_FILES = ("LICEN[SC]E*", "NOTICE*", "USE_POLICY*")
+#: The file by which an adapter's repository is recognized.
+ADAPTER_CONFIG = "adapter_config.json"
 #: An adapter in the folder of a whole model is loaded on top of it (transformers 5.23).
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.*")
+ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.*")
 #: A judge of one's own, in a folder with or without an adapter.
 JUDGE_FILES = (PROBES_FILE,)
 #: Files of weights, in the order in which transformers looks for them; an index lists the files of a sharded checkpoint.

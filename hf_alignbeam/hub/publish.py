@@ -8,32 +8,21 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub import HfApi, ModelCard, hf_hub_download, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError
-from transformers import AutoConfig, PreTrainedConfig
 
 from hf_alignbeam.hub.flatten import flat_name, write_flat
-from hf_alignbeam.hub.judge_loading import check_probe_settings, find_probes, judge_settings, loaded_sha256, models_beside
-from hf_alignbeam.hub.loading_files import (
-    ADAPTER_FILES,
-    LICENSE_FILES,
-    SETTINGS_FILES,
-    TOKENIZER_FILES,
-    WEIGHTS_FILES,
-    check_own,
-    model_files,
-    named_files,
-)
-from hf_alignbeam.hub.model_loading import adapter_config, explain_load_errors
-from hf_alignbeam.hub.protected_generate import PROTECTION_KEY, check_protection
-from hf_alignbeam.hub.protected_model import TARGET_CONFIG, TARGET_FOLDER, ProtectedConfig
+from hf_alignbeam.hub.loading_files import ADAPTER_CONFIG
+from hf_alignbeam.hub.protected.generate import check_protection
+from hf_alignbeam.hub.protected.model import TARGET_FOLDER, ProtectedConfig
+from hf_alignbeam.hub.protected.pinning import pinned
+from hf_alignbeam.hub.protected.target import find_target, write_target
 from hf_alignbeam.utils.hub_push import explain_push_errors, push_folder
-from hf_alignbeam.utils.written_files import check_unused, check_written, copy_file, record_written, whole_folder
+from hf_alignbeam.utils.written_files import check_unused, check_written, record_written, whole_folder
 from hf_alignbeam.versions import OLDEST
 
 Strategy = Literal["anchor-logits", "alignbeam", "embedding-steerer"]
@@ -46,31 +35,17 @@ ENTRIES: dict[str, tuple[str, str]] = {
     "embedding-steerer": ("embedding_steerer", "hf_alignbeam.hub.embedding_steerer"),
 }
 #: The same for a protected model, and the module at the top of its folder.
-PROTECTED_ENTRY = ("protected_generate", "hf_alignbeam.hub.protected_generate")
-PROTECTED_MODEL = "hf_alignbeam.hub.protected_model"
+PROTECTED_ENTRY = ("protected_generate", "hf_alignbeam.hub.protected.generate")
+PROTECTED_MODEL = "hf_alignbeam.hub.protected.model"
 CARD_FILE, CODE_FOLDER = "README.md", "custom_generate"
 #: The record of the files that this package wrote.
 WRITTEN_FILE = f"{CODE_FOLDER}/written.json"
-#: What is downloaded of a target on the Hub.
-DOWNLOADED = (
-    *SETTINGS_FILES,
-    *TOKENIZER_FILES,
-    *ADAPTER_FILES,
-    *LICENSE_FILES,
-    CARD_FILE,
-    "*.safetensors*",
-    "pytorch_model*.bin*",
-)
-#: The file by which an adapter's repository is recognized.
-ADAPTER_CONFIG = "adapter_config.json"
 #: For each strategy, the arguments of the example in an adapter's card.
 EXAMPLE_ARGUMENTS = {
     "anchor-logits": 'anchor="base"',
     "alignbeam": 'anchor="base",\n    judge="Qwen/Qwen3Guard-Gen-0.6B"',
     "embedding-steerer": 'judge="Qwen/Qwen3Guard-Gen-0.6B"',
 }
-#: What names one state of a repository for ever.
-COMMIT = re.compile("[0-9a-f]{40}")
 #: The section of an adapter's card that this package writes.
 CARD_SECTION = re.compile(r"\n*<!-- hf_alignbeam -->.*<!-- /hf_alignbeam -->\n*", re.S)
 
@@ -136,33 +111,11 @@ def write_protected(
     """
     check_unused(folder, set())
     check_protection(protection)
-    if revision is not None and os.path.isdir(model):
-        raise ValueError(f"`revision` must be left out for a folder, got {revision!r} for {model}. A folder has one version.")
-    with explain_load_errors(model):
-        source = Path(
-            model if os.path.isdir(model) else snapshot_download(model, revision=revision, allow_patterns=[*DOWNLOADED])
-        )
-    if (source / ADAPTER_CONFIG).is_file():
-        raise ValueError(
-            f"`model` must be a causal language model, but {model} is an adapter, and no loader of adapters loads a guard. Merge "
-            f"it into its base, or add a strategy that each call names: alignbeam publish alignbeam --to {model}"
-        )
-    architectures = " ".join(AutoConfig.from_pretrained(source).architectures or ())
-    if "CausalLM" not in architectures and "ConditionalGeneration" not in architectures:
-        raise ValueError(
-            f"`model` must be a causal language model, but {model} has the architectures {architectures or 'none'!r}."
-        )
-    if "auto_map" in json.loads((source / "config.json").read_text("utf-8")):
-        raise ValueError(f"`model` must be of a class that transformers has, but {model} brings its own code.")
-    protection = {**protection, **_fixed("anchor", protection), **_fixed("judge", protection)}
-    files = model_files(source)
-    check_own(source, [*files, *named_files(source, LICENSE_FILES)])
-    if not any(file.suffix in (".safetensors", ".bin") for file in files):
-        raise ValueError(
-            f"`model` must hold weights that transformers finds, but {model} holds {', '.join(WEIGHTS_FILES)}: none."
-        )
+    source = find_target(model, revision)
+    protection = {**protection, **pinned("anchor", protection), **pinned("judge", protection)}
     with whole_folder(folder) as made:
-        _write_protected_files(source, files, made, protection, linked)
+        write_target(source, made, protection, linked)
+        _write_guard_code(made)
         values = {"REPO": repo or folder.name, "MODEL": _markdown_link(model)}
         values |= {"ANCHOR": _markdown_link(str(protection["anchor"])), "JUDGE": _markdown_link(str(protection["judge"]))}
         card = ModelCard(_filled_card("protected", values))
@@ -174,22 +127,8 @@ def write_protected(
         record_written(made, [CARD_FILE, CODE_FOLDER], WRITTEN_FILE)
 
 
-def _write_protected_files(
-    source: Path, files: Sequence[Path], folder: Path, protection: Mapping[str, Any], linked: bool
-) -> None:
-    """Write the target's files, the guard's settings and its code."""
-    generation_config = source / "generation_config.json"
-    generation = json.loads(generation_config.read_text("utf-8")) if generation_config.is_file() else {}
-    generation.pop("_from_model_config", None)  # if it is set, transformers 5.23 drops every key that it does not know
-    (folder / TARGET_FOLDER).mkdir(parents=True)
-    for file in [*files, *named_files(source, LICENSE_FILES)]:
-        name = TARGET_CONFIG if file == source / "config.json" else file.relative_to(source)
-        copy_file(file, folder / TARGET_FOLDER / name, linked)
-    for file in named_files(source, TOKENIZER_FILES):  # where tokenizers are looked for
-        copy_file(file, folder / file.relative_to(source), linked)
-    (folder / "generation_config.json").write_text(
-        json.dumps({**generation, PROTECTION_KEY: protection}, indent=2, default=asdict) + "\n", "utf-8"
-    )
+def _write_guard_code(folder: Path) -> None:
+    """Write the class that loads a protected model, the configuration that names it, and its `generate`."""
     config = {
         "model_type": ProtectedConfig.model_type,
         "architectures": ["AutoModelForCausalLM"],  # `transformers serve` looks this up among its own classes (5.23)
@@ -248,52 +187,6 @@ def _remote_files(repo: str) -> set[str]:
             return set(HfApi().list_repo_files(repo))
         except RepositoryNotFoundError:
             return set()
-
-
-def _fixed(kind: str, protection: Mapping[str, Any]) -> dict[str, str]:
-    """What pins an anchor or a judge: its commit on the Hub, or its absolute path and a hash.
-
-    A name alone could come to mean something else: another folder, another commit, a repository of a folder's name.
-    """
-    name, revision = str(protection[kind]), protection.get(f"{kind}_revision")
-    with explain_load_errors(name):
-        probes = find_probes(name, revision) if kind == "judge" else None
-        if probes is None and adapter_config(name, revision) is not None:
-            raise ValueError(f"`{kind}` must be a whole model, but {name} is an adapter. Merge it into its base.")
-        for beside, commit in models_beside(name, revision) if probes else ():
-            _check_fixed(name, beside, commit)
-        if probes is None:
-            _check_kind(kind, name, revision)
-        else:
-            check_probe_settings(name, judge_settings(protection))
-        if os.path.isdir(name):
-            folder = Path(name).resolve()
-            return {kind: str(folder), f"{kind}_sha256": loaded_sha256(folder)}
-        file = probes or hf_hub_download(name, "config.json", revision=revision)
-    return {f"{kind}_revision": Path(file).parent.name}
-
-
-def _check_kind(kind: str, name: str, revision: str | None) -> None:
-    """Raise ValueError for a protected model in place of an anchor or a judge, and for a classifier in place of an anchor."""
-    config, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
-    if config.get("model_type") == ProtectedConfig.model_type:
-        raise ValueError(f"`{kind}` must be a model without a guard of its own, but {name} is a protected copy. Name its target.")
-    if kind == "anchor" and "Classification" in str(config.get("architectures")):
-        raise ValueError(
-            f"`anchor` must be a decoder that generates text, but {name} is a classifier. Use a causal language model."
-        )
-
-
-def _check_fixed(judge: str, name: str, revision: str | None) -> None:
-    """Raise ValueError unless the model that a judge names is a commit on the Hub or, for a judge in a folder, a whole path."""
-    is_commit = not os.path.isdir(name) and COMMIT.fullmatch(revision or "")
-    is_whole_path = os.path.isdir(name) and os.path.isabs(name) and os.path.isdir(judge)
-    if not is_commit and not is_whole_path:
-        raise ValueError(
-            "`judge` must name the model that it reads by a commit on the Hub (of one in a folder, or a whole path), "
-            f"but {judge} names {name} with the revision {revision}, which could change. Fit it anew on a model of the Hub, or "
-            "write the commit into its adapter_config.json as `revision`."
-        )
 
 
 def _write_code(folder: Path, entry: tuple[str, str]) -> None:

@@ -15,7 +15,7 @@ from hf_alignbeam import AlignBeam, AnchorLogitsProcessor, EmbeddingSteerer, Pla
 from hf_alignbeam.evaluation.generation import encode
 from hf_alignbeam.evaluation.recipe import parse_recipe
 from hf_alignbeam.evaluation.systems import RecipeModels, build
-from hf_alignbeam.hub.protected_generate import ProtectedGenerate
+from hf_alignbeam.hub.protected.generate import ProtectedGenerate
 from hf_alignbeam.hub.publish import write_protected
 from hf_alignbeam.hub.shared_arguments import setting_names
 from hf_alignbeam.presets import PAPER, PROCESSOR, TSA

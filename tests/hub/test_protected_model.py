@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from hf_alignbeam.evaluation.generation import encode
-from hf_alignbeam.hub.protected_generate import protected_generate
+from hf_alignbeam.hub.protected.generate import protected_generate
 from hf_alignbeam.testbed.ground_truth import GroundTruth
 from hf_alignbeam.testbed.model_store import stored_language
 

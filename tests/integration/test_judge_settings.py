@@ -21,7 +21,7 @@ from hf_alignbeam.evaluation.recipe import JudgeSpec, parse_recipe
 from hf_alignbeam.evaluation.systems import RecipeModels
 from hf_alignbeam.hub import alignbeam, embedding_steerer
 from hf_alignbeam.hub.judge_loading import JUDGE_ARGUMENTS, JudgeSettings, judge_from_arguments, load_judge
-from hf_alignbeam.hub.protected_generate import check_protection
+from hf_alignbeam.hub.protected.generate import check_protection
 from hf_alignbeam.hub.publish import card_template, write_protected, write_strategy
 from hf_alignbeam.judges.profiles.general import SAFE_UNSAFE, YES_NO
 from hf_alignbeam.testbed.exchanges import exchanges

@@ -1,0 +1,66 @@
+"""Pins the anchor and the judge of a protected copy, so that neither can come to mean something else.
+
+Knows commits of the Hub, hashes of folders, and which models may guard. Loads no model.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+from transformers import PreTrainedConfig
+
+from hf_alignbeam.hub.judge_loading import check_probe_settings, find_probes, judge_settings, loaded_sha256, models_beside
+from hf_alignbeam.hub.model_loading import adapter_config, explain_load_errors
+from hf_alignbeam.hub.protected.model import ProtectedConfig
+
+#: What names one state of a repository for ever.
+COMMIT = re.compile("[0-9a-f]{40}")
+
+
+def pinned(kind: str, protection: Mapping[str, Any]) -> dict[str, str]:
+    """What pins an anchor or a judge: its commit on the Hub, or its absolute path and a hash.
+
+    A name alone could come to mean something else: another folder, another commit, a repository of a folder's name.
+    """
+    name, revision = str(protection[kind]), protection.get(f"{kind}_revision")
+    with explain_load_errors(name):
+        probes = find_probes(name, revision) if kind == "judge" else None
+        if probes is None and adapter_config(name, revision) is not None:
+            raise ValueError(f"`{kind}` must be a whole model, but {name} is an adapter. Merge it into its base.")
+        for beside, commit in models_beside(name, revision) if probes else ():
+            _check_fixed(name, beside, commit)
+        if probes is None:
+            _check_kind(kind, name, revision)
+        else:
+            check_probe_settings(name, judge_settings(protection))
+        if os.path.isdir(name):
+            folder = Path(name).resolve()
+            return {kind: str(folder), f"{kind}_sha256": loaded_sha256(folder)}
+        file = probes or hf_hub_download(name, "config.json", revision=revision)
+    return {f"{kind}_revision": Path(file).parent.name}
+
+
+def _check_kind(kind: str, name: str, revision: str | None) -> None:
+    """Raise ValueError for a protected model in place of an anchor or a judge, and for a classifier in place of an anchor."""
+    config, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+    if config.get("model_type") == ProtectedConfig.model_type:
+        raise ValueError(f"`{kind}` must be a model without a guard of its own, but {name} is a protected copy. Name its target.")
+    if kind == "anchor" and "Classification" in str(config.get("architectures")):
+        raise ValueError(
+            f"`anchor` must be a decoder that generates text, but {name} is a classifier. Use a causal language model."
+        )
+
+
+def _check_fixed(judge: str, name: str, revision: str | None) -> None:
+    """Raise ValueError unless the model that a judge names is a commit on the Hub or, for a judge in a folder, a whole path."""
+    is_commit = not os.path.isdir(name) and COMMIT.fullmatch(revision or "")
+    is_whole_path = os.path.isdir(name) and os.path.isabs(name) and os.path.isdir(judge)
+    if not is_commit and not is_whole_path:
+        raise ValueError(
+            "`judge` must name the model that it reads by a commit on the Hub (of one in a folder, or a whole path), "
+            f"but {judge} names {name} with the revision {revision}, which could change. Fit it anew on a model of the Hub, or "
+            "write the commit into its adapter_config.json as `revision`."
+        )

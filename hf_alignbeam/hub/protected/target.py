@@ -1,0 +1,98 @@
+"""The target of a protected copy: which models may be one, and the files that the copy holds of it.
+
+Knows configurations and file names. Knows no anchor and no judge.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from transformers import AutoConfig
+
+from hf_alignbeam.hub.loading_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILES,
+    LICENSE_FILES,
+    SETTINGS_FILES,
+    TOKENIZER_FILES,
+    WEIGHTS_FILES,
+    check_own,
+    model_files,
+    named_files,
+)
+from hf_alignbeam.hub.model_loading import explain_load_errors
+from hf_alignbeam.hub.protected.generate import PROTECTION_KEY
+from hf_alignbeam.hub.protected.model import TARGET_CONFIG, TARGET_FOLDER
+from hf_alignbeam.utils.written_files import copy_file
+
+#: What is downloaded of a target on the Hub; its card names its license.
+DOWNLOADED = (
+    *SETTINGS_FILES,
+    *TOKENIZER_FILES,
+    *ADAPTER_FILES,
+    *LICENSE_FILES,
+    "README.md",
+    "*.safetensors*",
+    "pytorch_model*.bin*",
+)
+
+
+def find_target(model: str, revision: str | None = None) -> Path:
+    """The folder of a target, downloaded where it is on the Hub.
+
+    Raises:
+        ValueError: It is not a causal model, brings its own code, or does not hold the files that a copy needs.
+        OSError: It cannot be downloaded.
+    """
+    if revision is not None and os.path.isdir(model):
+        raise ValueError(f"`revision` must be left out for a folder, got {revision!r} for {model}. A folder has one version.")
+    with explain_load_errors(model):
+        source = Path(
+            model if os.path.isdir(model) else snapshot_download(model, revision=revision, allow_patterns=[*DOWNLOADED])
+        )
+    if (source / ADAPTER_CONFIG).is_file():
+        raise ValueError(
+            f"`model` must be a causal language model, but {model} is an adapter, and no loader of adapters loads a guard. Merge "
+            f"it into its base, or add a strategy that each call names: alignbeam publish alignbeam --to {model}"
+        )
+    architectures = " ".join(AutoConfig.from_pretrained(source).architectures or ())
+    if "CausalLM" not in architectures and "ConditionalGeneration" not in architectures:
+        raise ValueError(
+            f"`model` must be a causal language model, but {model} has the architectures {architectures or 'none'!r}."
+        )
+    if "auto_map" in json.loads((source / "config.json").read_text("utf-8")):
+        raise ValueError(f"`model` must be of a class that transformers has, but {model} brings its own code.")
+    files = model_files(source)
+    check_own(source, [*files, *named_files(source, LICENSE_FILES)])
+    if not any(file.suffix in (".safetensors", ".bin") for file in files):
+        raise ValueError(
+            f"`model` must hold weights that transformers finds, but {model} holds {', '.join(WEIGHTS_FILES)}: none."
+        )
+    return source
+
+
+def write_target(source: Path, folder: Path, protection: Mapping[str, Any], linked: bool) -> None:
+    """Write a target's files into a copy, and beside its generation settings those of its guard.
+
+    Args:
+        source: The target's folder.
+        folder: The copy's folder.
+        protection: The settings of its guard.
+        linked: Whether the files are links, for a folder that is uploaded at once.
+    """
+    generation_config = source / "generation_config.json"
+    generation = json.loads(generation_config.read_text("utf-8")) if generation_config.is_file() else {}
+    generation.pop("_from_model_config", None)  # if it is set, transformers 5.23 drops every key that it does not know
+    (folder / TARGET_FOLDER).mkdir(parents=True)
+    for file in [*model_files(source), *named_files(source, LICENSE_FILES)]:
+        name = TARGET_CONFIG if file == source / "config.json" else file.relative_to(source)
+        copy_file(file, folder / TARGET_FOLDER / name, linked)
+    for file in named_files(source, TOKENIZER_FILES):  # where tokenizers are looked for
+        copy_file(file, folder / file.relative_to(source), linked)
+    (folder / "generation_config.json").write_text(
+        json.dumps({**generation, PROTECTION_KEY: protection}, indent=2, default=asdict) + "\n", "utf-8"
+    )
