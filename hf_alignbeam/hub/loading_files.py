@@ -48,7 +48,7 @@ def model_files(folder: Path) -> list[Path]:
     Args:
         folder: The model's folder.
     """
-    return named_files(folder, (*SETTINGS_FILES, *TOKENIZER_FILES, *ADAPTER_FILES, *JUDGE_FILES, *_weights(folder)))
+    return named_files(folder, (*SETTINGS_FILES, *TOKENIZER_FILES, *ADAPTER_FILES, *JUDGE_FILES, *weights_files(folder)))
 
 
 def named_files(folder: Path, patterns: Iterable[str]) -> list[Path]:
@@ -92,8 +92,15 @@ def folder_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _weights(folder: Path) -> list[str]:
-    """The names of the files that hold the weights, the index among them; transformers takes the first kind that it finds."""
+def weights_files(folder: Path) -> list[str]:
+    """The names of the files that hold a model's weights: transformers takes the first kind that it finds.
+
+    Args:
+        folder: The model's folder.
+
+    Returns:
+        The file that is looked for, and behind an index the files that it lists; nothing where there is none.
+    """
     config = folder / "config.json"
     own = _read(config).get("transformers_weights") if config.is_file() else None
     name = next((name for name in (own, *WEIGHTS_FILES) if name and (folder / name).is_file()), None)

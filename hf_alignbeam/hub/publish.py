@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from huggingface_hub import HfApi, ModelCard, hf_hub_download, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError
+from transformers import AutoConfig
 
 from hf_alignbeam.hub.flatten import flat_name, write_flat
 from hf_alignbeam.hub.loading_files import ADAPTER_CONFIG
@@ -115,7 +116,7 @@ def write_protected(
     protection = {**protection, **pinned("anchor", protection), **pinned("judge", protection)}
     with whole_folder(folder) as made:
         write_target(source, made, protection, linked)
-        _write_guard_code(made)
+        _write_guard_code(source, made)
         values = {"REPO": repo or folder.name, "MODEL": _markdown_link(model)}
         values |= {"ANCHOR": _markdown_link(str(protection["anchor"])), "JUDGE": _markdown_link(str(protection["judge"]))}
         card = ModelCard(_filled_card("protected", values))
@@ -127,10 +128,11 @@ def write_protected(
         record_written(made, [CARD_FILE, CODE_FOLDER], WRITTEN_FILE)
 
 
-def _write_guard_code(folder: Path) -> None:
+def _write_guard_code(source: Path, folder: Path) -> None:
     """Write the class that loads a protected model, the configuration that names it, and its `generate`."""
     config = {
         "model_type": ProtectedConfig.model_type,
+        "vocab_size": AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config().vocab_size,  # for peft (0.21)
         "architectures": ["AutoModelForCausalLM"],  # `transformers serve` looks this up among its own classes (5.23)
         "auto_map": {
             "AutoConfig": f"{flat_name(PROTECTED_MODEL)}.ProtectedConfig",

@@ -26,7 +26,7 @@ def written(folder, made):
     return sorted(name.removeprefix("target/") for name in files_of(made) if name.startswith("target/"))
 
 
-LOADED = ["chat_template.jinja", "generation_config.json", "model.safetensors", "protected_config.json"]
+LOADED = ["chat_template.jinja", "generation_config.json", "model.protected.safetensors", "protected_config.json"]
 LOADED += ["tokenizer.json", "tokenizer_config.json"]
 
 
@@ -69,7 +69,9 @@ def test_a_checkpoint_in_parts_and_other_tokenizers_are_copied(target, tmp_path)
     for name in ("tokenizer.model", "spiece.model", "tekken.json", "preprocessor_config.json", "qwen.tiktoken"):
         (target / name).write_text("{}")
     found = written(target, tmp_path / "made")
-    assert {"part-1.safetensors", "model.safetensors.index.json", "spiece.model", "preprocessor_config.json"} < set(found)
+    assert {"part-1.safetensors", "model.safetensors.index.protected.json", "spiece.model", "preprocessor_config.json"} < set(
+        found
+    )
     assert "unused.safetensors" not in found
     assert {"spiece.model", "tekken.json", "qwen.tiktoken"} < set(os.listdir(tmp_path / "made"))
 
@@ -110,7 +112,7 @@ def test_an_edit_of_the_source_leaves_the_copy_as_it_was(target, tmp_path):
         with file.open("r+b") as opened:
             opened.write(b"edited")
     assert files_of(tmp_path / "made") == before
-    (tmp_path / "made" / "target" / "model.safetensors").write_bytes(b"other")
+    (tmp_path / "made" / "target" / "model.protected.safetensors").write_bytes(b"other")
     assert (target / "model.safetensors").read_bytes() != b"other"
 
 

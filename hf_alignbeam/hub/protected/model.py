@@ -1,9 +1,11 @@
 """The class that loads a protected model: it returns the target with its guard in place, or raises.
 
-This file is the remote code at the top of a protected repository. The target lies in a sub-folder, and its configuration has a
-name that no other class looks for: without `trust_remote_code`, without the guard's code or with another class, nothing loads.
+This file is the remote code at the top of a protected repository. The target lies in a sub-folder. Its configuration and its
+weights have names that no other class looks for: without `trust_remote_code`, without the guard's code or with another class,
+nothing loads.
 """
 
+import copy
 import os
 import sys
 from functools import partial
@@ -14,7 +16,6 @@ from hf_alignbeam.versions import check_versions
 check_versions()  # before imports that fail on an old release
 
 from transformers import (  # noqa: E402
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -24,6 +25,10 @@ from transformers import (  # noqa: E402
 
 #: The sub-folder of the target, and the name of its configuration there, under which no other class finds it.
 TARGET_FOLDER, TARGET_CONFIG = "target", "protected_config.json"
+#: The variant of its weights, which no other class looks for: it needs no `config.json`, and its default sizes could fit (5.24).
+TARGET_VARIANT = "protected"
+#: What a protected repository's own configuration says.
+OWN_VALUES = ("model_type", "vocab_size", "architectures", "auto_map", "transformers_version", "_name_or_path", "_commit_hash")
 #: Arguments that select a repository's revision and say how it is downloaded.
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 
@@ -43,38 +48,51 @@ class ProtectedModelForCausalLM(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
         """Load the target, an object of its own class, with the guard in place.
 
+        Arguments are those that the target's class takes. `generation_config` changes nothing of the guard.
+
         Raises:
             OSError: The repository lacks the target or the guard's code.
-            ValueError: `trust_remote_code` is not True, `subfolder` is given, or the guard's settings are wrong.
+            ValueError: `trust_remote_code` is not True, `subfolder` or `variant` is given, or the guard's settings are wrong.
         """
         if kwargs.get("trust_remote_code") is not True:
             raise ValueError(
                 f"`trust_remote_code` must be True for a protected model, got {kwargs.get('trust_remote_code')!r}: its guard is "
                 "code. Read the code, then pin it with `revision`."
             )
-        if kwargs.get("subfolder"):
-            raise ValueError(
-                "`subfolder` must be left out for a protected model, which takes up its whole repository, got "
-                f"{kwargs['subfolder']!r}."
-            )
-        replaced = ("config", "adapter_kwargs", "_from_auto", "subfolder")
-        kwargs = {name: value for name, value in kwargs.items() if name not in replaced}
+        for name in ("subfolder", "variant"):
+            if kwargs.get(name):
+                raise ValueError(
+                    f"`{name}` must be left out for a protected model, which takes up its whole repository, got {kwargs[name]!r}."
+                )
+        overrides = _changed(kwargs.pop("config", None))
+        kwargs = {name: value for name, value in kwargs.items() if name not in ("adapter_kwargs", "_from_auto", "subfolder")}
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         repo = str(pretrained_model_name_or_path)
         is_local = os.path.isdir(repo)
-        subfolder = {} if is_local else {"subfolder": TARGET_FOLDER}
+        kwargs |= {} if is_local else {"subfolder": TARGET_FOLDER}
         target = os.path.join(repo, TARGET_FOLDER) if is_local else repo
-        config = AutoConfig.from_pretrained(target, _configuration_file=TARGET_CONFIG, **hub, **subfolder)
+        generation = GenerationConfig.from_pretrained(repo, **hub)
+        if (given := kwargs.get("generation_config")) is not None:
+            protection, generation = getattr(generation, "alignbeam", None), copy.deepcopy(given)
+            generation.alignbeam = protection  # what the caller's may not change
+        kwargs |= {"_configuration_file": TARGET_CONFIG, "variant": TARGET_VARIANT, "generation_config": generation}
         kwargs["trust_remote_code"] = False  # trust covers the guard's code only
-        model: Any = AutoModelForCausalLM.from_pretrained(target, *model_args, config=config, **subfolder, **kwargs)
-        model.generation_config = GenerationConfig.from_pretrained(repo, **hub)
-        model.config.name_or_path = repo
+        loaded: Any = AutoModelForCausalLM.from_pretrained(target, *model_args, **{**overrides, **kwargs})
+        model = loaded[0] if kwargs.get("output_loading_info") else loaded
+        model.name_or_path = model.config.name_or_path = repo
         tokenizer = AutoTokenizer.from_pretrained(repo, trust_remote_code=False, **hub)  # of the same commit
         entry = model.load_custom_generate(repo, trust_remote_code=True, **hub)
         model.generate = sys.modules[entry.__module__].ProtectedGenerate(model, tokenizer)
         for name in ("generate_batch", "init_continuous_batching", "save_pretrained", "push_to_hub"):
             setattr(model, name, partial(_refuse, name))
-        return model
+        return loaded
+
+
+def _changed(config: PreTrainedConfig | None) -> dict[str, Any]:
+    """What a caller has set in a configuration, by the names of arguments: auto classes put theirs there."""
+    unchanged = vars(ProtectedConfig())
+    changed = {name: value for name, value in vars(config or ProtectedConfig()).items() if value != unchanged.get(name)}
+    return {name.removeprefix("_").removesuffix("_internal"): value for name, value in changed.items() if name not in OWN_VALUES}
 
 
 def _refuse(name: str, *args: Any, **kwargs: Any) -> NoReturn:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig
+from transformers import AutoConfig, GenerationConfig
 
 from hf_alignbeam.hub.loading_files import (
     ADAPTER_CONFIG,
@@ -23,10 +23,11 @@ from hf_alignbeam.hub.loading_files import (
     check_own,
     model_files,
     named_files,
+    weights_files,
 )
 from hf_alignbeam.hub.model_loading import explain_load_errors
 from hf_alignbeam.hub.protected.generate import PROTECTION_KEY
-from hf_alignbeam.hub.protected.model import TARGET_CONFIG, TARGET_FOLDER
+from hf_alignbeam.hub.protected.model import TARGET_CONFIG, TARGET_FOLDER, TARGET_VARIANT
 from hf_alignbeam.utils.written_files import copy_file
 
 #: What is downloaded of a target on the Hub; its card names its license.
@@ -39,6 +40,8 @@ DOWNLOADED = (
     "*.safetensors*",
     "pytorch_model*.bin*",
 )
+#: What a copy's configuration lacks: where another class would find code, and the name of its weights, which the copy changes.
+NOT_COPIED = ("auto_map", "transformers_weights")
 
 
 def find_target(model: str, revision: str | None = None) -> Path:
@@ -84,15 +87,39 @@ def write_target(source: Path, folder: Path, protection: Mapping[str, Any], link
         protection: The settings of its guard.
         linked: Whether the files are links, for a folder that is uploaded at once.
     """
-    generation_config = source / "generation_config.json"
-    generation = json.loads(generation_config.read_text("utf-8")) if generation_config.is_file() else {}
-    generation.pop("_from_model_config", None)  # if it is set, transformers 5.23 drops every key that it does not know
     (folder / TARGET_FOLDER).mkdir(parents=True)
+    config = {key: value for key, value in _json(source / "config.json").items() if key not in NOT_COPIED}
+    _write_json(folder / TARGET_FOLDER / TARGET_CONFIG, config)
+    weights = weights_files(source)[0]
     for file in [*model_files(source), *named_files(source, LICENSE_FILES)]:
-        name = TARGET_CONFIG if file == source / "config.json" else file.relative_to(source)
-        copy_file(file, folder / TARGET_FOLDER / name, linked)
+        name = file.relative_to(source).as_posix()
+        if name != "config.json":
+            copy_file(file, folder / TARGET_FOLDER / (_variant(name) if name == weights else name), linked)
     for file in named_files(source, TOKENIZER_FILES):  # where tokenizers are looked for
         copy_file(file, folder / file.relative_to(source), linked)
-    (folder / "generation_config.json").write_text(
-        json.dumps({**generation, PROTECTION_KEY: protection}, indent=2, default=asdict) + "\n", "utf-8"
-    )
+    _write_json(folder / "generation_config.json", {**_generation(source), PROTECTION_KEY: protection})
+
+
+def _variant(name: str) -> str:
+    """The name of a copy's file of weights, which one that its configuration has named loses."""
+    stem, _, kind = next(known for known in WEIGHTS_FILES if name.endswith(known.partition(".")[2])).rpartition(".")
+    return f"{stem}.{TARGET_VARIANT}.{kind}"
+
+
+def _generation(source: Path) -> dict[str, Any]:
+    """A target's generation settings: where it has no generation config, transformers takes those of its configuration."""
+    file = source / "generation_config.json"
+    if file.is_file():
+        settings = _json(file)
+    else:
+        settings = GenerationConfig.from_pretrained(source, "config.json", _from_model_config=True).to_diff_dict()
+    settings.pop("_from_model_config", None)  # if it is set, transformers 5.23 drops every key that it does not know
+    return settings
+
+
+def _json(file: Path) -> dict[str, Any]:
+    return dict(json.loads(file.read_text("utf-8")))
+
+
+def _write_json(file: Path, values: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(values, indent=2, default=asdict) + "\n", "utf-8")
