@@ -286,5 +286,6 @@ def protect(
     """Copy a model's repository and add its guard: the copy loads guarded, or fails to load."""
     from hf_alignbeam.cli.publish import protect as write
 
-    named = _given(anchor=anchor, judge=judge, anchor_revision=anchor_revision, threshold=threshold, refusal=refusal)
-    write(model, revision, to, typed_settings(settings, named), judge_options, push, private)
+    guards = _given(anchor=anchor, judge=judge, anchor_revision=anchor_revision)
+    given = typed_settings(settings, _given(threshold=threshold, refusal=refusal))
+    write(model, revision, to, guards, given, judge_options, push, private)

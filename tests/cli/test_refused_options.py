@@ -136,12 +136,23 @@ def test_evaluate_refuses_wrong_settings_before_it_loads(system, message, tmp_pa
         (["--threshold", 2], "`threshold` must"),
         (["--set", "n_steps=x"], "`n_steps` must"),
         (["--set", "refusal=3"], "`refusal` must"),
+        (["--set", "foo=1"], "--set must name a setting of AlignBeam (num_candidates, threshold, judge_after,"),
+        (["--set", "judge_revision=x"], "--set must name a setting of AlignBeam"),
+        (["--anchor", "base"], "`anchor` of a protected model must be a Hub id or a folder, got 'base'"),
+        (["--private"], "--private must come with --push"),
     ],
 )
 def test_protect_refuses_wrong_settings_before_it_writes(option, message, tmp_path):
     result = run("protect", *NOWHERE, "--anchor", "nowhere", "--to", tmp_path / "to", *option)
     assert result.exit_code == 2
     assert message in result.output
+    assert not (tmp_path / "to").exists()
+
+
+def test_publish_refuses_private_without_a_push(tmp_path):
+    result = run("publish", "alignbeam", "--to", tmp_path / "to", "--private")
+    assert result.exit_code == 2
+    assert "--private must come with --push" in result.output
     assert not (tmp_path / "to").exists()
 
 
