@@ -55,13 +55,14 @@ def load_model(
 ) -> Any:
     """Load a model in evaluation mode, by folder or Hub id, with one of transformers' auto classes; an adapter on its base.
 
-    The dtype "auto" is the checkpoint's. `placement` holds further arguments of `from_pretrained`, which place the model where
-    no `device` is given. Raises ValueError for a classifier in place of a decoder: its output layer would be random.
+    The dtype "auto" is the checkpoint's, whose own code is not run. `placement` holds further arguments of `from_pretrained`,
+    which place the model where no `device` is given. Raises ValueError for a classifier in place of a decoder: its output layer
+    would be random.
     """
     adapter = adapter_config(name, revision)
     base, base_revision = (name, revision) if adapter is None else base_of_adapter(name, adapter)
     try:
-        model = auto.from_pretrained(base, revision=base_revision, dtype=dtype, **placement)
+        model = auto.from_pretrained(base, revision=base_revision, dtype=dtype, trust_remote_code=False, **placement)
     except ValueError as error:
         if auto is not AutoModelForCausalLM or "Unrecognized configuration class" not in str(error):
             raise
@@ -76,15 +77,14 @@ def load_model(
 
 
 def load_tokenizer(name: str | Path, revision: str | None = None, **options: Any) -> Any:
-    """Load a tokenizer; for an adapter without one, that of its base."""
+    """Load a tokenizer, and run no code of its repository; for an adapter without one, load that of its base."""
     try:
         _check_pinned(name, revision)
-        return AutoTokenizer.from_pretrained(name, revision=revision, **options)
+        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False, **options)
     except (OSError, ValueError):
         if (adapter := adapter_config(name, revision)) is None:
             raise
-    base, base_revision = base_of_adapter(name, adapter)
-    return AutoTokenizer.from_pretrained(base, revision=base_revision, **options)
+    return load_tokenizer(*base_of_adapter(name, adapter), **options)
 
 
 def adapter_config(name: str | Path, revision: str | None = None) -> dict[str, Any] | None:
@@ -121,8 +121,7 @@ def load_once(auto: Any, name: str, revision: str | None, device: torch.device) 
     with _lock:
         if key not in _models:
             with explain_load_errors(name):
-                network = load_model(name, auto, revision, device=device)
-                _models[key] = network, load_tokenizer(name, revision)
+                _models[key] = load_model(name, auto, revision, device=device), load_tokenizer(name, revision)
         return cast(tuple[Any, PreTrainedTokenizerBase], _models[key])
 
 
@@ -131,6 +130,10 @@ def explain_load_errors(name: str) -> Iterator[None]:
     """Add to an error the model's name and what to do: transformers 5.23 names neither where the Hub does not answer."""
     try:
         yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(f"{name} must be of a class that transformers has, for its own code is not run. Use another.") from error
     except (OSError, HTTPError) as error:  # an HTTPError where a connection breaks
         raise OSError(
             f"{name} could not be loaded, and nothing is guarded without it: {error}\nCheck that it exists, that the Hub can be "
@@ -149,15 +152,12 @@ def tokenizer_for(model: PreTrainedModel, tokenizer: Any) -> Any:
     with _lock:
         key = ("tokenizer", os.path.abspath(name) if revision is None else name, revision)
         if key not in _models:
-            _models[key] = load_tokenizer(name, revision, trust_remote_code=False)  # None would ask at a terminal
+            _models[key] = load_tokenizer(name, revision)
         return _models[key]
 
 
 def get_or_build(owner: object, key: tuple[object, ...], build: Callable[[], Any]) -> Any:
-    """The object cached for an owner and a key, built now if there is none.
-
-    The cache holds the owner too, so that its id is not reused as long as the entry lives.
-    """
+    """The object cached for an owner and a key, built now if there is none; the owner is kept too: no other gets its id."""
     key = (id(owner), *key)
     with _lock:
         if key not in _objects:

@@ -18,6 +18,7 @@ from transformers import AutoConfig
 
 from hf_alignbeam.hub.flatten import flat_name, write_flat
 from hf_alignbeam.hub.loading_files import ADAPTER_CONFIG
+from hf_alignbeam.hub.protected.checks import check_guard
 from hf_alignbeam.hub.protected.generate import check_protection
 from hf_alignbeam.hub.protected.model import TARGET_FOLDER, ProtectedConfig
 from hf_alignbeam.hub.protected.pinning import pinned
@@ -117,6 +118,7 @@ def write_protected(
     with whole_folder(folder) as made:
         write_target(source, made, protection, linked)
         _write_guard_code(source, made)
+        check_guard(model, made, protection)
         values = {"REPO": repo or folder.name, "MODEL": _markdown_link(model)}
         values |= {"ANCHOR": _markdown_link(str(protection["anchor"])), "JUDGE": _markdown_link(str(protection["judge"]))}
         card = ModelCard(_filled_card("protected", values))

@@ -56,21 +56,38 @@ def check_strategy_call(
                 "images or sounds. Describe them in words."
             )
     refuse_modes(config, call, "AlignBeam")
+    _refuse_settings(config)
+    refused = {
+        "watermarking_config": any(isinstance(each, SynthIDTextWatermarkLogitsProcessor) for each in logits_processor),
+        "guidance_scale": any(isinstance(each, UnbatchedClassifierFreeGuidanceLogitsProcessor) for each in logits_processor),
+        "prefix_allowed_tokens_fn": any(isinstance(each, PrefixConstrainedLogitsProcessor) for each in logits_processor),
+    }
+    _refuse_given(refused)
+    if any(isinstance(each, AnchorLogitsProcessor) for each in logits_processor):
+        raise ValueError("`logits_processor` must not hold an AnchorLogitsProcessor: AlignBeam steers its candidates itself.")
+
+
+def check_generation_config(config: GenerationConfig) -> None:
+    """Raise ValueError, by the setting's name, for the generation config of a model with which AlignBeam refuses every call."""
+    refuse_modes(config, {}, "AlignBeam")
+    _refuse_settings(config)
+    _refuse_given({"guidance_scale": config.guidance_scale not in (None, 1), "token_healing": bool(config.token_healing)})
+
+
+def _refuse_settings(config: GenerationConfig) -> None:
     refused = {
         "num_beams": (config.num_beams or 1) > 1,
         "num_beam_groups": (getattr(config, "num_beam_groups", None) or 1) > 1,
         "output_attentions": bool(config.output_attentions),
         "output_hidden_states": bool(config.output_hidden_states),
         "cache_implementation": "offload" in str(config.cache_implementation),
-        "watermarking_config": any(isinstance(each, SynthIDTextWatermarkLogitsProcessor) for each in logits_processor),
-        "guidance_scale": any(isinstance(each, UnbatchedClassifierFreeGuidanceLogitsProcessor) for each in logits_processor),
-        "prefix_allowed_tokens_fn": any(isinstance(each, PrefixConstrainedLogitsProcessor) for each in logits_processor),
-        **encoder_settings(config),
     }
+    _refuse_given(refused | encoder_settings(config))
+
+
+def _refuse_given(refused: Mapping[str, bool]) -> None:
     for name in (name for name, is_given in refused.items() if is_given):
         raise ValueError(f"`{name}` must be left out with AlignBeam, because it does not work for candidates, but it is set.")
-    if any(isinstance(each, AnchorLogitsProcessor) for each in logits_processor):
-        raise ValueError("`logits_processor` must not hold an AnchorLogitsProcessor: AlignBeam steers its candidates itself.")
 
 
 def check_prompts_are_whole(input_ids: Tensor, config: GenerationConfig, model_kwargs: Mapping[str, Any]) -> None:

@@ -138,7 +138,7 @@ def test_a_tokenizer_that_is_not_given_is_the_one_of_the_models_commit(specialis
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"anchor": str(WEIGHTS / "judge-cls")}, "`anchor` must be a decoder that generates text, but .* is a classifier"),
+        ({"anchor": str(WEIGHTS / "judge-cls")}, "`anchor` must be a causal language model, but .*Classification'"),
         ({"anchor": "PROTECTED"}, "`anchor` must be a model without a guard of its own, but .* is a protected copy"),
         ({"judge": "PROTECTED"}, "`judge` must be a model without a guard of its own, but .* is a protected copy"),
         ({"judge_template": "{{ messages["}, "`judge_template` must be a Jinja template"),

@@ -31,12 +31,17 @@ def check_protection(protection: Mapping[str, Any]) -> None:
     """Check a protection as far as it can be checked before anything is loaded.
 
     Raises:
-        ValueError: A name is unknown, the judge is behind a URL, or a setting is wrong.
+        ValueError: A name is unknown, the anchor is `base`, the judge is behind a URL, or a setting is wrong.
     """
     known = {"anchor", "judge", *HASHES, *MODEL_ARGUMENTS, *setting_names(AlignBeam)} - {*PER_CALL_SETTINGS, *NOT_IN_JSON}
     if unknown := sorted(set(protection) - known):
         raise ValueError(
             f"generation_config.json must hold settings of AlignBeam under {PROTECTION_KEY!r}, got {', '.join(unknown)}."
+        )
+    if protection["anchor"] == "base":
+        raise ValueError(
+            "`anchor` of a protected model must be a Hub id or a folder, got 'base', which is the model under an adapter. Name a "
+            "safe model."
         )
     if str(protection["judge"]).startswith(("http://", "https://")):
         raise ValueError(

@@ -12,9 +12,18 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 from transformers import PreTrainedConfig
 
-from hf_alignbeam.hub.judge_loading import check_probe_settings, find_probes, judge_settings, loaded_sha256, models_beside
+from hf_alignbeam.hub.judge_loading import (
+    JudgeSettings,
+    check_probe_settings,
+    find_probes,
+    judge_settings,
+    loaded_sha256,
+    models_beside,
+)
+from hf_alignbeam.hub.loading_files import weights_files
 from hf_alignbeam.hub.model_loading import adapter_config, explain_load_errors
-from hf_alignbeam.hub.protected.model import ProtectedConfig
+from hf_alignbeam.hub.protected.checks import check_kind, check_weights
+from hf_alignbeam.judges.profiles.known import find_profile
 
 #: What names one state of a repository for ever.
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -33,25 +42,23 @@ def pinned(kind: str, protection: Mapping[str, Any]) -> dict[str, str]:
         for beside, commit in models_beside(name, revision) if probes else ():
             _check_fixed(name, beside, commit)
         if probes is None:
-            _check_kind(kind, name, revision)
+            check_kind(kind, name, PreTrainedConfig.get_config_dict(name, revision=revision)[0])
+            check_weights(Path(name, file) for file in weights_files(Path(name)))  # of a folder: the Hub's are whole
         else:
             check_probe_settings(name, judge_settings(protection))
         if os.path.isdir(name):
             folder = Path(name).resolve()
-            return {kind: str(folder), f"{kind}_sha256": loaded_sha256(folder)}
+            named = {} if kind == "anchor" or probes else _named_profile(name, folder, judge_settings(protection))
+            return {kind: str(folder), f"{kind}_sha256": loaded_sha256(folder), **named}
         file = probes or hf_hub_download(name, "config.json", revision=revision)
     return {f"{kind}_revision": Path(file).parent.name}
 
 
-def _check_kind(kind: str, name: str, revision: str | None) -> None:
-    """Raise ValueError for a protected model in place of an anchor or a judge, and for a classifier in place of an anchor."""
-    config, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
-    if config.get("model_type") == ProtectedConfig.model_type:
-        raise ValueError(f"`{kind}` must be a model without a guard of its own, but {name} is a protected copy. Name its target.")
-    if kind == "anchor" and "Classification" in str(config.get("architectures")):
-        raise ValueError(
-            f"`anchor` must be a decoder that generates text, but {name} is a classifier. Use a causal language model."
-        )
+def _named_profile(name: str, folder: Path, settings: JudgeSettings) -> dict[str, str]:
+    """The judge's profile, where its name tells it and nothing else is said, but not the name of the folder that it links to."""
+    profile = find_profile(name, None)
+    is_said = settings.profile is not None or settings.rubric is not None
+    return {} if profile is None or is_said or profile == find_profile(str(folder), None) else {"judge_profile": profile.name}
 
 
 def _check_fixed(judge: str, name: str, revision: str | None) -> None:

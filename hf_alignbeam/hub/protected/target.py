@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig, GenerationConfig
+from transformers import GenerationConfig, PreTrainedConfig
 
 from hf_alignbeam.hub.loading_files import (
     ADAPTER_CONFIG,
@@ -26,6 +26,7 @@ from hf_alignbeam.hub.loading_files import (
     weights_files,
 )
 from hf_alignbeam.hub.model_loading import explain_load_errors
+from hf_alignbeam.hub.protected.checks import check_kind, check_settings, check_weights
 from hf_alignbeam.hub.protected.generate import PROTECTION_KEY
 from hf_alignbeam.hub.protected.model import TARGET_CONFIG, TARGET_FOLDER, TARGET_VARIANT
 from hf_alignbeam.utils.written_files import copy_file
@@ -48,7 +49,7 @@ def find_target(model: str, revision: str | None = None) -> Path:
     """The folder of a target, downloaded where it is on the Hub.
 
     Raises:
-        ValueError: It is not a causal model, brings its own code, or does not hold the files that a copy needs.
+        ValueError: It is no causal model of transformers, AlignBeam refuses its generation settings, or it lacks whole weights.
         OSError: It cannot be downloaded.
     """
     if revision is not None and os.path.isdir(model):
@@ -62,19 +63,16 @@ def find_target(model: str, revision: str | None = None) -> Path:
             f"`model` must be a causal language model, but {model} is an adapter, and no loader of adapters loads a guard. Merge "
             f"it into its base, or add a strategy that each call names: alignbeam publish alignbeam --to {model}"
         )
-    architectures = " ".join(AutoConfig.from_pretrained(source).architectures or ())
-    if "CausalLM" not in architectures and "ConditionalGeneration" not in architectures:
-        raise ValueError(
-            f"`model` must be a causal language model, but {model} has the architectures {architectures or 'none'!r}."
-        )
-    if "auto_map" in json.loads((source / "config.json").read_text("utf-8")):
-        raise ValueError(f"`model` must be of a class that transformers has, but {model} brings its own code.")
-    files = model_files(source)
-    check_own(source, [*files, *named_files(source, LICENSE_FILES)])
-    if not any(file.suffix in (".safetensors", ".bin") for file in files):
+    with explain_load_errors(model):
+        check_kind("model", model, PreTrainedConfig.get_config_dict(source)[0])
+    check_settings(model, _generation(source))
+    weights = weights_files(source)
+    if not weights:
         raise ValueError(
             f"`model` must hold weights that transformers finds, but {model} holds {', '.join(WEIGHTS_FILES)}: none."
         )
+    check_own(source, [*model_files(source), *named_files(source, LICENSE_FILES)])
+    check_weights(source / name for name in weights)
     return source
 
 
@@ -118,7 +116,10 @@ def _generation(source: Path) -> dict[str, Any]:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    return dict(json.loads(file.read_text("utf-8")))
+    try:
+        return dict(json.loads(file.read_text("utf-8")))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file} must hold a JSON object: {error}. Mend it.") from error
 
 
 def _write_json(file: Path, values: Mapping[str, Any]) -> None:
