@@ -107,9 +107,9 @@ def write_protected(
         linked: Whether the target's files are links, for a folder that is uploaded at once.
 
     Raises:
-        ValueError: The target is not a causal model or brings its own code, the folder is not empty, or a setting is unknown or
-            says something wrong of the judge.
-        OSError: The target, the anchor or the judge cannot be loaded.
+        ValueError: The target is no causal model of transformers, its weights are cut off, the folder is not empty, or the
+            anchor, the judge and the settings make no guard: both models are loaded to find out, on a GPU where there is one.
+        OSError: The target's files, the anchor or the judge cannot be loaded.
     """
     check_unused(folder, set())
     check_protection(protection)
