@@ -33,7 +33,7 @@ def edit(file, **values):
 
 
 def bring_own_code(folder):
-    """Make a model one of a class of its own, and its tokenizer too."""
+    """Make a model one of a class of its own."""
     edit(folder / "config.json", model_type="own", architectures=["OwnForCausalLM"], auto_map=AUTO_MAP)
     (folder / "own.py").write_text(OWN_CODE)
 
