@@ -20,7 +20,7 @@ PAPER_TOP_TOKENS = 50
 #: The least size of SafeDecoding's sample space, the tokens among the most likely of both models (ACL 2024, c).
 N_COMMON = 5
 #: The probability that SafeDecoding gives a token of its sample space whose mixed probability is not positive.
-LEAST_PROB = 1e-8
+SAFE_DECODING_FLOOR = 1e-8
 #: Contrastive decoding drops tokens below this share of the anchor's highest probability (arXiv 2210.15097, alpha).
 PLAUSIBLE = 0.1
 
@@ -74,7 +74,7 @@ def safe_decoding(target_logp: Tensor, anchor_prob: Tensor, alpha: float) -> Ten
     target_prob = target_logp.exp()
     rank = torch.maximum(_ranks(target_prob), _ranks(anchor_prob))  # (N, V)
     last = rank.kthvalue(min(N_COMMON, rank.shape[-1]), dim=-1, keepdim=True).values  # (N, 1)
-    moved = (target_prob + alpha * (anchor_prob - target_prob)).clamp_min(LEAST_PROB)
+    moved = (target_prob + alpha * (anchor_prob - target_prob)).clamp_min(SAFE_DECODING_FLOOR)
     return _allowed(moved.log_().masked_fill_(rank > last, -torch.inf), target_logp)
 
 
