@@ -188,7 +188,8 @@ def load_judge(
         OSError: The judge cannot be loaded.
     """
     settings = settings or JudgeSettings()
-    if not isinstance(judge, str) and settings.revision is not None:
+    name = judge if isinstance(judge, str) else None
+    if name is None and settings.revision is not None:
         raise ValueError(f"`judge_revision` must be left out for a loaded judge, got {settings.revision!r}. Load that revision.")
     if isinstance(judge, str):
         check_judge(judge, settings)
@@ -209,8 +210,8 @@ def load_judge(
                 "Leave these out, or build the judge with them."
             )
         return cast(Judge, judge) if settings.threshold is None else CalibratedJudge(judge, settings.threshold)
-    key = ("judge", id(judge_tokenizer), repr(settings))
-    return cast(Judge, get_or_build(network, key, lambda: _build(network, judge_tokenizer, settings)))
+    key = ("judge", id(judge_tokenizer), repr(settings), name)
+    return cast(Judge, get_or_build(network, key, lambda: _build(network, judge_tokenizer, settings, name)))
 
 
 def find_probes(judge: str, revision: str | None = None) -> Path | None:
@@ -269,8 +270,8 @@ def judge_from_arguments(judge: Any, arguments: Mapping[str, Any], model: PreTra
     return load_judge(judge, judge_settings(arguments), input_device(model), arguments["judge_tokenizer"])
 
 
-def _build(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: JudgeSettings) -> Judge:
-    found = find_profile(network.config._name_or_path, default_template(tokenizer))
+def _build(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: JudgeSettings, name: str | None) -> Judge:
+    found = find_profile(name, None) or find_profile(network.config._name_or_path, default_template(tokenizer))
     inner = network.get_base_model() if hasattr(network, "get_base_model") else network  # type: ignore[operator]
     classifies = "SequenceClassification" in type(inner).__name__
     profile = (replace(settings, template=None) if classifies else settings).resolved(found)  # it says nothing of labels

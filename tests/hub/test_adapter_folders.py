@@ -3,6 +3,7 @@
 import json
 import re
 from functools import partial
+from shutil import copytree
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from hf_alignbeam.evaluation.recipe import parse_recipe
 from hf_alignbeam.evaluation.systems import RecipeModels, build
 from hf_alignbeam.hub.judge_loading import JudgeSettings, load_accept, load_judge
 from hf_alignbeam.hub.publish import write_protected
+from hf_alignbeam.judges.profiles.llama_guard import LLAMA_GUARD
 from hf_alignbeam.testbed.model_store import WEIGHTS
 
 # peft 0.21 under transformers 5.23
@@ -105,6 +107,12 @@ def test_an_adapter_is_a_judge_by_its_folder_and_loaded(name, adapters):
     assert not loaded.isnan().any()
     with pytest.raises(ValueError, match="`judge_tokenizer` must be given with a loaded judge"):
         load_judge(models[name], settings)
+
+
+def test_an_adapter_has_the_profile_of_its_own_name(adapters, tmp_path):
+    """As NemoGuard's, which is published as a LoRA: its base's name is no guard's."""
+    folder = copytree(adapters[0]["judge-lm"], tmp_path / "meta-llama--Llama-Guard-3-8B")
+    assert load_judge(str(folder)).profile is LLAMA_GUARD
 
 
 @pytest.mark.parametrize("kind", ["a soft prompt", "no base"])
