@@ -90,8 +90,46 @@ _LATIN = (
     "y\u0263\u028f\u1d8c\u1eff\uab5a",
     "z\u1d22",
 )
+#: An ASCII letter, and letters, digits and marks that look like it, of scripts with few such letters.
+_SINGLE = (
+    "A\U000102a0\U00016f40",
+    "B\U00010282\U000102a1\U00010301",
+    "C\U000102a2\U00010302\U0001051c\U000118e9\U000118f2",
+    "E\U00010286\U000118a6\U000118ae",
+    "F\U00010287\U000102a5\U00010525\U000118a2\U000118c2",
+    "H\U000102cf",
+    "K\u16d5\U00010518",
+    "L\U00010526\U000118a3\U000118b2\U00016f16",
+    "M\u16d6\U000102b0\U00010311",
+    "N\U00010513",
+    "O\u07c0\u09e6\u0b20\u0b66\u12d0\u3007\U00010292\U000102ab\U000104c2\U00010516\U000114d0\U000118b5",
+    "O\U000118e0",
+    "P\U00010295",
+    "R\U000104b4\U00016f35",
+    "S\U00010296\U00016f3a",
+    "T\U00010297\U000102b1\U00010315\U000118bc\U00016f0a",
+    "U\u1200\U000104ce\U000118b8\U00016f42",
+    "V\u0667\u06f7\ua6df\U0001051d\U000118a0\U00016f08",
+    "W\U000118e6\U000118ef",
+    "X\u16b7\U00010290\U000102b4\U00010317\U00010322\U00010527\U000118ec",
+    "Y\U000102b2\U000118a4\U00016f43",
+    "Z\U000118a9\U000118e5",
+    "i\U000118c3",
+    "l\u05d5\u05df\u0627\u0661\u06f1\u07ca\u16c1\U0001028a\U00010309\U00010320\U00016f28\U0001e8c7",
+    "o\u05e1\u0647\u0665\u06be\u06c1\u06d5\u06f5\u0966\u0a66\u0ae6\u0be6\u0c02",
+    "o\u0c66\u0c82\u0ce6\u0d02\u0d20\u0d66\u0d82\u0e50\u0ed0\u101d\u1040\u10ff",
+    "o\U000104ea\U000118c8\U000118d7",
+    "s\U000118c1",
+    "u\U000104f6\U000118d8",
+    "v\u05d8\U00011706\U000118c0",
+    "w\U0001170a\U0001170e\U0001170f",
+    "y\u10e7\U000118dc",
+    "z\U000118c4",
+)
 
 #: The ASCII letter of each look-alike in other scripts.
 FOREIGN_LOOKALIKES = {other: group[0] for group in _FOREIGN for other in group[1:]}
 #: The ASCII letter of each look-alike among the Latin letters.
 LATIN_LOOKALIKES = {other: group[0] for group in _LATIN for other in group[1:]}
+#: The ASCII letter of each look-alike in scripts with few of them.
+SINGLE_LOOKALIKES = {other: group[0] for group in _SINGLE for other in group[1:]}

@@ -7,7 +7,7 @@ A word belongs to the script of those letters that can stand for nothing else, o
 import re
 from collections.abc import Mapping
 
-from hf_alignbeam.judges.reading.confusables import FOREIGN_LOOKALIKES, LATIN_LOOKALIKES
+from hf_alignbeam.judges.reading.confusables import FOREIGN_LOOKALIKES, LATIN_LOOKALIKES, SINGLE_LOOKALIKES
 
 #: The scripts of the table.
 _SCRIPTS = (
@@ -32,6 +32,9 @@ _N_DISGUISED = 3
 _SENTENCE = re.compile(r"[^\n.!?;\u3002]+")
 _WORD = re.compile(r"[^\W\d_]+")
 _ONLY_LOOKALIKES = re.compile(rf"(?<!\w)[{''.join(FOREIGN_LOOKALIKES)}]{{2,}}(?!\w)")
+#: Letters between Latin ones that no Latin word has, and runs in which such letters stand beside Latin ones.
+_SINGLE = "".join(SINGLE_LOOKALIKES)
+_PLANTED, _LATIN_RUN = re.compile(f"[A-Za-z][{_SINGLE}]+[A-Za-z]"), re.compile(f"[A-Za-z{_SINGLE}]+")
 _LATIN_LOOKALIKE = re.compile(f"[{''.join(LATIN_LOOKALIKES)}]")
 _LATIN_TABLE = str.maketrans(LATIN_LOOKALIKES)
 #: Letters, and marks of letters, of the languages and phonetic alphabets that have some of the Latin look-alikes.
@@ -47,8 +50,11 @@ def fold_lookalikes(text: str) -> str:
 
     In a word that mixes scripts, look-alikes become letters of the word's own script: Latin in an English word, Cyrillic in a
     Russian one. Words that are look-alikes throughout become Latin in a sentence that is mainly Latin. What stands in other
-    sentences does not count: a harmless tail in another language would hide a harmful beginning.
+    sentences does not count: a harmless tail in another language would hide a harmful beginning. Look-alikes of scripts that
+    have few of them become Latin beside Latin letters, where one stands between two such letters.
     """
+    if _PLANTED.search(text):
+        text = _LATIN_RUN.sub(lambda run: _replace(run[0], SINGLE_LOOKALIKES) if _ASCII_LETTER.search(run[0]) else run[0], text)
     if _OTHER.search(text) and ((planted := _MIXED.search(text)) or _ONLY_LOOKALIKES.search(text)):
         shortest = 1 if planted else 2
         text = _SENTENCE.sub(lambda sentence: _fold_foreign(sentence[0], shortest), text)

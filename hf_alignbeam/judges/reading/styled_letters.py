@@ -12,9 +12,10 @@ from hf_alignbeam.judges.reading.marked_letters import MARKS, has_unusual_marks
 
 
 def _plain(code: int) -> str:
-    """The ASCII letter or digit of a styled one; the character itself where it is none."""
+    """The letter or digit of a styled one; the character itself where it is none, as a unit's sign."""
     plain = unicodedata.normalize("NFKC", chr(code)).strip("()")
-    return plain if len(plain) == 1 and plain.isascii() and plain.isalnum() else chr(code)
+    is_styled = plain.isascii() or unicodedata.decomposition(chr(code)).startswith(("<font>", "<super>", "<sub>"))
+    return plain if len(plain) == 1 and is_styled and plain.isalnum() else chr(code)
 
 
 def _table(*codes: Iterable[int]) -> dict[int, str]:
