@@ -26,19 +26,23 @@ _NEIGHBORS = re.compile(f"[A-Za-z][^\\w{_LRI}-{_PDI}]*[{_LRI}-{_PDI}]\\W*[A-Za-z
 
 
 class _Unit(NamedTuple):
-    """A character with the marks on it, its level, and its direction: L, R, N for numbers, or O for what has none."""
+    """A character and the marks on it, its level, and its direction: L, R, N for numbers, or O for what has none."""
 
-    text: str
+    chars: list[str]
     level: int
     direction: str
 
 
 class _Opened(NamedTuple):
-    """A control whose end has not come: its level, the direction that it gives to all characters, and whether it isolates."""
+    """A control whose end has not come: its level, and the direction that it gives to all characters.
+
+    It isolates or not, and with those around it so many do.
+    """
 
     level: int
     override: str
     isolates: bool
+    n_isolates: int
 
 
 def shown_order(text: str) -> str:
@@ -53,7 +57,8 @@ def shown_order(text: str) -> str:
 
 def _line_parts(line: str) -> Iterator[str]:
     """A line's characters outside of controls, and what each outermost control holds in the order in which it is shown."""
-    start, opened = 0, [_Opened(0, "", False)]
+    start, opened = 0, [_Opened(0, "", False, 0)]
+    from_right = _begins_from_right(line) if _FSI in line else []
     units: list[_Unit] = []
     previous = ""
     for place, char in enumerate(line):
@@ -62,42 +67,49 @@ def _line_parts(line: str) -> Iterator[str]:
             if not is_inside:
                 start = place
             if char in _ISOLATES:
-                units.append(_Unit("", opened[-1].level, "O"))
-            turns = char in _RIGHT_TO_LEFT or (char == _FSI and _begins_from_right(line, place + 1))
-            opened.append(_open(char, opened[-1].level, turns))
+                units.append(_Unit([], opened[-1].level, "O"))
+            turns = char in _RIGHT_TO_LEFT or (char == _FSI and from_right[place + 1])
+            opened.append(_open(char, opened[-1], turns))
         elif char in (_PDF, _PDI) and is_inside:
             _close(char, opened)
             if char == _PDI:
-                units.append(_Unit("", opened[-1].level, "O"))
+                units.append(_Unit([], opened[-1].level, "O"))
             if len(opened) == 1:
                 yield _shown(line[start : place + 1], units)
                 units = []
         elif not is_inside:
             yield char
         elif previous and previous not in _OPENING + _PDF + _PDI and unicodedata.category(char) in ("Mn", "Me"):
-            units[-1] = units[-1]._replace(text=units[-1].text + char)
+            units[-1].chars.append(char)
         else:
-            units.append(_Unit(char, opened[-1].level, opened[-1].override or _direction(char)))
+            units.append(_Unit([char], opened[-1].level, opened[-1].override or _direction(char)))
         previous = char
     if len(opened) > 1:
         yield _shown(line[start:], units)
 
 
-def _open(control: str, level: int, turns: bool) -> _Opened:
+def _open(control: str, around: _Opened, turns: bool) -> _Opened:
     """What a control opens: the next odd level where it turns to the left, else the next even one."""
-    deeper = level + 1 + (level % 2 == turns)
-    return _Opened(deeper if deeper <= _MAX_LEVEL else level, _OVERRIDES.get(control, ""), control in _ISOLATES)
+    deeper = around.level + 1 + (around.level % 2 == turns)
+    isolates = control in _ISOLATES
+    level = deeper if deeper <= _MAX_LEVEL else around.level
+    return _Opened(level, _OVERRIDES.get(control, ""), isolates, around.n_isolates + isolates)
 
 
-def _begins_from_right(line: str, start: int) -> bool:
-    """Whether the first letter from a place on is written from right to left."""
-    return next((kind == "R" for kind in map(_direction, line[start:]) if kind in "LR"), False)
+def _begins_from_right(line: str) -> list[bool]:
+    """For each place of a line and its end, whether the first letter from there on is written from right to left."""
+    found = [False]
+    for kind in map(_direction, reversed(line)):
+        found.append(kind == "R" if kind in "LR" else found[-1])
+    return found[::-1]
 
 
 def _close(control: str, opened: list[_Opened]) -> None:
     """Close what an end closes: its own kind only, and with an isolate all that it holds."""
     if control == _PDI:
-        del opened[next((n for n in reversed(range(len(opened))) if opened[n].isolates), len(opened)) :]
+        if opened[-1].n_isolates:
+            while not opened.pop().isolates:
+                pass
     elif not opened[-1].isolates:
         opened.pop()
 
@@ -110,7 +122,12 @@ def _direction(char: str) -> str:
 def _shown(part: str, units: Sequence[_Unit]) -> str:
     if _RTL_LETTER.search(part) and not _NEIGHBORS.search(part) and not any(control in part for control in _OVERRIDES):
         return part
-    visible = [(unit.text, level) for unit, level in zip(units, _levels(units), strict=True)]
+    visible: list[tuple[str, int]] = []
+    for unit, level in zip(units, _levels(units), strict=True):
+        if unit.chars or not visible or visible[-1][0]:
+            visible.append(("".join(unit.chars), level))
+        else:  # of borders that stand together, the lowest level parts what stands around them
+            visible[-1] = ("", min(level, visible[-1][1]))
     for level in range(max((level for _, level in visible), default=0), 0, -1):  # UAX 9, L2
         turned = []
         for _, run in groupby(visible, key=partial(_is_deep, level)):

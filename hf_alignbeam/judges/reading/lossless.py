@@ -4,11 +4,11 @@ Knows tokens and what they stand for. Knows no model, no conversation and no ver
 """
 
 import re
-import unicodedata
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from hf_alignbeam.judges.reading.marked_letters import decomposed
 from hf_alignbeam.tokenization.vocabulary import decode, token_bytes
 
 #: What a text may lose without becoming another one: white space, invisible and control characters, variation selectors,
@@ -55,7 +55,7 @@ class LossCheck:
 
 def _essence(text: str) -> str:
     """A text without what it may lose."""
-    return _MAY_BE_LOST.sub("", unicodedata.normalize("NFKD", text)).casefold()
+    return _MAY_BE_LOST.sub("", decomposed(text, "NFKD")).casefold()
 
 
 def _texts(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[bytes | None] | None) -> list[bytes | None] | None:

@@ -8,7 +8,8 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import NamedTuple
+from itertools import groupby
+from typing import Literal, NamedTuple
 
 MARKS = "\u0300-\u034e\u0350-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20dc\u20e1\u20e5-\u20f0\ufe20-\ufe2f"
 
@@ -41,9 +42,17 @@ _ONE_MARK_NEAR, _CARON_NEAR, _ANY_MARK_NEAR = (
 _Letters = list[tuple[str, str]]
 
 
+def decomposed(text: str, form: Literal["NFD", "NFKD"]) -> str:
+    """`unicodedata.normalize(form, text)`, in time that grows with the text only: it sorts the marks of a letter by insertion."""
+    if text.isascii():
+        return text
+    runs = groupby("".join(unicodedata.normalize(form, char) for char in text), key=_is_combining)
+    return "".join(char for _, run in runs for char in sorted(run, key=unicodedata.combining))  # sorts only marks
+
+
 def has_unusual_marks(text: str) -> bool:
     """Whether a text exceeds what languages have, in the whole of it or within a few words."""
-    letters = _LETTER.findall(unicodedata.normalize("NFD", text.lower()))
+    letters = _LETTER.findall(decomposed(text.lower(), "NFD"))
     return (
         _exceeds(_with_any_mark(letters), len(letters), _ANY_MARK)
         or any(_exceeds(marked, len(letters), _ONE_MARK) for marked in _by_mark(letters).values())
@@ -54,6 +63,10 @@ def has_unusual_marks(text: str) -> bool:
             for mark, marked in _by_mark(some).items()
         )
     )
+
+
+def _is_combining(char: str) -> bool:
+    return unicodedata.combining(char) > 0
 
 
 def _exceeds(marked: list[str], n_letters: int, limits: list[_Limit]) -> bool:

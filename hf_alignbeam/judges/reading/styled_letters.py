@@ -58,9 +58,9 @@ _STACKED = re.compile(f"(?:\\w[{_LINES}]+){{2}}|[A-Za-z][{MARKS}]{{3}}|\\w[{MARK
 #: What no language writes on a Latin letter: a line through it or around it, twice in a text; marks and formats of other
 #: scripts.
 _STRUCK = re.compile("(?<=[A-Za-z])[\u0335-\u0338\u20d2\u20d3\u20dd-\u20e6\u20ea\u20eb]")
-_AFTER_LATIN = re.compile(
-    "(?<=[A-Za-z0-9\u00c0-\u024f])[\u0483-\u1aaf\u2cef-\u2cf1\u302a-\u309a\ua66f-\uabff\ufb1e\U00010a00-\U00016fff]+"
-)
+_SCRIPTS = "\u0483-\u1aaf\u2cef-\u2cf1\u302a-\u309a\ua66f-\uabff\ufb1e\U00010a00-\U00016fff"
+_BETWEEN_SCRIPTS = "\u061c\u200c-\u200f\u202a-\u202e\u2066-\u2069\ufe00-\ufe0f"
+_AFTER_LATIN = re.compile(f"(?<=[A-Za-z0-9\u00c0-\u024f\u0370-\u03ff])[{_SCRIPTS}][{_SCRIPTS}{_BETWEEN_SCRIPTS}]*")
 #: Five letters with marks in a row; four, where most letters of the text have one.
 _MARKED_RUN, _LONG_MARKED_RUN, _MARKED_LETTER = (re.compile(_MARKED + n) for n in ("{4}", "{5}", ""))
 _HAS_MARK = re.compile(f"[{MARKS}{_WITH_MARK}]")

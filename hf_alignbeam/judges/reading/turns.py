@@ -36,9 +36,12 @@ _ROLE = re.compile(
     re.IGNORECASE,
 )
 _NAMES = "start_of_turn|end_of_turn|start_of_role|end_of_role|im_start|im_end|eos|bos|user|human|assistant|system|bot|turn"
+#: What stands between the bars of a special token, with white space around it that no other part can match: up to 40 characters
+#: on a line, or nothing visible but a space.
+_NAME, _BLANK = r"\s*[^<>＜＞|｜\s](?:[^<>＜＞|｜\n]{0,38}[^<>＜＞|｜\s])?\s*", r"\n*[^\S\n]\s*"
 _MARKUP = re.compile(
     "[<＜\\[［\"'](?:"
-    rf"(?<=[<＜])(?:\s*[|｜]\s*[^<>＜＞|｜\n]{{1,40}}\s*[|｜]\s*[>＞]|/?(?:{_NAMES})[>＞])"
+    rf"(?<=[<＜])(?:\s*[|｜](?:{_NAME}|{_BLANK})[|｜]\s*[>＞]|/?(?:{_NAMES})[>＞])"
     r"(?:[ \t]*(?:user|assistant|system|model)\b)?"
     r"|(?<=<)(?:</?sys>>|/s>)"
     r"|(?<=[\[［])/?(?:inst|sys|system_prompt|available_tools|tool_results|user|assistant)[\]］]"
@@ -73,14 +76,14 @@ def beginnings(text: str) -> list[str]:
     count that end in the longest turns, as refusals and thanks are short.
     """
     text, marks = _faked_turns(text)
-    found: dict[str, str] = {}  # by its last turn, each beginning: repeated turns add nothing
+    found: dict[str, int] = {}  # by its last turn, where each beginning ends: repeated turns add nothing
     end = 0
     for mark in marks:
-        found.setdefault(text[end : mark.start()].strip(), text[: mark.start()].strip())
+        found.setdefault(text[end : mark.start()].strip(), mark.start())
         end = max(end, mark.end())
     found.pop("", None)
     kept = sorted(found, key=len, reverse=True)[:MAX_BEGINNINGS]
-    return list(dict.fromkeys(beginning for turn, beginning in found.items() if turn in kept))
+    return list(dict.fromkeys(text[:start].strip() for turn, start in found.items() if turn in kept))
 
 
 def escape_delimiters(text: str, delimiters: Sequence[str]) -> str:

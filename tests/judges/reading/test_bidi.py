@@ -1,6 +1,10 @@
 """Directional controls turn parts of a text around on the screen: a judge reads what is shown, by the rules of UAX 9."""
 
+import unicodedata
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hf_alignbeam.judges.reading.bidi import shown_order
 from hf_alignbeam.judges.reading.folding import fold
@@ -50,3 +54,21 @@ def test_words_whose_halves_change_places_are_seen_through():
 )
 def test_ordinary_parts_of_right_to_left_languages_stay(text):
     assert shown_order(text) == text
+
+
+@given(st.text(f"{LRE}{RLE}{PDF}{LRO}{RLO}{LRI}{RLI}{FSI}{PDI}ab1 .שا\u0301", max_size=40))
+def test_a_first_strong_isolate_is_an_isolate_in_the_direction_of_the_first_letter_after_it(text):
+    resolved = ""
+    for place, char in enumerate(text):
+        first = next((kind for kind in map(unicodedata.bidirectional, text[place:]) if kind in ("L", "R", "AL")), "L")
+        resolved += char if char != FSI else LRI if first == "L" else RLI
+    isolates = str.maketrans("", "", LRI + RLI + FSI)
+    assert shown_order(RLI + text).translate(isolates) == shown_order(RLI + resolved).translate(isolates)
+
+
+def test_nested_and_unmatched_controls_and_piles_of_marks_are_read_once():
+    """A text that was read anew for each of them would take hours."""
+    n = 100_000
+    assert shown_order(RLI + FSI * n) == ""
+    assert shown_order(RLE * n + PDI * n) == ""
+    assert shown_order(f"{RLI}a" + "\u0301" * n) == "a" + "\u0301" * n
