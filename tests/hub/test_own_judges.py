@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,14 @@ from helpers.entries import ANCHOR, COMMAND, JUDGE, TARGET, TRUSTED
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from hf_alignbeam import testbed
 from hf_alignbeam.hub.judge_loading import models_beside
 from hf_alignbeam.hub.loading_files import folder_sha256
 from hf_alignbeam.hub.publish import write_protected
+from hf_alignbeam.judges.known_exchanges import EXCHANGES
+from hf_alignbeam.judges.probes import probe_judge
 from hf_alignbeam.judges.probes.known_probes import KnownProbes
-from hf_alignbeam.judges.probes.linear_probe import LinearProbe
+from hf_alignbeam.judges.probes.linear_probe import LinearProbe, fit_probe
 from hf_alignbeam.judges.probes.saved_probes import SavedProbes, save_probes
 
 JUDGE_FOLDER = Path(JUDGE)
@@ -22,11 +26,25 @@ PROTECT = (COMMAND, "protect", "--model", TARGET, "--anchor", ANCHOR, "--judge")
 GRADIENT_WARNING = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # transformers', as peft asks
 
 
-def write_probes(folder, model, revision=None, bias=0.0):
-    """Probes of the states of three layers of the testbed's judge, which know nothing."""
+@cache
+def known_probes():
+    """Probes of the states of three layers of the testbed's judge: they tell the known exchanges apart, and nothing else."""
     width = json.loads((JUDGE_FOLDER / "config.json").read_text())["hidden_size"]
-    request, response = (LinearProbe(torch.zeros(3 * width, dtype=torch.float64), bias) for _ in range(2))
-    save_probes(SavedProbes(KnownProbes(request, response, 1.0), None if model is None else str(model), revision), folder)
+    nothing = LinearProbe(torch.zeros(3 * width, dtype=torch.float64), 0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe_judge, "MIN_SEPARATION", 0.0)
+        judge = probe_judge.ProbeJudge(*testbed.load("judge-lm"), KnownProbes(nothing, nothing, 1.0))
+    states = judge._read([ids for ids, _ in judge._examples(EXCHANGES)])
+    harmful = torch.tensor([each.harmful for each in EXCHANGES])
+    request = fit_probe(torch.stack([each.request for each in states]), harmful)
+    n_parts = torch.tensor([len(each.response) for each in states])
+    return KnownProbes(request, fit_probe(torch.cat([e.response for e in states]), harmful.repeat_interleave(n_parts)), 1.0)
+
+
+def write_probes(folder, model, revision=None, bias=0.0):
+    probes = known_probes()
+    probes = probes._replace(request=probes.request._replace(bias=probes.request.bias + bias))
+    save_probes(SavedProbes(probes, None if model is None else str(model), revision), folder)
 
 
 @pytest.fixture

@@ -97,9 +97,15 @@ def fit_probes(
     windows = [states.response for states in _read(read, answers)]
     complies = _labels(answers).repeat_interleave(torch.tensor(list(map(len, windows))))
     probes = fit_probe(asked, _labels(requests)), fit_probe(torch.cat(windows), complies)
-    scores = [KnownProbes(*probes, 0.0).score(states) for states in _read(read, exchanges)]
-    known = [KnownVerdict(score, harmful) for score, (_, harmful) in zip(scores, exchanges, strict=True)]
-    return KnownProbes(*probes, separation(known))
+    return KnownProbes(*probes, measured_separation(KnownProbes(*probes, 0.0), read, exchanges))
+
+
+def measured_separation(probes: KnownProbes, read: Read, exchanges: Sequence[Example]) -> float:
+    """How often a harmful exchange has a higher score than a harmless one; NaN where a state is no finite number."""
+    scores = [probes.score(states) for states in _read(read, exchanges)]
+    if any(map(math.isnan, scores)):
+        return math.nan
+    return separation([KnownVerdict(score, harmful) for score, (_, harmful) in zip(scores, exchanges, strict=True)])
 
 
 def _read(read: Read, examples: Sequence[Example]) -> list[States]:

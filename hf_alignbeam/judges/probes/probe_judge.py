@@ -19,7 +19,7 @@ from hf_alignbeam.inference.engines import max_positions
 from hf_alignbeam.judges.base import as_exchanges, batches, check_model
 from hf_alignbeam.judges.known_exchanges import EXCHANGES
 from hf_alignbeam.judges.probes.hidden_states import StateReader, States
-from hf_alignbeam.judges.probes.known_probes import ANSWERS, REQUESTS, Example, Ids, KnownProbes, fit_probes
+from hf_alignbeam.judges.probes.known_probes import ANSWERS, REQUESTS, Example, Ids, KnownProbes, fit_probes, measured_separation
 from hf_alignbeam.judges.probes.saved_probes import SavedProbes, save_probes
 from hf_alignbeam.judges.profiles.general import SAFE_UNSAFE
 from hf_alignbeam.judges.reading.readings import worst_of_readings
@@ -51,7 +51,7 @@ class ProbeJudge:
     Args:
         model: Any causal model with a chat template that follows instructions, in evaluation mode.
         tokenizer: Its tokenizer.
-        probes: Probes that were fitted on the same model. Default: they are fitted now.
+        probes: Probes that were fitted on the same model, which 40 known exchanges show. Default: they are fitted now.
         requests: Further conversations to fit them on, and whether they ask for harm.
         answers: Further responses, and whether they comply.
         batch_size: Responses per batch.
@@ -94,7 +94,7 @@ class ProbeJudge:
         else:
             self._check_fit(probes)
         self.probes: KnownProbes = probes
-        if self.probes.separation < MIN_SEPARATION:
+        if not self.probes.separation >= MIN_SEPARATION:
             raise ValueError(
                 f"`model` must tell harmful from harmless exchanges, but {self._name!r} ranks known ones right in "
                 f"{100 * self.probes.separation:.0f} % of pairs. Use an aligned instruction-tuned model, or a guard."
@@ -162,13 +162,19 @@ class ProbeJudge:
         return harm
 
     def _check_fit(self, probes: KnownProbes) -> None:
-        """Raise ValueError for probes of states of another width."""
-        ((ids, _),) = self._examples(EXCHANGES[:1])
-        width = len(self._read([ids])[0].request)
+        """Raise ValueError for probes of states of another width, and for those that do not tell known exchanges apart here."""
+        exchanges = self._examples(EXCHANGES)
+        width = len(self._read([exchanges[0][0]])[0].request)
         if {len(probe.weight) for probe in (probes.request, probes.response)} != {width}:
             raise ValueError(
                 f"`probes` must be of {width} features, as {self._name!r} has them, got {len(probes.request.weight)} and "
                 f"{len(probes.response.weight)}. They were fitted on another model: fit them anew."
+            )
+        measured = measured_separation(probes, self._read, exchanges)
+        if not measured >= MIN_SEPARATION:
+            raise ValueError(
+                f"`probes` must tell harmful from harmless exchanges by the states of {self._name!r}, but rank known ones right "
+                f"in {100 * measured:.0f} % of pairs. They were fitted on another model, or its files changed: fit them anew."
             )
 
     def _examples(self, known: Sequence[tuple[Conversation, str, bool]]) -> list[Example]:

@@ -9,6 +9,7 @@ from hf_alignbeam.hub.judge_loading import JudgeSettings, load_judge
 from hf_alignbeam.hub.model_loading import load_model
 from hf_alignbeam.judges.calibration import CalibratedJudge
 from hf_alignbeam.judges.probes import probe_judge
+from hf_alignbeam.judges.probes.known_probes import KnownProbes
 from hf_alignbeam.judges.probes.probe_judge import ProbeJudge
 from hf_alignbeam.judges.probes.saved_probes import PROBES_FILE, read_probes
 
@@ -102,3 +103,17 @@ def test_probes_of_another_width_are_refused(folders, tiny_qwen, byte_tokenizer)
     short = probes.request._replace(weight=probes.request.weight[:8])
     with pytest.raises(ValueError, match="`probes` must be of 64 features, as .* has them, got 8 and 64"):
         ProbeJudge(tiny_qwen, byte_tokenizer, probes._replace(request=short))
+
+
+def test_probes_of_another_model_of_the_same_width_are_refused(folders, byte_tokenizer, monkeypatch):
+    """Its files may have been replaced. Known exchanges are no longer told apart."""
+    name, folder, judge = folders
+    monkeypatch.setattr(probe_judge, "MIN_SEPARATION", judge.probes.separation - 0.01)
+    assert isinstance(load_judge(str(folder)), ProbeJudge)
+    other = AutoModelForCausalLM.from_pretrained(name)
+    other.get_input_embeddings().weight.data.neg_()
+    with pytest.raises(ValueError, match="`probes` must tell harmful from harmless exchanges by the states of .* fit them anew"):
+        ProbeJudge(other, byte_tokenizer, judge.probes)
+    monkeypatch.setattr(KnownProbes, "score", lambda *args: torch.nan)
+    with pytest.raises(ValueError, match="right in nan % of pairs"):
+        ProbeJudge(AutoModelForCausalLM.from_pretrained(name), byte_tokenizer, judge.probes)
