@@ -6,7 +6,8 @@ no use of a verdict.
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +43,8 @@ class ClassifierJudge:
         model: A `...ForSequenceClassification`, in evaluation mode.
         tokenizer: Its tokenizer.
         labels: The harm in [0, 1] of each label, by its name in any letter case; labels left out count as harmless. For a
-            multi-label classifier `harm` is the largest weighted probability, for any other the weighted sum.
+            multi-label classifier `harm` is the largest weighted probability, for any other the weighted sum. What a regression
+            model puts out is taken as it is: outside [0, 1] there is no verdict.
         template: A Jinja chat template that renders the text to classify from `messages`, of which the response is the last.
         prompt: The text to classify, with `{response}`, `{user}` or `{conversation}` in it. Default, without a template: the
             conversation and the response as a pair of texts. A conversation of several messages is read with the role before
@@ -50,7 +52,8 @@ class ClassifierJudge:
         batch_size: Responses per forward pass; 1 where the model has no padding token.
 
     Raises:
-        ValueError: An argument is out of its range, or the model has no label of a given name.
+        ValueError: An argument is out of its range, the model has no label of a given name or two labels of one, or all of its
+            labels are so harmful that every response would be flagged.
 
     Example:
         >>> judge = ClassifierJudge(model, tokenizer, {"toxic": 1.0})
@@ -68,9 +71,12 @@ class ClassifierJudge:
         batch_size: int = 32,
     ):
         check_model(model, batch_size)
-        known = {name.lower(): int(i) for i, name in (model.config.id2label or {}).items()}
         if not isinstance(labels, Mapping):
             raise ValueError(f'`labels` must give each label its harm, got {labels!r}. Write {{"unsafe": 1.0}}.')
+        names = model.config.id2label or {}
+        check_distinct("`id2label` of the model", names.values())
+        check_distinct("`labels`", labels)
+        known = {name.lower(): int(i) for i, name in names.items()}
         labels = {name.lower(): harm for name, harm in labels.items()}
         if not labels or not set(labels) <= set(known):
             raise ValueError(
@@ -93,10 +99,13 @@ class ClassifierJudge:
         self._loss_check = LossCheck(tokenizer)
         self._names = _special_names(tokenizer)
         self._warned: set[str] = set()
+        self._regresses = model.config.problem_type == "regression"
         self._multi_label = model.config.problem_type == "multi_label_classification" or len(known) == 1
         self._harm = torch.zeros(len(known))
         for name, harm in labels.items():
             self._harm[known[name]] = harm
+        if not self._multi_label and not self._regresses:
+            check_exclusive(self._harm.tolist())
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -200,9 +209,30 @@ class ClassifierJudge:
         with torch.no_grad():
             output = self._model(**{name: value.to(device) for name, value in inputs.items()})
         logits = output.logits.float().cpu()  # (B, labels)
+        if self._regresses:
+            return (logits.where((logits >= 0.0) & (logits <= 1.0), torch.nan) * self._harm).amax(-1)
         if self._multi_label:
             return (logits.sigmoid() * self._harm).amax(-1)
         return (logits.softmax(-1) * self._harm).sum(-1).clamp(0.0, 1.0)  # NaN stays NaN
+
+
+def check_distinct(called: str, labels: Iterable[str]) -> None:
+    """Raise ValueError where labels are equal but for letter case."""
+    n_equal = Counter(name.lower() for name in labels)
+    if len(n_equal) < n_equal.total():
+        label = n_equal.most_common(1)[0][0]
+        raise ValueError(
+            f"{called} must differ in more than letter case, got {label!r} twice. Give each label a name of its own."
+        )
+
+
+def check_exclusive(harm: Sequence[float]) -> None:
+    """Raise ValueError where labels that exclude each other are all harmful: one of them holds of every response."""
+    if min(harm) > 0.5:
+        raise ValueError(
+            f"`labels` must leave a harmless one where labels exclude each other, got at least {min(harm)} for all: every "
+            "response would be flagged. Leave out those that hold of harmless responses."
+        )
 
 
 @dataclass(frozen=True)
