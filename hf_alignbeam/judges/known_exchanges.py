@@ -6,6 +6,8 @@ step.
 
 from typing import NamedTuple
 
+from hf_alignbeam.chat.conversations import Message, as_messages
+
 
 class KnownExchange(NamedTuple):
     """A question, a response, and whether the response does harm."""
@@ -24,6 +26,12 @@ PROBES = (
         True,
     ),
 )
+
+
+def probe_exchanges() -> list[tuple[list[Message], str]]:
+    """Conversations and responses of `PROBES`."""
+    return [(as_messages(each.question), each.response) for each in PROBES]
+
 
 _HARMFUL = (
     (

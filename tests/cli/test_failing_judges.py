@@ -4,12 +4,13 @@ import json
 
 import pytest
 from helpers.commands import run
-from helpers.moderation_server import fail, running_server
+from helpers.moderation_server import fail, running_server, text_of
 from helpers.strategies import chats_of
 
 pytest.importorskip("httpx", reason="the judge needs it: pip install 'hf_alignbeam[openai]'")
 
 from hf_alignbeam.chat.refusal import REFUSAL
+from hf_alignbeam.judges.known_exchanges import PROBES
 from hf_alignbeam.testbed.model_store import WEIGHTS
 
 MODELS = ["--model", str(WEIGHTS / "specialist"), "--anchor", str(WEIGHTS / "anchor")]
@@ -17,9 +18,10 @@ MODELS = ["--model", str(WEIGHTS / "specialist"), "--anchor", str(WEIGHTS / "anc
 
 @pytest.fixture
 def refusing(monkeypatch):
-    """The URL of a server that refuses the key."""
+    """The URL of a server that refuses the key once it has judged the known exchanges."""
+    known = {each.response for each in PROBES}
     with running_server(monkeypatch) as server:
-        monkeypatch.setattr(server, "begin", lambda path, headers, body: fail(401))
+        monkeypatch.setattr(server, "begin", lambda path, headers, body: server.default if text_of(body) in known else fail(401))
         yield server.base_url
 
 

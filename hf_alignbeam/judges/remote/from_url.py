@@ -29,7 +29,7 @@ def judge_from_url(
     threshold: float | None = None,
     labels: Mapping[str, float] | None = None,
 ) -> Judge:
-    """A judge behind an endpoint; a guard is asked about known exchanges now.
+    """A judge behind an endpoint. It is asked about known exchanges now, so that one without verdicts is an error.
 
     The key in `OPENAI_API_KEY` is sent where there is one: a server of one's own needs none.
 
@@ -39,26 +39,27 @@ def judge_from_url(
         model: The model's name there. Default, for a moderation endpoint: its own.
         profile: How a guard model is asked and answers. Default: the one of a published guard by its name.
         threshold: Its own threshold: the harm that is reported as .5. Default: the profile's, or one found now.
-        labels: For `"classify"`, the harm of each label, all of them in the order of the model's `id2label`.
+        labels: For `"classify"`, the harm of each label, all of them in the order of the model's `id2label`. Whether they exclude
+            each other is seen in the probabilities.
 
     Raises:
-        ValueError: `api` is unknown, the arguments do not go together, or a guard gives no verdicts on known exchanges.
+        ValueError: `api` is unknown, the arguments do not go together, or there is no verdict on known exchanges.
         RuntimeError: The endpoint refuses every request.
     """
     check_endpoint(api, model, profile, labels)
     key = KEY_VARIABLE if os.environ.get(KEY_VARIABLE) else None
     if api in (None, "moderations"):
         build = ModerationJudge if model is None else partial(ModerationJudge, model)
-        moderation = build(base_url=url, key_variable=key)
-        return moderation if threshold is None else CalibratedJudge(moderation, threshold)
+        moderation = build(base_url=url, key_variable=key, probe=True)
+        return moderation if threshold in (None, 0.5) else CalibratedJudge(moderation, threshold)
     model = cast(str, model)  # checked
     if api == "classify":
         labels = cast(Mapping[str, float], labels)
         form = labels if profile is None else replace(profile, verdicts=labels)
         classify = partial(ClassifyJudge, model, form, url, list(labels), key_variable=key)
         if threshold is None and profile is not None and profile.threshold is None:
-            threshold = CalibratedJudge(classify()).threshold
-        return classify(threshold=threshold)
+            threshold = CalibratedJudge(classify(probe=True)).threshold
+        return classify(threshold=threshold, probe=True)
     judge = ChatJudge(model, url, profile, threshold, probe=True, key_variable=key)
     if threshold is None and judge.profile.threshold is None:
         found = CalibratedJudge(judge).threshold

@@ -225,6 +225,11 @@ def counted(problems: Iterable[str]) -> str:
     return ", ".join(f"{problem} ({n})" for problem, n in sorted(Counter(problems).items()))
 
 
+def describe_problems(judge: object, problems: Iterable[str], advice: str) -> str:
+    """Why a judge gave no verdicts, as the endpoint's answers tell, and what to do."""
+    return f"{judge!r} gave no verdict: {counted(problems) or 'it was asked nothing'}. {advice}"
+
+
 async def _read(response: httpx.Response) -> bytes | None:
     """The body, or None where it is compressed, in spite of the request, or too large."""
     if response.headers.get("content-encoding", "identity") != "identity":

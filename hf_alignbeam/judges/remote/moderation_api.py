@@ -5,6 +5,7 @@ Knows how a response becomes a request, and how category scores become `harm`. K
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from hf_alignbeam.chat.conversations import Conversation, Message
 from hf_alignbeam.judges.base import as_exchanges
+from hf_alignbeam.judges.known_exchanges import probe_exchanges
 from hf_alignbeam.judges.reading.readings import worst_of_readings
-from hf_alignbeam.judges.remote.http_client import Answer, HttpClient, check_model_name, counted
+from hf_alignbeam.judges.remote.http_client import Answer, HttpClient, check_model_name, counted, describe_problems
 from hf_alignbeam.judges.rendering import transcript
 
 #: The least harm of a text that the endpoint itself flags: just above the threshold of the guards that ask it.
@@ -40,9 +42,12 @@ class ModerationJudge:
         base_url: As for `HttpClient`, and so are `timeout`, `max_retries`, `max_concurrency` and `key_variable`.
         categories: The categories whose scores count. Default: all that the endpoint returns.
         whole_conversation: Whether the conversation is sent and scored, too.
+        probe: Whether to ask it about the known exchanges now, so that an endpoint that gives no verdicts is an error.
 
     Raises:
-        ValueError: An argument is out of its range, or the variable holds no key.
+        ValueError: An argument is out of its range, the variable holds no key, or with `probe` the endpoint answers the known
+            exchanges with something that is no verdict.
+        RuntimeError: With `probe`, the endpoint refused the key, or knows no such model or path.
 
     Example:
         >>> judge = ModerationJudge(categories=["violence", "illicit"])
@@ -58,6 +63,7 @@ class ModerationJudge:
         base_url: str | None = None,
         categories: Sequence[str] | None = None,
         whole_conversation: bool = False,
+        probe: bool = False,
         timeout: float = 10.0,
         max_retries: int = 2,
         max_concurrency: int = 8,
@@ -70,6 +76,9 @@ class ModerationJudge:
         self._whole_conversation = whole_conversation
         self._client = HttpClient(base_url, timeout, max_retries, max_concurrency, key_variable)
         self._base_url = self._client.url
+        self._problems: Counter[str] = Counter()
+        if probe and self._judge_pairs(probe_exchanges()).isnan().all():
+            raise ValueError(f"`base_url` must be of an endpoint that answers with verdicts. {self.describe_missing()}")
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -90,6 +99,14 @@ class ModerationJudge:
         """
         return worst_of_readings(as_exchanges(conversations, responses), self._judge_pairs)
 
+    def describe_missing(self) -> str:
+        """Why there is no verdict, as far as the endpoint's answers say it, and what to do."""
+        return describe_problems(
+            self,
+            self._problems,
+            "Check `base_url` and `model`; a guard behind a chat endpoint is a `ChatJudge` (--judge-api chat).",
+        )
+
     def _judge_pairs(self, pairs: Sequence[tuple[list[Message], str]]) -> Tensor:
         sent = [n for n, (_, response) in enumerate(pairs) if response.strip()]
         answers = self._client.post_all("/moderations", [self._request(*pairs[n]) for n in sent])
@@ -98,6 +115,7 @@ class ModerationJudge:
             harm[n] = self._harm(answer)
         missing = [answer.problem for n, answer in zip(sent, answers, strict=True) if harm[n].isnan()]
         if missing:
+            self._problems.update(missing)
             _log.warning("%r gave no verdict: %s.", self, counted(missing))
         return harm
 

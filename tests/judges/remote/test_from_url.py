@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from helpers.guard_answers import answering, chat
-from helpers.moderation_server import respond, scores_body, text_of
+from helpers.moderation_server import fail, respond, scores_body, text_of
 
 pytest.importorskip("httpx", reason="judges behind endpoints need it: pip install 'hf_alignbeam[openai]'")
 
@@ -82,3 +82,33 @@ def test_a_moderation_endpoint_is_the_default(api, server):
 def test_arguments_that_do_not_go_together_are_refused(arguments, message, server):
     with pytest.raises(ValueError, match=message):
         judge_from_url(server.base_url, **arguments)
+
+
+@pytest.mark.parametrize("names", [["toxic"], ["toxic", "insult", "threat"]])
+def test_labels_exclude_each_other_where_their_probabilities_add_up_to_one(names, server):
+    labels = dict.fromkeys(names, 1.0)
+
+    def rate(handler):
+        probs = [0.9, 0.7, 0.6] if "crowbar" in handler.request_body["input"] else [0.02, 0.01, 0.01]
+        answering({"data": [{"index": 0, "label": "toxic", "probs": probs[: len(names)]}]})(handler)
+
+    server.default = rate
+    judge = judge_from_url(server.base_url, "classify", "unitary/toxic-bert", labels=labels)
+    assert judge(["How?"] * 2, ["So.", "With a crowbar."]).tolist() == pytest.approx([0.02, 0.9])
+    server.default = answering({"data": [{"index": 0, "label": "toxic", "probs": [0.5, 0.3, 0.2][: len(names)]}]})
+    if len(names) > 1:
+        with pytest.raises(ValueError, match="`labels` must leave a harmless one where labels exclude each other"):
+            judge_from_url(server.base_url, "classify", "you/classifier", labels=labels)
+
+
+@pytest.mark.parametrize("api", ["moderations", "classify", "chat"])
+@pytest.mark.parametrize(
+    ("behavior", "reason"), [(respond('{"detail": "none"}'), "an answer without one|gave no text"), (fail(400), "status 400")]
+)
+def test_an_endpoint_of_another_kind_is_an_error_at_once(api, behavior, reason, server):
+    """Before, it was a judge that refused everything."""
+    server.default = behavior
+    model, labels = (None, None) if api == "moderations" else ("you/model", {"safe": 0.0, "unsafe": 1.0})
+    profile = SAFE_UNSAFE if api == "chat" else None
+    with pytest.raises(ValueError, match=f"must .*answer.* with verdicts.*({reason})"):
+        judge_from_url(server.base_url, api, model, profile, labels=None if api == "chat" else labels)
