@@ -5,22 +5,24 @@ verdict.
 """
 
 import logging
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hf_alignbeam.chat.conversations import Conversation, Message, as_messages
+from hf_alignbeam.chat.conversations import Conversation, Message
 from hf_alignbeam.judges.base import as_exchanges
 from hf_alignbeam.judges.calibration import check_threshold, shifted
-from hf_alignbeam.judges.known_exchanges import PROBES
+from hf_alignbeam.judges.known_exchanges import probe_exchanges
 from hf_alignbeam.judges.profile import GuardProfile, check_judges_responses
 from hf_alignbeam.judges.profiles.known import as_profile, find_profile
 from hf_alignbeam.judges.reading.readings import worst_of_readings
 from hf_alignbeam.judges.remote.guard_answers import read_harm, written_text
 from hf_alignbeam.judges.remote.guard_requests import GuardRequests
-from hf_alignbeam.judges.remote.http_client import Answer, HttpClient, check_model_name, counted
+from hf_alignbeam.judges.remote.http_client import Answer, HttpClient, check_model_name, counted, describe_problems
 
 #: Statuses of a request whose form the endpoint refuses: it may know no probabilities, or the template not these roles.
 REFUSED_STATUSES = {400, 422}
@@ -93,8 +95,10 @@ class ChatJudge:
         self._client = HttpClient(base_url, timeout, max_retries, max_concurrency, key_variable)
         self._model, self._base_url = model, self._client.url
         self._has_probabilities = True
+        self._template_fields = self._requests.template_fields
+        self._problems: Counter[str] = Counter()
         self._has_warned = False
-        if probe and self._judge_pairs([(as_messages(each.question), each.response) for each in PROBES]).isnan().all():
+        if probe and self._judge_pairs(probe_exchanges()).isnan().all():
             raise ValueError(f"`model` must answer with verdicts. {self.describe_missing()}")
 
     @property
@@ -118,25 +122,39 @@ class ChatJudge:
         return shifted(worst_of_readings(pairs, self._judge_pairs), self.threshold)
 
     def describe_missing(self) -> str:
-        """What the guard writes about a known harmless exchange, where its profile expects a verdict, and what to do."""
-        question, response, _ = PROBES[0]
-        answer = self._ask([(as_messages(question), response)])[0]
+        """What the guard writes about a known harmless exchange, where its profile expects a verdict, and what to do.
+
+        Where it gives a verdict on that, only why there is none on others.
+        """
+        answer = self._ask(probe_exchanges()[:1])[0]
+        if not math.isnan(read_harm(answer.json(), self.profile, self._requests.has_start)):
+            return describe_problems(self, self._problems, "It gives one on a known harmless exchange.")
         text = written_text(answer.json())
         wrote = f"It gave no text: {answer.problem}." if text is None else f"It wrote {text[:N_SHOWN]!r}."
         texts = ", ".join(map(repr, self.profile.verdicts))
         where = "" if self.profile.verdict_after is None else f" after {self.profile.verdict_after!r}"
-        advice = (
-            "See that its server runs at this URL."
-            if answer.status is None
-            else "Name the guard's profile (`profile=`, --judge-profile), and see that the endpoint renders a last assistant "
-            "message as a whole one."
-        )
+        if answer.status is None:
+            advice = "See that its server runs at this URL."
+        elif answer.status in REFUSED_STATUSES:
+            needed = ", ".join(f"`{name}`" for name in self._template_fields[-1])
+            advice = f"The endpoint refuses the request in every form; it must take {needed or 'these messages'}, as vLLM does."
+        elif text is not None and text.lstrip().startswith("<think>"):
+            advice = (
+                "It reasons first, though `enable_thinking` is false. Turn reasoning off at its server, or give a profile with "
+                "`verdict_after: </think>` and `max_new_tokens`."
+            )
+        else:
+            advice = (
+                "Name the guard's profile (`profile=`, --judge-profile), and see that the endpoint renders a last assistant "
+                "message as a whole one."
+            )
         return f"{self!r} was asked about a known harmless exchange for one of {texts}{where}. {wrote} {advice}"
 
     def _judge_pairs(self, pairs: Sequence[tuple[list[Message], str]]) -> Tensor:
         answers = self._ask(pairs)
         harm = [read_harm(answer.json(), self.profile, self._requests.has_start) for answer in answers]
         if missing := [answer for answer, value in zip(answers, harm, strict=True) if value != value]:
+            self._problems.update(answer.problem for answer in missing)
             _log.warning("%r gave no verdict: %s.", self, counted(answer.problem for answer in missing))
             if not self._has_warned and any(answer.status == 200 for answer in missing):
                 self._has_warned = True
@@ -145,15 +163,24 @@ class ChatJudge:
 
     def _ask(self, pairs: Sequence[tuple[list[Message], str]]) -> list[Answer]:
         """The answers about each exchange, in the first form that the endpoint accepts."""
-        forms = [list(self._requests.values(*pair)) for pair in pairs]
-        if self._has_probabilities:
-            forms = [[each for form in own for each in (self._requests.with_probabilities(form), form)] for own in forms]
+        forms = [[form for value in self._requests.values(*pair) for form in self._forms(value)] for pair in pairs]
         answers = [Answer(None)] * len(pairs)
         asked = list(range(len(pairs)))
         for n in range(max(map(len, forms), default=0)):
             asked = [i for i in asked if n < len(forms[i]) and (n == 0 or answers[i].status in REFUSED_STATUSES)]
             for i, answer in zip(asked, self._client.post_all(self._requests.path, [forms[i][n] for i in asked]), strict=True):
                 answers[i] = answer
-                if n and answer.status == 200 and "logprobs" not in forms[i][n]:
-                    self._has_probabilities = False
+                if answer.status == 200:
+                    self._has_probabilities &= "logprobs" in forms[i][n]
+                    accepted = [each for each in self._template_fields if each.items() <= forms[i][n].items()]
+                    self._template_fields = accepted[:1] or self._template_fields
         return answers
+
+    def _forms(self, value: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """A request with the fields for the chat template and with probabilities, and without, until one is accepted."""
+        forms = [{**value, **fields} for fields in self._template_fields]
+        return [
+            each
+            for form in forms
+            for each in ((self._requests.with_probabilities(form), form) if self._has_probabilities else (form,))
+        ]

@@ -18,6 +18,11 @@ N_TOP_CHAT, N_TOP_COMPLETION = 20, 5
 #: How many tokens a verdict may have, with the white space before it.
 N_VERDICT_TOKENS = 8
 
+#: Options of chat templates that are fields of OpenAI's requests, too.
+_FIELDS = ("reasoning_effort",)
+#: Options that templates have by themselves. Without `enable_thinking` a model may reason, and then gives no verdict.
+_DEFAULTS: dict[str, Any] = {"guardian_config": {"risk_name": "harm"}, "enable_thinking": False}
+
 #: What tokenizers and templates read as markup. The endpoint's own cannot be known here.
 _MARKUP = re.compile(r"<[|｜][^<>\n]{1,60}[|｜]>|</?[A-Za-z_]{1,30}[0-9]{0,3}>|\[/?[A-Z_]{1,30}\]")
 #: What begins a text by itself at every endpoint.
@@ -46,8 +51,28 @@ class GuardRequests:
         """Whether requests hold the profile's `answer_start`. A chat has no place for it: the guard writes it."""
         return not self.profile.as_message
 
+    @property
+    def template_fields(self) -> list[dict[str, Any]]:
+        """The fields for the chat template, as vLLM, SGLang and llama.cpp take them; then those that any endpoint takes.
+
+        The latter are left out where they do not say the same.
+        """
+        profile = self.profile
+        if not profile.as_message:
+            return [{}]
+        fields: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": False, **profile.template_options}}
+        if profile.chat_template is not None:
+            return [{**fields, "chat_template": profile.chat_template}]
+        options = profile.template_options
+        if any(name not in _FIELDS and value != _DEFAULTS.get(name) for name, value in options.items()):
+            return [fields]
+        return [fields, {name: options[name] for name in _FIELDS if name in options}]
+
     def values(self, messages: Sequence[Message], response: str) -> Iterator[dict[str, Any]]:
-        """The request about an exchange, without probabilities; then the same in other forms, for a template that refuses one."""
+        """The request about an exchange, without probabilities and `template_fields`; then the same in other forms.
+
+        They are for a template that refuses some roles.
+        """
         common = {"model": self.model, "temperature": 0, "max_tokens": self._max_tokens()}
         profile = self.profile
         if profile.prompt is None:
@@ -59,14 +84,14 @@ class GuardRequests:
                     forms.append(form)
                     messages = [self._content(each, escape_markup(each["content"])) for each in form]
                     messages += [self._content(each, each["content"]) for each in asked]
-                    yield {**common, "messages": messages, **self._template()}
+                    yield {**common, "messages": messages}
             return
         exchange = [{**message, "content": escape_markup(message["content"])} for message in messages]
         exchange = recent([*exchange, {"role": "assistant", "content": escape_markup(response)}], profile.max_messages)
         text = fill_prompt(profile.prompt, exchange)
         if profile.as_message:
             system = [] if profile.system is None else [{"role": "system", "content": profile.system}]
-            yield {**common, "messages": [*system, {"role": "user", "content": text}], **self._template()}
+            yield {**common, "messages": [*system, {"role": "user", "content": text}]}
         else:
             yield {**common, "prompt": text[_bos_length(text) :] + profile.answer_start}
 
@@ -79,11 +104,6 @@ class GuardRequests:
     def _content(self, message: Message, content: str) -> dict[str, Any]:
         """A message with this content, in parts where the template wants them."""
         return {**message, "content": [{"type": "text", "text": content}] if self.profile.typed_parts else content}
-
-    def _template(self) -> dict[str, Any]:
-        """What vLLM, SGLang and llama.cpp take beyond OpenAI's; nothing where the profile has nothing of it."""
-        options = {"chat_template_kwargs": dict(self.profile.template_options)} if self.profile.template_options else {}
-        return options if self.profile.chat_template is None else {**options, "chat_template": self.profile.chat_template}
 
     def _max_tokens(self) -> int:
         """A token holds at least a byte of the fixed text that the guard writes first."""

@@ -53,6 +53,7 @@ def test_a_guard_with_its_own_template_gets_the_whole_conversation(server, build
         "temperature": 0,
         "logprobs": True,
         "top_logprobs": 20,
+        "chat_template_kwargs": {"enable_thinking": False},
         "messages": [*TWO_TURNS, {"role": "assistant", "content": "So."}],
     }
 
@@ -62,7 +63,7 @@ def test_a_profile_says_how_messages_look(server, build):
     profile = {"typed_parts": True, "template_options": options, "chat_template": "{{ messages }}", "max_messages": 2}
     build(profile)([TWO_TURNS], ["So."])
     (body,) = server.bodies
-    assert body["chat_template_kwargs"] == options
+    assert body["chat_template_kwargs"] == {"enable_thinking": False, **options}
     assert body["chat_template"] == "{{ messages }}"
     assert body["messages"] == [
         {"role": "user", "content": [{"type": "text", "text": "How?"}]},
@@ -138,6 +139,68 @@ def test_a_template_that_refuses_roles_gets_alternating_turns(server, build):
     (user, response) = server.bodies[-1]["messages"]
     assert (user["role"], response) == ("user", {"role": "assistant", "content": "So."})
     assert all(text in user["content"] for text in ("Be brief.", "7", "How?"))
+
+
+def reasoning_unless_told(handler):
+    """A hybrid model, as Qwen3 behind vLLM."""
+    is_off = handler.request_body.get("chat_template_kwargs", {}).get("enable_thinking") is False
+    answering(chat("unsafe" if is_off else "<think>\nOkay, let me look at this"))(handler)
+
+
+def strict(handler):
+    """OpenAI's own endpoint refuses fields that it does not know."""
+    known = {"model", "messages", "temperature", "max_tokens", "logprobs", "top_logprobs", "reasoning_effort"}
+    (answering(chat("unsafe")) if set(handler.request_body) <= known else fail(400))(handler)
+
+
+def test_a_model_that_may_reason_is_told_not_to(server, build):
+    server.default = reasoning_unless_told
+    assert_harm(judged(build(probe=True), "a"), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({}, None), ({"reasoning_effort": "low"}, "low"), ({"guardian_config": {"risk_name": "harm"}}, None)]
+)
+def test_an_endpoint_that_takes_no_options_is_asked_without_them_where_that_means_the_same(options, said, server, build):
+    server.default = strict
+    judge = build({"template_options": options})
+    assert_harm(judged(judge, "a"), 1.0)
+    server.requests.clear()
+    assert_harm(judged(judge, "b"), 1.0)
+    (body,) = server.bodies  # the form that was accepted comes first from then on
+    assert body.get("reasoning_effort") == said
+    assert "logprobs" in body
+
+
+def test_one_text_refused_with_options_takes_no_form_from_others(server, build):
+    server.behaviors["odd"] = [in_turn(fail(400), fail(400), answering(chat("safe")))]
+    judge = build()
+    assert_harm(judged(judge, "odd", "good"), 0.0, 0.0)
+    assert_harm(judged(judge, "more"), 0.0)
+    assert "chat_template_kwargs" in server.bodies[-1]
+
+
+@pytest.mark.parametrize(
+    "profile", [{"template_options": {"guardian_config": {"risk_name": "jailbreak"}}}, {"chat_template": "{{ x }}"}]
+)
+def test_options_that_mean_something_else_are_never_left_out(profile, server, build):
+    server.default = strict
+    with pytest.raises(ValueError, match="status 400. The endpoint refuses the request in every form; it must take `chat_templ"):
+        build(profile, probe=True)
+    assert all("chat_template_kwargs" in body for body in server.bodies)
+
+
+def test_a_guard_that_reasons_all_the_same_is_told_of(server, build):
+    server.default = answering(chat("<think>\nOkay, let me"))
+    with pytest.raises(ValueError, match="It reasons first, though `enable_thinking` is false. Turn reasoning off"):
+        build(probe=True)
+
+
+def test_a_guard_that_judges_a_known_exchange_is_not_blamed_for_refused_texts(server, build):
+    server.behaviors["long"] = [fail(400)]
+    judge = build()
+    judged(judge, "long", "good")
+    assert "gave no verdict: status 400 (1). It gives one on a known harmless exchange." in judge.describe_missing()
 
 
 @pytest.mark.parametrize(
