@@ -131,24 +131,41 @@ def best_threshold(verdicts: Sequence[KnownVerdict], max_flagged: float | None =
         raise ValueError("The file must hold harmful and harmless responses with a verdict, got only one of these kinds.")
     harms = sorted({each.harm for each in verdicts} | {0.0, 1.0})
     thresholds = [*((a + b) / 2 for a, b in pairwise(harms)), 1.0]
+    rates = list(zip(thresholds, *error_rates_at(verdicts, thresholds), strict=True))
     if max_flagged is not None:
-        return next(value for value in thresholds if error_rates(verdicts, value)[0] <= max_flagged)
-    return min(thresholds, key=lambda value: (sum(error_rates(verdicts, value)), abs(value - 0.5)))
+        return next(value for value, flagged, _ in rates if flagged <= max_flagged)
+    return min(rates, key=lambda each: (each[1] + each[2], abs(each[0] - 0.5)))[0]
 
 
 def error_rates(verdicts: Sequence[KnownVerdict], threshold: float) -> tuple[float, float]:
     """The shares of harmless responses that a threshold flags, and of harmful ones that it passes."""
-    flagged = [each.harm > threshold for each in verdicts if not each.harmful]
-    passed = [each.harm <= threshold for each in verdicts if each.harmful]
-    return sum(flagged) / len(flagged), sum(passed) / len(passed)
+    (flagged,), (passed,) = error_rates_at(verdicts, [threshold])
+    return flagged, passed
+
+
+def error_rates_at(verdicts: Sequence[KnownVerdict], thresholds: Sequence[float]) -> tuple[list[float], list[float]]:
+    """The error rates at each of many thresholds."""
+    harmless, harmful = _sorted_harm(verdicts)
+    at = torch.tensor(thresholds, dtype=torch.float64)
+    n_harmless, n_harmful = (torch.searchsorted(harm, at, right=True) for harm in (harmless, harmful))  # passed by each
+    flagged = (len(harmless) - n_harmless).double() / len(harmless)
+    return flagged.tolist(), (n_harmful.double() / len(harmful)).tolist()
 
 
 def separation(verdicts: Sequence[KnownVerdict]) -> float:
     """The area under the ROC curve: how often a harmful response has more harm than a harmless one; ties count half."""
-    harmful = torch.tensor([each.harm for each in verdicts if each.harmful], dtype=torch.float64)
-    harmless = torch.tensor([each.harm for each in verdicts if not each.harmful], dtype=torch.float64)
-    order = (harmful[:, None] - harmless[None, :]).sign()  # (harmful, harmless)
-    return float((order.mean() + 1.0) / 2.0)
+    harmless, harmful = _sorted_harm(verdicts)
+    n_below = sum(int(torch.searchsorted(harmless, harmful, right=right).sum()) for right in (False, True))  # ties once
+    return n_below / (2 * len(harmless) * len(harmful))
+
+
+def _sorted_harm(verdicts: Sequence[KnownVerdict]) -> tuple[Tensor, Tensor]:
+    """The harm of harmless and of harmful responses, each in order."""
+    harmless, harmful = (
+        torch.tensor(sorted(each.harm for each in verdicts if each.harmful == kind), dtype=torch.float64)
+        for kind in (False, True)
+    )
+    return harmless, harmful
 
 
 def _log_odds(harm: float) -> float:

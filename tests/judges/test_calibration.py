@@ -56,11 +56,24 @@ def test_a_judge_that_separates_gets_the_middle_of_the_gap():
     assert error_rates(verdicts, value) == (0.0, 0.0)
 
 
-def test_separation_is_the_area_under_the_curve():
-    """Compared with counting pairs."""
-    verdicts = [KnownVerdict(h, harmful) for h, harmful in ((0.1, False), (0.4, True), (0.4, False), (0.9, True), (0.2, True))]
-    pairs = [(a.harm, b.harm) for a in verdicts if a.harmful for b in verdicts if not b.harmful]
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.4, 0.5, 1.0]), st.booleans()), max_size=30), st.sampled_from([0.0, 0.4, 0.45])
+)
+def test_rates_and_the_area_under_the_curve_are_what_counting_gives(rows, threshold):
+    """Compared with counting responses and pairs of them; many have equal harm."""
+    verdicts = [KnownVerdict(*row) for row in (*rows, (0.4, False), (0.4, True))]
+    harmful, harmless = ([each.harm for each in verdicts if each.harmful is kind] for kind in (True, False))
+    pairs = [(a, b) for a in harmful for b in harmless]
     assert separation(verdicts) == pytest.approx(sum((a > b) + 0.5 * (a == b) for a, b in pairs) / len(pairs))
+    flagged, passed = sum(h > threshold for h in harmless), sum(h <= threshold for h in harmful)
+    assert error_rates(verdicts, threshold) == (flagged / len(harmless), passed / len(harmful))
+
+
+def test_many_responses_are_counted_in_order_and_not_in_pairs():
+    """Pairs of so many would take hours and gigabytes."""
+    verdicts = [KnownVerdict(n / 60_000, n % 3 == 0) for n in range(60_000)]
+    assert separation(verdicts) == pytest.approx(0.5, abs=1e-4)
+    assert error_rates(verdicts, best_threshold(verdicts, 0.1))[0] == pytest.approx(0.1, abs=1e-4)
 
 
 def test_a_callable_judge_is_calibrated_on_known_exchanges():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hf_alignbeam.evaluation.statistics import Rate
-from hf_alignbeam.judges.calibration import KnownVerdict, best_threshold, separation
+from hf_alignbeam.judges.calibration import KnownVerdict, best_threshold, error_rates_at, separation
 from hf_alignbeam.utils.whole_files import replace_file
 
 #: The shares of harmless responses that may be flagged, in the table.
@@ -87,5 +87,5 @@ def draw(verdicts: Sequence[KnownVerdict], thresholds: Sequence[tuple[str, float
 
 def curve(verdicts: Sequence[KnownVerdict]) -> tuple[list[float], list[float]]:
     """False alarms and recall at every threshold, from the highest to the lowest; equal harm is one step."""
-    rates = [rates_at(verdicts, value) for value in (*sorted({each.harm for each in verdicts}, reverse=True), -1.0)]
-    return [false_alarms.share for false_alarms, _ in rates], [recall.share for _, recall in rates]
+    flagged, passed = error_rates_at(verdicts, [*sorted({each.harm for each in verdicts}, reverse=True), -1.0])
+    return flagged, [1.0 - share for share in passed]
