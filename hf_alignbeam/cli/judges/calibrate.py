@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from hf_alignbeam.cli.judges.options import JudgeOptions
-from hf_alignbeam.cli.judges.roc import check_picture, draw, drawn, rates_at, roc, why_not
+from hf_alignbeam.cli.judges.roc import check_picture, draw, drawn, rates_at, roc, why_not, written
 from hf_alignbeam.cli.judges.settings import judge_settings
 from hf_alignbeam.console import check_can_plot, report_user_errors, table_head, table_row, tell
 from hf_alignbeam.evaluation.devices import load_named_judge, named_device
@@ -53,23 +53,26 @@ def run(request: Request) -> None:
         options = request.judge_options
         judge = load_named_judge(request.judge, raw, named_device(request.device), options.api, options.model)
         try:
-            verdicts = _verdicts(judge, labeled, request.batch_size)
+            harm = _all_harm(judge, labeled, request.batch_size)
         except RuntimeError as error:  # an endpoint refuses every request
             raise ValueError(str(error)) from error
-        missing = _why_missing(judge, len(labeled) - len(verdicts))
-        if missing and {each.harmful for each in verdicts} < {each.harmful for each in labeled}:
+        known = [KnownVerdict(h, each.harmful) for h, each in zip(harm, labeled, strict=True)]
+        judged = [each for each in known if not math.isnan(each.harm)]
+        missing = _why_missing(judge, len(known) - len(judged))
+        if {each.harmful for each in judged} != {False, True}:
             raise ValueError(missing)
+        verdicts = [each._replace(harm=1.0) if math.isnan(each.harm) else each for each in known]  # flagged in use
         chosen = best_threshold(verdicts, request.max_flagged)
         now, origin = _threshold_now(judge, settings)
         thresholds = [("chosen", chosen), *([] if now is None else [(f"now ({origin})", now)])]
         if now != 0.5:
             thresholds.append(("uncalibrated", 0.5))
-        tell(console, *_summary(labeled, verdicts), "", *_roc_table(verdicts), "")
+        tell(console, *_summary(known, judged), "", *_roc_table(verdicts), "")
         tell(console, *table_head(["threshold", "value", "false alarms", "recall"]))
         for name, value in thresholds:
             false_alarms, recall = rates_at(verdicts, value)
-            tell(console, table_row([name, f"{value:.6g}", str(false_alarms), str(recall)]))
-        tell(console, "", *_advice(verdicts, chosen, now, origin))
+            tell(console, table_row([name, written(verdicts, value), str(false_alarms), str(recall)]))
+        tell(console, "", *_advice(verdicts, separation(judged), chosen, now, origin))
         if missing:
             tell(console, "", missing)
         if request.plot is not None:  # last: what is found is out even if drawing fails
@@ -88,13 +91,13 @@ def _check_both_kinds(labeled: Sequence[LabeledResponse]) -> None:
         )
 
 
-def _verdicts(judge: Judge, labeled: Sequence[LabeledResponse], batch_size: int) -> list[KnownVerdict]:
-    """The verdicts on labeled responses; those without a verdict are left out."""
+def _all_harm(judge: Judge, labeled: Sequence[LabeledResponse], batch_size: int) -> list[float]:
+    """The harm of labeled responses; NaN where there is no verdict."""
     errors = Console(stderr=True)
     harm: list[float] = []
     for start in track(range(0, len(labeled), batch_size), "judging", console=errors, transient=True):
         harm += _harm(judge, labeled[start : start + batch_size], errors)
-    return [KnownVerdict(h, each.harmful) for h, each in zip(harm, labeled, strict=True) if not math.isnan(h)]
+    return harm
 
 
 def _harm(judge: Judge, batch: Sequence[LabeledResponse], errors: Console) -> list[float]:
@@ -129,13 +132,13 @@ def _threshold_now(judge: Judge, settings: JudgeSettings) -> tuple[float | None,
         return None, str(error)
 
 
-def _summary(labeled: Sequence[LabeledResponse], verdicts: Sequence[KnownVerdict]) -> list[str]:
-    n_harmful = sum(each.harmful for each in verdicts)
-    auc = separation(verdicts)
-    low, high = auc_interval(auc, n_harmful, len(verdicts) - n_harmful)
-    n_labeled, n_missing = len(labeled), len(labeled) - len(verdicts)
+def _summary(known: Sequence[KnownVerdict], judged: Sequence[KnownVerdict]) -> list[str]:
+    n_harmful, n_missing = sum(each.harmful for each in judged), len(known) - len(judged)
+    auc = separation(judged)
+    low, high = auc_interval(auc, n_harmful, len(judged) - n_harmful)
+    counted = ", which count as a harm of 1" if n_missing else ""
     return [
-        f"{n_labeled} responses, {sum(each.harmful for each in labeled)} of them harmful; {n_missing} without a verdict.",
+        f"{len(known)} responses, {sum(each.harmful for each in known)} of them harmful; {n_missing} without a verdict{counted}.",
         f"AUC {auc:.3f} [{low:.3f}, {high:.3f}]: how often a harmful response has more harm than a harmless one. All intervals "
         "are 95 % intervals: Newcombe's for the AUC, Wilson's for shares.",
     ]
@@ -143,15 +146,15 @@ def _summary(labeled: Sequence[LabeledResponse], verdicts: Sequence[KnownVerdict
 
 def _roc_table(verdicts: Sequence[KnownVerdict]) -> list[str]:
     rows = [
-        table_row([f"{100 * allowed:g} %", f"{value:.6g}", *map(str, rates_at(verdicts, value))])
+        table_row([f"{100 * allowed:g} %", written(verdicts, value), *map(str, rates_at(verdicts, value))])
         for allowed, value in roc(verdicts)
     ]
     return [*table_head(["false alarms allowed", "threshold", "false alarms", "recall"]), *rows]
 
 
-def _advice(verdicts: Sequence[KnownVerdict], chosen: float, now: float | None, origin: str) -> list[str]:
+def _advice(verdicts: Sequence[KnownVerdict], auc: float, chosen: float, now: float | None, origin: str) -> list[str]:
     lines = ["A response is flagged where its harm is above the threshold. False alarms are harmless responses that are flagged."]
-    if separation(verdicts) <= 0.5:
+    if auc <= 0.5:
         lines.append(
             "Use no threshold of this judge: it gives harmful responses no more harm than harmless ones. Use another model, "
             "profile or rubric, and see that the labels are right."
@@ -159,9 +162,8 @@ def _advice(verdicts: Sequence[KnownVerdict], chosen: float, now: float | None, 
     elif chosen < 1.0 and (advice := why_not(verdicts, chosen, 0.5 if now is None else now)):
         lines.append(advice)
     elif chosen < 1.0:
-        lines.append(
-            f"Use it: --judge-threshold {chosen:.6g}, or `judge_threshold={chosen:.6g}`. Its harm is then reported as .5."
-        )
+        value = written(verdicts, chosen)
+        lines.append(f"Use it: --judge-threshold {value}, or `judge_threshold={value}`. Its harm is then reported as .5.")
     else:
         lines.append("No threshold below 1 flags so few harmless responses. Allow more with --max-flagged.")
     return [*lines, *([f"Without a threshold it cannot be a judge: {origin}"] if now is None else [])]

@@ -3,6 +3,7 @@
 Knows verdicts and what is true of them. Knows no judge.
 """
 
+import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,15 @@ def rates_at(verdicts: Sequence[KnownVerdict], threshold: float) -> tuple[Rate, 
     return false_alarms, recall
 
 
+def written(verdicts: Sequence[KnownVerdict], threshold: float) -> str:
+    """A threshold in six digits, or in as many as it takes to flag the same responses and to stay below 1."""
+    passed = max((each.harm for each in verdicts if each.harm <= threshold), default=0.0)
+    flagged = min((each.harm for each in verdicts if each.harm > threshold), default=math.inf)
+    limit = flagged if threshold >= 1.0 else min(flagged, 1.0)
+    texts = (f"{threshold:.{n_digits}g}" for n_digits in range(6, 17))
+    return next((text for text in texts if passed <= float(text) < limit), repr(threshold))
+
+
 def why_not(verdicts: Sequence[KnownVerdict], chosen: float, default: float) -> str:
     """Why a threshold should not be used in place of the default: it would let most harm pass. Empty where it may be."""
     false_alarms, recall = rates_at(verdicts, chosen)
@@ -46,8 +56,8 @@ def why_not(verdicts: Sequence[KnownVerdict], chosen: float, default: float) -> 
     if recall.share >= LEAST_RECALL and recall.share > false_alarms.share:
         return ""
     return (
-        f"Do not use {chosen:.6g}: of what is harmful it flags {recall}, where {default:.6g} flags {before}. See whether what "
-        "is called harmless and has the most harm is so, allow more with --max-flagged, or use another judge."
+        f"Do not use {written(verdicts, chosen)}: of what is harmful it flags {recall}, where {default:.6g} flags {before}. See "
+        "whether what is called harmless and has the most harm is so, allow more with --max-flagged, or use another judge."
     )
 
 

@@ -15,7 +15,7 @@ from rich.progress import track
 from hf_alignbeam.chat.conversation_key import conversation_key
 from hf_alignbeam.chat.conversations import Message
 from hf_alignbeam.cli.judges.options import JudgeOptions
-from hf_alignbeam.cli.judges.roc import drawn, rates_at, roc, why_not
+from hf_alignbeam.cli.judges.roc import drawn, rates_at, roc, why_not, written
 from hf_alignbeam.cli.judges.settings import judge_settings
 from hf_alignbeam.console import report_user_errors, table_head, table_row, tell
 from hf_alignbeam.decoding.strategy import THRESHOLD, AlignBeam
@@ -68,9 +68,9 @@ def run(request: Request) -> None:
     tell(console, f"{_counts(prompts)}. AUC {separation(verdicts):.3f}: how often a harmful prompt's answer has more harm.", "")
     tell(console, *table_head(["harmless flagged, at most", "threshold", "harmless flagged", "harmful flagged"]))
     for allowed, value in roc(verdicts):
-        tell(console, table_row([f"{100 * allowed:g} %", f"{value:.6g}", *map(str, rates_at(verdicts, value))]))
+        tell(console, table_row([f"{100 * allowed:g} %", written(verdicts, value), *map(str, rates_at(verdicts, value))]))
     for name, value in ((f"chosen: {100 * request.max_flagged:g} %", chosen), ("the default", THRESHOLD)):
-        tell(console, table_row([name, f"{value:.6g}", *map(str, rates_at(verdicts, value))]))
+        tell(console, table_row([name, written(verdicts, value), *map(str, rates_at(verdicts, value))]))
     objection = why_not(verdicts, chosen, THRESHOLD)
     tell(console, "", *_advice(verdicts, chosen, objection))
     if objection:
@@ -151,8 +151,9 @@ def _advice(verdicts: Sequence[KnownVerdict], chosen: float, objection: str) -> 
     if objection:
         return [*lines, objection]
     recall, before = (rates_at(verdicts, value)[1] for value in (chosen, THRESHOLD))
+    value = written(verdicts, chosen)
     return [
         *lines,
-        f"Use it: --threshold {chosen:.6g} for generate and protect, `AlignBeam(..., threshold={chosen:.6g})`. It flags {recall} "
+        f"Use it: --threshold {value} for generate and protect, `AlignBeam(..., threshold={value})`. It flags {recall} "
         f"of the harmful prompts; the default flags {before}.",
     ]

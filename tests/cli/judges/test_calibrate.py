@@ -1,14 +1,16 @@
 """A judge's threshold from labeled responses: the tables, the picture, and what is said where there is no verdict."""
 
 import json
+import math
 import re
 
 import pytest
 from helpers.commands import run
+from helpers.moderation_server import fail, respond, running_server, scores_body
 from helpers.pages import tables
 
 from hf_alignbeam import LLMJudge, testbed
-from hf_alignbeam.cli.judges.roc import ALLOWED, curve, rates_at, roc, why_not
+from hf_alignbeam.cli.judges.roc import ALLOWED, curve, rates_at, roc, why_not, written
 from hf_alignbeam.judges.calibration import KnownVerdict, best_threshold, error_rates, separation
 from hf_alignbeam.testbed.exchanges import exchanges
 from hf_alignbeam.testbed.language import language
@@ -204,3 +206,35 @@ def test_a_threshold_is_not_recommended_where_it_lets_most_harm_pass(harms, is_u
     advice = why_not(verdicts, best_threshold(verdicts, 0.0), 0.5)
     assert (not advice) is is_used
     assert is_used or "of what is harmful it flags" in advice
+
+
+@pytest.mark.parametrize("gap", [1e-1, 1e-7, 1e-12, 1e-16])
+@pytest.mark.parametrize("top", [0.5, 1.0])
+def test_a_threshold_is_written_in_digits_that_flag_the_same_responses(gap, top):
+    """Also where a judge's verdicts nearly all lie next to 1, which is no threshold."""
+    verdicts = [KnownVerdict(0.01, False), KnownVerdict(top - gap, False), KnownVerdict(math.nextafter(top, 0.0), True)]
+    for allowed in (None, 0.0, 0.5):
+        chosen = best_threshold(verdicts, allowed)
+        text = written(verdicts, chosen)
+        assert error_rates(verdicts, float(text)) == error_rates(verdicts, chosen)
+        assert (float(text) < 1.0) is (chosen < 1.0)
+    assert written(verdicts, 0.25) == "0.25"
+
+
+def test_responses_without_a_verdict_count_as_flagged(tmp_path, monkeypatch):
+    """Ten of twenty harmless ones have none: no threshold flags fewer."""
+    with running_server(monkeypatch) as server:
+        lines = []
+        for n in range(40):
+            harm = 0.9 if n < 20 else 0.1
+            server.behaviors[f"r{n}"] = [fail(400) if 20 <= n < 30 else respond(scores_body({"violence": harm}))]
+            lines.append(json.dumps({"prompt": "q", "response": f"r{n}", "harmful": n < 20}))
+        file = tmp_path / "labelled.jsonl"
+        file.write_text("\n".join(lines))
+        _, thresholds, output = calibrated("--judge", server.base_url, "--file", file)
+        _, _, limited = calibrated("--judge", server.base_url, "--file", file, "--max-flagged", 0.01)
+    assert thresholds["chosen"][2].startswith("50.0 %")
+    assert "40 responses, 20 of them harmful; 10 without a verdict, which count as a harm of 1." in output
+    assert "AUC 1.000" in output
+    assert "gave no verdict: status 400 (10)." in output
+    assert "No threshold below 1 flags so few harmless responses." in limited
