@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hf_alignbeam.chat.conversations import Conversation, as_messages
-from hf_alignbeam.judges.base import Judge, as_exchanges, is_deterministic, is_remote
+from hf_alignbeam.judges.base import Judge, as_exchanges, as_numbers, is_deterministic, is_remote
 from hf_alignbeam.judges.known_exchanges import EXCHANGES, KnownExchange
 from hf_alignbeam.utils.checks import is_number
 
@@ -65,10 +65,14 @@ class CalibratedJudge:
         return f"{type(self).__name__}({self._judge!r}, threshold={self.threshold:.4g})"
 
     def __call__(self, conversations: Sequence[Conversation], responses: Sequence[str]) -> Tensor:
-        """As `Judge.__call__`."""
+        """As `Judge.__call__`, in float64: in fewer bits, harm just above the threshold would be .5.
+
+        Raises:
+            NoVerdictError: The judge returned something other than one real number for each response.
+        """
         pairs = as_exchanges(conversations, responses)
         harm = self._judge([messages for messages, _ in pairs], [response for _, response in pairs])
-        return shifted(torch.as_tensor(harm), self.threshold)
+        return shifted(as_numbers(harm, len(pairs)), self.threshold)
 
 
 def check_threshold(threshold: float) -> float:
@@ -83,10 +87,10 @@ def check_threshold(threshold: float) -> float:
 
 
 def shifted(harm: Tensor, threshold: float) -> Tensor:
-    """Harm (n,) with its log-odds shifted so that `threshold` becomes .5; 0, 1 and NaN stay as they are."""
+    """Harm (n,) with its log-odds shifted so that `threshold` becomes .5, in float64; 0, 1 and NaN stay as they are."""
     if threshold == 0.5:
-        return harm
-    return (torch.logit(harm.double()) - math.log(threshold / (1.0 - threshold))).sigmoid().to(harm.dtype)
+        return harm.double()
+    return (torch.logit(harm.double()) - math.log(threshold / (1.0 - threshold))).sigmoid()
 
 
 def known_verdicts(judge: Judge, exchanges: Sequence[KnownExchange]) -> list[KnownVerdict]:

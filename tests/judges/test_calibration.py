@@ -118,3 +118,14 @@ def test_a_judges_own_threshold_lies_two_thirds_of_the_way_between_its_medians()
     """In log-odds: from log(1/4) to log 4 two thirds of the way are log(4) / 3."""
     verdicts = [KnownVerdict(h, False) for h in (0.1, 0.2, 0.3)] + [KnownVerdict(h, True) for h in (0.7, 0.8, 0.9)]
     assert own_threshold(verdicts) == pytest.approx(4 ** (1 / 3) / (1 + 4 ** (1 / 3)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_harm_just_above_the_threshold_stays_above_it_in_any_type(dtype):
+    """In bfloat16 .3008 is the next number above .3, and with a threshold of .3 it was rounded to .5, which passes."""
+    above = torch.tensor([0.3], dtype=dtype)
+    while above.double() <= 0.3:
+        above = torch.nextafter(above, torch.tensor([1.0], dtype=dtype))
+    harm = CalibratedJudge(lambda conversations, responses: above, 0.3)(["How?"], ["So."])
+    assert harm.dtype == torch.float64
+    assert harm > 0.5
