@@ -34,7 +34,10 @@ MAX_WAIT = 8.0
 MAX_ANSWER = 2**20
 
 #: Statuses that every request would get: the key, the model or the path is wrong.
-FATAL_STATUSES = {401, 403, 404}
+FATAL_STATUSES = {401, 404}
+
+#: The status of a key without access, and of a firewall's answer to a single text: every request of a call must get it.
+FORBIDDEN = 403
 
 #: Statuses below 500 after which a retry may succeed.
 RETRYABLE_STATUSES = {408, 409, 429}
@@ -138,8 +141,8 @@ class HttpClient:
             n answers, in order.
 
         Raises:
-            EndpointError: The endpoint cannot be reached, refused the key, knows no such model or path, or redirects, as it would
-                every time.
+            EndpointError: The endpoint cannot be reached, refused the key, forbids every value, knows no such model or path, or
+                redirects, as it would every time.
         """
         texts = [json.dumps(value, ensure_ascii=False) for value in values]
         distinct = list(dict.fromkeys(texts))
@@ -154,7 +157,10 @@ class HttpClient:
                     tasks = [group.create_task(self._post(transport, slots, path, text)) for text in texts]
             except ExceptionGroup as failed:
                 raise failed.exceptions[0] from None
-        return [task.result() for task in tasks]
+        answers = [task.result() for task in tasks]
+        if all(answer.status == FORBIDDEN for answer in answers):
+            raise self._no_access(path, FORBIDDEN)
+        return answers
 
     def _transport(self) -> httpx.AsyncHTTPTransport:
         try:
@@ -184,16 +190,19 @@ class HttpClient:
                 "`base_url`, and that the server runs."
             )
         if answer.status in FATAL_STATUSES:
-            raise EndpointError(
-                f"{self.url + path} must give access, but answered with status {answer.status}. Check {self._endpoint.key_place} "
-                "(401, 403), or `model` and `base_url` (404)."
-            )
+            raise self._no_access(path, answer.status)
         if answer.is_redirect:
             raise EndpointError(
                 f"{self.url + path} must answer itself, but answered with status {answer.status}. Redirects are not followed, "
                 "because they would carry the key and the text elsewhere: write the final URL in `base_url`."
             )
         return answer
+
+    def _no_access(self, path: str, status: int) -> EndpointError:
+        return EndpointError(
+            f"{self.url + path} must give access, but answered with status {status}. Check {self._endpoint.key_place} "
+            "(401, 403), or `model` and `base_url` (404)."
+        )
 
     async def _request(self, transport: httpx.AsyncHTTPTransport, path: str, content: bytes) -> Answer:
         request = httpx.Request("POST", self._endpoint.full_url(path), headers=self._endpoint.headers(), content=content)

@@ -183,6 +183,13 @@ def test_a_missing_verdict_is_none_after_judge_each_or_none(server, build):
     assert verdicts.n_calls == 1
 
 
+def test_a_text_that_a_firewall_forbids_costs_no_other_its_verdict(server, build, caplog):
+    server.behaviors["'; DROP TABLE users"] = [remote.fail(403)]
+    harm = remote.harm_of(build(), "hello", "'; DROP TABLE users", "bye")
+    remote.assert_harm(harm, 0.5, math.nan, 0.5)
+    assert "status 403 (1)" in caplog.text
+
+
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_refused_key_or_model_raises_at_once(server, build, status):
     texts = [f"text {i}" for i in range(40)]
@@ -192,6 +199,6 @@ def test_a_refused_key_or_model_raises_at_once(server, build, status):
         remote.harm_of(build(max_concurrency=2), *texts)
     for part in (server.base_url, f"status {status}", "OPENAI_API_KEY"):
         assert part in str(caught.value)
-    assert len(server.texts) < len(texts)
+    assert len(server.texts) < len(texts) or status == 403  # a firewall answers so to some texts only
     assert len(set(server.texts)) == len(server.texts)
     assert not remote.shows_the_key(caught.value)
