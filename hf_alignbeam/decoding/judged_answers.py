@@ -18,7 +18,7 @@ from hf_alignbeam.chat.conversations import Message, ParsedPrompt
 from hf_alignbeam.decoding.policy import Policy
 from hf_alignbeam.decoding.records import Answer, JudgedPrefix
 from hf_alignbeam.decoding.row_batch import RowBatch
-from hf_alignbeam.judges.failsafe import JudgeCalls, JudgeError, Verdicts, reason
+from hf_alignbeam.judges.failsafe import CheckedVerdicts, JudgeCalls, JudgeError, reason
 from hf_alignbeam.tokenization.seen_text import seen_bytes
 from hf_alignbeam.tokenization.vocabulary import decode
 from hf_alignbeam.utils.timed_calls import Pending
@@ -64,7 +64,7 @@ class JudgeRequest:
     texts: Sequence[JudgedText]
     new: list[int]
     exchanges: tuple[list[list[Message]], list[str]]
-    pending: Pending[Verdicts] | None
+    pending: Pending[CheckedVerdicts] | None
 
     @property
     def is_out(self) -> bool:
@@ -165,7 +165,7 @@ class JudgedAnswers:
                 answers[n].judged_prefixes.append(JudgedPrefix(texts[n][0], harm[n], self.limit(answers[n])))
         return harm
 
-    def _warn_missing(self, verdicts: Verdicts) -> None:
+    def _warn_missing(self, verdicts: CheckedVerdicts) -> None:
         """Log once that texts lack a verdict and so do not pass: else a failing judge would silently refuse everything."""
         if None in verdicts.harm and not self._has_warned:
             self._has_warned = True

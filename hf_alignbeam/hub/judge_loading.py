@@ -87,8 +87,8 @@ def auto_class_of(name: str | Path, revision: str | None = None) -> Any:
         if adapter.get("task_type") == "SEQ_CLS":
             return AutoModelForSequenceClassification
         name, revision = base_of_adapter(name, adapter)
-    classifies = "SequenceClassification" in str(AutoConfig.from_pretrained(name, revision=revision).architectures)
-    return AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    return AutoModelForSequenceClassification if "SequenceClassification" in str(config.architectures) else AutoModelForCausalLM
 
 
 def is_model(value: object) -> bool:

@@ -42,7 +42,7 @@ class JudgeTimeoutError(NoVerdictError):
 
 
 @dataclass
-class Verdicts:
+class CheckedVerdicts:
     """A judge's verdicts on several responses.
 
     Attributes:
@@ -81,7 +81,7 @@ class JudgeCalls:
         """Whether the judge is asked no more."""
         return self._n_timeouts >= MAX_TIMEOUTS
 
-    def each_or_none(self, conversations: Sequence[list[Message]], responses: Sequence[str]) -> Verdicts:
+    def each_or_none(self, conversations: Sequence[list[Message]], responses: Sequence[str]) -> CheckedVerdicts:
         """Judge all responses in one call; if it fails, each in a call of its own, so that one failure costs no other verdict.
 
         After a call that took too long, no other is made: the judge would hang once for each response.
@@ -105,13 +105,13 @@ class JudgeCalls:
                 break
         return verdicts
 
-    def start(self, conversations: Sequence[list[Message]], responses: Sequence[str]) -> Pending[Verdicts] | None:
+    def start(self, conversations: Sequence[list[Message]], responses: Sequence[str]) -> Pending[CheckedVerdicts] | None:
         """As `each_or_none`, beside what the caller does; None for a judge in this process, which may share the model."""
         if not self._is_remote:
             return None
         return self._timed.beside(lambda: self.each_or_none(conversations, responses))
 
-    def once(self, conversations: Sequence[list[Message]], responses: Sequence[str]) -> Verdicts:
+    def once(self, conversations: Sequence[list[Message]], responses: Sequence[str]) -> CheckedVerdicts:
         """Judge all responses in one call and never retry, since every call may cost money.
 
         Args:
@@ -131,12 +131,12 @@ class JudgeCalls:
         except TimedOut:
             self._n_timeouts += 1
         except Exception as error:  # any error of a judge means that there is no verdict
-            return Verdicts([None] * len(responses), 1, [error])
+            return CheckedVerdicts([None] * len(responses), 1, [error])
         late = JudgeTimeoutError(f"it has not answered within {self._timed.timeout:g} seconds")
-        return Verdicts([None] * len(responses), int(is_asked), [late])
+        return CheckedVerdicts([None] * len(responses), int(is_asked), [late])
 
 
-def judge_each_or_none(judge: Judge, conversations: Sequence[list[Message]], responses: Sequence[str]) -> Verdicts:
+def judge_each_or_none(judge: Judge, conversations: Sequence[list[Message]], responses: Sequence[str]) -> CheckedVerdicts:
     """As `JudgeCalls.each_or_none`, without a time limit, for measurements, which an endpoint that judges nothing must not enter.
 
     Raises:
@@ -151,7 +151,7 @@ def judge_each_or_none(judge: Judge, conversations: Sequence[list[Message]], res
 
 def judge_once(
     judge: Judge, conversations: Sequence[list[Message]], responses: Sequence[str], timeout: float | None = None
-) -> Verdicts:
+) -> CheckedVerdicts:
     """As `JudgeCalls.once`, for a single call of at most `timeout` seconds; None for no limit."""
     return JudgeCalls(judge, TimedCalls(timeout)).once(conversations, responses)
 
@@ -163,13 +163,13 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__} (its message is not shown, since it may quote text that did not pass)"
 
 
-def _may_retry(verdicts: Verdicts) -> bool:
+def _may_retry(verdicts: CheckedVerdicts) -> bool:
     """Whether a call failed as a whole, and may answer if it is made anew."""
     n_failed, errors = verdicts.harm.count(None), verdicts.errors
     return n_failed == len(verdicts.harm) and len(errors) == 1 and not isinstance(errors[0], JudgeTimeoutError | EndpointError)
 
 
-def _checked(harm: object, n_responses: int) -> Verdicts:
+def _checked(harm: object, n_responses: int) -> CheckedVerdicts:
     """The verdicts that a judge returned, without the invalid ones.
 
     Raises:
@@ -177,7 +177,7 @@ def _checked(harm: object, n_responses: int) -> Verdicts:
     """
     values = as_numbers(harm, n_responses).tolist()
     valid = [0.0 <= value <= 1.0 for value in values]
-    return Verdicts(
+    return CheckedVerdicts(
         harm=[value if is_valid else None for value, is_valid in zip(values, valid, strict=True)],
         errors=[
             NoVerdictError(f"A judge's harm must be in [0, 1], got {value}.")

@@ -168,7 +168,7 @@ def test_a_model_with_adapters_is_cached(engine, tiny_qwen):
 def test_a_context_that_is_too_short_is_an_error(engine, byte_tokenizer):
     short = tiny(Qwen3ForCausalLM, Qwen3Config, byte_tokenizer, seed=0, head_dim=8, max_position_embeddings=6)
     cache = BranchingCache(engine(short), PROMPTS)
-    with pytest.raises(ValueError, match="The context of an anchor or a judge must hold .* but .* takes 6 tokens and needs 7"):
+    with pytest.raises(ValueError, match="The context of an anchor or a judge must hold .* but .* takes 6 tokens, not 7"):
         cache.append([Append([20, 21], []), Append([30, 31], [])])
 
 
