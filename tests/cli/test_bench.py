@@ -8,6 +8,7 @@ from hf_alignbeam.benchmarks import memory, step_cost, strategy_cost
 from hf_alignbeam.benchmarks.pairs import build_cost, steered_steps
 from hf_alignbeam.benchmarks.realistic_models import Shape
 from hf_alignbeam.benchmarks.tiny_families import FAMILIES
+from hf_alignbeam.build_cache.disk import FOLDER_VARIABLE
 from hf_alignbeam.testbed.model_store import WEIGHTS
 
 ANCHOR, TARGET = str(WEIGHTS / "anchor"), str(WEIGHTS / "specialist")
@@ -112,6 +113,14 @@ def test_speed_of_a_real_pair_is_against_both_models_alone(monkeypatch, capsys):
     assert run("bench", "--speed", "--compiled").exit_code == 2
 
 
+def test_build_measures_two_guards_of_one_process(tmp_path, monkeypatch):
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    costs = build_cost.measured_costs(str(TARGET), str(ANCHOR), "cpu", "float32", Shape(32, 48, 2, 2, 1, 16))
+    assert [len(cells) + 1 for cells in costs] == [len(build_cost.COLUMNS)] * 2
+    assert all(float(most) >= float(kept) for _, _, kept, most in costs)
+
+
+@pytest.mark.slow
 def test_build_measures_a_guard_first_again_and_in_a_later_process(capsys):
     build_cost.run(TARGET, ANCHOR, "cpu", "float32", Shape(32, 48, 2, 2, 1, 16))
     output = capsys.readouterr().out

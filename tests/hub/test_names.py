@@ -18,15 +18,26 @@ from hf_alignbeam.hub.publish import write_protected
 from hf_alignbeam.testbed.model_store import WEIGHTS
 
 
-@pytest.fixture
-def made(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory):
     """A folder of a model that is protected with relative paths, from the directory above them."""
-    (tmp_path / "there" / "models").mkdir(parents=True)
+    there = tmp_path_factory.mktemp("there")
     for name, model in (("judge", JUDGE), ("anchor", ANCHOR)):
-        shutil.copytree(model, tmp_path / "there" / "models" / name)
-    monkeypatch.chdir(tmp_path / "there")
-    write_protected(TARGET, Path("made"), {"anchor": "models/anchor", "judge": "models/judge"})
-    return tmp_path / "there"
+        shutil.copytree(model, there / "models" / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(there)
+        write_protected(TARGET, Path("made"), {"anchor": "models/anchor", "judge": "models/judge"})
+    return there
+
+
+@pytest.fixture
+def made(made_once, tmp_path, monkeypatch):
+    """A copy of it, as if it had been made there."""
+    there = Path(shutil.copytree(made_once, tmp_path / "there"))
+    config = there / "made" / "generation_config.json"
+    config.write_text(config.read_text().replace(str(made_once), str(there)))
+    monkeypatch.chdir(there)
+    return there
 
 
 def loaded(folder):

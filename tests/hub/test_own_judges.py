@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.entries import ANCHOR, COMMAND, JUDGE, TARGET, TRUSTED
+from helpers.variety import mostly_slow
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
@@ -72,7 +73,7 @@ EDITS = {
 }
 
 
-@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("edit", mostly_slow(EDITS, ["its probes", "the model that they read"]))
 def test_a_protected_copy_does_not_load_once_its_own_judge_has_changed(edit, judge, base, tmp_path):
     protect(judge, tmp_path / "made")
     AutoModelForCausalLM.from_pretrained(tmp_path / "made", **TRUSTED)

@@ -118,7 +118,7 @@ def test_settings_with_which_every_call_would_be_refused_are_named(settings, tar
     ("given", "message"),
     [
         ({"judge_labels": {"foo": 1.0}}, "must answer with verdicts"),
-        ({"judge": ANCHOR}, "must tell harmful from harmless exchanges"),
+        pytest.param({"judge": ANCHOR}, "must tell harmful from harmless exchanges", marks=pytest.mark.slow),
         ({"judge": str(WEIGHTS / "judge-cls"), "judge_rubric": "yes-no"}, "`judge_rubric` must be left out for a classifier"),
         ({"anchor": "OWN"}, "`anchor` must be of a class that transformers has, but .* has the model type 'own'"),
         ({"judge": "OWN"}, "`judge` must be of a class that transformers has, but .* has the model type 'own'"),
@@ -126,7 +126,7 @@ def test_settings_with_which_every_call_would_be_refused_are_named(settings, tar
         ({"judge": "BROKEN"}, "weights must be whole, but .*source/model.safetensors is cut off"),
         ({"anchor": "base"}, "`anchor` of a protected model must be a Hub id or a folder, got 'base'"),
     ],
-    ids=str,
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
 def test_a_guard_that_could_not_be_built_is_refused(given, message, target, tmp_path):
     (bring_own_code if "OWN" in given.values() else DAMAGE["weights that are cut off"][0])(target)
@@ -141,10 +141,10 @@ def test_a_guard_that_could_not_be_built_is_refused(given, message, target, tmp_
     [
         {"auto_map": AUTO_MAP},
         {"architectures": ["GPT2LMHeadModel"]},
-        {"architectures": ["OwnForCausalLM"]},
-        {"architectures": None},
+        pytest.param({"architectures": ["OwnForCausalLM"]}, marks=pytest.mark.slow),
+        pytest.param({"architectures": None}, marks=pytest.mark.slow),
     ],
-    ids=str,
+    ids=lambda values: str(values.get("architectures", "auto_map")),
 )
 def test_a_model_that_transformers_has_is_protected_whatever_else_its_configuration_says(values, target, specialist, tmp_path):
     edit(target / "config.json", **values)
