@@ -18,22 +18,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq
 from hf_alignbeam.chat.target_prompts import render_target_prompt
 from hf_alignbeam.console import in_words
 from hf_alignbeam.evaluation.files.prompt_source import PromptSpec
+from hf_alignbeam.evaluation.prompt_files import file_and_rows
 from hf_alignbeam.evaluation.prompt_sets import Example, load_prompts
 
 #: No loss is taken from tokens with this label.
 IGNORED = -100
-
-
-def file_and_rows(name: str) -> tuple[str, Any]:
-    """The path of FILE, FILE:odd or FILE:even, and which rows to keep; None for all.
-
-    Raises:
-        ValueError: Something else follows the colon.
-    """
-    path, _, rows = name.partition(":")
-    if rows not in ("", "odd", "even"):
-        raise ValueError(f"{name} must be FILE, FILE:odd or FILE:even, got {rows!r} after the colon. Leave it out for all rows.")
-    return path, rows or None
 
 
 def read_domain(name: str, limit: int) -> list[Example]:

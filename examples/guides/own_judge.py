@@ -14,7 +14,6 @@ import argparse
 import os
 import random
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -25,7 +24,7 @@ from hf_alignbeam.cli.judges.roc import rates_at
 from hf_alignbeam.console import in_words
 from hf_alignbeam.evaluation.devices import load_causal, load_padding_tokenizer
 from hf_alignbeam.evaluation.files.prompt_source import PromptSpec
-from hf_alignbeam.evaluation.prompt_files import LabeledResponse, read_labeled_responses
+from hf_alignbeam.evaluation.prompt_files import LabeledResponse, file_and_rows, read_labeled_responses
 from hf_alignbeam.evaluation.prompt_sets import load_prompts
 from hf_alignbeam.evaluation.statistics import auc_interval
 from hf_alignbeam.hub.judge_loading import load_judge
@@ -37,18 +36,6 @@ MAX_RESPONSE_CHARS = 300
 #: Longer prompts are left out.
 MAX_PROMPT_CHARS = 600
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def file_and_rows(name: str) -> tuple[str, Any]:
-    """The path of FILE, FILE:odd or FILE:even, and which rows to keep; None for all.
-
-    Raises:
-        ValueError: Something else follows the colon.
-    """
-    path, _, rows = name.partition(":")
-    if rows not in ("", "odd", "even"):
-        raise ValueError(f"{name} must be FILE, FILE:odd or FILE:even, got {rows!r} after the colon. Leave it out for all rows.")
-    return path, rows or None
 
 
 def read(name: str) -> list[LabeledResponse]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from hf_alignbeam.chat.conversations import Message, as_messages
 from hf_alignbeam.evaluation.files.text import numbered_lines, read_text
@@ -91,6 +91,18 @@ def read_records(path: Path) -> list[PromptRecord]:
     if lines:
         _check_no_table(*lines[0])
     return [_json_line(place, line) if LIKE_JSON.match(line) else _record(place, {"prompt": line}) for place, line in lines]
+
+
+def file_and_rows(name: str) -> tuple[str, Literal["odd", "even"] | None]:
+    """The path of FILE, FILE:odd or FILE:even, and which rows to keep; None for all.
+
+    Raises:
+        ValueError: Something else follows the colon.
+    """
+    path, _, rows = name.partition(":")
+    if rows and rows not in ("odd", "even"):
+        raise ValueError(f"{name} must be FILE, FILE:odd or FILE:even, got {rows!r} after the colon. Leave it out for all rows.")
+    return path, cast(Literal["odd", "even"] | None, rows or None)
 
 
 def read_labeled_responses(path: Path) -> list[LabeledResponse]:
