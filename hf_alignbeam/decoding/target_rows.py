@@ -75,7 +75,8 @@ class TargetRows:
         else:
             new = 1 if self._kwargs.get("use_cache") else None
             inputs = self._model.prepare_inputs_for_generation(self.input_ids, next_sequence_length=new, **self._kwargs)
-            outputs = self._model(**inputs, return_dict=True)
+            with self._model._optimize_model_for_decode():  # a GPU runs experts otherwise there (transformers 5.24)
+                outputs = self._model(**inputs, return_dict=True)
         is_prefill = self._n_read is None
         self._count(is_prefill)
         self._kwargs = self._model._update_model_kwargs_for_generation(outputs, self._kwargs, is_encoder_decoder=False)

@@ -1,5 +1,7 @@
 """Rows of a target that branch, are taken and come back read as from scratch."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from transformers import DynamicCache
@@ -128,3 +130,24 @@ def test_what_can_be_cut_is_read_once(prompts, byte_tokenizer, tiny_qwen):
     assert branched.cost is target.cost
     assert (target.cost.n_forwards, target.cost.n_tokens) == (2, 30)
     assert type(branched.cache) is DynamicCache
+
+
+def test_every_step_after_the_prompt_runs_as_generate_decodes(byte_tokenizer, prompts, monkeypatch):
+    """A GPU runs a model's experts otherwise in decoding steps: only so are the tokens those of plain generate."""
+    model = build("Llama", byte_tokenizer)
+    open_contexts, inside = [], []
+
+    @contextmanager
+    def decoding():
+        open_contexts.append(True)
+        yield
+        open_contexts.pop()
+
+    target = started(model, byte_tokenizer, *prompts)
+    monkeypatch.setattr(model, "_optimize_model_for_decode", decoding)
+    hook = model.register_forward_pre_hook(lambda *_: inside.append(len(open_contexts)))
+    for _ in range(3):
+        target.write(target.next_logits().argmax(-1))
+    target.branch([1], 1)
+    hook.remove()
+    assert inside == [0, 1, 1]
