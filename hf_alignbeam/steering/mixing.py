@@ -32,7 +32,7 @@ def check_mixing(mixing: str, alpha: float) -> None:
     if mixing == "safe_decoding":
         low, high, hint = 0.0, math.inf, "0 is the target alone, 3 the published value."
     elif mixing == "contrastive":
-        low, high, hint = 1.0, math.inf, "1 is the anchor alone, of its plausible tokens; 1.5 the published value."
+        low, high, hint = 1.0, math.inf, "1 is the anchor alone, cut to its plausible tokens; 1.5 the published value."
     else:
         low, high, hint = 0.0, 1.0, "0 is the target alone, 1 the anchor alone."
     if not (is_number(alpha) and low <= alpha <= high and math.isfinite(alpha)):

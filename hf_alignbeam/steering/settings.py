@@ -33,10 +33,10 @@ class SteeringSettings:
         refuse_none(vars(self), "n_steps", "n_watch", "template")
         check_mixing(self.mixing, self.alpha)
         check_template(self.template)
-        always = "None to steer every answer for `n_steps`"
-        for name, least, otherwise in (("n_steps", 0, "0 to switch it off"), ("n_lookahead", 0, "0"), ("n_watch", 1, always)):
+        off, always = "Use 0 to switch it off.", "Use None to steer every answer for `n_steps`."
+        for name, least, hint in (("n_steps", 0, off), ("n_lookahead", 0, off), ("n_watch", 1, always)):
             if (number := getattr(self, name)) is not None:
-                check_whole_number(name, number, least, f"Use {otherwise}.")
+                check_whole_number(name, number, least, hint)
 
     @property
     def is_off(self) -> bool:

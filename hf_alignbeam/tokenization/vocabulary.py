@@ -51,9 +51,7 @@ class Vocabulary:
         self.backend = read_backend(tokenizer)
         default = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         self.eos_ids = tuple(sorted(set(default if eos_ids is None else eos_ids)))
-        self.tokens = list(self.backend.tokens)
-        for i in filter(range(len(self.tokens)).__contains__, self.eos_ids):
-            self.tokens[i] = None
+        self.tokens = [None if i in self.eos_ids else token for i, token in enumerate(self.backend.tokens)]
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -152,7 +150,7 @@ class Vocabulary:
 
 def logits_widths(tokens: Sequence[bytes | None]) -> range:
     """The numbers of logits that a model with these tokens may have: models pad their vocabularies or lack special tokens."""
-    n_ordinary = next(n for n in range(len(tokens), 0, -1) if tokens[n - 1])
+    n_ordinary = 1 + max(i for i, token in enumerate(tokens) if token)
     return range(n_ordinary, 1 + len(tokens) + max(64, len(tokens) // 20))
 
 

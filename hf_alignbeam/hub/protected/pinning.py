@@ -67,7 +67,7 @@ def _check_fixed(judge: str, name: str, revision: str | None) -> None:
     is_whole_path = os.path.isdir(name) and os.path.isabs(name) and os.path.isdir(judge)
     if not is_commit and not is_whole_path:
         raise ValueError(
-            "`judge` must name the model that it reads by a commit on the Hub (of one in a folder, or a whole path), "
+            "`judge` must name the model that it reads by a commit on the Hub or, in a folder, by an absolute path, "
             f"but {judge} names {name} with the revision {revision}, which could change. Fit it anew on a model of the Hub, or "
             "write the commit into its adapter_config.json as `revision`."
         )

@@ -69,7 +69,7 @@ def find_target(model: str, revision: str | None = None) -> Path:
     weights = weights_files(source)
     if not weights:
         raise ValueError(
-            f"`model` must hold weights that transformers finds, but {model} holds {', '.join(WEIGHTS_FILES)}: none."
+            f"`model` must hold weights that transformers finds, but {model} has none of {', '.join(WEIGHTS_FILES)}."
         )
     check_own(source, [*model_files(source), *named_files(source, LICENSE_FILES)])
     check_weights(source / name for name in weights)
